@@ -1,0 +1,74 @@
+"""What every attention function refuses before any work: wrong shapes, empty input, NaN and Inf, impossible parameters."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from . import _xp
+from ._xp import Array
+
+
+def integer(name: str, value: Any, *, least: int) -> int:
+    """`value` as an int of at least `least`, or a TypeError / ValueError that names it."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
+
+
+def resolve_scale(scale: float | None, d: int) -> float:
+    """The logits' scale: `1/sqrt(d)` for None."""
+    if scale is None:
+        return 1 / math.sqrt(d)
+    if not math.isfinite(scale):
+        raise ValueError(f"scale must be finite, got {scale}")
+    return float(scale)
+
+
+def shapes(q: Array, k: Array, v: Array | None) -> None:
+    """Shapes `(..., n_q, d)`, `(..., n_k, d)`, `(..., n_k, d_v)` with equal leading axes and nothing empty."""
+    named = {"q": q, "k": k} | ({} if v is None else {"v": v})
+    for name, x in named.items():
+        if x.ndim < 2:
+            raise ValueError(f"{name} must have shape (..., n, d), got {tuple(x.shape)}")
+        if 0 in x.shape:
+            raise ValueError(f"{name} must not be empty, got shape {tuple(x.shape)}")
+        if x.shape[:-2] != q.shape[:-2]:
+            raise ValueError(f"{name} must have the leading axes of q {tuple(q.shape[:-2])}, got {tuple(x.shape[:-2])}")
+    if k.shape[-1] != q.shape[-1]:
+        raise ValueError(f"k must have the last axis of q (d = {q.shape[-1]}), got {k.shape[-1]}")
+    if v is not None and v.shape[-2] != k.shape[-2]:
+        raise ValueError(f"v must have as many rows as k (n_k = {k.shape[-2]}), got {v.shape[-2]}")
+
+
+def largest_norms(xp: Any, check_finite: bool, **named: Array) -> list[float]:
+    """Largest row norm of each `(B, n, d)` array, in one transfer to the host; with it the scan for NaN and Inf.
+
+    A row with a NaN or Inf has a norm that is not finite; a norm may also overflow on finite numbers, so only then is
+    every entry looked at.
+    """
+    partial: list[Array] = []
+
+    def worker(tile: tuple[int, Array]) -> None:
+        slot, rows = tile
+        norms = xp.einsum("ij,ij->i", rows, rows).max()
+        partial.append((slot, norms))
+
+    tiles = []
+    for slot, x in enumerate(named.values()):
+        flat = x.reshape(-1, x.shape[-1])
+        step = 8192 if xp is np else len(flat)
+        tiles += [(slot, flat[start : start + step]) for start in range(0, len(flat), step)]
+    with np.errstate(over="ignore", invalid="ignore"):
+        _xp.for_tiles(xp, tiles, lambda: worker)
+    values = _xp.asnumpy(xp.stack([value for _, value in partial])).astype(float)
+    slots = np.array([slot for slot, _ in partial])
+    squares = [values[slots == slot].max() for slot in range(len(named))]
+    for (name, x), square in zip(named.items(), squares, strict=True):
+        if check_finite and not math.isfinite(square) and not bool(_xp.asnumpy(xp.isfinite(x).all())):
+            raise ValueError(f"{name} must be finite, got NaN or Inf entries")
+    return [math.sqrt(square) for square in squares]

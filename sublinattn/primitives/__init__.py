@@ -1,0 +1,1 @@
+"""Building blocks that several papers share; each names its source."""
