@@ -1,4 +1,4 @@
-"""What every attention function refuses before any work: wrong shapes, empty input, NaN and Inf, impossible parameters."""
+"""What every attention function refuses before any work: wrong shapes, empty input, NaN, Inf, impossible parameters."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The two estimators of HyperAttention: what a tile of queries adds for the keys outside its own block.
 
-Source: [HA24], Algorithms 2 and 3, Lemmas 1 and 2. `hyper.py` sorts, cuts and recurses; here keys are drawn and weighted. Both estimators see tiles
-of `g` blocks with `t` queries each and leave a `Partial` whose `l` and `o` estimate the normaliser and the product.
+Source: [HA24], Algorithms 2 and 3, Lemmas 1 and 2. `hyper.py` sorts, cuts and recurses; here keys are drawn and
+weighted. Both estimators see tiles of `g` blocks with `t` queries each and leave a `Partial` whose `l` and `o` estimate
+the normaliser and the product.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ class Estimator(Protocol):
 
 @dataclass(frozen=True)
 class Block:
-    """Gathered rows of one tile: scaled queries (g, t, d), keys (g, c, d), values (g, c, d_v); the last `exact` keys are not the block's own."""
+    """Gathered rows of one tile: scaled queries (g, t, d), keys (g, c, d), values (g, c, d_v).
+
+    The last `exact` keys are not the block's own.
+    """
 
     q: Array
     k: Array
@@ -73,9 +77,10 @@ def draw_shared(rng: np.random.Generator, problems: int, n: int, m: int) -> np.n
 class SharedSample:
     """*practical*: one uniform sample of `m` keys, for numerator and normaliser, shared by all queries of a problem.
 
-    For the queries of block B, sampled keys inside B are left out and the `u` others weigh `(n - |B|) / u`. Given `u >= 1` the
-    partial's `l` and `o` are exactly unbiased, with less variance than under the fixed weight `n / m`; with `u = 0` (possible
-    only if `m <= |B|`) the keys outside B count nothing. At `m = n` every weight is 1 and the result is exact.
+    For the queries of block B, sampled keys inside B are left out and the `u` others weigh `(n - |B|) / u`. Given
+    `u >= 1` the partial's `l` and `o` are exactly unbiased, with less variance than under the fixed weight `n / m`;
+    with `u = 0` (possible only if `m <= |B|`) the keys outside B count nothing. At `m = n` every weight is 1 and the
+    result is exact.
     """
 
     def __init__(self, problem: Problem, blocks: SortedBlocks, positions: np.ndarray) -> None:
@@ -98,27 +103,28 @@ class SharedSample:
     def absorb(self, tile: Softmax, p: Partial, block: Block, group: BlockGroup, at: slice, lap: Any) -> None:
         absorb_block(self.problem, tile, p, block)
         lap("block")
-        k, v = _of_problem(self.k, group, at), _of_problem(self.v, group, at)
+        k, v = (_of_problem(tile.xp, x, group, at) for x in (self.k, self.v))
         tile.absorb(p, tile.logits(block.q, k), v, self._weights[id(group)][at])
         lap("sample")
 
 
-def _of_problem(x: Array, group: BlockGroup, at: slice) -> Array:
+def _of_problem(xp: Any, x: Array, group: BlockGroup, at: slice) -> Array:
     """Per-problem rows (P, m, ...) for the blocks of a tile: (g, m, ...), or (1, m, ...) when they share a problem."""
     which = group.problem[at]
-    return x[which[0] : which[0] + 1] if which[0] == which[-1] else x[which]
+    return x[which[0] : which[0] + 1] if which[0] == which[-1] else x[_xp.to_device(which, xp)]
 
 
 class TheorySample:
     """*theory*: ApproxD for the normaliser [HA24, Algorithm 2], row-norm sampling for the product [HA24, Lemma 2].
 
-    Draws are with replacement. ApproxD: `m` random queries give `tau`, the largest unmasked row sum; `m` uniform keys, entries capped at `C_i`, give
-    `d_i`; the normaliser is the block's row sum plus `max(d_i, tau/kappa)`. Product: `A S^T S V` over *all* keys, with `p_j = |v_j|^2 / |V|_F^2`.
+    Draws are with replacement. ApproxD: `m` random queries give `tau`, the largest unmasked row sum; `m` uniform keys,
+    entries capped at `C_i`, give `d_i`; the normaliser is the block's row sum plus `max(d_i, tau/kappa)`. Product:
+    `A S^T S V` over *all* keys, with `p_j = |v_j|^2 / |V|_F^2`.
 
     Differs from the paper in:
 
     1. `kappa=None` takes the ratio measured on the same `m` queries.
-    2. Where the estimated product exceeds the estimated normaliser by 69 nats, the ratio saturates instead of overflowing.
+    2. Where the estimated product exceeds the estimated normaliser by 69 nats, the ratio saturates: no overflow.
     3. The hidden constant of `C_i` is 1. `eps=None` inverts Lemma 1 at `kappa = alpha = 1`: `eps^6 = log(n) / m`.
     """
 
@@ -126,49 +132,25 @@ class TheorySample:
         self, problem: Problem, blocks: SortedBlocks, draws: TheoryDraws, *, kappa: float | None, eps: float | None
     ) -> None:
         xp = problem.xp
-        self.problem, self.blocks = problem, blocks
-        self.n, self.m = blocks.k_order.shape[1], draws.uniform.shape[1]
-        dtype = problem.k.dtype
+        self.problem = problem
+        n, m = blocks.k_order.shape[1], draws.uniform.shape[1]
+        dtype, log_n = problem.k.dtype, max(math.log(n), 1)
         if eps is None:
-            eps = (max(math.log(self.n), 1) / self.m) ** (1 / 6)
-        self.cap = eps**2 * self.m / (self.n * max(math.log(self.n), 1))
+            eps = (log_n / m) ** (1 / 6)
+        self.cap = eps**2 * m / (n * log_n)
+        self.weight = n / m
         self.block_of = draws.uniform // blocks.block_size
         uniform = xp.take_along_axis(blocks.k_order, _xp.to_device(draws.uniform, xp), axis=1)
         by_norm = xp.take_along_axis(blocks.k_order, _xp.to_device(draws.by_norm, xp), axis=1)
         self.k_uniform, self.k_norm = problem.k[uniform], problem.k[by_norm]
         weight = _xp.to_device((1 / (draws.by_norm.shape[1] * draws.probability)).astype(dtype), xp)
         self.v_norm = problem.v[by_norm] * weight[..., None]
-        self.log_floor = self._log_floor(draws.queries, kappa)
-
-    def _log_floor(self, ranks: np.ndarray, kappa: float | None) -> Array:
-        """`log(tau / kappa)` of each problem, shape (P,), from the unmasked row sums of the queries at these sorted ranks."""
-        xp, blocks = self.problem.xp, self.blocks
-        rows = xp.take_along_axis(blocks.q_order, _xp.to_device(ranks, xp), axis=1)
-        own = _xp.to_device(ranks // blocks.q_block_size, xp)
-        sums = xp.empty(ranks.shape, self.problem.q.dtype)
-        _, t, c = _xp.tile_shape(xp, len(ranks))
-
-        def make_worker() -> Callable[[tuple[int, int]], None]:
-            tile = Softmax(xp, Scratch(xp, self.problem.q.dtype), shift=True)
-
-            def worker(where: tuple[int, int]) -> None:
-                problem, start = where
-                at = slice(start, start + t)
-                q = (self.problem.q[rows[problem, at]] * self.problem.scale)[None]
-                p = tile.start("tau", 1, q.shape[1], 0)
-                for first in range(0, self.n, c):
-                    keys = blocks.k_order[problem, first : first + c]
-                    logits = tile.logits(q, self.problem.k[keys][None])
-                    key_block = xp.arange(first, first + len(keys)) // blocks.block_size
-                    logits += xp.where(own[problem, at, None] == key_block, -np.inf, 0).astype(logits.dtype)
-                    p.l += tile.exponentials(p, logits).sum(axis=-1)
-                sums[problem, at] = p.lse()[0]
-
-            return worker
-
-        _xp.for_tiles(xp, [(i, s) for i in range(len(ranks)) for s in range(0, ranks.shape[1], t)], make_worker)
-        largest = sums.max(axis=1)
-        return sums.min(axis=1) if kappa is None else largest - math.log(kappa)
+        n_q = blocks.q_order.shape[1]
+        ranks = draws.queries if m < n_q else np.broadcast_to(np.arange(n_q), (len(draws.queries), n_q))
+        sums = unmasked_row_sums(xp, problem.q, problem.k, blocks, ranks, scale=problem.scale)
+        if m >= n_q:  # every query once was cheaper than m of them
+            sums = xp.take_along_axis(sums, _xp.to_device(draws.queries, xp), axis=1)
+        self.log_floor = sums.min(axis=1) if kappa is None else sums.max(axis=1) - math.log(kappa)
 
     def absorb(self, tile: Softmax, p: Partial, block: Block, group: BlockGroup, at: slice, lap: Any) -> None:
         xp = tile.xp
@@ -182,23 +164,68 @@ class TheorySample:
         if block.exact:
             p.o += e[..., own:] @ block.v[:, own:]
         lap("block")
-        e = tile.exponentials(p, tile.logits(block.q, _of_problem(self.k_norm, group, at)))
-        p.o += xp.matmul(e, _of_problem(self.v_norm, group, at))
-        e = tile.exponentials(p, tile.logits(block.q, _of_problem(self.k_uniform, group, at)))
+        e = tile.exponentials(p, tile.logits(block.q, _of_problem(xp, self.k_norm, group, at)))
+        p.o += xp.matmul(e, _of_problem(xp, self.v_norm, group, at))
+        e = tile.exponentials(p, tile.logits(block.q, _of_problem(xp, self.k_uniform, group, at)))
         reference = p.m if tile.shift else 0
         floor = xp.exp(log_floor - reference)
         cap = (self.cap * (p.l + floor))[..., None]
         outside = self.block_of[group.problem[at]] != group.block[at, None]
-        weights = _xp.to_device((outside * (self.n / self.m)).astype(e.dtype), xp)
+        weights = _xp.to_device((outside * self.weight).astype(e.dtype), xp)
         rest = xp.matmul(xp.minimum(e, cap), weights[..., None])[..., 0]
         p.l += xp.maximum(rest, floor)
         xp.maximum(p.l, SATURATION, out=p.l)
         lap("sample")
 
 
+def unmasked_row_sums(xp: Any, q: Array, k: Array, blocks: SortedBlocks, ranks: np.ndarray, *, scale: float) -> Array:
+    """`log <1 - M_i, A_i>` of the queries at these sorted ranks: the row sums outside their own blocks.
+
+    Parameters
+    ----------
+    q, k : array, shape (rows, d)
+        Flattened queries and keys.
+    ranks : numpy array of int, shape (P, t)
+        Which queries of each problem, by their place in the sorted order.
+
+    Returns
+    -------
+    array, shape (P, t)
+        `O(t n_k d)` operations per problem.
+    """
+    rows = xp.take_along_axis(blocks.q_order, _xp.to_device(ranks, xp), axis=1)
+    own = ranks // blocks.q_block_size
+    sums = xp.empty(ranks.shape, q.dtype)
+    n_k, b = blocks.k_order.shape[1], blocks.block_size
+    _, step_q, step_k = _xp.tile_shape(xp, len(ranks))
+
+    def make_worker() -> Callable[[tuple[int, int]], None]:
+        tile = Softmax(xp, Scratch(xp, q.dtype), shift=True)
+
+        def worker(where: tuple[int, int]) -> None:
+            problem, start = where
+            at = slice(start, start + step_q)
+            block = own[problem, at, None]
+            scaled = (q[rows[problem, at]] * scale)[None]
+            p = tile.start("sums", 1, scaled.shape[1], 0)
+            for first in range(0, n_k, step_k):
+                stop = min(first + step_k, n_k)
+                logits = tile.logits(scaled, k[blocks.k_order[problem, first:stop]][None])
+                if block.min() <= (stop - 1) // b and block.max() >= first // b:
+                    masked = np.where(block == np.arange(first, stop) // b, -np.inf, 0)
+                    logits += _xp.to_device(masked.astype(logits.dtype), xp)
+                p.l += tile.exponentials(p, logits).sum(axis=-1)
+            sums[problem, at] = p.lse()[0]
+
+        return worker
+
+    _xp.for_tiles(xp, [(i, s) for i in range(len(ranks)) for s in range(0, ranks.shape[1], step_q)], make_worker)
+    return sums
+
+
 @dataclass(frozen=True)
 class TheoryDraws:
-    """Draws of *theory*: sorted ranks of the test queries, sorted positions of uniform and of row-norm keys, each (P, m), and `p_j` of the latter."""
+    """Draws of *theory*, (P, m) each: ranks of test queries, positions of uniform and of row-norm keys, their `p_j`."""
 
     queries: np.ndarray
     uniform: np.ndarray
@@ -206,14 +233,16 @@ class TheoryDraws:
     probability: np.ndarray
 
 
-def draw_theory(rng: np.random.Generator, problem: Problem, blocks: SortedBlocks, m: int) -> TheoryDraws:
-    """Draw test queries, uniform keys and row-norm keys for every problem."""
-    xp = problem.xp
+def row_norm_law(xp: Any, v: Array, order: Array) -> np.ndarray:
+    """`p_j = |v_j|^2 / |V|_F^2` over each problem's keys in sorted order, (P, n_k), on the host; uniform if V is 0."""
+    squares = _xp.asnumpy(xp.einsum("ij,ij->i", v, v)[order]).astype(np.float64)
+    total = squares.sum(axis=1, keepdims=True)
+    return np.where(total > 0, squares / np.where(total > 0, total, 1), 1 / squares.shape[1])
+
+
+def draw_theory(rng: np.random.Generator, blocks: SortedBlocks, m: int, law: np.ndarray) -> TheoryDraws:
+    """Draw `m` test queries, uniform keys and keys by `law` (P, n_k) for every problem."""
     (p, n_q), n_k = blocks.q_order.shape, blocks.k_order.shape[1]
-    squares = xp.einsum("ij,ij->i", problem.v, problem.v)[blocks.k_order]
-    law = _xp.asnumpy(squares).astype(np.float64)
-    total = law.sum(axis=1, keepdims=True)
-    law = np.where(total > 0, law / np.where(total > 0, total, 1), 1 / n_k)
     by_norm = np.stack([rng.choice(n_k, m, p=row) for row in law])
     return TheoryDraws(
         queries=rng.integers(n_q, size=(p, m)),

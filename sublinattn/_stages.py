@@ -19,7 +19,8 @@ _ACTIVE: ContextVar[tuple[dict[str, float], threading.Lock] | None] = ContextVar
 def stage_times() -> Iterator[dict[str, float]]:
     """Collect seconds per stage of what runs inside.
 
-    Stages that run on several threads add up to thread-seconds. On a GPU every lap waits for the device, which slows the call.
+    Stages that run on several threads add up to thread-seconds. On a GPU every lap waits for the device, which slows
+    the call.
 
     Examples
     --------

@@ -1,8 +1,9 @@
 """Arrays: the one file that knows which array library is in use, and the only one that names CuPy.
 
-NumPy on the host, CuPy on an NVIDIA GPU, through one duck-typed namespace `xp` (their common subset). PyTorch and JAX arrays
-enter and leave through DLPack, without a copy where the device allows. Random numbers are drawn on the host and moved, so that one seed
-gives the same draws everywhere. On the CPU, tiles run on a thread pool with one BLAS thread each; a GPU gets few large tiles.
+NumPy on the host, CuPy on an NVIDIA GPU, through one duck-typed namespace `xp` (their common subset). PyTorch and JAX
+arrays enter and leave through DLPack, without a copy where the device allows. Random numbers are drawn on the host and
+moved, so that one seed gives the same draws everywhere. On the CPU, tiles run on a thread pool with one BLAS thread
+each; a GPU gets few large tiles.
 """
 
 from __future__ import annotations
@@ -232,7 +233,8 @@ if hasattr(os, "register_at_fork"):
 def for_tiles(xp: Any, tiles: Sequence[Any], make_worker: Callable[[], Callable[[Any], None]]) -> None:
     """Run `worker(tile)` for every tile, in any order: on threads on the CPU, one after another on a device.
 
-    `make_worker` is called once per thread, so that a worker may own scratch arrays. Tiles must write to disjoint places.
+    `make_worker` is called once per thread, so that a worker may own scratch arrays. Tiles must write to disjoint
+    places.
     """
     if xp is not np:
         worker = make_worker()
@@ -272,7 +274,8 @@ def _gray_buckets(xp: Any, projections: Array) -> Array:
     out = xp.empty(rows, dtype=np.uint16)
     threads = 256
     grid = (-(-rows // threads),)
-    _module("primitives/lsh.cu").get_function("gray_buckets")(grid, (threads,), (projections, out, rows, np.int32(bits)))
+    kernel = _module("primitives/lsh.cu").get_function("gray_buckets")
+    kernel(grid, (threads,), (projections, out, np.int64(rows), np.int32(bits)))
     return out
 
 
@@ -308,7 +311,7 @@ def peak_bytes(xp: Any, call: Callable[[], Any]) -> int:
 
 
 def _peak_hook(xp: Any) -> Any:
-    class Peak(xp.cuda.MemoryHook):  # type: ignore[misc, name-defined]
+    class Peak(xp.cuda.MemoryHook):
         name = "sublinattn-peak"
 
         def __init__(self) -> None:

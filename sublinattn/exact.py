@@ -1,12 +1,13 @@
 """Exact attention in tiles, and the partial results that merge into it.
 
-Source: Rabe, Staats, *Self-attention does not need O(n^2) memory*, arXiv 2112.05682 [RS21]. Time `O(n_q n_k (d + d_v))`; memory
-`O(n (d + d_v))` plus one tile per thread, never `n_q x n_k`.
+Source: Rabe, Staats, *Self-attention does not need O(n^2) memory*, arXiv 2112.05682 [RS21]. Time
+`O(n_q n_k (d + d_v))`; memory `O(n (d + d_v))` plus one tile per thread, never `n_q x n_k`.
 
 Differs from the paper in:
 
-1. When the Cauchy-Schwarz bound on the logits is small (`scale * max|q| * max|k| <= 40`) no maximum is subtracted: nothing can overflow
-   or underflow, and a pass over the logits is saved. A partial's `m` is then 0: any reference works, the merge does not care.
+1. When the Cauchy-Schwarz bound on the logits is small (`scale * max|q| * max|k| <= 40`) no maximum is subtracted:
+   nothing can overflow or underflow, and a pass over the logits is saved. A partial's `m` is then 0: any reference
+   works, the merge does not care.
 2. A query that sees no key gets output 0 and `lse = -inf`.
 """
 
@@ -81,11 +82,11 @@ class Softmax:
 
     def start(self, name: str, g: int, t: int, d_v: int) -> Partial:
         """An empty partial for a (g, t) tile, in scratch memory called `name`."""
-        m, l, o = (self.scratch(name + part, g, t, *rest) for part, rest in (("m", ()), ("l", ()), ("o", (d_v,))))
-        m.fill(-np.inf if self.shift else 0)
-        l.fill(0)
-        o.fill(0)
-        return Partial(m, l, o)
+        p = Partial(self.scratch(name + "m", g, t), self.scratch(name + "l", g, t), self.scratch(name + "o", g, t, d_v))
+        p.m.fill(-np.inf if self.shift else 0)
+        p.l.fill(0)
+        p.o.fill(0)
+        return p
 
     def logits(self, q: Array, k: Array) -> Array:
         """`q k^T` for scaled queries (g, t, d) and keys (g or 1, c, d), in scratch memory."""
@@ -152,12 +153,12 @@ def each_query_tile(
     shift: bool,
     finish: Callable[[slice, slice, Partial], None],
 ) -> None:
-    """Exact attention of (B, n, d) arrays; `finish(problems, rows, partial)` takes each tile's partial (scratch: copy what stays)."""
+    """Exact attention of (B, n, d) arrays; `finish(problems, rows, partial)` takes each tile's (scratch) partial."""
     b, n_q, _ = q.shape
     problems, rows, keys = _xp.tile_shape(xp, b)
     tiles = [
         (slice(i, min(i + problems, b)), slice(r, min(r + rows, n_q)))
-        for r in reversed(range(0, n_q, rows))  # a causal mask makes late rows the longest: first, so that threads end together
+        for r in reversed(range(0, n_q, rows))  # under a causal mask the late rows take longest: first
         for i in range(0, b, problems)
     ]
 
@@ -169,7 +170,7 @@ def each_query_tile(
             at, r = where
             part = q[at, r]
             scaled = xp.multiply(part, scale, out=scratch("q", *part.shape))
-            p = tile.start("partial", *part.shape[:2], v.shape[-1])
+            p = tile.start("partial", part.shape[0], part.shape[1], v.shape[-1])
             absorb_range(tile, p, scaled, k[at], v[at], keys=keys, diagonal=r.start if causal else None)
             finish(at, r, p)
 
@@ -183,7 +184,8 @@ def partial_attention(
 ) -> Partial:
     """Partial of exact attention over the keys given: merge those over disjoint key sets to get the whole.
 
-    Parameters, cost and errors as `attention`, on NumPy or CuPy arrays. With `causal`, query i sees keys 0..i of this set.
+    Parameters, cost and errors as `attention`, on NumPy or CuPy arrays. With `causal`, query i sees keys 0..i of this
+    set.
 
     Returns
     -------

@@ -1,24 +1,23 @@
 """HyperAttention: attention in near-linear time from a sorted LSH and a few sampled keys.
 
-Source: Han, Jayaram, Karbasi, Mirrokni, Woodruff, Zandieh, *HyperAttention: Long-context Attention in Near-Linear Time*, ICLR 2024, arXiv
-2310.05869 [HA24]: Algorithm 1 (sortLSH), Algorithm 2 (ApproxD), Algorithm 3 (HyperAttention), Algorithm 4 (causal).
+Source: Han, Jayaram, Karbasi, Mirrokni, Woodruff, Zandieh, *HyperAttention: Long-context Attention in Near-Linear
+Time*, ICLR 2024, arXiv 2310.05869 [HA24]: Algorithms 1 (sortLSH), 2 (ApproxD), 3 (HyperAttention) and 4 (causal).
 
-Time `O(n (b + m) d + n log n)`, with a causal mask a factor `log(n / n0)` more; memory `O(n d)` for the result plus one tile per thread.
+Time `O(n (b + m) d + n log n)`, a factor `log(n / n0)` more if causal; memory `O(n d)` plus one tile per thread.
 
 Differs from the paper in:
 
-1. *practical* (the default) is the estimator of the authors' public code, not of the theorems: one shared sample for normaliser and product, keys of a
-   query's own block handled exactly and left out of the sample. Its weights are self-normalised (see `SharedSample`).
+1. *practical* (the default) is the estimator of the authors' public code, not of the theorems: one shared sample for
+   normaliser and product, without the keys of a query's own block, which are exact (see `SharedSample`).
 2. *theory* follows Algorithms 2 and 3; what they leave open is listed at `TheorySample`.
 3. When one block holds all keys the result is exact, for both estimators.
-4. Causal: all nodes of one recursion level form one batch; every node reuses the hash of the whole sequence; the number of samples in a node is capped at
-   its number of keys (which makes that node exact in *practical*).
-5. `exact_keys` (attention sinks) are outside the paper: the first keys join every query's exact part.
+4. Causal: all nodes of one recursion level form one batch; every node reuses the hash of the whole sequence; the
+   number of samples in a node is capped at its number of keys (which makes that node exact in *practical*).
+5. `exact_keys` (attention sinks) are not in the paper: the first keys join every query's exact part.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -35,10 +34,11 @@ from ._hyper_estimators import (
     TheorySample,
     draw_shared,
     draw_theory,
+    row_norm_law,
 )
 from ._xp import Array, Scratch
-from .exact import Partial, Softmax, absorb_range, each_query_tile, needs_shift
-from .primitives.lsh import MAX_BITS, BlockGroup, SortedBlocks, buckets, hyperplanes, sort_blocks
+from .exact import Partial, Softmax, each_query_tile, needs_shift
+from .primitives.lsh import MAX_BITS, BlockGroup, SortedBlocks, buckets, default_bits, hyperplanes, sort_blocks
 
 SAMPLE_SIZE = 256
 MIN_EXACT = 1024
@@ -71,7 +71,7 @@ def hyper_attention(
     Parameters
     ----------
     q, k, v : array, shapes (..., n_q, d), (..., n_k, d), (..., n_k, d_v)
-        NumPy, CuPy, PyTorch or JAX; float16, bfloat16, float32 or float64. Leading axes are batch and heads, each with its own draws.
+        As `attention`. Leading axes are batch and heads, each with its own draws.
     causal : bool
         Query i sees keys 0..i (top-left aligned).
     scale : float, optional
@@ -93,8 +93,8 @@ def hyper_attention(
     return_lse : bool
         Return also the log of the estimated normaliser, shape (..., n_q).
     block_kernel : callable, optional
-        `kernel(q, k, v, *, scale, causal) -> (out, lse)` on (g, t, d) arrays for the exact blocks, e.g. `kernels.torch_sdpa`;
-        by default our own tiles. Only with `estimator="practical"`.
+        `kernel(q, k, v, *, scale, causal) -> (out, lse)` on (g, t, d) arrays for the exact blocks, e.g.
+        `kernels.torch_sdpa`; by default our own tiles. Only with `estimator="practical"`.
     check_finite : bool
         Refuse NaN and Inf.
 
@@ -111,7 +111,8 @@ def hyper_attention(
     Notes
     -----
     Numerator and normaliser are unbiased (see the estimators); their ratio is not. [HA24] Theorem 1 bounds
-    `||out - P V|| <= eps ||P|| ||V||` if `alpha` and `kappa` (see `hardness`) are `n^o(1)`; on inputs with large `alpha` expect an error above answering zero.
+    `||out - P V|| <= eps ||P|| ||V||` if `alpha` and `kappa` (see `hardness`) are `n^o(1)`; where `alpha` is large,
+    expect an error above answering zero.
     """
     xp, (q, k, v), leave = _xp.enter(q=q, k=k, v=v)
     _checks.shapes(q, k, v)
@@ -137,8 +138,9 @@ def hyper_attention(
     q_norm, k_norm, _ = _checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
     make: MakeEstimator = practical_estimator if estimator == "practical" else theory_estimator
     run = HyperRun(
-        xp, q, k, v, scale=scale, shift=needs_shift(scale, q_norm, k_norm), block_size=block_size, sample_size=sample_size,
-        lsh_bits=lsh_bits, min_exact=min_exact, make=make, rng=np.random.default_rng(rng), kernel=block_kernel,
+        xp, q, k, v, scale=scale, shift=needs_shift(scale, q_norm, k_norm), block_size=block_size,
+        sample_size=sample_size, lsh_bits=lsh_bits, min_exact=min_exact, make=make, rng=np.random.default_rng(rng),
+        kernel=block_kernel,
     )  # fmt: skip
     out, lse = run.causal(exact_keys) if causal else run.full(exact_keys)
     out = leave(out.reshape(*lead, n_q, d_v))
@@ -155,7 +157,8 @@ def theory_estimator(
     problem: Problem, blocks: SortedBlocks, *, kappa: float | None = None, eps: float | None = None
 ) -> Estimator:
     """ApproxD and row-norm sampling."""
-    draws = draw_theory(problem.rng, problem, blocks, problem.sample_size)
+    law = row_norm_law(problem.xp, problem.v, blocks.k_order)
+    draws = draw_theory(problem.rng, blocks, problem.sample_size, law)
     return TheorySample(problem, blocks, draws, kappa=kappa, eps=eps)
 
 
@@ -197,7 +200,7 @@ class HyperRun:
             k_start = np.arange(b) * n_k
             sinks = k_start[:, None] + np.arange(exact_keys)
             blocks = self._sort(q_buckets, k_buckets[:, exact_keys:], np.arange(b) * n_q, k_start + exact_keys, lap)
-            self._estimate(blocks, sinks, deliver)
+            self.estimate(blocks, sinks, deliver)
         return out.reshape(b, n_q, -1), lse.reshape(b, n_q)
 
     # ------------------------------------------------------------------------------------ Algorithm 4: causal recursion
@@ -205,12 +208,11 @@ class HyperRun:
         """Output and lse under the top-left aligned causal mask."""
         xp, n_q, n_k = self.xp, self.q.shape[1], self.k.shape[1]
         if n_q < n_k:  # no query sees the keys past n_q
-            cut = replace(self, k=_rows(xp, self.k, 0, n_q), v=_rows(xp, self.v, 0, n_q))
-            return cut.causal(min(exact_keys, n_q))
+            return replace(self, k=_rows(xp, self.k, 0, n_q), v=_rows(xp, self.v, 0, n_q)).causal(min(exact_keys, n_q))
         if n_q > n_k:  # the queries past n_k see all keys
-            square = replace(self, q=_rows(xp, self.q, 0, n_k)).causal(exact_keys)
-            rest = replace(self, q=_rows(xp, self.q, n_k, n_q)).full(exact_keys)
-            return tuple(xp.concatenate(pair, axis=1) for pair in zip(square, rest, strict=True))  # type: ignore[return-value]
+            out, lse = replace(self, q=_rows(xp, self.q, 0, n_k)).causal(exact_keys)
+            more_out, more_lse = replace(self, q=_rows(xp, self.q, n_k, n_q)).full(exact_keys)
+            return xp.concatenate([out, more_out], axis=1), xp.concatenate([lse, more_lse], axis=1)
         b, n, c = len(self.q), n_q, exact_keys
         total = Partial.empty(xp, (b * n,), self.v.shape[-1], self.q.dtype)
         if not self.shift:
@@ -275,13 +277,13 @@ class HyperRun:
                     pick_k = _xp.to_device(k_start[:, None] + np.arange(half), self.xp)
                     q_node, k_node = q_buckets.reshape(-1)[pick_q], k_buckets.reshape(-1)[pick_k]
                     blocks = self._sort(q_node, k_node, k_start + half, k_start, lap)
-                    self._estimate(blocks, np.empty((len(k_start), 0), np.int64), deliver)
+                    self.estimate(blocks, np.empty((len(k_start), 0), np.int64), deliver)
                     lap = _stages.clock(self.xp)()
 
     # ---------------------------------------------------------------------------------------------------------- steps
     def _hash(self, lap: Callable[[str], None]) -> tuple[Array, Array]:
         xp, (b, _, d), n_k = self.xp, self.q.shape, self.k.shape[1]
-        bits = self.lsh_bits or min(MAX_BITS, max(1, math.ceil(math.log2(n_k / self.block_size))))
+        bits = self.lsh_bits or default_bits(n_k, self.block_size)
         planes = _xp.to_device(hyperplanes(self.rng, b, d, bits), xp)
         pair = buckets(xp, self.q, planes), buckets(xp, self.k, planes)
         lap("hash")
@@ -292,8 +294,8 @@ class HyperRun:
         lap("sort")
         return blocks
 
-    def _estimate(self, blocks: SortedBlocks, exact: np.ndarray, deliver: Deliver) -> None:
-        """Every query's own block and exact keys (flattened rows, (P, c)), and the estimate of the rest."""
+    def estimate(self, blocks: SortedBlocks, exact: np.ndarray, deliver: Deliver) -> None:
+        """Every query's own block and `exact` keys (flattened rows, (P, c)), and the estimate of the rest, in tiles."""
         xp, q, k, v = self.xp, *(x.reshape(-1, x.shape[-1]) for x in (self.q, self.k, self.v))
         make_lap = _stages.clock(xp)
         lap = make_lap()

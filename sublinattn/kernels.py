@@ -1,4 +1,4 @@
-"""Exact kernels of other libraries for HyperAttention's diagonal blocks, in the form `hyper_attention(block_kernel=...)` takes."""
+"""Exact kernels of other libraries for HyperAttention's diagonal blocks: `hyper_attention(block_kernel=...)`."""
 
 from __future__ import annotations
 

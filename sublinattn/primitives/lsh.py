@@ -1,14 +1,15 @@
 """Hamming-sorted locality-sensitive hashing, and the block-diagonal mask that sorting by it gives.
 
-Sources: Zandieh et al., *KDEformer*, arXiv 2302.02451 [KDE23] (the hash); Han et al., *HyperAttention*, arXiv 2310.05869 [HA24],
-Definition 1 and Algorithm 1 (sortLSH).
+Sources: Zandieh et al., *KDEformer*, arXiv 2302.02451 [KDE23] (the hash); Han et al., *HyperAttention*,
+arXiv 2310.05869 [HA24], Definition 1 and Algorithm 1 (sortLSH).
 
-`r` random hyperplanes give `r` sign bits; a point's bucket is the position of that bit string in the binary reflected Gray
-code, so that neighbouring buckets differ in one bit. For two points at angle theta:
+`r` random hyperplanes give `r` sign bits; a point's bucket is the position of that bit string in the binary reflected
+Gray code, so that neighbouring buckets differ in one bit. For two points at angle theta:
 
 - same bucket: probability `(1 - theta/pi)^r`;
-- neighbouring buckets on the cycle (`+-1 mod 2^r`, `r >= 2`): exactly `2 (theta/pi) (1 - theta/pi)^(r-1)`, because the reflected
-  code is cyclic; on the line (no wrap-around) the factor 2 becomes `2 - 2^(1-r)`; for `r = 1` there is one neighbour: `theta/pi`.
+- neighbouring buckets on the cycle (`+-1 mod 2^r`, `r >= 2`): exactly `2 (theta/pi) (1 - theta/pi)^(r-1)`, because the
+  reflected code is cyclic; on the line (no wrap-around) the factor 2 becomes `2 - 2^(1-r)`; for `r = 1` there is one
+  neighbour: `theta/pi`.
 
 Cost: `O(n d r)` for the hash, `O(n log n)` comparisons or a radix pass for the sort.
 
@@ -20,6 +21,7 @@ Differs from the papers in:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +31,11 @@ from .. import _xp
 from .._xp import Array
 
 MAX_BITS = 16  # buckets fit uint16, which NumPy sorts by radix
+
+
+def default_bits(n: int, block_size: int) -> int:
+    """Hyperplanes that make a bucket about as large as a block: `ceil(log2(n / block_size))`, within 1..16."""
+    return min(MAX_BITS, max(1, math.ceil(math.log2(n / block_size))))
 
 
 def hyperplanes(rng: np.random.Generator, batch: int, d: int, bits: int) -> np.ndarray:
@@ -74,7 +81,7 @@ def buckets(xp: Any, x: Array, planes: Array) -> Array:
 
 
 def _pack_signs(xp: Any, projections: Array) -> Array:
-    powers = xp.asarray(2.0 ** np.arange(projections.shape[-1]), dtype=np.float32)  # sums below 2^16 are exact in float32
+    powers = 2.0 ** xp.arange(projections.shape[-1], dtype=np.float32)  # sums below 2^16 are exact in float32
     return gray_rank(((projections > 0).astype(np.float32) @ powers).astype(np.uint16))
 
 

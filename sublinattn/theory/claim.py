@@ -80,11 +80,16 @@ class Growth:
     machine : bool
         The size is seconds or bytes of this machine: it is reported apart, and no two runs agree on it to the byte.
 
+    resolution : float
+        Supported as soon as an excess exponent of `resolution` is ruled out: above 0 where the theory's exponent is thought to be tight, so that
+        no amount of data would show the measured one below it.
+
     A trial that finds no size up to its cap returns `measured = inf`.
     """
 
     variables: Mapping[str, sympy.Expr]
     machine: bool = False
+    resolution: float = 0.0
 
 
 Kind = Probability | Exact | Mean | Growth

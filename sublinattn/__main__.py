@@ -1,0 +1,5 @@
+"""`python -m sublinattn`."""
+
+from .cli import app
+
+app(prog_name="sublinattn")

@@ -1,0 +1,156 @@
+"""The parameters that decide whether HyperAttention's theorems apply to an input: alpha, kappa, stable rank, norms.
+
+Source: [HA24], section 2 (alpha and kappa) and Lemma 2 (srank); entry bound: Alman, Song [AS23]. Each pass over the
+entries costs `O(n_q n_k d)` operations; memory is `O(n d)` and a tile per thread, never `n_q x n_k`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import _checks, _xp
+from ._hyper_estimators import unmasked_row_sums
+from ._softmax_matrix import SoftmaxMatrix
+from ._xp import Array
+from .primitives.lsh import buckets, default_bits, hyperplanes, sort_blocks
+
+
+@dataclass(frozen=True)
+class Hardness:
+    """Measured hardness of each attention problem; arrays have the leading axes of the input.
+
+    Attributes
+    ----------
+    alpha : array
+        `n_k max_j ||P e_j||_2^2` over all keys: between 1 and `n^2` for square P.
+    alpha_residual : array
+        The same over the keys that are not exact (`j >= exact_keys`): what the sampling sees when sinks are handled
+        exactly.
+    kappa : array
+        Largest over smallest unmasked row sum `<1 - M_i, A_i>`, M the sortLSH mask; nan when one block holds all keys.
+    srank : array
+        `||P||_F^2 / ||P||^2 <= alpha`.
+    spectral_norm : array
+        `||P||`, by power iteration (from below, to 1e-4).
+    entry_bound : array
+        `B`: largest absolute entry of q, k and v.
+    query_norm_max, key_norm_max : array
+        Largest row norms.
+    column_norms : array, shape (..., n_k)
+        `||P e_j||_2` of every key, in the keys' order.
+    """
+
+    alpha: Array
+    alpha_residual: Array
+    kappa: Array
+    srank: Array
+    spectral_norm: Array
+    entry_bound: Array
+    query_norm_max: Array
+    key_norm_max: Array
+    column_norms: Array
+
+
+def hardness(
+    q: Array,
+    k: Array,
+    v: Array | None = None,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    block_size: int = 256,
+    exact_keys: int = 0,
+    rng: np.random.Generator | int | None = None,
+    check_finite: bool = True,
+) -> Hardness:
+    """Measure the hardness parameters of attention problems.
+
+    Parameters
+    ----------
+    q, k : array, shapes (..., n_q, d) and (..., n_k, d)
+        Queries and keys (as `attention`).
+    v : array, shape (..., n_k, d_v), optional
+        Values; only the entry bound looks at them.
+    scale : float, optional
+        Factor of the logits; `1/sqrt(d)` by default.
+    causal : bool
+        alpha, srank and the norms are those of the causal softmax matrix; kappa is that of the largest unmasked block
+        of the causal recursion (later half of the queries, earlier half of the keys: [HA24] Algorithm 4).
+    block_size : int
+        Block of the sortLSH mask that kappa leaves out.
+    exact_keys : int
+        The first keys (attention sinks) count as masked for kappa, and are left out of `alpha_residual`.
+    rng : Generator, int or None
+        For the hash.
+
+    Returns
+    -------
+    Hardness
+        NumPy or CuPy arrays in float64 (0-d for a single problem).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `attention`; `exact_keys` not below the number of keys.
+
+    Notes
+    -----
+    About `4 + 2 * (power iteration's steps)` passes over the entries; the steps are few, since the leading singular
+    vector of a softmax matrix is close to constant unless its columns are very uneven.
+    """
+    values = {} if v is None else {"v": v}
+    xp, (q, k, *rest), _ = _xp.enter(q=q, k=k, **values)
+    _checks.shapes(q, k, rest[0] if rest else None)
+    scale = _checks.resolve_scale(scale, q.shape[-1])
+    block_size = _checks.integer("block_size", block_size, least=1)
+    exact_keys = _checks.integer("exact_keys", exact_keys, least=0)
+    if exact_keys >= k.shape[-2]:
+        raise ValueError(f"exact_keys must be below the number of keys ({k.shape[-2]}), got {exact_keys}")
+    dtype, lead = _xp.working_dtype(q), q.shape[:-2]
+    q, k, *rest = (xp.ascontiguousarray(x.astype(dtype, copy=False)).reshape(-1, *x.shape[-2:]) for x in (q, k, *rest))
+    _checks.largest_norms(xp, check_finite, q=q, k=k, **({"v": rest[0]} if rest else {}))
+
+    p = SoftmaxMatrix(xp, q, k, scale=scale, causal=causal)
+    squares = p.column_squares()
+    norm = p.operator_norm()
+    per_key = k.shape[1] * squares
+    fields = {
+        "alpha": per_key.max(axis=1),
+        "alpha_residual": per_key[:, exact_keys:].max(axis=1),
+        "kappa": _kappa(xp, q, k, scale, causal, block_size, exact_keys, np.random.default_rng(rng)),
+        "srank": squares.sum(axis=1) / norm**2,
+        "spectral_norm": norm,
+        "entry_bound": xp.stack([abs(x).max(axis=(1, 2)) for x in (q, k, *rest)]).max(axis=0),
+        "query_norm_max": _largest_norm(xp, q),
+        "key_norm_max": _largest_norm(xp, k),
+        "column_norms": xp.sqrt(squares),
+    }
+    return Hardness(**{name: x.astype(np.float64).reshape((*lead, *x.shape[1:])) for name, x in fields.items()})
+
+
+def _largest_norm(xp: Any, x: Array) -> Array:
+    return xp.sqrt(xp.einsum("bij,bij->bi", x, x).max(axis=1))
+
+
+def _kappa(
+    xp: Any, q: Array, k: Array, scale: float, causal: bool, block_size: int, exact_keys: int, rng: np.random.Generator
+) -> Array:
+    """Ratio of unmasked row sums, shape (B,)."""
+    n_k = k.shape[1]
+    if causal:
+        q, k = q[:, n_k // 2 :], k[:, : max(n_k // 2, 1)]
+    k = k[:, exact_keys:]
+    (b, n_q, d), n_k = q.shape, k.shape[1]
+    if n_k <= block_size or n_q == 0:
+        return xp.full(b, np.nan)
+    planes = _xp.to_device(hyperplanes(rng, b, d, default_bits(n_k, block_size)), xp)
+    blocks = sort_blocks(
+        xp, buckets(xp, q, planes), buckets(xp, k, planes),
+        block_size=block_size, q_start=np.arange(b) * n_q, k_start=np.arange(b) * n_k,
+    )  # fmt: skip
+    ranks = np.broadcast_to(np.arange(n_q), (b, n_q))
+    sums = unmasked_row_sums(xp, q.reshape(-1, d), k.reshape(-1, d), blocks, ranks, scale=scale).astype(np.float64)
+    return xp.exp(sums.max(axis=1) - sums.min(axis=1))

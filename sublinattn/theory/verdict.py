@@ -1,0 +1,325 @@
+"""The statistics of a verdict: tests that may stop at any moment without inflating their error.
+
+Every test here is a non-negative supermartingale under its null hypothesis (a gambler's wealth in a game that is fair
+or worse), started at 1. Ville's inequality: the probability that it *ever* reaches 1/level is at most `level`. So a
+claim is refuted as soon as the wealth against it reaches 1/level, supported as soon as the wealth against its
+contrary reaches 1/(1 - confidence), and both may be looked at after every trial. `Rate` is for claims with a failure
+probability, `Mean` for means with known variance, `Always` for statements without exceptions; power laws are in
+`growth`. Sources: Ville 1939; Robbins 1970; Howard, Ramdas, McAuliffe, Sekhon 2021 (confidence sequences); Wang,
+Ramdas 2023 (Catoni-style confidence sequences).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import brentq
+from scipy.special import betainc, betaincc, betaln, logsumexp, xlog1py, xlogy
+
+CONFIDENCE = 0.99
+"""Of every limit that is reported, each on its own side."""
+
+Outcome = Literal["supported", "refuted", "undecided", "vacuous"]
+Side = Literal["above", "below"]
+
+_SUPPORT = -math.log1p(-CONFIDENCE)  # log wealth that rules a hypothesis out with CONFIDENCE
+_FOREVER = 10**9
+_LAMBDAS = 2.0 ** -np.arange(8)  # bets of a mean test: deviations from one standard deviation per trial down to 1/128
+
+
+class SequentialTest(Protocol):
+    """What the tests below have in common; `update` takes one more trial."""
+
+    trials: int
+    failures: int
+
+    def update(self, measured: float, bound: float, scale: float) -> None: ...
+    @property
+    def p_value(self) -> float: ...
+    @property
+    def outcome(self) -> Outcome: ...
+    def limits(self) -> tuple[float, float]: ...
+    def reason(self) -> str: ...
+
+
+# --------------------------------------------------------------------------------------------------------------- rates
+def log_wealth(failures: ArrayLike, trials: ArrayLike, p: ArrayLike, against: Side) -> Any:
+    """Log of the beta-binomial mixture martingale against a hypothesis on a failure rate.
+
+    `against="below"` tests `rate <= p` with bets on rates above `p`; `against="above"` tests `rate >= p` with bets
+    below. The mixture over the alternatives is Jeffreys' prior Beta(1/2, 1/2) cut to their side of `p`. With theta on
+    that side, E[(theta/p)^x ((1-theta)/(1-p))^(1-x)] <= 1 whenever the hypothesis holds, so each term is a
+    supermartingale, and so is the mixture. Vectorised; real counts are allowed.
+    """
+    k, t, p = np.asarray(failures), np.asarray(trials), np.asarray(p)
+    a, b = k + 0.5, t - k + 0.5
+    mass = betaincc if against == "below" else betainc
+    with np.errstate(divide="ignore"):  # no mass left on the alternatives' side: far from the data, and a wealth of 0
+        evidence = betaln(a, b) + np.log(mass(a, b, p))
+    prior = betaln(0.5, 0.5) + np.log(mass(0.5, 0.5, p))
+    return evidence - prior - xlogy(k, p) - xlog1py(t - k, -p)
+
+
+def rate_limits(failures: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Lower and upper limit of a failure rate, each valid at all times at once with probability `confidence`.
+
+    The rates that `log_wealth` has not ruled out. Wider than Clopper and Pearson's limits, which hold only for a
+    number of trials fixed in advance.
+    """
+    target = -math.log1p(-confidence)
+    smallest, largest = 1e-300, 1 - 1e-16
+    rate = min(max(failures / trials, smallest), largest) if trials else 0.5
+
+    def limit(against: Side, edge: float) -> float:
+        return float(brentq(lambda p: log_wealth(failures, trials, p, against) - target, rate, edge, xtol=1e-15))
+
+    lower = limit("below", smallest) if log_wealth(failures, trials, smallest, "below") > target else 0.0
+    upper = limit("above", largest) if log_wealth(failures, trials, largest, "above") > target else 1.0
+    return lower, upper
+
+
+def trials_to_decide(failures: int, trials: int, p: float, level: float) -> int | None:
+    """Number of trials at which `Rate` would decide if the observed rate persisted; None if it is too close to `p` to
+    tell (10^9 trials)."""
+    if trials == 0:
+        return None
+    rate = failures / trials
+    against: Side = "below" if rate > p else "above"
+    target = -math.log(level) if rate > p else _SUPPORT
+
+    def decided(t: int) -> bool:
+        return bool(log_wealth(rate * t, t, p, against) >= target)
+
+    high = trials
+    while not decided(high):
+        high *= 2
+        if high > _FOREVER:
+            return None
+    low = high // 2 if high > trials else trials - 1  # undecided at `low` (or the start), decided at `high`
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if decided(middle) else (middle, high)
+    return high
+
+
+class Rate:
+    """Anytime-valid test of `rate of failures <= p`, a trial failing when not `measured <= bound` (NaN fails).
+
+    Refuted when the p-value (1 / highest wealth so far) is at most `level`, supported when the upper limit of the
+    rate is at most `p`. False alarms: refuted although the rate is `p` or less, at most `level`; supported although
+    it is above `p`, at most 1 - CONFIDENCE.
+    """
+
+    def __init__(self, p: float, level: float) -> None:
+        if not 0 < p < 1:
+            raise ValueError(f"p must lie strictly between 0 and 1, got {p}")
+        self.p, self.level = p, level
+        self.trials = self.failures = 0
+        self._against = self._for = 0.0  # highest log wealth so far against `rate <= p`, and against `rate >= p`
+
+    def update(self, measured: float, bound: float, scale: float = 1.0) -> None:
+        self.trials += 1
+        self.failures += not measured <= bound
+        self._against = max(self._against, float(log_wealth(self.failures, self.trials, self.p, "below")))
+        self._for = max(self._for, float(log_wealth(self.failures, self.trials, self.p, "above")))
+
+    @property
+    def p_value(self) -> float:
+        return math.exp(-self._against)
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.p_value <= self.level:
+            return "refuted"
+        return "supported" if self._for >= _SUPPORT else "undecided"
+
+    def limits(self) -> tuple[float, float]:
+        return rate_limits(self.failures, self.trials)
+
+    def reason(self) -> str:
+        seen = f"{self.failures} of {self.trials} trials failed"
+        lower, upper = self.limits()
+        if self.outcome == "refuted":
+            return f"{seen}, a rate above the promised {self.p:g} (p-value {self.p_value:.2g}, level {self.level:.2g})"
+        if self.outcome == "supported":
+            return (
+                f"{seen}: the rate is at most {min(upper, self.p):.3g} with 99 percent confidence, promised {self.p:g}"
+            )
+        needed = trials_to_decide(self.failures, self.trials, self.p, self.level)
+        more = (
+            f"{needed} trials at this rate would decide"
+            if needed
+            else "the rate is too close to the promised one to tell apart"
+        )
+        return f"{seen}: the rate is between {lower:.3g} and {upper:.3g}, promised {self.p:g}; {more}"
+
+
+# --------------------------------------------------------------------------------------------------------------- means
+def catoni(x: ArrayLike) -> Any:
+    """Catoni's influence function sign(x) log(1 + |x| + x^2/2): like x near 0, logarithmic far out; exp(catoni(x)) <=
+    1 + x + x^2/2."""
+    x = np.asarray(x)
+    return np.sign(x) * np.log1p(np.abs(x) + 0.5 * x * x)
+
+
+class Mean:
+    """Anytime-valid test of `E[measured] = bound` with known standard deviation `scale`: a z-test that needs no
+    normality.
+
+    With z = (measured - bound)/scale, E exp(catoni(lambda z) - lambda^2/2) <= 1 for *any* distribution of mean 0 and
+    variance 1, so the product over trials is a supermartingale for each bet lambda; the wealth is the average over
+    lambda = +-1, +-1/2, ..., +-1/128. (The normal mixture of Robbins is one only for sub-Gaussian z: with a rare,
+    large z, such as an indicator with a small probability, it alarms falsely.) For deviations up to one standard
+    deviation per trial it is as fast as the z-test up to the price of the average, log 16.
+
+    Trials may differ in bound and scale. What they share is the relative deviation rho, E[measured] = bound + rho
+    |bound|: the limits are those of rho, translated to the mean by the average bound. Refuted when rho = 0 is
+    rejected at `level`; supported when rho >= resolution and rho <= -resolution are both ruled out with CONFIDENCE
+    and rho = 0 is not. A NaN is an infinite deviation.
+    """
+
+    def __init__(self, resolution: float, level: float) -> None:
+        if not resolution > 0:
+            raise ValueError(f"resolution must be positive, got {resolution}")
+        self.resolution, self.level = resolution, level
+        self.trials = self.failures = 0
+        self._z: list[float] = []  # standardized deviations from the bound ...
+        self._unit: list[float] = []  # ... and what a relative deviation of 1 amounts to on that scale
+        self._bounds: list[float] = []
+        self._logs = np.zeros(
+            (3, 2, len(_LAMBDAS))
+        )  # hypotheses rho = 0, +resolution, -resolution; bets upwards, downwards
+        self._against = self._within = self._zero = 0.0
+
+    def update(self, measured: float, bound: float, scale: float) -> None:
+        if not (0 < scale < math.inf and 0 < abs(bound) < math.inf):
+            said = f"got bound {bound} and scale {scale}"
+            raise ValueError(f"a mean needs a finite bound other than 0 and a finite scale above 0, {said}")
+        self.trials += 1
+        z = (measured - bound) / scale
+        self._z.append(math.inf if math.isnan(z) else z)
+        self._unit.append(abs(bound) / scale)
+        self._bounds.append(bound)
+        shift = self.resolution * self._unit[-1]
+        deviations = self._z[-1] - np.array([0.0, shift, -shift])
+        self._logs += _bets(deviations)
+        up, down = logsumexp(self._logs, axis=2, b=1 / len(_LAMBDAS)).T  # each of three hypotheses
+        self._zero = float(np.logaddexp(up[0], down[0]) - math.log(2))
+        self._against = max(self._against, self._zero)
+        self._within = float(min(down[1], up[2]))  # against rho >= resolution, and against rho <= -resolution
+
+    @property
+    def p_value(self) -> float:
+        return math.exp(-self._against)
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.p_value <= self.level:
+            return "refuted"
+        return "supported" if self._within >= _SUPPORT > self._zero else "undecided"
+
+    def relative_limits(self) -> tuple[float, float]:
+        """Lower and upper limit of rho, each valid at all times at once with probability CONFIDENCE."""
+        z, unit = np.array(self._z), np.array(self._unit)
+        if not np.isfinite(z).all():
+            return math.nan, math.nan
+
+        def wealth(rho: float, upwards: bool) -> float:
+            logs = np.sum(_bets(z - rho * unit)[:, 0 if upwards else 1], axis=0)
+            return float(logsumexp(logs, b=1 / len(_LAMBDAS)))
+
+        def limit(upwards: bool) -> float:  # wealth betting upwards falls with rho, betting downwards rises
+            middle = float(np.mean(z) / np.mean(unit))
+            step = (-1 if upwards else 1) / float(np.mean(unit))
+            while wealth(middle + step, upwards) < _SUPPORT:
+                step *= 2
+                if abs(step) > 2**40:
+                    return math.copysign(math.inf, step)
+            return float(brentq(lambda rho: wealth(rho, upwards) - _SUPPORT, middle, middle + step, xtol=1e-15))
+
+        return limit(True), limit(False)
+
+    def limits(self) -> tuple[float, float]:
+        """Limits of the mean."""
+        centre = float(np.mean(self._bounds))
+        lower, upper = self.relative_limits()
+        return centre + lower * abs(centre), centre + upper * abs(centre)
+
+    def reason(self) -> str:
+        lower, upper = self.relative_limits()
+        span = f"relative deviation between {lower:.2g} and {upper:.2g} after {self.trials} trials"
+        if self.outcome == "refuted":
+            return f"{span}, not 0 (p-value {self.p_value:.2g}, level {self.level:.2g})"
+        if self.outcome == "supported":
+            return f"{span}, within {self.resolution:g} with 99 percent confidence"
+        return f"{span}; a deviation of {self.resolution:g} is not ruled out yet"
+
+
+def mean_log_wealth(deviations: ArrayLike) -> np.ndarray:
+    """Log wealth after each trial of the bets upwards, for standardized deviations (..., trials); downwards: of minus
+    them."""
+    z = np.asarray(deviations, dtype=float)
+    elapsed = np.arange(1, z.shape[-1] + 1)
+    logs = [np.cumsum(catoni(bet * z), axis=-1) - 0.5 * bet**2 * elapsed for bet in _LAMBDAS]
+    return np.logaddexp.reduce(logs, axis=0) - math.log(len(_LAMBDAS))
+
+
+def _bets(deviations: np.ndarray) -> np.ndarray:
+    """Log factors of the wealth, (..., 2, bets): one trial per entry of `deviations`, bets upwards, then downwards."""
+    logs = catoni(deviations[..., None] * _LAMBDAS)
+    return np.stack([logs, -logs], axis=-2) - 0.5 * _LAMBDAS**2
+
+
+# ------------------------------------------------------------------------------------------------------ no exceptions
+class Always:
+    """`measured == bound`, or `<=`, within `rtol * scale` on every trial: one failure refutes. NaN fails.
+
+    It is supported by `required` trials without a failure; the limits are those of the failure rate, for the record.
+    """
+
+    def __init__(self, relation: str, rtol: float, required: int) -> None:
+        if relation not in ("==", "<="):
+            raise ValueError(f"relation must be '==' or '<=', got {relation!r}")
+        self.relation, self.rtol, self.required = relation, rtol, required
+        self.trials = self.failures = 0
+        self._worst = 0.0  # largest excess over what is allowed, relative to the scale
+
+    def update(self, measured: float, bound: float, scale: float) -> None:
+        self.trials += 1
+        excess = measured - bound if self.relation == "<=" else abs(measured - bound)
+        if not excess <= self.rtol * scale:
+            self.failures += 1
+            self._worst = excess / scale if scale else math.inf
+
+    @property
+    def p_value(self) -> float:
+        return 0.0 if self.failures else 1.0
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.failures:
+            return "refuted"
+        return "supported" if self.trials >= self.required else "undecided"
+
+    def limits(self) -> tuple[float, float]:
+        return rate_limits(self.failures, self.trials)
+
+    def reason(self) -> str:
+        if self.failures:
+            return f"trial {self.trials - 1} is off by {self._worst:.3g} of its scale, rounding allows {self.rtol:g}"
+        return f"holds on each of {self.trials} trials within {self.rtol:g} of its scale"
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's adjusted p-values: rejecting those at most `level` keeps the chance of any false rejection below
+    `level`."""
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p)
+    adjusted = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
+    result = np.empty_like(p)
+    result[order] = np.minimum(adjusted, 1)
+    return result

@@ -1,0 +1,208 @@
+"""What a repository promises without running: nothing of one machine in it, lists that agree, citations that exist."""
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import sublinattn
+from sublinattn.theory import CLAIMS
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "sublinattn").rglob("*.py"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK = (ROOT / "requirements.lock").read_text()
+BIBLIOGRAPHY = set(re.findall(r"^@\w+\{(\w+),", (ROOT / "references.bib").read_text(), re.MULTILINE))
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@cache
+def repository_files() -> tuple[Path, ...]:
+    """What git would commit: tracked and untracked files, without ignored ones."""
+    listing = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout: no list of the repository's files")
+    return tuple(path for path in (ROOT / line for line in listed.split("\0") if line) if path.is_file())
+
+
+# --------------------------------------------------------------------------------------------------------- the machine
+def test_no_file_names_a_place_on_one_machine():
+    place = re.compile(r"(?<![\w.~$}])/(?:work|opt|root|home|Users)/" + r"|file:" + "//")
+    found = []
+    for path in repository_files():
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            continue
+        found += [f"{name(path)}:{i}: {line.strip()}" for i, line in enumerate(lines, 1) if place.search(line)]
+    assert found == []
+
+
+def test_no_lock_with_index_addresses_is_committed():
+    assert "uv.lock" not in {path.name for path in repository_files()}
+    assert "uv.lock" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+# ----------------------------------------------------------------------------------------------------- the dependencies
+def locked() -> dict[str, list[str]]:
+    versions: dict[str, list[str]] = {}
+    for package, version in re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", LOCK, re.MULTILINE):
+        versions.setdefault(canonicalize_name(package), []).append(version)
+    return versions
+
+
+def test_lock_is_hashed_and_leaves_the_index_to_the_user():
+    assert re.findall(r"https?:|file:|--(?:extra-)?index|--find-links|--trusted| @ ", LOCK) == []
+    requirements = re.findall(r"^[A-Za-z0-9].*$(?:\n    .*$)*", LOCK, re.MULTILINE)
+    assert len(requirements) > 100
+    assert [r.splitlines()[0] for r in requirements if not re.search(r"--hash=sha256:[0-9a-f]{64}", r)] == []
+
+
+def test_lock_holds_what_pyproject_asks_for():
+    versions = locked()
+    asked = [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
+    missing = [str(r) for r in asked if canonicalize_name(r.name) not in versions]
+    assert missing == []
+    assert [str(r) for r in asked if not all(map(r.specifier.contains, versions[canonicalize_name(r.name)]))] == []
+    assert "torch" not in versions  # gigabytes
+
+
+def test_conda_environment_lists_the_same_dependencies():
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    conda = {r.name: str(r.specifier) for r in map(Requirement, (entry for entry in listed if isinstance(entry, str)))}
+    assert conda.pop("python") == PROJECT["requires-python"]
+    assert conda.pop("pip") == ""
+    # Extras have no counterpart in conda: its dask brings distributed along.
+    assert conda == {r.name: str(r.specifier) for r in map(Requirement, PROJECT["dependencies"])}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="CuPy and NVRTC wheels exist for Linux only")
+@pytest.mark.parametrize("module", ["cupy", "nvidia.cuda_nvrtc"])
+def test_what_the_gpu_guards_need_is_here(module):
+    assert importlib.util.find_spec(module), "the tests that need it would skip; run scripts/setup"
+
+
+# ---------------------------------------------------------------------------------------------------------- the sources
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_a_file_past_350_lines_is_two_files(path):
+    assert len(path.read_text().splitlines()) <= 350
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.name != "_xp.py"], ids=name)
+def test_only_xp_imports_cupy(path):
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module or "")
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            imported |= {arg.value for arg in node.args if isinstance(arg, ast.Constant)}
+    assert {module for module in imported if module.split(".")[0] in {"cupy", "cupyx"}} == set()
+
+
+@pytest.mark.parametrize("public", sublinattn.__all__)
+def test_public_names_have_numpydoc_docstrings(public):
+    thing = getattr(sublinattn, public)
+    text = inspect.getdoc(thing) or ""
+    if inspect.ismodule(thing):
+        assert text
+        return
+    sections = set(re.findall(r"^(\w+)\n-{3,}$", text, re.MULTILINE))
+    assert sections & {"Parameters", "Attributes"} or not inspect.signature(thing).parameters
+    if inspect.isfunction(thing):
+        assert sections & {"Returns", "Yields"}
+    described = {n.strip(" *") for line in re.findall(r"^(\S.*?) :", text, re.MULTILINE) for n in line.split(",")}
+    described |= {n.strip(" *") for line in re.findall(r"^([\w*, ]+)$", text, re.MULTILINE) for n in line.split(",")}
+    assert set(inspect.signature(thing).parameters) - described == set()
+
+
+# -------------------------------------------------------------------------------------------------------- the paper map
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_papers_cited_in_docstrings_are_in_the_bibliography(path):
+    cited = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            cited |= set(re.findall(r"\[([A-Z][A-Z0-9]+\d\d)\]", node.value))
+    assert cited - BIBLIOGRAPHY == set()
+
+
+def test_claims_cite_papers_in_the_bibliography():
+    assert CLAIMS
+    assert {claim.id: claim.paper for claim in CLAIMS.values() if claim.paper not in BIBLIOGRAPHY} == {}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")), ids=name)
+def test_files_and_functions_named_in_the_documents_exist(path):
+    lost = []
+    for word in re.findall(r"`([\w./-]+)`", path.read_text()):
+        if re.match(r"(?:sublinattn|scripts|notebooks|tests|benchmarks)/", word) and not (ROOT / word).exists():
+            lost.append(word)
+        if re.match(r"sublinattn\.\w", word):
+            lost += [] if resolves(word) else [word]
+    assert lost == []
+
+
+def resolves(dotted: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one."""
+    parts = dotted.split(".")
+    for i in range(len(parts), 0, -1):
+        try:
+            thing = importlib.import_module(".".join(parts[:i]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[i:]:
+            if not hasattr(thing, part):
+                return False
+            thing = getattr(thing, part)
+        return True
+    return False
+
+
+# -------------------------------------------------------------------------------------------------------- the notebooks
+def code_cells(path: Path) -> list[dict]:
+    return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_notebooks_are_stored_without_outputs(path):
+    assert [cell for cell in code_cells(path) if cell["outputs"] or cell["execution_count"]] == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_notebooks_define_nothing(path):
+    nodes = [node for cell in code_cells(path) for node in ast.walk(ast.parse("".join(cell["source"])))]
+    assert [n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))] == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_notebooks_have_one_parameters_cell_with_the_common_defaults(path):
+    tagged = [cell for cell in code_cells(path) if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    assigned = {
+        node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse("".join(tagged[0]["source"])).body
+    }
+    common = {"effort": "smoke", "seed": 0, "backend": "auto", "out": "out"}
+    assert {key: assigned.get(key) for key in common} == common
