@@ -22,7 +22,9 @@ GRAY_ADJACENCY = 2 * theta / sp.pi * (1 - theta / sp.pi) ** (r - 1)
 """`Pr[h(x) = h(y) +- 1 mod 2^r]`, r >= 2: exact, since the reflected Gray code is cyclic."""
 
 AMM_SIZE = d_v * srank / (eps**2 * delta)
-"""Samples by squared row norms that make `||P S^T S V - P V|| <= eps ||P|| ||V||` fail with probability at most delta (Markov)."""
+"""Samples by squared row norms that make `||P S^T S V - P V|| <= eps ||P|| ||V||` fail with probability at most delta
+(Markov).
+"""
 
 APPROXD_SIZE = kappa**7 * alpha**2 * eps**-6 * sp.log(n)
 """Growth of Lemma 1's sample size [HA24]; its constant is not known."""
@@ -48,7 +50,8 @@ def amm_sample_size(d_v: int, srank: float, *, eps: float, delta: float) -> int:
     Returns
     -------
     int
-        `ceil(d_v srank / (eps^2 delta))`. From `E ||P S^T S V - P V||_F^2 <= ||P||_F^2 ||V||_F^2 / m` with `||V||_F^2 <= d_v ||V||^2`, and Markov's
+        `ceil(d_v srank / (eps^2 delta))`. From `E ||P S^T S V - P V||_F^2 <= ||P||_F^2 ||V||_F^2 / m` with `||V||_F^2
+        <= d_v ||V||^2`, and Markov's
         inequality ([HA24] Lemma 2, made explicit).
     """
     if not (eps > 0 and 0 < delta < 1):

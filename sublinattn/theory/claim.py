@@ -81,7 +81,8 @@ class Growth:
         The size is seconds or bytes of this machine: it is reported apart, and no two runs agree on it to the byte.
 
     resolution : float
-        Supported as soon as an excess exponent of `resolution` is ruled out: above 0 where the theory's exponent is thought to be tight, so that
+        Supported as soon as an excess exponent of `resolution` is ruled out: above 0 where the theory's exponent is
+        thought to be tight, so that
         no amount of data would show the measured one below it.
 
     A trial that finds no size up to its cap returns `measured = inf`.
@@ -113,7 +114,9 @@ class Drop:
 
 @dataclass(frozen=True)
 class Sabotage:
-    """A deliberately broken variant: its `change` overrides keyword arguments of the trial, and the verdict must turn to refuted."""
+    """A deliberately broken variant: its `change` overrides keyword arguments of the trial, and the verdict must turn
+    to refuted.
+    """
 
     name: str
     what: str
@@ -124,7 +127,8 @@ class Sabotage:
 class Vacuity:
     """When the theorem says nothing: `predicate` over the facts (`m_theorem >= n`).
 
-    `onset`, if given, is an expression over the facts for the value of `variable` from which the statement begins to bite.
+    `onset`, if given, is an expression over the facts for the value of `variable` from which the statement begins to
+    bite.
     """
 
     predicate: sympy.Basic
@@ -148,7 +152,8 @@ class Claim:
         Rendered to LaTeX and MathML.
     kind : Probability, Exact, Mean or Growth
     trial : callable
-        `trial(rng, xp, **case) -> Trial`, a module-level function; `rng` a `numpy.random.Generator`, `xp` the array namespace.
+        `trial(rng, xp, **case) -> Trial`, a module-level function; `rng` a `numpy.random.Generator`, `xp` the array
+        namespace.
         One call is one independent measurement.
     cases : mapping of effort to tuple of Case
         Efforts "smoke", "standard", "full". A `standard` or `full` that is missing falls back to the next smaller.

@@ -98,7 +98,8 @@ def fit(
 ) -> GrowthFit:
     """Test whether sizes grow no faster than the theory says.
 
-    Supported when the upper limit of the excess exponent is at most `resolution`, refuted when its p-value is at most `level`.
+    Supported when the upper limit of the excess exponent is at most `resolution`, refuted when its p-value is at most
+    `level`.
 
     A size that was not found up to the cap (inf) is a size above the cap. Grid points with such sizes are left out of
     the exponents. They may still refute: with the cap in place of the size, a point above the middle of the grid
@@ -153,7 +154,9 @@ def fit(
     effective = float(slope(log_x[uncensored], log_theory[uncensored])[0])
     reach = float(upper_limit(0.0, error, freedom)) + _allowance(along[uncensored], step)
     measured = effective + direction * float(excess)
-    outcome = "refuted" if p_value <= level else "supported" if excess + reach <= resolution + _ROUNDING else "undecided"
+    outcome = (
+        "refuted" if p_value <= level else "supported" if excess + reach <= resolution + _ROUNDING else "undecided"
+    )
     said = f"measured exponent {measured:.3g} [{measured - reach:.3g}, {measured + reach:.3g}], theory {effective:.3g}"
     if outcome == "refuted":
         said = f"grows faster than the theory says: {said} (p-value {p_value:.2g}, level {level:.2g})"

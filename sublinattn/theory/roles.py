@@ -84,6 +84,8 @@ class Role:
         )
 
     def _fit(self, variable: str, theory: sympy.Expr) -> Fit:
+        kind = self.claim.kind
+        assert isinstance(kind, Growth)
         points = [self.trials[i] for i in self.varying(variable)]
 
         def table(of: Any) -> np.ndarray:
@@ -97,7 +99,7 @@ class Role:
                 table(lambda t: evaluate(theory, t.facts)),
                 cap=table(lambda t: t.facts.get("cap", math.nan)),
                 step=float(table(lambda t: t.facts.get("step", 1.0)).max()),
-                resolution=self.claim.kind.resolution,
+                resolution=kind.resolution,
                 level=self.level,
             )
         except ValueError as error:

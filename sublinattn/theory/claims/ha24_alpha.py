@@ -1,4 +1,6 @@
-"""Is `alpha` sublinear in n, as HyperAttention's theorems need and its paper reports? On each workload, and what sinks do to it."""
+"""Is `alpha` sublinear in n, as HyperAttention's theorems need and its paper reports? On each workload, and what
+sinks do to it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from ..._xp import asnumpy, to_device
 from ...hardness import hardness
 from ...lab.workloads import make, real
 from .. import bounds
-from ..claim import Assumption, Claim, Drop, Exact, Growth, Sabotage, Trial
+from ..claim import Assumption, Case, Claim, Drop, Exact, Growth, Sabotage, Trial
 
 
 def _alpha(xp: Any, q: np.ndarray, k: np.ndarray, scale: float, exact_keys: int) -> np.ndarray:
@@ -22,10 +24,19 @@ def _alpha(xp: Any, q: np.ndarray, k: np.ndarray, scale: float, exact_keys: int)
 
 
 def alpha_of(
-    rng: np.random.Generator, xp: Any, *, variable: str, workload: str, n: int, knobs: dict[str, Any] | None = None,
-    exact_keys: int = 0, power: int = 1,
-) -> Trial:  # fmt: skip
-    """alpha of a fresh instance; geometric mean over 24 random heads for "real". `power` is that of the leading n (a sabotage raises it)."""
+    rng: np.random.Generator,
+    xp: Any,
+    *,
+    variable: str,
+    workload: str,
+    n: int,
+    knobs: dict[str, Any] | None = None,
+    exact_keys: int = 0,
+    power: int = 1,
+) -> Trial:
+    """alpha of a fresh instance; geometric mean over 24 random heads for "real". `power` is that of the leading n (a
+    sabotage raises it).
+    """
     if workload == "real":
         every = real()
         heads = rng.choice(every.q.shape[0] * every.q.shape[1], 24, replace=False)
@@ -39,10 +50,19 @@ def alpha_of(
 
 
 def srank_alpha(
-    rng: np.random.Generator, xp: Any, *, workload: str, n: int, d: int = 64, knobs: dict[str, Any] | None = None,
-    row_sum: float = 1.0, over: str = "maximum",
-) -> Trial:  # fmt: skip
-    """srank(P) against alpha, both as `hardness` measures them; rows of P rescaled to `row_sum` for the dropped assumption."""
+    rng: np.random.Generator,
+    xp: Any,
+    *,
+    workload: str,
+    n: int,
+    d: int = 64,
+    knobs: dict[str, Any] | None = None,
+    row_sum: float = 1.0,
+    over: str = "maximum",
+) -> Trial:
+    """srank(P) against alpha, both as `hardness` measures them; rows of P rescaled to `row_sum` for the dropped
+    assumption.
+    """
     knobs = dict(knobs or {})
     if workload == "real":
         knobs |= {"layer": int(rng.integers(6)), "head": int(rng.integers(12))}
@@ -51,10 +71,16 @@ def srank_alpha(
     srank, alpha = float(asnumpy(h.srank)), float(asnumpy(h.alpha))
     if over == "mean":
         alpha = float(asnumpy(h.column_norms**2).mean())
-    return Trial(srank, alpha * row_sum**2, scale=alpha, facts={"n": n, "row_sum": row_sum, "srank": srank, "alpha": alpha})
+    return Trial(
+        srank, alpha * row_sum**2, scale=alpha, facts={"n": n, "row_sum": row_sum, "srank": srank, "alpha": alpha}
+    )
 
 
-LENGTHS = {"smoke": (256, 512, 1024, 2048), "standard": (512, 1024, 2048, 4096, 8192), "full": (2048, 4096, 8192, 16384, 32768)}
+LENGTHS = {
+    "smoke": (256, 512, 1024, 2048),
+    "standard": (512, 1024, 2048, 4096, 8192),
+    "full": (2048, 4096, 8192, 16384, 32768),
+}
 REAL = (64, 128, 256, 512)
 WORKLOADS: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "gaussian": ("gaussian", {}, 0, "Gaussian queries and keys"),
@@ -65,7 +91,12 @@ WORKLOADS: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "sinks": ("sinks", {}, 0, "four attention sinks with half the mass"),
     "sinks-removed": ("sinks", {}, 4, "four attention sinks, moved into the exact part"),
     "real": ("real", {}, 0, "heads of a trained encoder (MiniLM)"),
-    "real-first-removed": ("real", {}, 1, "heads of a trained encoder, the first token ([CLS]) moved into the exact part"),
+    "real-first-removed": (
+        "real",
+        {},
+        1,
+        "heads of a trained encoder, the first token ([CLS]) moved into the exact part",
+    ),
 }
 
 
@@ -89,14 +120,18 @@ def _alpha_claim(slug: str) -> Claim:
         max_trials={"smoke": 8, "standard": 12},
         sabotages=(Sabotage("n^3", "n^3 max |P e_j|^2 instead of n max |P e_j|^2", {"power": 3}),),
         remark=(
-            "Theorem 1 needs n^{o(1)}; the paper's experiments report sublinear growth, which is what is tested here. The exponent is the finding. "
+            "Theorem 1 needs n^{o(1)}; the paper's experiments report sublinear growth, which is what is tested "
+            "here. The exponent is the finding. "
             "A sink that keeps its share of the mass makes alpha grow like n^2."
         ),
     )
 
 
-CASES = (
-    *({"workload": name, "n": 256} for name in ("gaussian", "clustered", "planted", "sinks", "alpha", "kappa", "heavy_values")),
+CASES: tuple[Case, ...] = (
+    *(
+        {"workload": name, "n": 256}
+        for name in ("gaussian", "clustered", "planted", "sinks", "alpha", "kappa", "heavy_values")
+    ),
     {"workload": "gaussian", "n": 256, "knobs": {"std": 0.0}},
     {"workload": "real", "n": 256, "d": 32},
 )
@@ -115,7 +150,10 @@ CLAIMS = (
         assumptions=(Assumption("rows of P sum to 1", sp.Ge(sp.Symbol("row_sum", positive=True), 1)),),
         drops=(Drop("rows of P sum to 1", ({"workload": "gaussian", "n": 256, "row_sum": 0.1},)),),
         sabotages=(Sabotage("mean column", "alpha with the mean squared column norm, without n", {"over": "mean"}),),
-        remark="||P|| comes from power iteration, from below and to 1e-4, hence the tolerance. Equality at uniform P (std = 0).",
+        remark=(
+            "||P|| comes from power iteration, from below and to 1e-4, hence the tolerance. Equality at uniform P "
+            "(std = 0)."
+        ),
     ),
     *map(_alpha_claim, WORKLOADS),
 )

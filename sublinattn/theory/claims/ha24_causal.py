@@ -39,28 +39,60 @@ RECURSIONS: dict[str, tuple[type[HyperRun], Callable[[HyperRun, int], tuple[Any,
 
 
 def _output(
-    arrays: list[np.ndarray], xp: Any, *, estimator: str, block_size: int, sample_size: int, exact_keys: int, recursion: str, seed: int
+    arrays: list[np.ndarray],
+    xp: Any,
+    *,
+    estimator: str,
+    block_size: int,
+    sample_size: int,
+    exact_keys: int,
+    recursion: str,
+    seed: int,
 ) -> np.ndarray:
     q, k, v = (to_device(x[None], xp) for x in arrays)
     kind, call = RECURSIONS[recursion]
     run = kind(
-        xp, q, k, v, scale=q.shape[-1] ** -0.5, shift=True, block_size=block_size, sample_size=sample_size, lsh_bits=None, min_exact=0,
-        make=MAKERS[estimator], rng=np.random.default_rng(seed),
-    )  # fmt: skip
+        xp,
+        q,
+        k,
+        v,
+        scale=q.shape[-1] ** -0.5,
+        shift=True,
+        block_size=block_size,
+        sample_size=sample_size,
+        lsh_bits=None,
+        min_exact=0,
+        make=MAKERS[estimator],
+        rng=np.random.default_rng(seed),
+    )
     return asnumpy(call(run, exact_keys)[0])[0]
 
 
 def leak(
-    rng: np.random.Generator, xp: Any, *, n: int, estimator: str, block_size: int, sample_size: int, exact_keys: int = 0,
-    queries: bool = False, recursion: str = "paper",
-) -> Trial:  # fmt: skip
+    rng: np.random.Generator,
+    xp: Any,
+    *,
+    n: int,
+    estimator: str,
+    block_size: int,
+    sample_size: int,
+    exact_keys: int = 0,
+    queries: bool = False,
+    recursion: str = "paper",
+) -> Trial:
     """Largest change of outputs 0..i when keys and values (and `queries`) after a random i are redrawn, same seed."""
     arrays = [rng.standard_normal((n, 8)) for _ in range(3)]
     last = int(rng.integers(n // 4, n - 1))
     changed = [x.copy() for x in arrays]
     for x in changed if queries else changed[1:]:
         x[last + 1 :] = rng.standard_normal((n - last - 1, 8))
-    how = {"estimator": estimator, "block_size": block_size, "sample_size": sample_size, "exact_keys": exact_keys, "recursion": recursion}
+    how = {
+        "estimator": estimator,
+        "block_size": block_size,
+        "sample_size": sample_size,
+        "exact_keys": exact_keys,
+        "recursion": recursion,
+    }
     before, after = (_output(x, xp, seed=0, **how) for x in (arrays, changed))  # type: ignore[arg-type]
     return Trial(float(abs(before - after)[: last + 1].max()), 0.0, facts={"n": n, "i": last})
 
@@ -71,7 +103,14 @@ def exact_limit(
     """Largest distance from exact causal attention when every key is sampled."""
     q, k, v = (rng.standard_normal((n, 8)) for _ in range(3))
     out = _output(
-        [q, k, v], xp, estimator="practical", block_size=block_size, sample_size=n, exact_keys=exact_keys, recursion=recursion, seed=0
+        [q, k, v],
+        xp,
+        estimator="practical",
+        block_size=block_size,
+        sample_size=n,
+        exact_keys=exact_keys,
+        recursion=recursion,
+        seed=0,
     )
     a = np.tril(np.exp(q @ k.T / np.sqrt(8)))
     return Trial(float(abs(out - (a @ v) / a.sum(axis=1, keepdims=True)).max()), 0.0, facts={"n": n})
@@ -105,7 +144,10 @@ CLAIMS = (
         cases={"smoke": LEAKS},
         max_trials={"smoke": 10, "standard": 50},
         sabotages=(Sabotage("no mask", "the algorithm without the causal recursion", {"recursion": "no mask"}),),
-        remark="To the bit, under the same draws: keys and values after a random position are redrawn, the outputs up to it compared.",
+        remark=(
+            "To the bit, under the same draws: keys and values after a random position are redrawn, the outputs up "
+            "to it compared."
+        ),
     ),
     Claim(
         id="ha24.causality-queries",
@@ -119,8 +161,10 @@ CLAIMS = (
         max_trials={"smoke": 10, "standard": 50},
         sabotages=(Sabotage("no mask", "the algorithm without the causal recursion", {"recursion": "no mask"}),),
         remark=(
-            "The paper does not state this; a decoder needs it. Inside A21 the queries are sorted together, and a query's block depends on its rank "
-            "among all queries of the later half, those after it included. No key or value leaks, but the estimate of row i changes."
+            "The paper does not state this; a decoder needs it. Inside A21 the queries are sorted together, and a "
+            "query's block depends on its rank "
+            "among all queries of the later half, those after it included. No key or value leaks, but the estimate "
+            "of row i changes."
         ),
     ),
     Claim(
@@ -133,7 +177,9 @@ CLAIMS = (
         trial=exact_limit,
         cases={"smoke": LIMITS},
         max_trials={"smoke": 3},
-        sabotages=(Sabotage("top left out", "the topmost off-diagonal block is never added", {"recursion": "top left out"}),),
+        sabotages=(
+            Sabotage("top left out", "the topmost off-diagonal block is never added", {"recursion": "top left out"}),
+        ),
         remark="Odd sizes, blocks that do not divide them, sinks in the exact part.",
     ),
 )

@@ -1,6 +1,8 @@
-"""How HyperAttention's critical sample size grows with eps, kappa, alpha and n, against Lemmas 1 and 2 and Theorem 1 [HA24].
+"""How HyperAttention's critical sample size grows with eps, kappa, alpha and n, against Lemmas 1 and 2 and Theorem 1
+[HA24].
 
-The papers' constants are hidden, so what is measured is the smallest sample size `m*` at which at most a tenth of the trials miss the error, as a
+The papers' constants are hidden, so what is measured is the smallest sample size `m*` at which at most a tenth of the
+trials miss the error, as a
 function of one variable at a time; the theory's exponent must dominate.
 """
 
@@ -39,13 +41,15 @@ def critical_sample(
     variant: str = "paper",
     eps_power: float = 1.0,
 ) -> Trial:
-    """Critical sample size for `error`: the normaliser's (Lemma 1), the product's (Lemma 2) or the output's (Theorem 1).
+    """Critical sample size for `error`: the normaliser's (Lemma 1), the product's (Lemma 2) or the output's (Theorem
+    1).
 
-    Every replicate has an instance and a mask of its own. `told_kappa` is what ApproxD is told instead of the instance's own kappa.
+    Every replicate has an instance and a mask of its own. `told_kappa` is what ApproxD is told instead of the
+    instance's own kappa.
     """
     x = dense(workload, n, d, d_v=d_v, values=values, knobs=knobs, seed=int(rng.integers(2**31)))
     mask_seed = int(rng.integers(2**31))
-    mask = {"block_size": block_size, "mask_seed": mask_seed}
+    mask: dict[str, Any] = {"block_size": block_size, "mask_seed": mask_seed}
     true_kappa = measured_kappa(bench(x, xp, rng, copies=1, sample_size=1, **mask))
     kappa = true_kappa if told_kappa is None else told_kappa
     f = x.facts
@@ -75,7 +79,8 @@ def grid(error: str, **overrides: Any) -> tuple[dict[str, Any], ...]:
     base = {"error": error, "values": "mean", **BASE, **overrides}
     kappas = ({**base, "variable": "kappa", "workload": "kappa", "knobs": {"kappa": x}} for x in (2.0, 6.0, 18.0, 54.0))
     alphas = (
-        {**base, "variable": "alpha", "workload": "alpha", "knobs": {"alpha": x, "noise": 0.5}} for x in (16.0, 64.0, 256.0, 1024.0)
+        {**base, "variable": "alpha", "workload": "alpha", "knobs": {"alpha": x, "noise": 0.5}}
+        for x in (16.0, 64.0, 256.0, 1024.0)
     )
     epses = ({**base, "variable": "varepsilon", "workload": "gaussian", "eps": x} for x in (0.6, 0.42, 0.3, 0.21))
     sizes = ({**base, "variable": "n", "workload": "gaussian", "n": x} for x in (96, 192, 384, 768))
@@ -84,7 +89,15 @@ def grid(error: str, **overrides: Any) -> tuple[dict[str, Any], ...]:
 
 def product_grid(**overrides: Any) -> tuple[dict[str, Any], ...]:
     """Four points for each of eps, d_v and srank(P), on clusters whose values P does not average away."""
-    base = {"error": "product", "workload": "clustered", "values": "aligned", "cap": 4 * CAP, **BASE, "knobs": {"clusters": 16, "spread": 0.05}, **overrides}
+    base = {
+        "error": "product",
+        "workload": "clustered",
+        "values": "aligned",
+        "cap": 4 * CAP,
+        **BASE,
+        "knobs": {"clusters": 16, "spread": 0.05},
+        **overrides,
+    }
     epses = ({**base, "variable": "varepsilon", "eps": x} for x in (0.6, 0.42, 0.3, 0.21))
     widths = ({**base, "variable": "d_v", "d_v": x} for x in (2, 4, 8, 16))
     ranks = ({**base, "variable": "srank", "d_v": 2, "knobs": {"clusters": x, "spread": 0.05}} for x in (4, 8, 16, 32))
@@ -106,8 +119,10 @@ FLOOR = Sabotage("floor tau", "ApproxD's floor is tau, not tau/kappa", {"told_ka
 STRONGER = Sabotage("a stronger theorem", "the error must be eps^2 at the price of eps", {"eps_power": 2.0})
 # With constant 1: m >= n says nothing, since n keys make exact attention; nor does an error that answering 0 meets.
 FACTOR = bounds.APPROXD_SIZE / sp.log(bounds.n)
-VACUOUS_LEMMA1 = Vacuity(bounds.APPROXD_SIZE >= bounds.n, onset=FACTOR * sp.log(FACTOR * sp.log(FACTOR)))  # n = FACTOR log n
-VACUOUS_LEMMA2 = Vacuity(sp.Or(bounds.AMM_GROWTH >= bounds.n, bounds.ZERO <= bounds.eps), onset=bounds.AMM_GROWTH)
+VACUOUS_LEMMA1 = Vacuity(
+    bounds.n <= bounds.APPROXD_SIZE, onset=FACTOR * sp.log(FACTOR * sp.log(FACTOR))
+)  # n = FACTOR log n
+VACUOUS_LEMMA2 = Vacuity(sp.Or(bounds.n <= bounds.AMM_GROWTH, bounds.eps >= bounds.ZERO), onset=bounds.AMM_GROWTH)
 
 CLAIMS = (
     Claim(
@@ -124,7 +139,10 @@ CLAIMS = (
         drops=(Drop("kappa is known", KAPPA_TOO_SMALL),),
         sabotages=(FLOOR,),
         vacuity=VACUOUS_LEMMA1,
-        remark="Exponents only: the constant is hidden. Vacuity is judged with constant 1. The constant of the cap C_i is 1.",
+        remark=(
+            "Exponents only: the constant is hidden. Vacuity is judged with constant 1. The constant of the cap C_i "
+            "is 1."
+        ),
     ),
     Claim(
         id="ha24.lemma2",
@@ -132,13 +150,18 @@ CLAIMS = (
         source="Lemma 2",
         title="Row-norm sampling needs m = O(eps^-2 d srank(P)) samples for |P V - P S^T S V| <= eps |P| |V|",
         statement=sp.Eq(M_STAR, O(bounds.AMM_GROWTH)),
-        kind=Growth(variables={"varepsilon": bounds.eps**-2, "d_v": bounds.d_v, "srank": bounds.srank}, resolution=0.25),
+        kind=Growth(
+            variables={"varepsilon": bounds.eps**-2, "d_v": bounds.d_v, "srank": bounds.srank}, resolution=0.25
+        ),
         trial=critical_sample,
         cases={"smoke": product_grid(), "standard": product_grid(trials=50)},
         max_trials={"smoke": 8, "standard": 16},
         sabotages=(STRONGER,),
         vacuity=VACUOUS_LEMMA2,
-        remark="With the exact normaliser, as in the lemma's proof. Vacuity is judged with constant 1. The exponent in eps is tight, so support means that an excess of 0.25 is ruled out.",
+        remark=(
+            "With the exact normaliser, as in the lemma's proof. Vacuity is judged with constant 1. The exponent in "
+            "eps is tight, so support means that an excess of 0.25 is ruled out."
+        ),
     ),
     Claim(
         id="ha24.theorem1-exponents",

@@ -46,7 +46,8 @@ def collision(
 
 
 COLLISION_CASES = tuple(
-    {"angle": angle, "bits": bits, "d": 16, "draws": 250} for angle, bits in ((0.05, 8), (0.1, 4), (0.25, 2), (0.5, 1), (0.5, 3))
+    {"angle": angle, "bits": bits, "d": 16, "draws": 250}
+    for angle, bits in ((0.05, 8), (0.1, 4), (0.25, 2), (0.5, 1), (0.5, 3))
 )
 
 CODES: dict[str, Callable[[np.ndarray], np.ndarray]] = {"gray": gray_rank, "binary": lambda code: code}
@@ -81,7 +82,9 @@ CLAIMS = (
         cases={"smoke": COLLISION_CASES},
         max_trials={"smoke": 400, "standard": 4000},
         assumptions=(Assumption("isotropic hyperplanes", sp.Eq(sp.Symbol("isotropic"), 1)),),
-        drops=(Drop("isotropic hyperplanes", ({"angle": 0.25, "bits": 2, "d": 16, "draws": 250, "planes": "stretched"},)),),
+        drops=(
+            Drop("isotropic hyperplanes", ({"angle": 0.25, "bits": 2, "d": 16, "draws": 250, "planes": "stretched"},)),
+        ),
         sabotages=(Sabotage("one hyperplane", "all r bits come from the same hyperplane", {"planes": "one"}),),
         remark="Checked by simulation with the exact variance: 250 independent hashes per trial, one pair of points.",
     ),
@@ -97,9 +100,14 @@ CLAIMS = (
         max_trials={"smoke": 1},
         assumptions=(Assumption("at least two hyperplanes", bounds.r >= 2),),
         drops=(Drop("at least two hyperplanes", ({"angle": 0.25, "bits": 1},)),),
-        sabotages=(Sabotage("binary order", "buckets are ordered as binary numbers, not along the Gray code", {"code": "binary"}),),
+        sabotages=(
+            Sabotage(
+                "binary order", "buckets are ordered as binary numbers, not along the Gray code", {"code": "binary"}
+            ),
+        ),
         remark=(
-            "Enumerates all pairs of sign patterns. The reflected Gray code is cyclic, so the law is exact modulo 2^r, wrap-around included; on the line "
+            "Enumerates all pairs of sign patterns. The reflected Gray code is cyclic, so the law is exact modulo "
+            "2^r, wrap-around included; on the line "
             "the factor 2 becomes 2 - 2^(1-r). With a single hyperplane a bucket has one neighbour, not two."
         ),
     ),

@@ -1,6 +1,8 @@
-"""What the trials of HyperAttention's claims share: small instances with everything known exactly, and batched runs of the real estimators.
+"""What the trials of HyperAttention's claims share: small instances with everything known exactly, and batched runs
+of the real estimators.
 
-A theorem speaks of a fixed input and random draws, so an instance is made once per case (its own seed) and cached, with the dense float64
+A theorem speaks of a fixed input and random draws, so an instance is made once per case (its own seed) and cached,
+with the dense float64
 softmax matrix as the reference; a trial redraws only what the algorithm draws.
 """
 
@@ -24,7 +26,7 @@ from ...primitives.lsh import SortedBlocks, buckets, default_bits, hyperplanes, 
 
 @dataclass(frozen=True)
 class Dense:
-    """One problem in float64 with its entries: q, k (n, d), v (n, d_v), `a = exp(scale q k^T)` up to a common factor."""
+    """One problem in float64 with all its entries: q, k (n, d), v (n, d_v)."""
 
     q: np.ndarray
     k: np.ndarray
@@ -51,7 +53,10 @@ class Dense:
     @cached_property
     def facts(self) -> dict[str, float]:
         """n, d_v, alpha, srank, `P_norm`, `P_F`, `V_norm`, `V_F`, and `zero`, the error of answering 0."""
-        p_norm, p_f = float(row_scaled_norms(self.p, np.ones((1, len(self.p))), rtol=1e-8)[0]), float(np.linalg.norm(self.p))
+        p_norm, p_f = (
+            float(row_scaled_norms(self.p, np.ones((1, len(self.p))), rtol=1e-8)[0]),
+            float(np.linalg.norm(self.p)),
+        )
         return {
             "n": len(self.k),
             "d_v": self.v.shape[1],
@@ -66,12 +71,21 @@ class Dense:
 
 
 def dense(
-    workload: str, n: int, d: int, *, d_v: int, values: str = "given", knobs: Mapping[str, Any] | None = None, seed: int = 0
+    workload: str,
+    n: int,
+    d: int,
+    *,
+    d_v: int,
+    values: str = "given",
+    knobs: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> Dense:
     """The instance of these parameters, cached.
 
-    `values` says what becomes of the workload's V: "given" leaves it; "mean" adds 2 to every entry; "aligned" replaces it by `P^T W`, W Gaussian. With
-    independent zero-mean values `||P V||` is far below `||P|| ||V||`, and then answering 0 meets every bound relative to the latter.
+    `values` says what becomes of the workload's V: "given" leaves it; "mean" adds 2 to every entry; "aligned"
+    replaces it by `P^T W`, W Gaussian. With
+    independent zero-mean values `||P V||` is far below `||P|| ||V||`, and then answering 0 meets every bound relative
+    to the latter.
     """
     return _dense(workload, n, d, d_v, values, json.dumps(knobs or {}, sort_keys=True), seed)
 
@@ -128,16 +142,29 @@ def bench(
 ) -> Bench:
     """Copies of `x`, in `dtype`, under the mask that `mask_seed` gives."""
     n, d = x.q.shape
-    q, k, v = (to_device(np.ascontiguousarray(np.broadcast_to(a.astype(dtype), (copies, *a.shape))), xp) for a in (x.q, x.k, x.v))
+    q, k, v = (
+        to_device(np.ascontiguousarray(np.broadcast_to(a.astype(dtype), (copies, *a.shape))), xp)
+        for a in (x.q, x.k, x.v)
+    )
     shift = needs_shift(x.scale, *(float(np.linalg.norm(a, axis=1).max()) for a in (x.q, x.k)))
     planes = to_device(hyperplanes(np.random.default_rng(mask_seed), 1, d, default_bits(n, block_size)), xp)
     q_buckets, k_buckets = (xp.broadcast_to(buckets(xp, a[:1], planes), (copies, n)) for a in (q, k))
     start = np.arange(copies) * n
     blocks = sort_blocks(xp, q_buckets, k_buckets, block_size=block_size, q_start=start, k_start=start)
     run = HyperRun(
-        xp, q, k, v, scale=x.scale, shift=shift, block_size=block_size, sample_size=sample_size, lsh_bits=None, min_exact=0,
-        make=practical_estimator, rng=rng,
-    )  # fmt: skip
+        xp,
+        q,
+        k,
+        v,
+        scale=x.scale,
+        shift=shift,
+        block_size=block_size,
+        sample_size=sample_size,
+        lsh_bits=None,
+        min_exact=0,
+        make=practical_estimator,
+        rng=rng,
+    )
     return Bench(run, blocks)
 
 
@@ -146,7 +173,9 @@ def measured_kappa(b: Bench) -> float:
     run = b.run
     n, d = run.q.shape[1:]
     one = SortedBlocks(b.blocks.q_order[:1], b.blocks.k_order[:1], b.blocks.block_size, b.blocks.q_block_size, [])
-    sums = unmasked_row_sums(run.xp, run.q.reshape(-1, d), run.k.reshape(-1, d), one, np.arange(n)[None], scale=run.scale)
+    sums = unmasked_row_sums(
+        run.xp, run.q.reshape(-1, d), run.k.reshape(-1, d), one, np.arange(n)[None], scale=run.scale
+    )
     return float(asnumpy(run.xp.exp(sums.max() - sums.min())))
 
 
@@ -187,7 +216,9 @@ def operator_norms(x: np.ndarray) -> np.ndarray:
 
 
 def row_scaled_norms(p: np.ndarray, r: np.ndarray, *, rtol: float = 1e-3, steps: int = 100) -> np.ndarray:
-    """`||diag(r_t) P||` for each row `r_t` of r (t, n), by block power iteration from a fixed start near the constant (from below)."""
+    """`||diag(r_t) P||` for each row `r_t` of r (t, n), by block power iteration from a fixed start near the constant
+    (from below).
+    """
     x = 1 + 0.1 * np.random.default_rng(0).standard_normal((p.shape[1], len(r)))
     norm = np.zeros(len(r))
     for _ in range(steps):
@@ -203,9 +234,11 @@ def row_scaled_norms(p: np.ndarray, r: np.ndarray, *, rtol: float = 1e-3, steps:
 
 
 def critical_size(excess: Callable[[int], float], *, start: int, cap: int) -> float:
-    """Sample size at which `excess(m)` (a quantile of the error over its target) falls to 1; inf if it is above 1 up to `cap`.
+    """Sample size at which `excess(m)` (a quantile of the error over its target) falls to 1; inf if it is above 1 up
+    to `cap`.
 
-    Doubles from `start` until it is at most 1 (or halves until it is above), then interpolates between the two sizes, both on log scales.
+    Doubles from `start` until it is at most 1 (or halves until it is above), then interpolates between the two sizes,
+    both on log scales.
     """
     m, here = start, excess(start)
     if here <= 1:
@@ -224,7 +257,9 @@ def critical_size(excess: Callable[[int], float], *, start: int, cap: int) -> fl
 
 
 def _crossing(low: int, above: float, high: int, below: float) -> float:
-    """Where the line through (log low, log above) and (log high, log below) is 0; at `high` where the error vanishes or overflowed."""
+    """Where the line through (log low, log above) and (log high, log below) is 0; at `high` where the error vanishes
+    or overflowed.
+    """
     if not (np.isfinite(above) and below > 0):
         return float(high)
     share = np.log(above) / np.log(above / below)
