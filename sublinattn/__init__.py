@@ -1,7 +1,7 @@
 """Sublinear attention: the algorithms of the papers, and what their theorems promise, measured.
 
-Algorithms take and return NumPy, CuPy, PyTorch or JAX arrays of shape `(..., n, d)`. Claims, verdicts and workloads are in
-`sublinattn.theory` and `sublinattn.lab`; figures in `sublinattn.plots`; the command line in `sublinattn.cli`.
+Algorithms take and return NumPy, CuPy, PyTorch or JAX arrays of shape `(..., n, d)`. Claims, verdicts and workloads are
+in `sublinattn.theory` and `sublinattn.lab`; figures in `sublinattn.plots`; the command line in `sublinattn.cli`.
 """
 
 from importlib.metadata import version

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,23 @@ def integer(name: str, value: Any, *, least: int) -> int:
     return int(value)
 
 
-def resolve_scale(scale: float | None, d: int) -> float:
+def resolve_scale(scale: Any, d: int) -> float:
     """The logits' scale: `1/sqrt(d)` for None."""
     if scale is None:
         return 1 / math.sqrt(d)
+    if isinstance(scale, bool) or not isinstance(scale, Real):
+        raise TypeError(f"scale must be a real number or None, got {type(scale).__name__}")
     if not math.isfinite(scale):
         raise ValueError(f"scale must be finite, got {scale}")
     return float(scale)
+
+
+def generator(rng: np.random.Generator | int | None) -> np.random.Generator:
+    """The source of all draws [SPEC 7]."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"rng must be a numpy.random.Generator, an int of at least 0 or None, got {rng!r}") from error
 
 
 def shapes(q: Array, k: Array, v: Array | None) -> None:
@@ -55,16 +66,15 @@ def largest_norms(xp: Any, check_finite: bool, **named: Array) -> list[float]:
 
     def worker(tile: tuple[int, Array]) -> None:
         slot, rows = tile
-        norms = xp.einsum("ij,ij->i", rows, rows).max()
-        partial.append((slot, norms))
+        with np.errstate(over="ignore", invalid="ignore"):  # per thread
+            partial.append((slot, xp.einsum("ij,ij->i", rows, rows).max()))
 
     tiles = []
     for slot, x in enumerate(named.values()):
         flat = x.reshape(-1, x.shape[-1])
-        step = 8192 if xp is np else len(flat)
+        step = 32768 if xp is np else len(flat)
         tiles += [(slot, flat[start : start + step]) for start in range(0, len(flat), step)]
-    with np.errstate(over="ignore", invalid="ignore"):
-        _xp.for_tiles(xp, tiles, lambda: worker)
+    _xp.for_tiles(xp, tiles, lambda: worker)
     values = _xp.asnumpy(xp.stack([value for _, value in partial])).astype(float)
     slots = np.array([slot for slot, _ in partial])
     squares = [values[slots == slot].max() for slot in range(len(named))]

@@ -104,14 +104,27 @@ class SharedSample:
         absorb_block(self.problem, tile, p, block)
         lap("block")
         k, v = (_of_problem(tile.xp, x, group, at) for x in (self.k, self.v))
-        tile.absorb(p, tile.logits(block.q, k), v, self._weights[id(group)][at])
+        (g, t, _), (problems, m, d_v) = block.q.shape, v.shape
+        logits = tile.logits(_per_problem(block.q, problems), k).reshape(g, t, m)
+        counts = self._weights[id(group)][at]
+        weighted = tile.scratch("weighted", problems, g // problems, m, d_v)
+        tile.xp.multiply(v[:, None], counts.reshape(problems, -1, m, 1), out=weighted)
+        tile.absorb(p, logits, weighted.reshape(g, m, d_v), counts)
         lap("sample")
 
 
 def _of_problem(xp: Any, x: Array, group: BlockGroup, at: slice) -> Array:
-    """Per-problem rows (P, m, ...) for the blocks of a tile: (g, m, ...), or (1, m, ...) when they share a problem."""
+    """Rows of `x` (P, m, ...) for a tile of `g` blocks: one entry per problem if each has as many blocks in the tile, else
+    one per block."""
     which = group.problem[at]
-    return x[which[0] : which[0] + 1] if which[0] == which[-1] else x[_xp.to_device(which, xp)]
+    first, last = int(which[0]), int(which[-1])
+    even = np.array_equal(which, np.repeat(np.arange(first, last + 1), len(which) // (last - first + 1)))
+    return x[first : last + 1] if even else x[_xp.to_device(which, xp)]
+
+
+def _per_problem(x: Array, problems: int) -> Array:
+    """Tile (g, t, ...) with the blocks of a problem joined, so that they meet its sample in one product."""
+    return x.reshape(problems, -1, x.shape[-1])
 
 
 class TheorySample:
@@ -164,9 +177,12 @@ class TheorySample:
         if block.exact:
             p.o += e[..., own:] @ block.v[:, own:]
         lap("block")
-        e = tile.exponentials(p, tile.logits(block.q, _of_problem(xp, self.k_norm, group, at)))
-        p.o += xp.matmul(e, _of_problem(xp, self.v_norm, group, at))
-        e = tile.exponentials(p, tile.logits(block.q, _of_problem(xp, self.k_uniform, group, at)))
+        (g, t, _), d_v = block.q.shape, block.v.shape[-1]
+        k_norm, v_norm, k_uniform = (_of_problem(xp, x, group, at) for x in (self.k_norm, self.v_norm, self.k_uniform))
+        q = _per_problem(block.q, len(k_norm))
+        e = tile.exponentials(p, tile.logits(q, k_norm).reshape(g, t, -1))
+        p.o += xp.matmul(_per_problem(e, len(v_norm)), v_norm).reshape(g, t, d_v)
+        e = tile.exponentials(p, tile.logits(q, k_uniform).reshape(g, t, -1))
         reference = p.m if tile.shift else 0
         floor = xp.exp(log_floor - reference)
         cap = (self.cap * (p.l + floor))[..., None]

@@ -110,7 +110,7 @@ def enter(**named: Any) -> tuple[Any, list[Array], Callable[[Array], Any]]:
     if _root(first) in _NAMESPACES:
         xp = namespace(first)
         dtype = first.dtype
-        return xp, list(named.values()), lambda out: out.astype(dtype, copy=False)
+        return xp, list(named.values()), lambda out: _cast(out, dtype)
     if _root(first) == "torch":
         torch = sys.modules["torch"]
         wide = (x.float() if _dtype_name(x) == "bfloat16" else x for x in named.values())
@@ -124,6 +124,11 @@ def enter(**named: Any) -> tuple[Any, list[Array], Callable[[Array], Any]]:
         xp = namespace(*arrays)
         return xp, arrays, lambda out: jnp.from_dlpack(out).astype(first.dtype)
     raise TypeError(f"{first_name} must be a NumPy, CuPy, PyTorch or JAX array, got {type(first).__name__}")
+
+
+def _cast(x: Array, dtype: Any) -> Array:
+    with np.errstate(over="ignore"):  # an estimate or an lse past the largest float16 is inf there
+        return x.astype(dtype, copy=False)
 
 
 def _dtype_name(x: Any) -> str:
@@ -147,11 +152,11 @@ def working_dtype(x: Array) -> np.dtype:
 def tile_shape(xp: Any, batch: int) -> tuple[int, int, int]:
     """Tile of a blocked matrix product: (problems, query rows, keys) handled at once.
 
-    On the CPU one problem with 512 x 512 float32 logits (one MiB: they and their operands stay in a core's L2 cache);
+    On the CPU one problem with 1024 x 512 float32 logits (2 MiB: they and their operands stay in a core's L2 cache);
     on a GPU as many problems as keep the logits near a sixteenth of the free memory.
     """
     if xp is np:
-        return 1, 512, 512
+        return 1, 1024, 512
     free, _ = device_memory(xp)
     rows, keys = 1024, 4096
     return max(1, min(batch, free // 16 // (4 * rows * keys))), rows, keys
@@ -179,6 +184,18 @@ def gather(xp: Any, x: Array, rows: Array, out: Array) -> Array:
     if xp is np:
         return np.take(x, rows, axis=0, out=out, mode="clip")
     return xp.take(x, rows, axis=0, out=out)
+
+
+def scatter(xp: Any, out: Array, rows: Array, values: Array) -> None:
+    """`out[rows] = values` along the first axis of a contiguous 2-d `out`.
+
+    On the CPU rows are moved as opaque bytes, which is twice as fast.
+    """
+    if xp is np:
+        row = np.dtype((np.void, out.shape[1] * out.itemsize))
+        out.view(row)[rows.ravel(), 0] = np.ascontiguousarray(values).reshape(-1, out.shape[1]).view(row)[:, 0]
+    else:
+        out[rows] = values
 
 
 class _Blas:

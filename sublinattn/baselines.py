@@ -58,10 +58,13 @@ def uniform_attention(
     n_k = k.shape[-2]
     if _checks.integer("sample_size", sample_size, least=1) > n_k:
         raise ValueError(f"sample_size must be at most the number of keys ({n_k}), got {sample_size}")
-    generator = np.random.default_rng(rng)
+    generator = _checks.generator(rng)
+    dtype = _xp.working_dtype(q)
+    q, k, v = (x.astype(dtype, copy=False) for x in (q, k, v))
+    _checks.largest_norms(xp, check_finite, q=q, k=k, v=v)  # all keys: an error must not depend on the draw
     batch = int(np.prod(k.shape[:-2]))
     rows = np.stack([generator.choice(n_k, sample_size, replace=False, shuffle=False) for _ in range(batch)])
     index = _xp.to_device(rows.reshape(*k.shape[:-2], sample_size, 1), xp)
     k, v = (xp.take_along_axis(x, index, axis=-2) for x in (k, v))
-    out, lse = attention(q, k, v, scale=scale, return_lse=True, check_finite=check_finite)
+    out, lse = attention(q, k, v, scale=scale, return_lse=True, check_finite=False)
     return (leave(out), leave(lse + float(np.log(n_k / sample_size)))) if return_lse else leave(out)

@@ -105,20 +105,18 @@ class Softmax:
             p.m[...] = m
         return xp.exp(logits, out=logits)
 
-    def absorb(self, p: Partial, logits: Array, v: Array, weights: Array | None = None) -> None:
-        """Add keys with these logits and values (g or 1, c, d_v); key j counts `weights[g, j]` times.
+    def absorb(self, p: Partial, logits: Array, v: Array, counts: Array | None = None) -> None:
+        """Add keys with these logits and values (g or 1, c, d_v).
 
-        The weight goes to the c x d_v values and to the ones that sum the rows, not to the t x c exponentials.
+        With `counts` (g, c), key j counts that often for the queries of g, and `v` has been multiplied by it: the
+        weight goes to the c x d_v values and to the ones that sum the rows, not to the t x c exponentials.
         """
         xp, (g, t, c), d_v = self.xp, logits.shape, v.shape[-1]
         e = self.exponentials(p, logits)
-        if weights is None:
-            ones = self.scratch("ones", 1, c, 1)
-            ones.fill(1)
-        else:
-            ones = weights[..., None]
-            v = xp.multiply(v, ones, out=self.scratch("weighted", g, c, d_v))
-        p.l += xp.matmul(e, ones, out=self.scratch("rowsum", g, t, 1))[..., 0]
+        if counts is None:
+            counts = self.scratch("ones", 1, c)
+            counts.fill(1)
+        p.l += xp.matmul(e, counts[..., None], out=self.scratch("rowsum", g, t, 1))[..., 0]
         p.o += xp.matmul(e, v, out=self.scratch("product", g, t, d_v))
 
 
@@ -156,6 +154,8 @@ def each_query_tile(
     """Exact attention of (B, n, d) arrays; `finish(problems, rows, partial)` takes each tile's (scratch) partial."""
     b, n_q, _ = q.shape
     problems, rows, keys = _xp.tile_shape(xp, b)
+    if causal:  # a tile across the diagonal is half wasted: make it short, and take several problems at once
+        problems, rows = 4 * problems, rows // 4
     tiles = [
         (slice(i, min(i + problems, b)), slice(r, min(r + rows, n_q)))
         for r in reversed(range(0, n_q, rows))  # under a causal mask the late rows take longest: first

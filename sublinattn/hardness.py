@@ -30,7 +30,8 @@ class Hardness:
         The same over the keys that are not exact (`j >= exact_keys`): what the sampling sees when sinks are handled
         exactly.
     kappa : array
-        Largest over smallest unmasked row sum `<1 - M_i, A_i>`, M the sortLSH mask; nan when one block holds all keys.
+        Largest over smallest unmasked row sum `<1 - M_i, A_i>`, M the sortLSH mask; nan when one block holds all keys,
+        inf past the largest float64.
     srank : array
         `||P||_F^2 / ||P||^2 <= alpha`.
     spectral_norm : array
@@ -120,7 +121,7 @@ def hardness(
     fields = {
         "alpha": per_key.max(axis=1),
         "alpha_residual": per_key[:, exact_keys:].max(axis=1),
-        "kappa": _kappa(xp, q, k, scale, causal, block_size, exact_keys, np.random.default_rng(rng)),
+        "kappa": _kappa(xp, q, k, scale, causal, block_size, exact_keys, _checks.generator(rng)),
         "srank": squares.sum(axis=1) / norm**2,
         "spectral_norm": norm,
         "entry_bound": xp.stack([abs(x).max(axis=(1, 2)) for x in (q, k, *rest)]).max(axis=0),
@@ -153,4 +154,5 @@ def _kappa(
     )  # fmt: skip
     ranks = np.broadcast_to(np.arange(n_q), (b, n_q))
     sums = unmasked_row_sums(xp, q.reshape(-1, d), k.reshape(-1, d), blocks, ranks, scale=scale).astype(np.float64)
-    return xp.exp(sums.max(axis=1) - sums.min(axis=1))
+    with np.errstate(over="ignore"):
+        return xp.exp(sums.max(axis=1) - sums.min(axis=1))

@@ -10,7 +10,7 @@ Differs from the paper in:
 1. *practical* (the default) is the estimator of the authors' public code, not of the theorems: one shared sample for
    normaliser and product, without the keys of a query's own block, which are exact (see `SharedSample`).
 2. *theory* follows Algorithms 2 and 3; what they leave open is listed at `TheorySample`.
-3. When one block holds all keys the result is exact, for both estimators.
+3. When one block holds all keys the result is exact.
 4. Causal: all nodes of one recursion level form one batch; every node reuses the hash of the whole sequence; the
    number of samples in a node is capped at its number of keys (which makes that node exact in *practical*).
 5. `exact_keys` (attention sinks) are not in the paper: the first keys join every query's exact part.
@@ -81,7 +81,7 @@ def hyper_attention(
     sample_size : int
         `m`, keys sampled per problem. The default is capped at the number of keys; any other value above it is refused.
     lsh_bits : int, optional
-        Hyperplanes of the hash, 1 to 16; by default `ceil(log2(number of blocks))`, so that a bucket is about a block.
+        Hyperplanes of the hash, 1 to 16; by default about `log2(number of blocks)`: a bucket is about a block.
     estimator : {"practical", "theory"}
         One shared sample, or ApproxD and row-norm sampling (see `_hyper_estimators`).
     min_exact : int
@@ -93,8 +93,8 @@ def hyper_attention(
     return_lse : bool
         Return also the log of the estimated normaliser, shape (..., n_q).
     block_kernel : callable, optional
-        `kernel(q, k, v, *, scale, causal) -> (out, lse)` on (g, t, d) arrays for the exact blocks, e.g.
-        `kernels.torch_sdpa`; by default our own tiles. Only with `estimator="practical"`.
+        `kernel(q, k, v, *, scale, causal) -> (out, lse)` on (g, t, d) arrays for the exact blocks, our own tiles by
+        default; e.g. `kernels.torch_sdpa`. Only with `estimator="practical"`.
     check_finite : bool
         Refuse NaN and Inf.
 
@@ -111,8 +111,7 @@ def hyper_attention(
     Notes
     -----
     Numerator and normaliser are unbiased (see the estimators); their ratio is not. [HA24] Theorem 1 bounds
-    `||out - P V|| <= eps ||P|| ||V||` if `alpha` and `kappa` (see `hardness`) are `n^o(1)`; where `alpha` is large,
-    expect an error above answering zero.
+    `||out - P V|| <= eps ||P|| ||V||` if `alpha` and `kappa` (see `hardness`) are `n^o(1)`, which only data can tell.
     """
     xp, (q, k, v), leave = _xp.enter(q=q, k=k, v=v)
     _checks.shapes(q, k, v)
@@ -137,10 +136,10 @@ def hyper_attention(
     q, k, v = (xp.ascontiguousarray(x.astype(dtype, copy=False)).reshape(-1, *x.shape[-2:]) for x in (q, k, v))
     q_norm, k_norm, _ = _checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
     make: MakeEstimator = practical_estimator if estimator == "practical" else theory_estimator
+    shift = block_kernel is not None or needs_shift(scale, q_norm, k_norm)  # a foreign kernel's reference is its lse
     run = HyperRun(
-        xp, q, k, v, scale=scale, shift=needs_shift(scale, q_norm, k_norm), block_size=block_size,
-        sample_size=sample_size, lsh_bits=lsh_bits, min_exact=min_exact, make=make, rng=np.random.default_rng(rng),
-        kernel=block_kernel,
+        xp, q, k, v, scale=scale, shift=shift, block_size=block_size, sample_size=sample_size, lsh_bits=lsh_bits,
+        min_exact=min_exact, make=make, rng=_checks.generator(rng), kernel=block_kernel,
     )  # fmt: skip
     out, lse = run.causal(exact_keys) if causal else run.full(exact_keys)
     out = leave(out.reshape(*lead, n_q, d_v))
@@ -190,7 +189,7 @@ class HyperRun:
         def deliver(rows: Array, p: Partial) -> None:
             lse[rows] = p.lse()
             p.o /= xp.where(p.l == 0, 1, p.l)[..., None]
-            out[rows] = p.o
+            _xp.scatter(xp, out, rows, p.o)
 
         if n_k - exact_keys <= self.block_size or n_k <= self.min_exact:
             self._exact(self.q, self.k, self.v, np.arange(b) * n_q, causal=False, deliver=deliver)
@@ -224,7 +223,8 @@ class HyperRun:
                 total.m[rows], total.l[rows], total.o[rows] = p.m, p.l, p.o
             else:
                 total.l[rows] += p.l
-                total.o[rows] += p.o
+                p.o += total.o[rows]
+                _xp.scatter(xp, total.o, rows, p.o)
 
         start = np.arange(b) * n
         if c:  # the sinks: seen by each other causally, by all later queries whole
@@ -302,7 +302,6 @@ class HyperRun:
         problem = Problem(xp, q, k, v, self.scale, self.shift, self.block_size, self.sample_size, self.rng, self.kernel)
         estimator = self.make(problem, blocks)
         lap("sample")
-        shift = self.shift or self.kernel is not None  # a foreign kernel's reference is its lse
         for group in blocks.groups:
             k_rows = group.k_rows
             if exact.shape[1]:
@@ -314,7 +313,7 @@ class HyperRun:
 
             def make_worker(group: BlockGroup = group, k_rows: Array = k_rows) -> Callable[[slice], None]:
                 scratch = Scratch(xp, q.dtype)
-                tile, lap = Softmax(xp, scratch, shift=shift), make_lap()
+                tile, lap = Softmax(xp, scratch, shift=self.shift), make_lap()
                 c = k_rows.shape[1]
 
                 def worker(at: slice) -> None:

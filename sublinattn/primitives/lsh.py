@@ -69,7 +69,7 @@ def buckets(xp: Any, x: Array, planes: Array) -> Array:
     out = xp.empty((batch, n), dtype=np.uint16)
     planes = planes.astype(x.dtype, copy=False)
     pack = _xp.gray_kernel(xp) or _pack_signs
-    step = 4096 if xp is np else n
+    step = 16384 if xp is np else n
     tiles = [(b, slice(start, start + step)) for b in range(batch) for start in range(0, n, step)]
 
     def worker(tile: tuple[int, slice]) -> None:
@@ -141,8 +141,9 @@ def sort_blocks(
     (p, n_q), n_k = q_buckets.shape, k_buckets.shape[1]
     t = -(-block_size * n_q // n_k)
     full = min(n_q // t, n_k // block_size)
-    q_order = _argsort(xp, q_buckets) + _xp.to_device(q_start[:, None], xp)
-    k_order = _argsort(xp, k_buckets) + _xp.to_device(k_start[:, None], xp)
+    q_order, k_order = _argsort(xp, q_buckets, k_buckets)
+    q_order += _xp.to_device(q_start[:, None], xp)
+    k_order += _xp.to_device(k_start[:, None], xp)
     groups = []
     if full:
         q_rows = q_order[:, : full * t].reshape(p * full, t)
@@ -154,14 +155,15 @@ def sort_blocks(
     return SortedBlocks(q_order, k_order, block_size, t, groups)
 
 
-def _argsort(xp: Any, bucket: Array) -> Array:
-    """Stable argsort of each row; on the CPU one problem per thread."""
+def _argsort(xp: Any, *arrays: Array) -> list[Array]:
+    """Stable argsort of each row of each array; on the CPU one row per thread."""
     if xp is not np:
-        return xp.argsort(bucket, axis=-1, kind="stable")
-    order = np.empty(bucket.shape, dtype=np.int64)
+        return [xp.argsort(bucket, axis=-1, kind="stable") for bucket in arrays]
+    orders = [np.empty(bucket.shape, dtype=np.int64) for bucket in arrays]
 
-    def worker(row: int) -> None:
-        order[row] = np.argsort(bucket[row], kind="stable")
+    def worker(where: tuple[int, int]) -> None:
+        which, row = where
+        orders[which][row] = np.argsort(arrays[which][row], kind="stable")
 
-    _xp.for_tiles(xp, range(len(bucket)), lambda: worker)
-    return order
+    _xp.for_tiles(xp, [(which, row) for which, x in enumerate(arrays) for row in range(len(x))], lambda: worker)
+    return orders
