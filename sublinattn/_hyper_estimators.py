@@ -114,8 +114,9 @@ class SharedSample:
 
 
 def _of_problem(xp: Any, x: Array, group: BlockGroup, at: slice) -> Array:
-    """Rows of `x` (P, m, ...) for a tile of `g` blocks: one entry per problem if each has as many blocks in the tile, else
-    one per block."""
+    """Rows of `x` (P, m, ...) for a tile of `g` blocks: one entry per problem if each has as many blocks in the tile,
+    else one per block.
+    """
     which = group.problem[at]
     first, last = int(which[0]), int(which[-1])
     even = np.array_equal(which, np.repeat(np.arange(first, last + 1), len(which) // (last - first + 1)))

@@ -231,7 +231,9 @@ def _show(record: Mapping[str, Any]) -> None:
     colour = COLOURS[view["outcome"]]
     console.print(f"[bold]{escape(view['title'])}[/]  {escape(view['id'])}, [{view['paper']}] {escape(view['source'])}")
     console.print(f"[bold {colour}]{view['outcome']}[/]  {escape(view['reason'])}")
-    console.print(f"promise: {escape(view['promise']['text'])}; slack {view['slack_text'] or '–'}", highlight=False)
+    console.print(
+        f"promise: {escape(view['promise']['text'])}; slack {'; '.join(view['slack_lines']) or '–'}", highlight=False
+    )
     table = Table("case", "outcome", "trials", "failures", "99 % limits", "slack", box=None, header_style="bold")
     for case in view["cases"]:
         show = number if view["kind"] == "mean" else percent

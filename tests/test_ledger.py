@@ -62,9 +62,10 @@ def test_two_runs_agree_to_the_byte_whatever_the_number_of_workers(book, tmp_pat
 
 
 def test_another_seed_gives_another_ledger(book, tmp_path):
-    ledger.check([toys.FAILS], seed=1, out=tmp_path)
-    other = ledger.merge((tmp_path / "verdicts").glob("*.json"))["claims"]["toy.fails"]
-    assert ledger.comparable(other) != ledger.comparable(book["claims"]["toy.fails"])
+    ledger.check([toys.HOLDS], seed=1, out=tmp_path, notebook="nb")
+    other = ledger.merge((tmp_path / "verdicts").glob("*.json"))["claims"]["toy.holds"]
+    first = book["claims"]["toy.holds"]
+    assert other["sabotages"][0]["reason"] != first["sabotages"][0]["reason"] or other["cases"] != first["cases"]
 
 
 def test_numbers_of_the_machine_are_apart_and_come_back(book):
@@ -124,6 +125,15 @@ def test_a_failed_write_leaves_the_old_ledger(tmp_path):
         raise OSError("disk full")
     assert path.read_bytes() == before and before.endswith(b"}\n")
     assert [p.name for p in tmp_path.iterdir()] == ["ledger.json"]
+
+
+def test_a_file_that_is_being_written_is_not_listed(tmp_path):
+    with files.atomic(tmp_path / "x.json") as temporary:
+        temporary.write_text("half")
+        assert not list(tmp_path.glob("*.json"))
+    assert (tmp_path / "x.json").read_text() == "half"
+    with pytest.raises(FileNotFoundError), files.atomic(tmp_path / "y.json"):
+        pass  # nothing was written
 
 
 def test_load_refuses_what_is_no_ledger(tmp_path):

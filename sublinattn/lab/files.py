@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,20 +14,19 @@ from typing import Any
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on any exception.
+    """Yield a temporary path; rename it to `path` on success, remove it on any exception. Parent folders are made.
 
-    The temporary name keeps the suffix, since many writers choose their format by it. Parent folders are made.
+    It lies in a hidden folder of its own beside `path`, under the same name: writers choose their format by it, and a
+    reader who lists the folder meanwhile (`*.json`) does not meet a file that is half written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    os.chmod(name, 0o666 & ~_umask())
+    folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
     try:
-        yield Path(name)
-        os.replace(name, path)
+        yield folder / path.name
+        os.replace(folder / path.name, path)
     finally:
-        Path(name).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -43,10 +43,3 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
-
-
-def _umask() -> int:
-    # mkstemp makes private files; a report is meant to be shared like any other file.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

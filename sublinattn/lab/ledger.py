@@ -8,6 +8,7 @@ them: what is left is equal to the byte, whatever the number of workers.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -18,6 +19,7 @@ from .provenance import provenance
 
 if TYPE_CHECKING:
     import pandas as pd
+    import sympy
 
     from ..theory.claim import Claim
     from ..theory.verify import Verdict
@@ -91,8 +93,6 @@ def check(
 
 def entry(claim: Claim, verdict: Verdict, *, notebook: str | None = None, figure: str | None = None) -> dict[str, Any]:
     """Ledger entry of one claim: what it says, and what was found."""
-    import sympy
-
     found = verdict.to_dict()
     name = found.pop("claim")
     return {
@@ -102,10 +102,10 @@ def entry(claim: Claim, verdict: Verdict, *, notebook: str | None = None, figure
         "paper": claim.paper,
         "source": claim.source,
         "title": claim.title,
-        "statement": sympy.latex(claim.statement),
+        "statement": _latex(claim.statement),
         "promise": _promise(claim),
-        "assumptions": [{"name": a.name, "latex": sympy.latex(a.predicate)} for a in claim.assumptions],
-        "vacuous_when": sympy.latex(claim.vacuity.predicate) if claim.vacuity else None,
+        "assumptions": [{"name": a.name, "latex": _latex(a.predicate)} for a in claim.assumptions],
+        "vacuous_when": _latex(claim.vacuity.predicate) if claim.vacuity else None,
         "remark": claim.remark,
         "notebook": notebook,
         "figure": figure,
@@ -197,10 +197,19 @@ def _find(claim: str | Claim, known: Mapping[str, Claim]) -> Claim:
     return known[claim]
 
 
-def _promise(claim: Claim) -> dict[str, Any]:
-    """What the kind of a claim promises, in the words of the report."""
+def _latex(expression: sympy.Basic) -> str:
+    """LaTeX in which a name of several letters is a word, not a product of letters."""
     import sympy
 
+    names = {}
+    for symbol in expression.free_symbols:
+        if re.fullmatch(r"\w+", str(symbol)):
+            names[symbol] = re.sub(r"(?<![\\A-Za-z])([A-Za-z]{2,})", r"\\mathrm{\1}", sympy.latex(symbol))
+    return str(sympy.latex(expression, symbol_names=names))
+
+
+def _promise(claim: Claim) -> dict[str, Any]:
+    """What the kind of a claim promises, in the words of the report."""
     from ..theory.claim import Exact, Growth, Mean, Probability
 
     match claim.kind:
@@ -213,7 +222,7 @@ def _promise(claim: Claim) -> dict[str, Any]:
             text = f"an expectation; deviations above {100 * resolution:g} % are ruled out"
             return {"kind": "mean", "text": text, "resolution": resolution}
         case Growth(variables=variables):
-            theory = {name: sympy.latex(expression) for name, expression in variables.items()}
+            theory = {name: _latex(expression) for name, expression in variables.items()}
             return {"kind": "growth", "text": "grows no faster than the theory says", "variables": theory}
     raise TypeError(f"claim {claim.id} has a kind of type {type(claim.kind).__name__}")
 

@@ -22,9 +22,13 @@ ORDER = {outcome: rank for rank, outcome in enumerate(("refuted", "undecided", "
 
 
 def number(value: Any) -> str:
-    """Three significant digits, powers of ten written out; a dash for what is not there."""
+    """Three significant digits, powers of ten written out; a dash for what is not there. Other values as they read."""
     if value is None or value == "nan":
         return "–"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} = {number(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(number, value))
     if isinstance(value, float) and not math.isfinite(value):
         return number(str(value))
     if isinstance(value, bool):
@@ -48,6 +52,7 @@ def percent(value: Any) -> str:
 def claim_view(record: Mapping[str, Any]) -> dict[str, Any]:
     """An entry with what the templates need beside it."""
     whole = reunite(record)
+    whole["cases"] = [{**case, "case": _flat(case["case"])} for case in whole["cases"]]
     kind = whole["promise"]["kind"]
     ratios = kind == "probability" or whole["promise"].get("relation") == "<="
     slack = _pooled(whole["cases"]) if ratios else None
@@ -57,8 +62,8 @@ def claim_view(record: Mapping[str, Any]) -> dict[str, Any]:
         "kind": kind,
         "evidence": _evidence(whole, kind),
         "slack_range": slack,
-        "slack_text": f"×{number(slack[1])}" if slack else _exponents(whole["fits"]),
-        "fits": [{**fit, "points": _points(fit)} for fit in whole["fits"]],
+        "slack_lines": [f"×{number(slack[1])}"] if slack else list(map(_exponents, whole["fits"])),
+        "fits": [{**fit, "symbol": _symbol(fit["variable"]), "points": _points(fit)} for fit in whole["fits"]],
         "caught": sum(bool(s["caught"]) for s in sabotages),
         "unverified": not sabotages or not all(s["caught"] for s in sabotages),
         "inputs": sorted({_input(case) for case in whole["cases"]}, reverse=True),
@@ -87,6 +92,17 @@ def slack_domain(ranges: Iterable[tuple[Any, Any, Any] | None]) -> tuple[float, 
     return low, high
 
 
+def _flat(case: Mapping[str, Any]) -> dict[str, Any]:
+    """A case with nested parameters (the knobs of a workload) beside the others, unless their names are taken."""
+    flat: dict[str, Any] = {}
+    for key, value in case.items():
+        if isinstance(value, Mapping) and not set(value) & set(case):
+            flat |= value
+        else:
+            flat[key] = value
+    return flat
+
+
 def _input(case: Mapping[str, Any]) -> str:
     return "real" if case["case"].get("workload") == REAL else "synthetic"
 
@@ -106,15 +122,17 @@ def _pooled(cases: Sequence[Mapping[str, Any]]) -> tuple[Any, Any, Any] | None:
     return min(low, default=middles[0]), middles[len(middles) // 2], high
 
 
-def _exponents(fits: Sequence[Mapping[str, Any]]) -> str:
-    """Measured against theory, "> " where the measured one is larger."""
+def _exponents(fit: Mapping[str, Any]) -> str:
+    """Measured exponent against the theory's."""
+    measured, theory = fit["measured_exponent"], fit["theory_exponent"]
+    larger = isinstance(measured, int | float) and isinstance(theory, int | float) and measured > theory
+    return f"{fit['variable']}: {number(measured)} {'>' if larger else '≤'} {number(theory)}"
 
-    def one(fit: Mapping[str, Any]) -> str:
-        measured, theory = fit["measured_exponent"], fit["theory_exponent"]
-        sign = ">" if isinstance(measured, float) and isinstance(theory, float) and measured > theory else "≤"
-        return f"{fit['variable']}: {number(measured)} {sign} {number(theory)}"
 
-    return "; ".join(map(one, fits))
+def _symbol(name: str) -> str:
+    import sympy
+
+    return str(sympy.latex(sympy.Symbol(name)))
 
 
 def _points(fit: Mapping[str, Any]) -> list[tuple[Any, Any]]:

@@ -1,0 +1,85 @@
+"""Critical sample sizes over each variable, the measured fit beside the theory's slope."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from .panels import figure, theory
+from .style import OKABE_ITO, PAGE, paper_style
+
+_SYMBOLS = {
+    "varepsilon": r"$\varepsilon$",
+    "kappa": r"$\kappa$",
+    "alpha": r"$\alpha$",
+    "n": "$n$",
+    "d_v": "$d_v$",
+    "srank": "srank$(P)$",
+}
+
+
+def critical_sizes(sizes: pd.DataFrame, fits: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
+    """A row per claim, a panel per variable: replicates, their fit, and the theory's slope through the fit's middle.
+
+    Parameters
+    ----------
+    sizes : DataFrame
+        claim, variable, x, replicate, size (inf where none was found up to the cap).
+    fits : DataFrame
+        claim, variable, theory (LaTeX), measured, lower, upper, theory_exponent.
+    titles : mapping of claim id to the row's name
+    """
+    with paper_style():
+        columns = int(fits.groupby("claim").size().max())
+        fig = figure(PAGE, 1.55 * len(titles) + 0.3)
+        axes = fig.subplots(len(titles), columns, squeeze=False)
+        for row, (claim, title) in zip(axes, titles.items(), strict=True):
+            here = fits[fits["claim"] == claim]
+            for ax in row[len(here) :]:
+                ax.axis("off")
+            for ax, (_, fit) in zip(row, here.iterrows(), strict=False):
+                data = sizes[(sizes["claim"] == claim) & (sizes["variable"] == fit["variable"])]
+                _panel(ax, data, fit)
+            row[0].set_ylabel(f"{title}\ncritical size $m^*$")
+        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return fig
+
+
+def _panel(ax: Axes, data: pd.DataFrame, fit: pd.Series) -> None:
+    found = data[np.isfinite(data["size"])]
+    ax.plot(
+        found["x"],
+        found["size"],
+        linestyle="none",
+        marker="o",
+        color=OKABE_ITO["blue"],
+        markersize=2.5,
+        alpha=0.6,
+        label="replicate",
+    )
+    ax.set(xscale="log", yscale="log", xlabel=_SYMBOLS.get(fit["variable"], fit["variable"]))
+    if len(found) and np.isfinite(fit["measured"]):
+        x = np.array([found["x"].min(), found["x"].max()])
+        middle = np.exp([np.log(found["x"]).mean(), np.log(found["size"]).mean()])
+        ax.plot(x, middle[1] * (x / middle[0]) ** fit["measured"], color=OKABE_ITO["blue"], label="fit")
+        low, high = found["size"].min(), found["size"].max()
+        ax.plot(x, middle[1] * (x / middle[0]) ** fit["theory_exponent"], **theory("theory's slope"))
+        ax.set_ylim(low / 4, high * 4)  # a steep theory leaves the panel; its slope still shows
+    span = f"{fit['measured']:.2f} [{fit['lower']:.2f}, {fit['upper']:.2f}]"
+    ax.set_title(f"{span}\ntheory {fit['theory_exponent']:.2f}", fontsize=6.5)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_minor_formatter(NullFormatter())
+    ticks = _few(data["x"])
+    ax.xaxis.set_major_locator(LogLocator(10, (1.0,)))
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+
+
+def _few(x: pd.Series) -> list[float]:
+    """The smallest, middle and largest of the grid, to label."""
+    medians = sorted(float(f"{value:.2g}") for value in np.exp(np.quantile(np.log(x), [0.1, 0.5, 0.9])))
+    return sorted(set(medians))

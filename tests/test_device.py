@@ -1,0 +1,222 @@
+"""Every public function on a fake device: no implicit transfer, no host array beside a device array, few host syncs.
+
+`test_exact`, `test_hyper` and the others run on it too (fixture `xp`); here are the counts, and the fake itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import fake_device
+import numpy as np
+import pytest
+import references
+
+from sublinattn import _xp, attention, hardness, hyper_attention, partial_attention, uniform_attention
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setitem(_xp._NAMESPACES, fake_device.__name__, fake_device.__name__)
+    yield fake_device
+
+
+@pytest.fixture(params=["small", "uneven", "natural"])
+def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles within one problem, tiles that straddle problems unevenly, and those of a device with 512 MiB."""
+    shapes = {"small": (2, 12, 7), "uneven": (2, 60, 12)}
+    if request.param in shapes:
+        monkeypatch.setattr(_xp, "tile_shape", lambda xp, batch: shapes[request.param])
+
+
+def parts(result: Any) -> list[Any]:
+    if dataclasses.is_dataclass(result):
+        return [getattr(result, field.name) for field in dataclasses.fields(result)]
+    return list(result) if isinstance(result, tuple) else [result]
+
+
+def on_both(device: Any, call: Callable[..., Any], arrays: list[np.ndarray]) -> int:
+    """Host syncs of `call` on the device; its result must be on the device and equal NumPy's."""
+    expected = parts(call(*arrays))
+    before = device.syncs
+    found = parts(call(*(device.asarray(x) for x in arrays)))
+    syncs = device.syncs - before
+    assert all(isinstance(x, device.Array) for x in found)
+    for x, y in zip(found, expected, strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_allclose(x.get(), y, rtol=1e-9, atol=1e-11)
+    return syncs
+
+
+def causal_sizes(causal: bool) -> list[tuple[int, int]]:
+    return [(96, 96), (101, 77), (77, 101)] if causal else [(96, 96), (101, 77)]
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0])
+@pytest.mark.parametrize("causal", [False, True])
+def test_exact_attention_syncs_once_for_the_norms(device: Any, small_tiles: None, causal: bool, size: float) -> None:
+    for sizes in causal_sizes(causal):
+        arrays = references.qkv(0, *sizes, lead=(2, 2), size=size)
+        assert on_both(device, lambda *a: attention(*a, causal=causal, return_lse=True), arrays) == 1
+        assert on_both(device, lambda *a: partial_attention(*a, causal=causal), arrays) == 1
+
+        def merged(q: Any, k: Any, v: Any) -> Any:
+            whole = partial_attention(q, k[..., :30, :], v[..., :30, :], causal=causal)
+            whole.merge(partial_attention(q, k[..., 30:, :], v[..., 30:, :]))
+            return whole.output(), whole.lse()
+
+        assert on_both(device, merged, arrays) == 2  # one of each partial; merge, output and lse have none
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0])
+@pytest.mark.parametrize("exact_keys", [0, 3])
+@pytest.mark.parametrize("causal", [False, True])
+def test_practical_syncs_once_for_the_norms(
+    device: Any, tiles: None, causal: bool, exact_keys: int, size: float
+) -> None:
+    for sizes in causal_sizes(causal):
+        arrays = references.qkv(1, *sizes, lead=(3,), size=size)
+        options: dict[str, Any] = {"block_size": 10, "sample_size": 12, "min_exact": 15, "exact_keys": exact_keys}
+
+        def call(*a: Any, options: dict[str, Any] = options) -> Any:
+            return hyper_attention(*a, causal=causal, return_lse=True, rng=0, **options)
+
+        assert on_both(device, call, arrays) == 1
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0])
+@pytest.mark.parametrize("exact_keys", [0, 3])
+def test_theory_syncs_once_more_for_the_row_norm_law(device: Any, tiles: None, exact_keys: int, size: float) -> None:
+    for n in (96, 101, 400):
+
+        def call(*a: Any) -> Any:
+            options: dict[str, Any] = {"block_size": 10, "sample_size": 12, "min_exact": 0, "exact_keys": exact_keys}
+            return hyper_attention(*a, estimator="theory", return_lse=True, rng=0, **options)
+
+        assert on_both(device, call, references.qkv(2, n, 77, lead=(3,), size=size)) == 2
+
+
+def test_causal_theory_syncs_once_per_batch_of_nodes(device: Any, tiles: None) -> None:
+    """One law per level of the recursion, one more where a level ends in a ragged node: at most 1 + 2 log2(n / n0)."""
+    for n, levels in ((64, 2), (128, 3), (101, 3)):
+
+        def call(*a: Any) -> Any:
+            return hyper_attention(
+                *a, estimator="theory", causal=True, block_size=8, sample_size=8, min_exact=16, rng=0
+            )
+
+        assert 1 + levels <= on_both(device, call, references.qkv(3, n, n, lead=(2,))) <= 1 + 2 * levels
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_hardness_syncs_once_per_power_step(device: Any, small_tiles: None, causal: bool) -> None:
+    """One for the norms, at most 50 for the steps: the number of steps depends on the spectrum, not on n."""
+    for n_q, n_k in ((60, 60), (61, 47), (47, 61)):
+
+        def call(*a: Any) -> Any:
+            return hardness(*a, causal=causal, block_size=8, exact_keys=2, rng=0)
+
+        assert 2 <= on_both(device, call, references.qkv(4, n_q, n_k, lead=(2,))) <= 51
+
+
+def test_uniform_attention_syncs_once_for_the_norms_of_all_and_of_the_drawn(device: Any, small_tiles: None) -> None:
+    def call(*a: Any) -> Any:
+        return uniform_attention(*a, sample_size=9, return_lse=True, rng=0)
+
+    assert on_both(device, call, references.qkv(5, 33, 47, lead=(2, 3))) == 2
+
+
+def test_half_precision_on_the_device(device: Any) -> None:
+    arrays = references.qkv(6, 40, 40, dtype=np.float16)
+    assert on_both(device, lambda *a: attention(*a), arrays) == 1
+    assert on_both(device, lambda *a: hyper_attention(*a, block_size=8, sample_size=9, min_exact=0, rng=0), arrays) == 1
+
+
+def test_host_and_device_arrays_do_not_mix(device: Any) -> None:
+    q, k, v = references.qkv(7, 8, 8)
+    with pytest.raises(TypeError, match="k must be of the same kind as q"):
+        attention(device.asarray(q), k, v)
+
+
+# ------------------------------------------------------------------------------------------------------ the fake itself
+X = np.arange(6.0).reshape(2, 3)
+FORBIDDEN: dict[str, Callable[[Any], Any]] = {
+    "np.asarray": np.asarray,
+    "np function": np.sum,
+    "np ufunc": np.exp,
+    "np.einsum": lambda x: np.einsum("ij->i", x),
+    "np.where": lambda x: np.where(x, 1, 0),
+    "host + device": lambda x: X + x,
+    "device + host": lambda x: x + X,
+    "host @ device": lambda x: X @ x.T,
+    "device @ host": lambda x: x @ X.T,
+    "device += host": lambda x: x.__iadd__(X),
+    "host += device": lambda x: X.copy().__iadd__(x),
+    "device < host": lambda x: x < X,
+    "host == device": lambda x: X == x,  # noqa: SIM300 - the order is the point
+    "xp function of host": lambda x: fake_device.maximum(x, X),
+    "xp.stack of host": lambda x: fake_device.stack([x, X]),
+    "out=host": lambda x: fake_device.exp(x, out=X.copy()),
+    "indexed by host": lambda x: x[np.array([0, 1])],
+    "indexed by host in a tuple": lambda x: x[:, np.array([0, 1])],
+    "indexed by list": lambda x: x[[0, 1]],
+    "host indexed by device": lambda x: X[fake_device.asarray(np.array([0]))],
+    "assigned host": lambda x: x.__setitem__(slice(None), X),
+    "assigned to host": lambda x: X.copy().__setitem__(slice(None), x),
+    "float": lambda x: float(x[0, 0]),
+    "int": lambda x: int(x[0, 0]),
+    "bool": lambda x: bool(x[0, 0]),
+    "if": lambda x: 1 if x.any() else 0,
+    "index": lambda x: [1, 2][x[0, 0].astype(int)],
+    "range": lambda x: range(fake_device.asarray(np.array(3))),
+    "slice": lambda x: x[: fake_device.asarray(np.array(1))],
+    "iteration": list,
+    "unpacking": lambda x: (lambda a, b: a)(*x),
+    "in": lambda x: 1.0 in x,
+    "item": lambda x: x[0, 0].item(),
+    "tolist": lambda x: x.tolist(),
+    "name CuPy lacks": lambda x: fake_device.nditer(x),
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_fake_refuses(what: str) -> None:
+    if what == "name CuPy lacks":
+        pytest.importorskip("cupy", reason="CuPy is not installed (extra sublinattn[dev] on Linux)")
+    with pytest.raises((TypeError, AttributeError)):
+        FORBIDDEN[what](fake_device.asarray(X))
+
+
+def test_fake_refuses_keywords_that_cupy_lacks() -> None:
+    pytest.importorskip("cupy", reason="CuPy is not installed (extra sublinattn[dev] on Linux)")
+    x = fake_device.asarray(X)
+    for call in (
+        lambda: fake_device.take(x, fake_device.asarray(np.array([0])), mode="clip"),
+        lambda: fake_device.exp(x, subok=False),
+        lambda: x.max(axis=0, initial=0.0),
+        lambda: fake_device.sum(x, where=x > 1),
+    ):
+        with pytest.raises(TypeError, match="CuPy's .* has no keyword"):
+            call()
+
+
+def test_fake_computes_and_counts_syncs() -> None:
+    x, rows = fake_device.asarray(X), fake_device.asarray(np.array([1, 0]))
+    before = fake_device.syncs
+    y = 2 - abs(-x[rows] / 4 + 1) ** 2 @ x.T
+    y *= 3
+    y[0] -= 1
+    y[:, 1:] = 7
+    z = fake_device.einsum("ij,ij->i", y, y)
+    fake_device.sqrt(z, out=z)
+    assert fake_device.syncs == before
+    expected = 3 * (2 - abs(-X[[1, 0]] / 4 + 1) ** 2 @ X.T)
+    expected[0] -= 1
+    expected[:, 1:] = 7
+    np.testing.assert_allclose(z.get(), np.linalg.norm(expected, axis=1))
+    assert fake_device.syncs == before + 1
+    assert x.shape == (2, 3) and len(x) == 2 and x.dtype == np.float64 and isinstance(x.sum(), fake_device.Array)
+    x.get()[...] = 0  # a copy
+    np.testing.assert_array_equal(x.get(), X)
