@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
@@ -55,7 +54,7 @@ def test_each_kind_gets_its_outcome(book):
 
 
 def test_two_runs_agree_to_the_byte_whatever_the_number_of_workers(book, tmp_path):
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+    with ThreadPoolExecutor(2) as pool:  # with two processes: test_cli
         again = made(tmp_path, executor=pool)
     assert text(ledger.comparable(book)) == text(ledger.comparable(again))
     assert text(book) != text(again), "the times, at least, must differ: else nothing is compared"

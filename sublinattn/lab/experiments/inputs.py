@@ -134,7 +134,7 @@ def head_maps(*, seed: int, backend: str, block_size: int) -> pd.DataFrame:
 
 
 def exponents(rows: pd.DataFrame) -> pd.DataFrame:
-    """Medians at the largest n, and least-squares slopes of log alpha and log kappa on log n, by input and `exact_keys`."""
+    """By input and `exact_keys`: medians at the largest n, and least-squares slopes of log alpha and kappa on log n."""
     found = []
     for (name, exact_keys), group in rows.groupby(["input", "exact_keys"], sort=False):
         largest = group["n"].max()
