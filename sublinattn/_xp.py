@@ -152,11 +152,11 @@ def working_dtype(x: Array) -> np.dtype:
 def tile_shape(xp: Any, batch: int) -> tuple[int, int, int]:
     """Tile of a blocked matrix product: (problems, query rows, keys) handled at once.
 
-    On the CPU one problem with 1024 x 512 float32 logits (2 MiB: they and their operands stay in a core's L2 cache);
+    On the CPU one problem with 512 x 512 float32 logits (1 MiB: they and their operands stay in a core's L2 cache);
     on a GPU as many problems as keep the logits near a sixteenth of the free memory.
     """
     if xp is np:
-        return 1, 1024, 512
+        return 1, 512, 512
     free, _ = device_memory(xp)
     rows, keys = 1024, 4096
     return max(1, min(batch, free // 16 // (4 * rows * keys))), rows, keys
@@ -179,8 +179,8 @@ class Scratch:
         return flat[:size].reshape(shape)
 
 
-def gather(xp: Any, x: Array, rows: Array, out: Array) -> Array:
-    """`out[...] = x[rows]` along the first axis of `x`; rows in range (not checked on the CPU: the fast path)."""
+def gather(xp: Any, x: Array, rows: Array, out: Array | None = None) -> Array:
+    """`x[rows]`, in `out` if given, along the first axis of `x`; rows in range (not checked on the CPU: the fast path)."""
     if xp is np:
         return np.take(x, rows, axis=0, out=out, mode="clip")
     return xp.take(x, rows, axis=0, out=out)

@@ -155,7 +155,7 @@ def each_query_tile(
     b, n_q, _ = q.shape
     problems, rows, keys = _xp.tile_shape(xp, b)
     if causal:  # a tile across the diagonal is half wasted: make it short, and take several problems at once
-        problems, rows = 4 * problems, rows // 4
+        problems, rows = 2 * problems, rows // 2
     tiles = [
         (slice(i, min(i + problems, b)), slice(r, min(r + rows, n_q)))
         for r in reversed(range(0, n_q, rows))  # under a causal mask the late rows take longest: first

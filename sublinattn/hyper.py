@@ -223,7 +223,7 @@ class HyperRun:
                 total.m[rows], total.l[rows], total.o[rows] = p.m, p.l, p.o
             else:
                 total.l[rows] += p.l
-                p.o += total.o[rows]
+                p.o += _xp.gather(xp, total.o, rows)
                 _xp.scatter(xp, total.o, rows, p.o)
 
         start = np.arange(b) * n
@@ -308,7 +308,7 @@ class HyperRun:
                 k_rows = xp.concatenate([k_rows, _xp.to_device(exact[group.problem], xp)], axis=1)
             (g_all, t), c = group.q_rows.shape, k_rows.shape[1]
             problems, rows, keys = _xp.tile_shape(xp, len(blocks.k_order))
-            g = max(1, problems * rows * keys // (t * max(c, self.sample_size)))
+            g = max(1, 2 * problems * rows * keys // (t * max(c, self.sample_size)))  # small products: more at once
             tiles = [slice(i, min(i + g, g_all)) for i in range(0, g_all, g)]
 
             def make_worker(group: BlockGroup = group, k_rows: Array = k_rows) -> Callable[[slice], None]:

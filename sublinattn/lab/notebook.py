@@ -138,7 +138,7 @@ def execute(job: Job, cell_done: CellDone | None = None) -> Outcome:
         KernelManager={"transport": "ipc", "ip": str(sockets / "k")}, OwnKernel={"one_thread": not job.exclusive}
     )
     draft = sockets / "draft.ipynb"
-    error, traceback = "", ()
+    error, traceback = "did not finish", ()
     hooks = {"on_cell_executed": lambda **_: cell_done()} if cell_done else {}
     try:
         with warnings.catch_warnings():
@@ -154,6 +154,7 @@ def execute(job: Job, cell_done: CellDone | None = None) -> Outcome:
                 config=config,
                 **hooks,
             )
+        error = ""
     except PapermillExecutionError as failure:
         error, traceback = f"{failure.ename}: {failure.evalue}".splitlines()[0], tuple(failure.traceback)
     except Exception as failure:  # a dead kernel, an unreadable notebook: it ends this notebook alone

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import NullFormatter
 
 from .panels import figure, theory
 from .style import OKABE_ITO, PAGE, paper_style
@@ -25,6 +25,8 @@ _SYMBOLS = {
 
 def critical_sizes(sizes: pd.DataFrame, fits: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     """A row per claim, a panel per variable: replicates, their fit, and the theory's slope through the fit's middle.
+
+    Where no size was found up to the cap, an open triangle stands at the upper edge.
 
     Parameters
     ----------
@@ -52,30 +54,24 @@ def critical_sizes(sizes: pd.DataFrame, fits: pd.DataFrame, titles: Mapping[str,
 
 def _panel(ax: Axes, data: pd.DataFrame, fit: pd.Series) -> None:
     found = data[np.isfinite(data["size"])]
-    ax.plot(
-        found["x"],
-        found["size"],
-        linestyle="none",
-        marker="o",
-        color=OKABE_ITO["blue"],
-        markersize=2.5,
-        alpha=0.6,
-        label="replicate",
-    )
+    blue = OKABE_ITO["blue"]
     ax.set(xscale="log", yscale="log", xlabel=_SYMBOLS.get(fit["variable"], fit["variable"]))
-    if len(found) and np.isfinite(fit["measured"]):
-        x = np.array([found["x"].min(), found["x"].max()])
-        middle = np.exp([np.log(found["x"]).mean(), np.log(found["size"]).mean()])
-        ax.plot(x, middle[1] * (x / middle[0]) ** fit["measured"], color=OKABE_ITO["blue"], label="fit")
-        low, high = found["size"].min(), found["size"].max()
+    low, high = (found["size"].min(), found["size"].max()) if len(found) else (1.0, 1.0)
+    ax.set_ylim(low / 4, high * 4)  # a steep theory leaves the panel; its slope still shows
+    ax.plot(found["x"], found["size"], "o", color=blue, markersize=2.5, alpha=0.6, label="replicate")
+    missing = data["x"][np.isinf(data["size"])]
+    ax.plot(missing, np.full(len(missing), high * 3.2), "^", color=blue, markersize=3, markerfacecolor="white")
+    if np.isfinite(fit["measured"]):
+        fitted = data[~data["x"].isin(missing)]  # the fit leaves out grid points with a size that was not found
+        x = np.array([fitted["x"].min(), fitted["x"].max()])
+        middle = np.exp([np.log(fitted["x"]).mean(), np.log(fitted["size"]).mean()])
+        ax.plot(x, middle[1] * (x / middle[0]) ** fit["measured"], color=blue, label="fit")
         ax.plot(x, middle[1] * (x / middle[0]) ** fit["theory_exponent"], **theory("theory's slope"))
-        ax.set_ylim(low / 4, high * 4)  # a steep theory leaves the panel; its slope still shows
     span = f"{fit['measured']:.2f} [{fit['lower']:.2f}, {fit['upper']:.2f}]"
     ax.set_title(f"{span}\ntheory {fit['theory_exponent']:.2f}", fontsize=6.5)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_minor_formatter(NullFormatter())
     ticks = _few(data["x"])
-    ax.xaxis.set_major_locator(LogLocator(10, (1.0,)))
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
 
 

@@ -1,0 +1,169 @@
+"""The figure functions on small tables: axes named, theory and yardsticks drawn, medians and ranges right."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from sublinattn import plots
+from sublinattn.plots.panels import spread
+
+
+def table(columns: str, *rows) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=columns.split())
+
+
+RATES = table(
+    "event bits angle rate low high", *((e, b, a, 0.4, 0.3, 0.5) for e in "xy" for b in (1, 8) for a in (20.0, 90.0))
+)
+LAWS = table("event bits angle law", *((e, b, a, 0.45) for e in "xy" for b in (1, 8) for a in (0.0, 90.0, 180.0)))
+ENTRIES = table("query key query_place key_place p", (0, 1, 2, 3, 0.5), (3, 2, 1, 0, 0.01))
+SHARES = table("input mask heavy_share mass_share", *((i, m, 0.5, 0.2) for i in "ab" for m in ("sortLSH", "random")))
+SIZES_OVER_N = table(
+    "input source n exact_keys alpha kappa",
+    *((i, s, n, c, 2.0 * n, 3.0) for i, s in (("a", "synthetic"), ("b", "real")) for n in (64, 128) for c in (0, 4)),
+)
+PROFILE = table(
+    "input source n rank value",
+    *((i, s, 64, r, 9.0 / r) for i, s in (("a", "synthetic"), ("b", "real")) for r in (1, 8)),
+)
+HEADS = table("layer head alpha kappa", *((i, j, 1.0 + i, 2.0 + j) for i in range(3) for j in range(4)))
+BUDGETS = table(
+    "input source n method budget error",
+    *(
+        ("a", "synthetic", 64, m, b, 1e-7 if m == "exact" else 1.0 / b)
+        for m in ("exact", "zero", "uniform", "hyper practical", "hyper theory")
+        for b in (8, 16, 32)
+    ),
+)
+POSITIONS = table(
+    "input n leaf method replicate position error",
+    *(
+        ("a", 64, 8, m, 0, p, 1e-7 if m == "exact" else 0.3)
+        for m in ("exact", "zero", "uniform", "hyper practical")
+        for p in (4.0, 20.0, 50.0)
+    ),
+)
+CRITICAL = table(
+    "claim variable x replicate size", *(("c", "n", x, r, 2 * x + r) for x in (10.0, 100.0) for r in (0, 1))
+)
+FITS = table("claim variable theory measured lower upper theory_exponent", ("c", "n", "n", 0.9, 0.8, 1.0, 1.5))
+COSTS = table(
+    "quantity method causal n replicate value",
+    *(
+        (q, m, c, n, 0, v * n)
+        for q, v in (("time", 1e-6), ("memory", 100.0))
+        for m in ("hyper practical", "exact")
+        for c in (False, True)
+        for n in (1024, 4096)
+    ),
+)
+EXPONENTS = table(
+    "method causal exponent lower upper theory",
+    *((m, c, 1.0, 0.9, 1.1, 1.1) for m in ("hyper practical", "exact") for c in (False, True)),
+)
+STAGES = table(
+    "causal n stage seconds",
+    *(
+        (c, n, s, 0.1)
+        for c in (False, True)
+        for n in (1024, 4096)
+        for s in ["hash", "sort", "gather", "block", "sample", "merge", "exact"]
+    ),
+)
+DROPPED = table(
+    "assumption input variant error", *(("a", "x", v, 0.3) for v in ("kept", "dropped", "uniform", "zero", "exact"))
+)
+DROP_RATES = table(
+    "assumption variant rate low high",
+    *(("a", v, 0.1, 0.0, 0.2) for v in ("kept", "dropped", "uniform", "zero", "exact")),
+)
+CLAIM_RATES = table(
+    "claim assumption drop variant rate low high", *(("c", "a", 0, v, 0.1, 0.0, 0.2) for v in ("kept", "dropped"))
+)
+SABOTAGED = table("claim variant deviation", ("c", "honest", 0.0), ("c", "honest", 0.1), ("c", "broken", 30.0))
+LEVEL = np.where(np.tri(8, dtype=bool), 0, -1)
+LEVEL[4:, :4] = 1
+
+FIGURES = {
+    "collision_curves": lambda: plots.collision_curves(RATES, LAWS),
+    "sorted_matrix": lambda: plots.sorted_matrix(ENTRIES, n=4, block_size=2),
+    "mask_shares": lambda: plots.mask_shares(SHARES),
+    "hardness_over_n": lambda: plots.hardness_over_n(SIZES_OVER_N, "alpha"),
+    "column_profile": lambda: plots.column_profile(PROFILE),
+    "head_maps": lambda: plots.head_maps(
+        HEADS, {"alpha": "alpha", "kappa": "kappa"}, groups={"a": ("alpha",), "k": ("kappa",)}
+    ),
+    "error_against_budget": lambda: plots.error_against_budget(BUDGETS),
+    "error_by_position": lambda: plots.error_by_position(POSITIONS, leaf=8),
+    "critical_sizes": lambda: plots.critical_sizes(CRITICAL, FITS, {"c": "Lemma"}),
+    "recursion_map": lambda: plots.recursion_map(LEVEL, LEVEL == 0),
+    "time_and_memory": lambda: plots.time_and_memory(COSTS, EXPONENTS),
+    "stage_breakdown": lambda: plots.stage_breakdown(STAGES),
+    "dropped_assumptions": lambda: plots.dropped_assumptions(DROPPED, DROP_RATES, eps=0.5),
+    "dropped_in_claims": lambda: plots.dropped_in_claims(CLAIM_RATES),
+    "sabotage_overview": lambda: plots.sabotage_overview(SABOTAGED),
+}
+YARDSTICKS = {"exact", "answering zero", "uniform sampling"}
+
+
+def legend(fig: Figure) -> set[str]:
+    found = [*fig.legends, *(ax.get_legend() for ax in fig.axes if ax.get_legend())]
+    return {text.get_text() for box in found for text in box.get_texts()}
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict[str, Figure]:
+    return {name: draw() for name, draw in FIGURES.items()}
+
+
+def test_every_figure_function_is_tried():
+    not_figures = {"COLUMN", "METHODS", "OKABE_ITO", "PAGE", "THEORY", "method", "paper_style", "publish", "save"}
+    assert set(FIGURES) == set(plots.__all__) - not_figures
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_axes_are_named_and_the_figure_draws(figures, name):
+    fig = figures[name]
+    with plots.paper_style():
+        fig.savefig(io.BytesIO(), format="svg")  # a warning is an error here
+    assert fig.get_figwidth() <= plots.PAGE
+    shown = [ax for ax in fig.axes if ax.axison]
+    assert any(ax.get_xlabel() for ax in shown) or fig.get_supxlabel()
+    assert any(ax.get_ylabel() or ax.get_yticklabels()[0].get_text() for ax in shown) or fig.get_supylabel()
+
+
+@pytest.mark.parametrize("name", ["error_against_budget", "error_by_position", "dropped_assumptions"])
+def test_error_figures_have_every_yardstick(figures, name):
+    labels = legend(figures[name])
+    assert [yardstick for yardstick in YARDSTICKS if not any(label.startswith(yardstick) for label in labels)] == []
+
+
+def test_theory_is_dashed_and_black_where_there_is_one():
+    for name in ("collision_curves", "critical_sizes", "time_and_memory", "hardness_over_n", "sabotage_overview"):
+        lines = [line for ax in FIGURES[name]().axes for line in ax.get_lines()]
+        assert any(line.get_linestyle() == "--" and line.get_color() == "black" for line in lines), name
+
+
+def test_critical_sizes_without_a_fit_still_draw():
+    missing = CRITICAL.assign(size=np.inf)
+    fig = plots.critical_sizes(missing, FITS.assign(measured=np.nan, lower=np.nan, upper=np.nan), {"c": "Lemma"})
+    fig.savefig(io.BytesIO(), format="svg")
+
+
+def test_spread_is_median_and_tenths():
+    rows = table("g value", *(("a", x) for x in range(11)))
+    assert spread(rows, ["g"], "value").to_dict("records") == [{"g": "a", "low": 1.0, "median": 5.0, "high": 9.0}]
+
+
+def test_publish_leaves_figure_and_rows(tmp_path, capsys):
+    run = {"effort": "smoke", "seed": 0, "backend": "numpy", "out": str(tmp_path), "n": 4}
+    plots.publish(FIGURES["mask_shares"](), "a-figure", rows=SHARES, caption="What it shows.", run=run)
+    made = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+    assert made == {
+        *(f"figures/a-figure.{suffix}" for suffix in ("svg", "pdf", "png", "json")),
+        "rows/a-figure.parquet",
+    }
+    assert pd.read_parquet(tmp_path / "rows" / "a-figure.parquet").equals(SHARES)
