@@ -74,7 +74,9 @@ SMOKE, STANDARD, FULL = (
     (8192, 16384, 32768, 65536, 131072),
     (2**15, 2**16, 2**17, 2**18, 2**19, 2**20),
 )
-QUADRATIC = Sabotage("blocks grow with n", "8 blocks whatever n is, instead of blocks of 256", {"blocks": 8})
+QUADRATIC = Sabotage(
+    "blocks grow with n", "4 blocks whatever n is, instead of blocks of 256", {"blocks": 4, "repeats": 1}
+)
 T_n, O = sp.Function("T")(bounds.n), sp.Function("O")  # noqa: E741 - Landau's symbol
 
 

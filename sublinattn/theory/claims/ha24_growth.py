@@ -18,7 +18,7 @@ from ..claim import Assumption, Claim, Drop, Growth, Sabotage, Trial, Vacuity
 from .ha24_setting import bench, critical_size, dense, measured_kappa, operator_norms, row_scaled_norms, theory_maker
 
 MISSES = 0.1  # failure probability that defines m*
-CAP = 4096  # largest sample size tried by default: 5 n or more everywhere, and n keys make exact attention
+CAP = 2048  # largest sample size tried by default: 2.6 n or more everywhere, and n keys make exact attention
 
 
 def critical_sample(
@@ -82,7 +82,7 @@ def grid(error: str, **overrides: Any) -> tuple[dict[str, Any], ...]:
         {**base, "variable": "alpha", "workload": "alpha", "knobs": {"alpha": x, "noise": 0.5}}
         for x in (16.0, 64.0, 256.0, 1024.0)
     )
-    epses = ({**base, "variable": "varepsilon", "workload": "gaussian", "eps": x} for x in (0.6, 0.42, 0.3, 0.21))
+    epses = ({**base, "variable": "varepsilon", "workload": "gaussian", "eps": x} for x in (0.7, 0.5, 0.36, 0.25))
     sizes = ({**base, "variable": "n", "workload": "gaussian", "n": x} for x in (96, 192, 384, 768))
     return (*epses, *kappas, *alphas, *sizes)
 
@@ -98,7 +98,7 @@ def product_grid(**overrides: Any) -> tuple[dict[str, Any], ...]:
         "knobs": {"clusters": 16, "spread": 0.05},
         **overrides,
     }
-    epses = ({**base, "variable": "varepsilon", "eps": x} for x in (0.6, 0.42, 0.3, 0.21))
+    epses = ({**base, "variable": "varepsilon", "eps": x} for x in (0.7, 0.5, 0.36, 0.25))
     widths = ({**base, "variable": "d_v", "d_v": x} for x in (2, 4, 8, 16))
     ranks = ({**base, "variable": "srank", "d_v": 2, "knobs": {"clusters": x, "spread": 0.05}} for x in (4, 8, 16, 32))
     return (*epses, *widths, *ranks)
