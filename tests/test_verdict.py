@@ -225,8 +225,3 @@ def test_always(relation, measured, holds):
 def test_always_refuses_an_unknown_relation():
     with pytest.raises(ValueError, match="relation must be"):
         Always(">=", 1e-9, 1)
-
-
-def test_holm():
-    np.testing.assert_allclose(verdict.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
-    np.testing.assert_allclose(verdict.holm([0.9, 0.8]), [1, 1])

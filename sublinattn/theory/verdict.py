@@ -12,7 +12,6 @@ Ramdas 2023 (Catoni-style confidence sequences).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -312,14 +311,3 @@ class Always:
         if self.failures:
             return f"trial {self.trials - 1} is off by {self._worst:.3g} of its scale, rounding allows {self.rtol:g}"
         return f"holds on each of {self.trials} trials within {self.rtol:g} of its scale"
-
-
-def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Holm's adjusted p-values: rejecting those at most `level` keeps the chance of any false rejection below
-    `level`."""
-    p = np.asarray(p_values, dtype=float)
-    order = np.argsort(p)
-    adjusted = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
-    result = np.empty_like(p)
-    result[order] = np.minimum(adjusted, 1)
-    return result
