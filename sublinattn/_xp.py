@@ -180,7 +180,7 @@ class Scratch:
 
 
 def gather(xp: Any, x: Array, rows: Array, out: Array | None = None) -> Array:
-    """`x[rows]`, in `out` if given, along the first axis of `x`; rows in range (not checked on the CPU: the fast path)."""
+    """`x[rows]`, in `out` if given, along the first axis; on the CPU rows are not checked to be in range."""
     if xp is np:
         return np.take(x, rows, axis=0, out=out, mode="clip")
     return xp.take(x, rows, axis=0, out=out)

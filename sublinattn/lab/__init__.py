@@ -1,5 +1,7 @@
-"""The lab: inputs, trials, experiments, the ledger, and the runner of the notebooks. It calls algorithms and claims; they
-do not know of it."""
+"""The lab: inputs, trials, experiments, the ledger, the runner and the report.
+
+It calls algorithms and claims; algorithms know nothing of it.
+"""
 
 from . import workloads
 
