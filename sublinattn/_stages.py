@@ -22,6 +22,11 @@ def stage_times() -> Iterator[dict[str, float]]:
     Stages that run on several threads add up to thread-seconds. On a GPU every lap waits for the device, which slows
     the call.
 
+    Yields
+    ------
+    dict of str to float
+        Seconds by stage: hash, sort, gather, block, sample, merge, exact; filled while the block runs.
+
     Examples
     --------
     >>> with stage_times() as seconds:

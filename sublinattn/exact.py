@@ -184,13 +184,21 @@ def partial_attention(
 ) -> Partial:
     """Partial of exact attention over the keys given: merge those over disjoint key sets to get the whole.
 
-    Parameters, cost and errors as `attention`, on NumPy or CuPy arrays. With `causal`, query i sees keys 0..i of this
-    set.
+    Parameters
+    ----------
+    q, k, v : array, shapes (..., n_q, d), (..., n_k, d), (..., n_k, d_v)
+        As `attention`, on NumPy or CuPy.
+    causal : bool
+        Query i sees keys 0..i of this set.
+    scale : float, optional
+        Factor of the logits; `1/sqrt(d)` by default.
+    check_finite : bool
+        Refuse NaN and Inf.
 
     Returns
     -------
     Partial
-        In the accumulation dtype (float32 for half precision).
+        In the accumulation dtype (float32 for half precision). Cost and errors as `attention` [RS21].
     """
     xp, (q, k, v), _ = _xp.enter(q=q, k=k, v=v)
     _checks.shapes(q, k, v)

@@ -86,6 +86,8 @@ def hardness(
         The first keys (attention sinks) count as masked for kappa, and are left out of `alpha_residual`.
     rng : Generator, int or None
         For the hash.
+    check_finite : bool
+        Refuse NaN and Inf.
 
     Returns
     -------

@@ -8,7 +8,7 @@ from pathlib import Path
 import papermill
 import pytest
 
-from sublinattn.lab.notebook import is_exclusive
+from sublinattn.lab.notebook import marks_of
 from sublinattn.theory import CLAIMS
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -109,4 +109,4 @@ def test_only_the_notebook_that_measures_time_is_exclusive():
     timing = [
         path.stem for path in NOTEBOOKS if any(claim.endswith((".time", ".time-causal")) for claim in checked(path))
     ]
-    assert [path.stem for path in NOTEBOOKS if is_exclusive(path)] == timing
+    assert [path.stem for path in NOTEBOOKS if marks_of(path)["exclusive"]] == timing

@@ -80,6 +80,14 @@ def test_an_exclusive_notebook_runs_after_all_others(mixed):
     assert begin > max(started(out / "notebooks" / f"{n}.ipynb")[1] for n in ("good", "bad.failed", "dead.failed"))
 
 
+def test_a_long_notebook_starts_first(tmp_path):
+    for name in ("a", "b"):
+        toys.notebook(tmp_path / f"nb/{name}.ipynb", "1", long=name == "b")
+    runner.run(tmp_path / "nb", out=tmp_path / "out", jobs=1)
+    first, second = (started(tmp_path / "out" / "notebooks" / f"{name}.ipynb")[0] for name in ("b", "a"))
+    assert first < second
+
+
 def test_executed_notebooks_name_no_path_of_the_machine(mixed):
     out, _ = mixed
     papermill = nbformat.read(out / "notebooks" / "good.ipynb", as_version=4).metadata.papermill
@@ -245,7 +253,7 @@ def test_a_verdict_that_turns_fails_the_run(go):
 def test_content_hash_and_cells(tmp_path):
     path = toys.notebook(tmp_path / "x.ipynb", "1", "", "2", exclusive=True)
     before = notebook.content_hash(path)
-    assert notebook.code_cells(path) == 4 and notebook.is_exclusive(path)
+    assert notebook.code_cells(path) == 4 and notebook.marks_of(path) == {"exclusive": True, "long": False}
     assert "n" in notebook.parameters_of(path)
     toys.notebook(path, "1", "", "3")
-    assert notebook.content_hash(path) != before and not notebook.is_exclusive(path)
+    assert notebook.content_hash(path) != before and not notebook.marks_of(path)["exclusive"]

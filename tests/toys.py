@@ -58,13 +58,13 @@ CLOCK = _claim("clock", Growth({"n": N}, machine=True), clock, SIZES, {"power": 
 ALL = (HOLDS, FAILS, OPEN, LOOSE, EMPTY, ALWAYS, MEAN, CLOCK)
 
 
-def notebook(path: Path, *code: str, parameters: str = "n = 3", exclusive: bool = False) -> Path:
+def notebook(path: Path, *code: str, parameters: str = "n = 3", **marks: bool) -> Path:
     """Write a notebook: a title with a formula, the parameters cell, and `code`, one cell each."""
     common = 'effort = "smoke"\nseed = 0\nbackend = "auto"\nout = "out"\n'
     cell = nbformat.v4.new_code_cell(common + parameters, metadata={"tags": ["parameters"]})
     metadata: dict[str, Any] = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    if exclusive:
-        metadata["sublinattn"] = {"exclusive": True}
+    if marks:
+        metadata["sublinattn"] = marks
     cells = [nbformat.v4.new_markdown_cell("# Title with $x^2$"), cell, *map(nbformat.v4.new_code_cell, code)]
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)

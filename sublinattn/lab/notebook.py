@@ -60,6 +60,8 @@ class Job:
     """Where the executed notebook goes."""
     exclusive: bool = False
     """It measures times: it runs alone, with every BLAS thread."""
+    long: bool = False
+    """It takes longer than the others: it starts first."""
 
     @property
     def name(self) -> str:
@@ -108,9 +110,10 @@ def parameters_of(path: Path) -> set[str]:
         raise ValueError(f"{path.name}: {error}") from None
 
 
-def is_exclusive(path: Path) -> bool:
-    """Whether the notebook's metadata asks that nothing runs beside it."""
-    return bool(nbformat.read(path, as_version=4).metadata.get("sublinattn", {}).get("exclusive", False))
+def marks_of(path: Path) -> dict[str, bool]:
+    """What the notebook's metadata asks for under "sublinattn": to run alone (`exclusive`), to start first (`long`)."""
+    asked = nbformat.read(path, as_version=4).metadata.get("sublinattn", {})
+    return {mark: bool(asked.get(mark, False)) for mark in ("exclusive", "long")}
 
 
 def code_cells(path: Path) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import files, ledger, report
-from .notebook import Job, Outcome, content_hash, execute, is_exclusive, kill_kernels, parameters_of
+from .notebook import Job, Outcome, content_hash, execute, kill_kernels, marks_of, parameters_of
 from .progress import Progress
 from .provenance import cpu_count, provenance, source_hash
 
@@ -55,7 +55,8 @@ def run(
     """Execute notebooks, write `out/ledger.json` and the report.
 
     Notebooks run in parallel, each in a kernel with one BLAS thread; those marked exclusive (they measure times) run
-    afterwards, one at a time, with all threads. A notebook that fails does not stop the others.
+    afterwards, one at a time, with all threads; those marked long start first. A notebook that fails does not stop the
+    others.
 
     Parameters
     ----------
@@ -99,7 +100,7 @@ def run(
     progress = progress or Progress()
     outcomes = [Outcome(job.name, "resumed") for job in finished]
     workers = jobs or cpu_count()
-    side_by_side = [job for job in pending if not job.exclusive]
+    side_by_side = sorted((job for job in pending if not job.exclusive), key=lambda job: not job.long)
     one_by_one = [[job] for job in pending if job.exclusive]
     with progress.track(pending), _executor(workers, scheduler) as pool:
         for batch in (side_by_side, *one_by_one):
@@ -151,7 +152,7 @@ def _plan(folder: Path, only: str | None, common: dict[str, Any], extra: dict[st
             path=path.resolve(),
             parameters={**common, **{name: value for name, value in extra.items() if name in names}},
             folder=(out / "notebooks").resolve(),
-            exclusive=is_exclusive(path),
+            **marks_of(path),
         )
         for path, names in taken.items()
     ]
