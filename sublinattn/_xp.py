@@ -166,16 +166,16 @@ class Scratch:
     """Reused work arrays of one worker: the CPU is spared page faults; a GPU has a memory pool of its own."""
 
     def __init__(self, xp: Any, dtype: np.dtype) -> None:
-        self._xp, self._dtype, self._flat = xp, dtype, dict[str, np.ndarray]()
+        self._xp, self.dtype, self._flat = xp, dtype, dict[str, np.ndarray]()
 
     def __call__(self, name: str, *shape: int) -> Array:
         """Uninitialised array of `shape`; what `name` held before is overwritten."""
         if self._xp is not np:
-            return self._xp.empty(shape, dtype=self._dtype)
+            return self._xp.empty(shape, dtype=self.dtype)
         size = int(np.prod(shape))
         flat = self._flat.get(name)
         if flat is None or flat.size < size:
-            flat = self._flat[name] = np.empty(size, dtype=self._dtype)
+            flat = self._flat[name] = np.empty(size, dtype=self.dtype)
         return flat[:size].reshape(shape)
 
 

@@ -79,6 +79,7 @@ class Softmax:
 
     def __init__(self, xp: Any, scratch: Scratch, *, shift: bool) -> None:
         self.xp, self.scratch, self.shift = xp, scratch, shift
+        self._masks: dict[int, Array] = {}
 
     def start(self, name: str, g: int, t: int, d_v: int) -> Partial:
         """An empty partial for a (g, t) tile, in scratch memory called `name`."""
@@ -87,6 +88,13 @@ class Softmax:
         p.l.fill(0)
         p.o.fill(0)
         return p
+
+    def above_diagonal(self, t: int) -> Array:
+        """`-inf` above the diagonal and 0 elsewhere, shape (t, t); made once."""
+        if t not in self._masks:
+            i = self.xp.arange(t)
+            self._masks[t] = self.xp.where(i > i[:, None], -np.inf, 0).astype(self.scratch.dtype)
+        return self._masks[t]
 
     def logits(self, q: Array, k: Array) -> Array:
         """`q k^T` for scaled queries (g, t, d) and keys (g or 1, c, d), in scratch memory."""
@@ -122,7 +130,7 @@ class Softmax:
 
 def absorb_range(tile: Softmax, p: Partial, q: Array, k: Array, v: Array, *, keys: int, diagonal: int | None) -> None:
     """Absorb all of `k` (g, n, d), `keys` at a time; causal if `diagonal` says which key the first query of `q` is."""
-    xp, t = tile.xp, q.shape[1]
+    t = q.shape[1]
     n = k.shape[1] if diagonal is None else min(k.shape[1], diagonal + t)
     for start in range(0, n, keys):
         stop = min(start + keys, n)
@@ -130,8 +138,7 @@ def absorb_range(tile: Softmax, p: Partial, q: Array, k: Array, v: Array, *, key
         if diagonal is not None and stop > diagonal + 1:
             first = max(start, diagonal)  # only the corner past the first query's own key needs the mask
             corner = logits[:, :, first - start :]
-            above = xp.arange(first, stop)[None, :] > diagonal + xp.arange(t)[:, None]
-            corner += xp.where(above, -np.inf, 0).astype(logits.dtype)
+            corner += tile.above_diagonal(t)[:, first - diagonal : stop - diagonal]
         tile.absorb(p, logits, v[:, start:stop])
 
 

@@ -194,8 +194,7 @@ class HyperRun:
         if n_k - exact_keys <= self.block_size or n_k <= self.min_exact:
             self._exact(self.q, self.k, self.v, np.arange(b) * n_q, causal=False, deliver=deliver)
         else:
-            lap = _stages.clock(xp)()
-            q_buckets, k_buckets = self._hash(lap)
+            q_buckets, k_buckets = self._hash(lap := _stages.clock(xp)())
             k_start = np.arange(b) * n_k
             sinks = k_start[:, None] + np.arange(exact_keys)
             blocks = self._sort(q_buckets, k_buckets[:, exact_keys:], np.arange(b) * n_q, k_start + exact_keys, lap)
@@ -214,26 +213,27 @@ class HyperRun:
             return xp.concatenate([out, more_out], axis=1), xp.concatenate([lse, more_lse], axis=1)
         b, n, c = len(self.q), n_q, exact_keys
         total = Partial.empty(xp, (b * n,), self.v.shape[-1], self.q.dtype)
-        if not self.shift:
-            total.m.fill(0)
+        start = np.arange(b) * n
 
-        def deliver(rows: Array, p: Partial) -> None:
+        def store(rows: Array, p: Partial) -> None:
+            total.m[rows], total.l[rows] = p.m, p.l
+            _xp.scatter(xp, total.o, rows, p.o)
+
+        def add(rows: Array, p: Partial) -> None:
             if self.shift:
                 p.merge(Partial(total.m[rows], total.l[rows], total.o[rows]))
-                total.m[rows], total.l[rows], total.o[rows] = p.m, p.l, p.o
             else:
-                total.l[rows] += p.l
+                p.l += total.l[rows]
                 p.o += _xp.gather(xp, total.o, rows)
-                _xp.scatter(xp, total.o, rows, p.o)
+            store(rows, p)
 
-        start = np.arange(b) * n
         if c:  # the sinks: seen by each other causally, by all later queries whole
             q, k, v = self.q, self.k[:, :c], self.v[:, :c]
-            self._exact(q[:, :c], k, v, start, causal=True, deliver=deliver)
+            self._exact(q[:, :c], k, v, start, causal=True, deliver=store)
             if n > c:
-                self._exact(q[:, c:], k, v, start + c, causal=False, deliver=deliver)
-        self._diagonal(c, deliver)
-        self._below_diagonal(c, deliver)
+                self._exact(q[:, c:], k, v, start + c, causal=False, deliver=store)
+        self._diagonal(c, add if c else store)
+        self._below_diagonal(c, add)
         total.o /= total.l[:, None]
         return total.o.reshape(b, n, -1), total.lse().reshape(b, n)
 

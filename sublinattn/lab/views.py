@@ -124,9 +124,7 @@ def _pooled(cases: Sequence[Mapping[str, Any]]) -> tuple[Any, Any, Any] | None:
 
 def _exponents(fit: Mapping[str, Any]) -> str:
     """Measured exponent against the theory's."""
-    measured, theory = fit["measured_exponent"], fit["theory_exponent"]
-    larger = isinstance(measured, int | float) and isinstance(theory, int | float) and measured > theory
-    return f"{fit['variable']}: {number(measured)} {'>' if larger else '≤'} {number(theory)}"
+    return f"{fit['variable']}: {number(fit['measured_exponent'])}, theory {number(fit['theory_exponent'])}"
 
 
 def _symbol(name: str) -> str:
