@@ -85,7 +85,8 @@ class Growth:
         thought to be tight, so that
         no amount of data would show the measured one below it.
 
-    A trial that finds no size up to its cap returns `measured = inf`.
+    A trial that finds no size up to its cap returns `measured = inf`. A searched size must be interpolated: rounded
+    to the grid of the search, alike in all replicates, it looks like growth.
     """
 
     variables: Mapping[str, sympy.Expr]

@@ -92,7 +92,6 @@ def fit(
     theory: ArrayLike,
     *,
     cap: ArrayLike,
-    step: float = 1.0,
     resolution: float = 0.0,
     level: float,
 ) -> GrowthFit:
@@ -112,10 +111,6 @@ def fit(
     x, size, theory, cap : array_like, shape (points, replicates)
         Abscissas (positive), measured sizes (positive, or inf), the theory's growth at `x` (positive, any constant
         factor), the largest size tried (needed where the size is inf).
-    step : float
-        Ratio between neighbouring sizes that the search tried: a size is known up to this factor, and the most that
-        this can do to the slope is added to its limits and taken from the excess. 1 for a quantity that is not
-        searched for.
     resolution : float
         Excess exponent that must be ruled out for support.
     level : float
@@ -129,7 +124,7 @@ def fit(
     """
     x, size, theory = (np.asarray(a, dtype=float) for a in (x, size, theory))
     cap = np.broadcast_to(np.asarray(cap, dtype=float), x.shape)
-    _check(x, size, theory, cap, step)
+    _check(x, size, theory, cap)
     censored = np.isinf(size)
     if censored.all():
         return _without_exponents("refuted", 0.0, "no size up to the cap meets the bound at any point")
@@ -141,7 +136,7 @@ def fit(
     ratio = np.log(np.where(censored, cap, size)) - log_theory
 
     uncensored = ~censored.any(axis=1)
-    p_value = _p_value(along, ratio, _usable(along, uncensored), step)
+    p_value = _p_value(along, ratio, _usable(along, uncensored))
     dropped = int((~uncensored).sum())
     note = f"; {dropped} of {len(x)} points left out, where no size up to the cap was found" if dropped else ""
     if uncensored.sum() < 2 or np.ptp(log_x[uncensored]) == 0:
@@ -152,7 +147,7 @@ def fit(
 
     excess, error, freedom = slope(along[uncensored], ratio[uncensored])
     effective = float(slope(log_x[uncensored], log_theory[uncensored])[0])
-    reach = float(upper_limit(0.0, error, freedom)) + _allowance(along[uncensored], step)
+    reach = float(upper_limit(0.0, error, freedom))
     measured = effective + direction * float(excess)
     outcome = (
         "refuted" if p_value <= level else "supported" if excess + reach <= resolution + _ROUNDING else "undecided"
@@ -168,7 +163,7 @@ def _without_exponents(outcome: Outcome, p_value: float, reason: str) -> GrowthF
     return GrowthFit(outcome, math.nan, math.nan, math.nan, math.nan, math.nan, p_value, reason)
 
 
-def _check(x: np.ndarray, size: np.ndarray, theory: np.ndarray, cap: np.ndarray, step: float) -> None:
+def _check(x: np.ndarray, size: np.ndarray, theory: np.ndarray, cap: np.ndarray) -> None:
     if x.ndim != 2 or min(x.shape) < 2:
         raise ValueError(f"a growth needs at least 2 grid points and 2 replicates, got shape {x.shape}")
     if not (np.isfinite(x) & (x > 0)).all() or np.ptp(x) == 0:
@@ -179,8 +174,6 @@ def _check(x: np.ndarray, size: np.ndarray, theory: np.ndarray, cap: np.ndarray,
         raise ValueError(f"the theory's growth must be positive and finite on the grid, got {np.unique(theory)}")
     if not (cap[np.isinf(size)] > 0).all():
         raise ValueError("a size of inf (none found) needs the cap of its search, fact 'cap'")
-    if not step >= 1:
-        raise ValueError(f"step must be at least 1, got {step}")
 
 
 def _usable(along: np.ndarray, uncensored: np.ndarray) -> np.ndarray:
@@ -194,15 +187,9 @@ def _usable(along: np.ndarray, uncensored: np.ndarray) -> np.ndarray:
         usable &= ~wrong
 
 
-def _p_value(along: np.ndarray, ratio: np.ndarray, points: np.ndarray, step: float) -> float:
+def _p_value(along: np.ndarray, ratio: np.ndarray, points: np.ndarray) -> float:
     along, ratio = along[points], ratio[points]
     if len(along) < 2 or np.ptp(along) == 0:
         return 1.0
     excess, error, freedom = slope(along, ratio)
-    return float(p_value_of(excess - _allowance(along, step) - _ROUNDING, error, freedom))
-
-
-def _allowance(along: np.ndarray, step: float) -> float:
-    """Most that a factor between 1/step and 1 on each grid point's sizes can add to the slope."""
-    weights = (along - along.mean()) / np.sum((along - along.mean()) ** 2)
-    return 0.5 * math.log(step) * float(np.abs(weights.sum(axis=1)).sum())
+    return float(p_value_of(excess - _ROUNDING, error, freedom))

@@ -98,7 +98,6 @@ class Role:
                 size,
                 table(lambda t: evaluate(theory, t.facts)),
                 cap=table(lambda t: t.facts.get("cap", math.nan)),
-                step=float(table(lambda t: t.facts.get("step", 1.0)).max()),
                 resolution=kind.resolution,
                 level=self.level,
             )
