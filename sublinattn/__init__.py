@@ -11,16 +11,23 @@ from .baselines import uniform_attention
 from .exact import Partial, attention, partial_attention
 from .hardness import Hardness, hardness
 from .hyper import hyper_attention
+from .onepass import OnePassSketch
+from .polynomial import PolynomialState, polynomial_attention
+from .primitives.recovery import SparseColumns
 
 __version__ = version("sublinattn")
 
 __all__ = [
     "Hardness",
+    "OnePassSketch",
     "Partial",
+    "PolynomialState",
+    "SparseColumns",
     "attention",
     "hardness",
     "hyper_attention",
     "partial_attention",
+    "polynomial_attention",
     "stage_times",
     "uniform_attention",
 ]

@@ -82,3 +82,21 @@ def largest_norms(xp: Any, check_finite: bool, **named: Array) -> list[float]:
         if check_finite and not math.isfinite(square) and not bool(_xp.asnumpy(xp.isfinite(x).all())):
             raise ValueError(f"{name} must be finite, got NaN or Inf entries")
     return [math.sqrt(square) for square in squares]
+
+
+def rows(width: dict[str, int], **named: Array) -> list[Array]:
+    """Rows of a stream as `(c, width)` arrays: one row `(width,)` or a chunk of them, as many in each array."""
+    out = []
+    for name, x in named.items():
+        if x.ndim not in (1, 2) or x.shape[-1] != width[name]:
+            shape = tuple(x.shape)
+            raise ValueError(f"{name} must have shape ({width[name]},) or (c, {width[name]}), got {shape}")
+        if x.ndim == 2 and not len(x):
+            raise ValueError(f"{name} must not be empty, got shape {tuple(x.shape)}")
+        out.append(x.reshape(-1, width[name]))
+    first = next(iter(named))
+    for name, x in zip(named, out, strict=True):
+        if named[name].ndim != named[first].ndim or len(x) != len(out[0]):
+            both = f"{tuple(named[name].shape)} and {tuple(named[first].shape)}"
+            raise ValueError(f"{name} must have as many rows as {first}, got {both}")
+    return out

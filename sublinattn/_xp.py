@@ -9,20 +9,17 @@ each; a GPU gets few large tiles.
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import sys
-import threading
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
+
+from ._threads import for_tiles as for_tiles
 
 Array = Any
 """An array of the namespace in use (`numpy.ndarray` or `cupy.ndarray`)."""
@@ -162,6 +159,14 @@ def tile_shape(xp: Any, batch: int) -> tuple[int, int, int]:
     return max(1, min(batch, free // 16 // (4 * rows * keys))), rows, keys
 
 
+def feature_rows(xp: Any, features: int, dtype: Any) -> int:
+    """Rows whose `features` numbers each are made and used at once: 1 MiB of them on the CPU (they stay in a core's L2
+    cache), a sixteenth of the free memory on a GPU; within 16 and 4096, or 2^20.
+    """
+    size, most = (2**20, 4096) if xp is np else (device_memory(xp)[0] // 16, 2**20)
+    return int(min(most, max(16, size // (features * np.dtype(dtype).itemsize))))
+
+
 class Scratch:
     """Reused work arrays of one worker: the CPU is spared page faults; a GPU has a memory pool of its own."""
 
@@ -196,81 +201,6 @@ def scatter(xp: Any, out: Array, rows: Array, values: Array) -> None:
         out.view(row)[rows.ravel(), 0] = np.ascontiguousarray(values).reshape(-1, out.shape[1]).view(row)[:, 0]
     else:
         out[rows] = values
-
-
-class _Blas:
-    """One BLAS thread per pool thread while any tiles run; the limit that was there decides how many pool threads."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.users = 0
-        self.controller: ThreadpoolController | None = None
-        self.limiter: Any = None
-        self.pool: ThreadPoolExecutor | None = None
-
-    @contextmanager
-    def single(self) -> Iterator[int]:
-        with self.lock:
-            if self.controller is None:
-                self.controller = ThreadpoolController().select(user_api="blas")
-            threads = min([_cores(), *(lib.num_threads for lib in self.controller.lib_controllers)])
-            if self.users == 0:
-                self.limiter = self.controller.limit(limits=1)
-            self.users += 1
-        try:
-            yield threads
-        finally:
-            with self.lock:
-                self.users -= 1
-                if self.users == 0:
-                    self.limiter.restore_original_limits()
-
-    def executor(self) -> ThreadPoolExecutor:
-        if self.pool is None:
-            self.pool = ThreadPoolExecutor(_cores(), thread_name_prefix="sublinattn-tile")
-        return self.pool
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-_BLAS = _Blas()
-
-
-def _after_fork() -> None:
-    global _BLAS  # a forked child has neither the pool's threads nor a trustworthy lock
-    _BLAS = _Blas()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def for_tiles(xp: Any, tiles: Sequence[Any], make_worker: Callable[[], Callable[[Any], None]]) -> None:
-    """Run `worker(tile)` for every tile, in any order: on threads on the CPU, one after another on a device.
-
-    `make_worker` is called once per thread, so that a worker may own scratch arrays. Tiles must write to disjoint
-    places.
-    """
-    if xp is not np:
-        worker = make_worker()
-        for tile in tiles:
-            worker(tile)
-        return
-    ticket = itertools.count()  # next() on it is atomic: the threads share one queue
-
-    def drain() -> None:
-        worker = make_worker()
-        while (i := next(ticket)) < len(tiles):
-            worker(tiles[i])
-
-    with _BLAS.single() as threads:
-        if (threads := min(threads, len(tiles))) <= 1:
-            drain()
-        else:
-            for future in [_BLAS.executor().submit(drain) for _ in range(threads)]:
-                future.result()
 
 
 # -------------------------------------------------------------------------------------------------- CUDA C++ fast paths

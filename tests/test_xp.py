@@ -11,7 +11,7 @@ import pytest
 import references
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from sublinattn import _xp, attention, hyper_attention, stage_times, uniform_attention
+from sublinattn import _threads, _xp, attention, hyper_attention, stage_times, uniform_attention
 
 
 def test_namespace_is_shared_or_refused(xp: Any) -> None:
@@ -96,7 +96,7 @@ def test_the_blas_limit_is_the_number_of_tile_threads() -> None:
 
         with threadpool_limits(limit, user_api="blas"):
             _xp.for_tiles(np, range(50), make_worker)
-        assert len(made) == min(limit, _xp._cores())
+        assert len(made) == min(limit, _threads.cores())
 
 
 def test_tiles_have_one_blas_thread_and_the_limit_is_restored() -> None:

@@ -4,29 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-
-@contextmanager
-def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path; rename it to `path` on success, remove it on any exception. Parent folders are made.
-
-    It lies in a hidden folder of its own beside `path`, under the same name: writers choose their format by it, and a
-    reader who lists the folder meanwhile (`*.json`) does not meet a file that is half written.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
-    try:
-        yield folder / path.name
-        os.replace(folder / path.name, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+from sublinattn._files import atomic as atomic  # the lab's writers take it from here
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

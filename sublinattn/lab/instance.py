@@ -13,8 +13,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from sublinattn._files import atomic
 from sublinattn._xp import asnumpy, to_device
-from sublinattn.lab.files import atomic
 
 ENTRY = "sublinattn.Instance"  # the file's one metadata entry: safetensors writes several in no fixed order
 TENSORS = ("q", "k", "v")

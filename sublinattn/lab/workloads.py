@@ -22,6 +22,7 @@ from numpy.typing import DTypeLike
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import logit
 
+from sublinattn.lab.compressible import compressible
 from sublinattn.lab.instance import Instance
 
 __all__ = ["Instance", "make", "names", "real"]
@@ -265,7 +266,7 @@ def heavy_values(
 
 
 _SYNTHETIC: dict[str, Callable[..., Arrays]] = {
-    f.__name__: f for f in (gaussian, clustered, planted, sinks, alpha, kappa, heavy_values)
+    f.__name__: f for f in (gaussian, clustered, planted, sinks, alpha, kappa, heavy_values, compressible)
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import sympy as sp
+from scipy.special import betaincinv
 
 n, m, d, d_v, r, b = sp.symbols("n m d d_v r b", positive=True)
 eps, delta, theta = sp.symbols("varepsilon delta theta", positive=True)
@@ -31,6 +32,10 @@ APPROXD_SIZE = kappa**7 * alpha**2 * eps**-6 * sp.log(n)
 
 AMM_GROWTH = eps**-2 * d_v * srank
 """Growth of Lemma 2's sample size [HA24]."""
+
+OUTPUT_ERROR = 2 * (1 - sp.sqrt(1 - eps**2)) / eps
+"""Largest change of an attention output, over `max|V|`, when every entry of A is off by a factor within 1 +- eps: the
+best constant, where [AS23, Lemma 3.6] has `2 eps`."""
 
 
 def amm_sample_size(d_v: int, srank: float, *, eps: float, delta: float) -> int:
@@ -57,3 +62,66 @@ def amm_sample_size(d_v: int, srank: float, *, eps: float, delta: float) -> int:
     if not (eps > 0 and 0 < delta < 1):
         raise ValueError(f"eps must be positive and delta in (0, 1), got eps={eps}, delta={delta}")
     return math.ceil(d_v * srank / (eps**2 * delta))
+
+
+def output_error(eps: float) -> float:
+    """`OUTPUT_ERROR` at `eps`, without cancellation: `2 eps / (1 + sqrt(1 - eps^2))`; infinite past 1."""
+    return 2 * eps / (1 + math.sqrt(1 - eps**2)) if eps <= 1 else math.inf
+
+
+SKETCH_PRODUCT_SIZE = 2 / (delta * eps**2)
+"""Buckets of one CountSketch table that make `||U^T S^T S V - U^T V||_F <= eps ||U||_F ||V||_F` fail with probability
+at most delta (Markov)."""
+
+SHARE = sp.Symbol("c", positive=True)
+"""`c = k e^2 / ||tail_k(y)||^2`, where every estimate is within e of its entry."""
+
+KEEP_K = sp.sqrt(1 + 4 * sp.sqrt(SHARE) + 5 * SHARE)
+"""Error of the k largest estimates over `||tail_k(y)||`: see `recovery_factor`."""
+
+KEEP_2K = sp.sqrt(1 + 10 * SHARE)
+"""Error of the 2k largest estimates over `||tail_k(y)||`: see `recovery_factor`."""
+
+
+def estimate_spread(k: int, *, width: int, tables: int, entries: int, failure: float) -> float:
+    """Smallest `a` for which all estimates are proven to be within `sqrt(a/width) ||tail_k(y)||` of their entries.
+
+    In one table the estimate of `y_i` is off by more only if one of the k largest other entries is in the bucket of i
+    (probability at most `k/width`), or if the others there, whose sum has variance at most `||tail_k||^2/width`, exceed
+    it (Markov: `1/a`); together `f = k/width + 1/a`. The median is off only if half of the tables are, `(tables + 1)/2`
+    for an odd number: `Pr[Bin(tables, f) >= (tables + 1)/2]`, which `entries` times over may be at most `failure`.
+
+    Needs a pairwise independent hash, tables independent of each other. Source: [CCF02], with constants.
+
+    Parameters
+    ----------
+    k, width, tables : int
+    entries : int
+        Number of estimates, `n` times the columns.
+    failure : float
+        Probability that any of them is off by more.
+
+    Returns
+    -------
+    float
+        Infinite where no `a` will do: too few tables, or too narrow ones.
+    """
+    half = (tables + 1) // 2
+    per_table = float(betaincinv(half, tables - half + 1, failure / entries))  # Pr[Bin(r, f) >= h] = I_f(h, r - h + 1)
+    return 1 / (per_table - k / width) if per_table > k / width else math.inf
+
+
+def recovery_factor(c: float, *, twice: bool) -> float:
+    """What `||T - y||` is at most, over `t = ||tail_k(y)||`, if T keeps the k (or `twice` as many) largest estimates.
+
+    With H the k largest entries, S those kept, and every estimate within e of its entry, `c = k e^2 / t^2`:
+    `||T - y||^2 <= |S| e^2 + t^2 + sum_{H - S} y_i^2 - sum_{S - H} y_j^2`. An i of H that is not kept has no larger an
+    estimate than any j that is: `|y_i| <= |y_j| + 2e`.
+
+    - k kept: pair each i with one j. `y_i^2 - y_j^2 <= 4e |y_j| + 4e^2`, and by Cauchy-Schwarz the sum over at most k
+      pairs is at most `4e sqrt(k) t + 4k e^2`. Together `t^2 (1 + 4 sqrt(c) + 5c)`.
+    - 2k kept: there are two j for each i. `y_i^2 - 2 max(|y_i| - 2e, 0)^2 <= 8e^2`. Together `t^2 (1 + 10c)`.
+
+    The square root is why exactly k entries cost `k/eps^2` buckets, and 2k only `k/eps` [PW11].
+    """
+    return math.sqrt(1 + 10 * c) if twice else math.sqrt(1 + 4 * math.sqrt(c) + 5 * c)

@@ -1,0 +1,89 @@
+"""Tiles on a thread pool: one BLAS thread per pool thread, and results that do not depend on how many there are."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+
+class _Blas:
+    """One BLAS thread per pool thread while any tiles run; the limit that was there decides how many pool threads."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.controller: ThreadpoolController | None = None
+        self.limiter: Any = None
+        self.pool: ThreadPoolExecutor | None = None
+
+    @contextmanager
+    def single(self) -> Iterator[int]:
+        with self.lock:
+            if self.controller is None:
+                self.controller = ThreadpoolController().select(user_api="blas")
+            threads = min([cores(), *(lib.num_threads for lib in self.controller.lib_controllers)])
+            if self.users == 0:
+                self.limiter = self.controller.limit(limits=1)
+            self.users += 1
+        try:
+            yield threads
+        finally:
+            with self.lock:
+                self.users -= 1
+                if self.users == 0:
+                    self.limiter.restore_original_limits()
+
+    def executor(self) -> ThreadPoolExecutor:
+        if self.pool is None:
+            self.pool = ThreadPoolExecutor(cores(), thread_name_prefix="sublinattn-tile")
+        return self.pool
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_BLAS = _Blas()
+
+
+def _after_fork() -> None:
+    global _BLAS  # a forked child has neither the pool's threads nor a trustworthy lock
+    _BLAS = _Blas()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def for_tiles(xp: Any, tiles: Sequence[Any], make_worker: Callable[[], Callable[[Any], None]]) -> None:
+    """Run `worker(tile)` for every tile, in any order: on threads on the CPU, one after another on a device.
+
+    `make_worker` is called once per thread, so that a worker may own scratch arrays. Tiles must write to disjoint
+    places.
+    """
+    if xp is not np:
+        worker = make_worker()
+        for tile in tiles:
+            worker(tile)
+        return
+    ticket = itertools.count()  # next() on it is atomic: the threads share one queue
+
+    def drain() -> None:
+        worker = make_worker()
+        while (i := next(ticket)) < len(tiles):
+            worker(tiles[i])
+
+    with _BLAS.single() as threads:
+        if (threads := min(threads, len(tiles))) <= 1:
+            drain()
+        else:
+            for future in [_BLAS.executor().submit(drain) for _ in range(threads)]:
+                future.result()
