@@ -71,6 +71,21 @@ def to_device(x: np.ndarray, xp: Any) -> Array:
     return x if xp is np else xp.asarray(x)
 
 
+def together(x: Array, y: Array) -> tuple[Array, Array]:
+    """Both on one device: where one is on the host, such as what a file held, it goes to the other's."""
+    return (
+        to_device(x, namespace(y)) if isinstance(x, np.ndarray) else x,
+        to_device(y, namespace(x)) if isinstance(y, np.ndarray) else y,
+    )
+
+
+def follow(xp: Any, name: str, *arrays: Array) -> list[Array]:
+    """A state's arrays on the device of the new rows `name`; they go there from the host only, where they begin."""
+    if xp is np and not all(isinstance(x, np.ndarray) for x in arrays):
+        raise TypeError(f"{name} must be on the device of the rows before it, got an array on the host")
+    return [to_device(x, xp) if isinstance(x, np.ndarray) else x for x in arrays]
+
+
 def synchronize(xp: Any) -> None:
     """Wait until the device has finished: needed before reading a clock."""
     if xp is not np:
@@ -160,10 +175,12 @@ def tile_shape(xp: Any, batch: int) -> tuple[int, int, int]:
 
 
 def feature_rows(xp: Any, features: int, dtype: Any) -> int:
-    """Rows whose `features` numbers each are made and used at once: 1 MiB of them on the CPU (they stay in a core's L2
-    cache), a sixteenth of the free memory on a GPU; within 16 and 4096, or 2^20.
+    """Rows whose `features` numbers each are made and used at once, within 16 and 16384 (2^20 on a GPU).
+
+    8 MiB of them on the CPU: an operation touches a part, and the fewer and longer they are, the less the threads wait
+    for the interpreter's lock (1 MiB took 1.6 times as long on two cores). A sixteenth of the free memory on a GPU.
     """
-    size, most = (2**20, 4096) if xp is np else (device_memory(xp)[0] // 16, 2**20)
+    size, most = (2**23, 2**14) if xp is np else (device_memory(xp)[0] // 16, 2**20)
     return int(min(most, max(16, size // (features * np.dtype(dtype).itemsize))))
 
 

@@ -51,6 +51,7 @@ class Bench(StrEnum):
     """What can be benchmarked."""
 
     hyper = "hyper"
+    stream = "stream"
     verdicts = "verdicts"
 
 
@@ -177,7 +178,7 @@ def report(out: Annotated[Path, typer.Argument(help="Folder of a run.")] = Path(
 
 @app.command(epilog="Example: [bold]sublinattn bench hyper[/]")
 def bench(
-    what: Annotated[Bench, typer.Argument(help="hyper: speed and memory; verdicts: the engine's own error rates.")],
+    what: Annotated[Bench, typer.Argument(help="hyper, stream: speed and memory; verdicts: the engine's error rates.")],
 ) -> None:
     """Measure speed, or the error rates of the verdict engine."""
     if what is Bench.hyper:
@@ -185,6 +186,10 @@ def bench(
 
         _frame(speed.hyper())
         _frame(speed.memory())
+    elif what is Bench.stream:
+        from .lab import bench_stream
+
+        _frame(bench_stream.stream())
     else:
         from .lab import error_rates
 

@@ -87,7 +87,7 @@ def hyper(
     for _ in range(rounds):
         for key in seconds:
             call, repeats, _ = contenders[key]
-            seconds[key].append(float(np.median([_seconds(call) for _ in range(repeats)])))  # type: ignore[arg-type]
+            seconds[key].append(float(np.median([seconds_of(call) for _ in range(repeats)])))  # type: ignore[arg-type]
     rows = []
     for key, times in seconds.items():
         yardstick = contenders[key][2]
@@ -96,7 +96,7 @@ def hyper(
     return pd.DataFrame(rows, columns=["what", "n", "causal", "seconds", "fastest", "ratio", "yardstick"])
 
 
-def _seconds(call: Callable[[], Any]) -> float:
+def seconds_of(call: Callable[[], Any]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start

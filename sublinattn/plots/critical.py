@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from .panels import figure, theory
+from .panels import figure, grid, theory
 from .style import OKABE_ITO, PAGE, paper_style
 
 _SYMBOLS = {
@@ -20,10 +20,15 @@ _SYMBOLS = {
     "n": "$n$",
     "d_v": "$d_v$",
     "srank": "srank$(P)$",
+    "k": "$k$",
+    "varepsilon_1": r"$\varepsilon_1$",
+    "varepsilon_ties": r"$\varepsilon_1$, near-ties",
 }
 
 
-def critical_sizes(sizes: pd.DataFrame, fits: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
+def critical_sizes(
+    sizes: pd.DataFrame, fits: pd.DataFrame, titles: Mapping[str, str], *, size: str = "critical size $m^*$"
+) -> Figure:
     """A row per claim, a panel per variable: replicates, their fit, and the theory's slope through the fit's middle.
 
     Where no size was found up to the cap, an open triangle stands at the upper edge.
@@ -35,6 +40,8 @@ def critical_sizes(sizes: pd.DataFrame, fits: pd.DataFrame, titles: Mapping[str,
     fits : DataFrame
         claim, variable, theory (LaTeX), measured, lower, upper, theory_exponent.
     titles : mapping of claim id to the row's name
+    size : str
+        What was searched for.
     """
     with paper_style():
         columns = int(fits.groupby("claim").size().max())
@@ -47,8 +54,28 @@ def critical_sizes(sizes: pd.DataFrame, fits: pd.DataFrame, titles: Mapping[str,
             for ax, (_, fit) in zip(row, here.iterrows(), strict=False):
                 data = sizes[(sizes["claim"] == claim) & (sizes["variable"] == fit["variable"])]
                 _panel(ax, data, fit)
-            row[0].set_ylabel(f"{title}\ncritical size $m^*$")
+            row[0].set_ylabel(f"{title}\n{size}")
         fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return fig
+
+
+def growths(sizes: pd.DataFrame, fits: pd.DataFrame, labels: Mapping[str, str], *, columns: int = 3) -> Figure:
+    """A panel per claim and variable, `columns` in a row: replicates, their fit, and the theory's slope.
+
+    Parameters
+    ----------
+    sizes, fits : DataFrame
+        As for `critical_sizes`.
+    labels : mapping of claim id to what was measured, with its unit
+    """
+    panels = [fit for claim in labels for _, fit in fits[fits["claim"] == claim].iterrows()]
+    with paper_style():
+        fig = figure(PAGE, 1.7 * -(-len(panels) // columns) + 0.3)
+        axes = grid(fig, len(panels), columns, sharey=False)
+        for ax, fit in zip(axes, panels, strict=False):
+            _panel(ax, sizes[(sizes["claim"] == fit["claim"]) & (sizes["variable"] == fit["variable"])], fit)
+            ax.set_ylabel(labels[fit["claim"]])
+        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig
 
 

@@ -35,6 +35,9 @@ METHODS = MappingProxyType(
         "exact": {"color": OKABE_ITO["green"], "marker": "s", "label": "exact"},
         "hyper practical": {"color": OKABE_ITO["blue"], "marker": "o", "label": "HyperAttention, practical"},
         "hyper theory": {"color": OKABE_ITO["vermillion"], "marker": "^", "label": "HyperAttention, theory"},
+        "one-pass paper": {"color": OKABE_ITO["purple"], "marker": "v", "label": "one pass, paper"},
+        "one-pass fused": {"color": OKABE_ITO["sky"], "marker": "P", "label": "one pass, fused"},
+        "streaming state": {"color": OKABE_ITO["vermillion"], "marker": "*", "label": "streaming state"},
         "uniform": {"color": OKABE_ITO["orange"], "marker": "D", "label": "uniform sampling"},
         "zero": {"color": _GREY, "marker": "x", "label": "answering zero"},
     }
