@@ -21,6 +21,13 @@ def integer(name: str, value: Any, *, least: int) -> int:
     return int(value)
 
 
+def real(name: str, value: Any) -> float:
+    """`value` as a float, or a TypeError that names it."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
+    return float(value)
+
+
 def resolve_scale(scale: Any, d: int) -> float:
     """The logits' scale: `1/sqrt(d)` for None."""
     if scale is None:

@@ -10,7 +10,9 @@ operations in all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from math import comb
 from typing import Any
 
@@ -40,7 +42,7 @@ class Monomials:
         self.d, self.degree, self.rank = d, degree, comb(d + degree, degree)
         if self.rank > MAX_RANK:
             raise ValueError(
-                f"degree {degree} in d = {d} variables has {float(self.rank):.3g} monomials, at most {MAX_RANK} are "
+                f"degree {degree} in d = {d} variables has {Decimal(self.rank):.3g} monomials, at most {MAX_RANK} are "
                 "built: the polynomial method needs a small d or small entries"
             )
         # (first feature, last, first of the factors): block j of level l is x_j times the tail of level l - 1.
@@ -54,6 +56,16 @@ class Monomials:
                 end += size
             self._blocks.append(blocks)
             tails = [start for start, _, _ in blocks]
+
+    def check(self, dtype: Any, **norms: float) -> None:
+        """ValueError if a monomial of rows of these largest norms could overflow: the sums would be lost."""
+        largest = float(np.finfo(dtype).max)
+        for name, norm in norms.items():
+            if norm > 1 and self.degree * math.log(norm) > math.log(largest):
+                raise ValueError(
+                    f"{name} must have rows whose norm to the power of the degree ({self.degree}) is below "
+                    f"{largest:.2g}, the largest {dtype}, got a norm of {norm:.3g}: use float64 or shorter rows"
+                )
 
     def fill(self, xp: Any, x: Array, out: Array) -> Array:
         """Monomials of the columns of `x` (d, c), in `out` (rank, c); `rank` multiplications per column."""

@@ -77,7 +77,9 @@ class Fused:
     def queries(self, xp: Any, start: int, q: Array) -> None:
         """Queries (c, d) of indices from `start`: their output rows, sketched."""
         weighted = self.weights[:, None] * self.sums / self.n
-        self.phi.add(start, divided(xp, evaluate(xp, self.monomials, q, weighted), self.degree))
+        y = divided(xp, evaluate(xp, self.monomials, q, weighted), self.degree)
+        self.phi.allocate(xp, q.dtype)  # after what may be refused
+        self.phi.add(start, y)
 
     def output(self, xp: Any) -> CountSketch:
         """The sketch of `y`."""
@@ -87,13 +89,27 @@ class Fused:
         """The sketches of the keys and of the queries, by name."""
         return {"phi": self.phi}
 
+    def of_keys(self) -> list[Array]:
+        """What is kept of the keys."""
+        return [self.sums]
+
     def allocate(self, xp: Any, dtype: Any, *, queries: bool) -> None:
         """Make the tables that the next rows need, on their device; move there what is on the host."""
         for name, sketch in self.sketches().items():
             if queries or name != "phi" or sketch.table is not None:
                 sketch.allocate(xp, dtype)
-        if xp is not np and isinstance(self.sums, np.ndarray):
-            self.sums, self.weights = (_xp.to_device(x, xp) for x in (self.sums, self.weights))
+
+    def merge(self, other: Fused, dtype: Any, *, queries: bool) -> None:
+        """Add what `other` keeps of other keys, or of other queries of the same keys: tables of `dtype`."""
+        self.sums, its_sums = _xp.together(self.sums, other.sums)
+        self.weights, _ = _xp.together(self.weights, self.sums)
+        if not queries:
+            self.sums += its_sums
+        self.allocate(_xp.namespace(self.sums), dtype, queries=queries)
+        its = other.sketches()
+        for name, sketch in self.sketches().items():
+            if its[name].table is not None and (name == "phi") == queries:
+                sketch.merge(its[name])
 
     @property
     def nbytes(self) -> int:
@@ -133,17 +149,21 @@ class Paper(Fused):
     def queries(self, xp: Any, start: int, q: Array) -> None:
         normaliser = evaluate(xp, self.monomials, q, self.weights[:, None] * self.sums)  # D_ii = <u1(q_i), U2^T 1>
         positive(xp, normaliser, self.degree)
+        self.phi.allocate(xp, q.dtype)  # after what may be refused
         for at, rows in self._pieces(q):
             self.phi.add(start + at, feature_matrix(xp, self.monomials, rows) / normaliser[at : at + len(rows)])
 
     def output(self, xp: Any) -> CountSketch:
         """`Z = (Phi D^-1 U1) ((Psi U2)^T Psi V)`: the sketch of `y`, up to the error of `Psi`."""
-        psi_u, psi_v = (x.astype(np.float64) for x in xp.split(self.psi.table[0], [self.monomials.rank], axis=1))
-        product = self.weights[:, None] * xp.matmul(psi_u.T, psi_v)
+        psi, rank = self.psi.table[0].astype(np.float64), self.monomials.rank
+        product = self.weights[:, None] * xp.matmul(psi[:, :rank].T, psi[:, rank:])
         return self.phi.times(product.astype(self.phi.table.dtype))
 
     def sketches(self) -> Mapping[str, CountSketch]:
         return {"psi": self.psi, "phi": self.phi}
+
+    def of_keys(self) -> list[Array]:
+        return [self.sums, self.psi.table]
 
     def _pieces(self, rows: Array) -> list[tuple[int, Array]]:
         """Rows whose features are held at once, with the place of the first."""

@@ -22,7 +22,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from numbers import Real
 from typing import Any
 
 import mpmath
@@ -36,7 +35,7 @@ BASES = ("taylor", "chebyshev", "minimax")
 AGREEMENT = 1e-6  # of the largest error with the levelled one, relative, at which the exchange has converged
 EXCHANGES = 100
 MAX_RADIUS = 300.0  # for the last two bases: digits grow with it, and float64 cannot hold exp(2R) beyond 354
-NEGLIGIBLE = 1e-100  # Taylor's error below which no float64 tells the bases apart
+NEGLIGIBLE = 1e-290  # Taylor's error below which no float64 tells the bases apart
 GUARD_DIGITS = 30
 POINT_BITS = 60  # of a point in [-1, 1], in fixed point
 
@@ -120,7 +119,7 @@ def minimal_degree(basis: str, eps: float, radius: float) -> int:
     Bisection: below 1 the error falls with the degree. (Taylor's rises at first if `R > 2`, from `exp(R) - 1` upwards.)
     """
     radius = _radius(basis, radius)
-    if not 0 < _real("eps", eps) < 1:
+    if not 0 < _checks.real("eps", eps) < 1:
         raise ValueError(f"eps must lie in (0, 1), got {eps}")
 
     log_eps = math.log(eps)
@@ -140,7 +139,7 @@ def taylor_bound(degree: int, radius: float) -> float:
     spared.) Infinite where float64 overflows.
     """
     degree, radius = _checks.integer("degree", degree, least=0), _radius("taylor", radius)
-    return _exp(_log_taylor_bound(degree, radius))
+    return _exp(log_taylor_bound(degree, radius))
 
 
 def taylor_degree(log_eps: float, radius: float) -> int:
@@ -158,10 +157,10 @@ def taylor_degree(log_eps: float, radius: float) -> int:
         Impossible parameters.
     """
     radius = _radius("taylor", radius)
-    if not -math.inf < _real("log_eps", log_eps) < 0:
+    if not -math.inf < _checks.real("log_eps", log_eps) < 0:
         raise ValueError(f"log_eps must be negative and finite, got {log_eps}")
     # For R > 1 the bound is above 1 until the degree has passed R, and falls from there.
-    return _smallest(lambda degree: _log_taylor_bound(degree, radius) <= log_eps, math.ceil(radius))
+    return _smallest(lambda degree: log_taylor_bound(degree, radius) <= log_eps, math.ceil(radius))
 
 
 # ------------------------------------------------------------------------------------------------------------ the bases
@@ -278,7 +277,8 @@ def _digits(degree: int, radius: float) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------------- degrees
-def _log_taylor_bound(degree: int, radius: float) -> float:
+def log_taylor_bound(degree: float, radius: float) -> float:
+    """Log of `taylor_bound`, at any size; the degree need not be whole."""
     if not radius:
         return -math.inf
     return 2 * radius + (degree + 1) * math.log(radius) - math.lgamma(degree + 2)
@@ -325,14 +325,8 @@ def _smallest(holds: Callable[[int], bool], guess: int) -> int:
 def _radius(basis: str, radius: float) -> float:
     if basis not in BASES:
         raise ValueError(f"basis must be one of {BASES}, got {basis!r}")
-    if not 0 <= _real("radius", radius) < math.inf:
+    if not 0 <= _checks.real("radius", radius) < math.inf:
         raise ValueError(f"radius must be finite and at least 0, got {radius}")
     if basis != "taylor" and radius > MAX_RADIUS:
         raise ValueError(f"radius must be at most {MAX_RADIUS:g} for basis {basis!r}, got {radius:g}")
     return float(radius)
-
-
-def _real(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
-    return float(value)

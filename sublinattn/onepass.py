@@ -114,7 +114,7 @@ class OnePassSketch:
         if sparsity > n:
             raise ValueError(f"sparsity must be at most n ({n}), got {sparsity}")
         for name, eps in (("eps1", eps1), ("eps2", eps2)):
-            if not 0 < eps <= 1:
+            if not 0 < _checks.real(name, eps) <= 1:
                 raise ValueError(f"{name} must lie in (0, 1], got {eps}")
         if variant not in VARIANTS:
             raise ValueError(f"variant must be one of {tuple(VARIANTS)}, got {variant!r}")
@@ -156,7 +156,8 @@ class OnePassSketch:
         Raises
         ------
         TypeError, ValueError
-            As `attention`; rows past n; rows that were there before; queries have begun. The sketch is then as it was.
+            As `PolynomialState.update`; another dtype than before; rows past n; rows that were there before; queries
+            have begun. The sketch is then as it was.
         """
         if self._ranges["q"]:
             raise ValueError(f"absorb_keys must come before all queries, got keys after {self.queries_seen} queries")
@@ -187,14 +188,17 @@ class OnePassSketch:
         wide = (x.astype(_xp.working_dtype(x), copy=False) for x in arrays)
         width = {"k": self.d, "q": self.d, "v": self.d_v}
         rows = _checks.rows(width, **dict(zip(named, wide, strict=True)))
-        _checks.largest_norms(xp, check_finite, **dict(zip(named, rows, strict=True)))
+        norm, *_ = _checks.largest_norms(xp, check_finite, **dict(zip(named, rows, strict=True)))
         side, dtype = next(iter(named)), np.dtype(rows[0].dtype)
-        if self._dtype not in (None, dtype):
+        self._kept.monomials.check(dtype, **{side: norm})
+        if self._dtype is not None and self._dtype != dtype:
             raise TypeError(f"{side} must have the dtype of the rows before it ({self._dtype}), got {dtype}")
         start = self._following(side) if start is None else _checks.integer("start", start, least=0)
         ranges = with_range(self._ranges[side], start, start + len(rows[0]), name=side, n=self.n)
+        kept = self._kept
+        kept.sums, kept.weights = _xp.follow(xp, side, kept.sums, kept.weights)
+        kept.allocate(xp, dtype, queries=False)  # those of the queries when these have passed
         self._dtype = dtype
-        self._kept.allocate(xp, dtype, queries=side == "q")
         return xp, rows, start, ranges
 
     def _following(self, side: str) -> int:
@@ -247,33 +251,28 @@ class OnePassSketch:
         mine, its = self._kept.sketches(), other._kept.sketches()
         if any((mine[name].hash.coefficients != its[name].hash.coefficients).any() for name in mine):
             raise ValueError("other must have this sketch's hashes: make both with the same rng, an integer seed")
-        if None not in (self._dtype, other._dtype) and self._dtype != other._dtype:
+        if self._dtype is not None and other._dtype is not None and self._dtype != other._dtype:
             raise TypeError(f"other must have rows of dtype {self._dtype}, got {other._dtype}")
         side = "q" if self._ranges["q"] or other._ranges["q"] else "k"
-        if side == "q" and not (self._complete() and other._complete() and self._same_keys(other)):
-            raise ValueError(
-                f"other must have absorbed the same {self.n} keys once there are queries, got {other.keys_seen} keys, "
-                f"here {self.keys_seen}, with sums that {'agree' if self._same_keys(other) else 'differ'}"
-            )
+        if side == "q" and (both := {self.keys_seen, other.keys_seen}) != {self.n}:
+            raise ValueError(f"other must have absorbed all {self.n} keys once there are queries, got {min(both)}")
+        if side == "q" and not self._same_keys(other):
+            raise ValueError("other must have absorbed the same keys once there are queries, got sums that differ")
         ranges = union(self._ranges[side], other._ranges[side], name=side, n=self.n)
         if other._dtype is not None:
             self._dtype = other._dtype
-            self._kept.allocate(_xp.namespace(other._kept.sums), other._dtype, queries=side == "q")
-        if side == "k":
-            self._kept.sums += other._kept.sums
-        for name in mine:
-            if its[name].table is not None and (name == "phi") == (side == "q"):
-                mine[name].merge(its[name])
+            self._kept.merge(other._kept, other._dtype, queries=side == "q")
         self._ranges[side] = ranges
         return self
 
-    def _complete(self) -> bool:
-        return self.keys_seen == self.n
-
     def _same_keys(self, other: OnePassSketch) -> bool:
-        """Whether the running sums agree up to the rounding of a different order."""
-        mine, its = (_xp.asnumpy(x._kept.sums) for x in (self, other))
-        return bool(np.allclose(mine, its, rtol=1e-6, atol=1e-9 * max(1.0, float(abs(mine).max()))))
+        """Whether what is kept of the keys agrees up to the rounding of a different order: to half of the digits."""
+        tolerance = float(np.finfo(self._dtype or np.float64).eps) ** 0.5
+        for pair in zip(self._kept.of_keys(), other._kept.of_keys(), strict=True):
+            mine, its = _xp.together(*pair)
+            if not bool(_xp.asnumpy(abs(mine - its).max() <= tolerance * abs(mine).max())):
+                return False
+        return True
 
     # --------------------------------------------------------------------------------------------------- checkpointing
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -85,10 +85,10 @@ class PolynomialState:
         _check_basis(basis)
         if (radius is None) != (basis == "taylor"):
             raise ValueError(f"radius must be given if, and only if, basis is not 'taylor', got {radius} and {basis!r}")
-        self.basis, self.radius = basis, radius
+        polynomial = approximant(basis, self.degree, 0.0 if radius is None else radius)
+        self.basis, self.radius = basis, None if radius is None else polynomial.radius
         self._monomials = Monomials(self.d, self.degree)
-        coefficients = approximant(basis, self.degree, 0.0 if radius is None else radius).coefficients
-        self._weights: Array = self._monomials.weights(coefficients, self.scale)
+        self._weights: Array = self._monomials.weights(polynomial.coefficients, self.scale)
         self._moments: Array = np.zeros((self.rank, self.d_v + 1))  # moved to the keys' device with the first of them
         self.tokens_seen = 0
 
@@ -108,13 +108,15 @@ class PolynomialState:
         Raises
         ------
         TypeError, ValueError
-            As `attention`; the state is then as it was.
+            As `attention`; rows so long that their monomials could overflow, or not on the device of those before. The
+            state is then as it was.
         """
         xp, (k, v), _ = _xp.enter(k=k, v=v)
         k, v = _checks.rows({"k": self.d, "v": self.d_v}, k=k, v=v)
         k, v = (x.astype(_xp.working_dtype(x), copy=False) for x in (k, v))
-        _checks.largest_norms(xp, check_finite, k=k, v=v)
-        self._move(xp)
+        k_norm, _ = _checks.largest_norms(xp, check_finite, k=k, v=v)
+        self._monomials.check(k.dtype, k=k_norm)
+        self._moments, self._weights = _xp.follow(xp, "k", self._moments, self._weights)
         self._moments += moments(xp, self._monomials, k, with_ones(xp, v))
         self.tokens_seen += len(k)
         return self
@@ -137,8 +139,9 @@ class PolynomialState:
         xp, (q,), leave = _xp.enter(q=q)
         (rows,) = _checks.rows({"q": self.d}, q=q)
         rows = rows.astype(_xp.working_dtype(rows), copy=False)
-        _checks.largest_norms(xp, check_finite, q=rows)
-        self._move(xp)
+        (q_norm,) = _checks.largest_norms(xp, check_finite, q=rows)
+        self._monomials.check(rows.dtype, q=q_norm)
+        self._moments, self._weights = _xp.follow(xp, "q", self._moments, self._weights)
         return leave(self._attend(xp, rows).reshape(*q.shape[:-1], self.d_v))
 
     def _attend(self, xp: Any, q: Array) -> Array:
@@ -157,7 +160,8 @@ class PolynomialState:
             raise TypeError(f"other must be a PolynomialState, got {type(other).__name__}")
         if self._about() != other._about():
             raise ValueError(f"other must have this state's parameters {self._about()}, got {other._about()}")
-        self._moments += other._moments
+        mine, its = _xp.together(self._moments, other._moments)
+        self._moments, self._weights = mine + its, _xp.together(self._weights, mine)[0]
         self.tokens_seen += other.tokens_seen
         return self
 
@@ -183,10 +187,6 @@ class PolynomialState:
 
     def _about(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("d", "d_v", "degree", "scale", "basis", "radius")}
-
-    def _move(self, xp: Any) -> None:
-        if xp is not np and isinstance(self._moments, np.ndarray):
-            self._moments, self._weights = (_xp.to_device(x, xp) for x in (self._moments, self._weights))
 
 
 def _check_basis(basis: str) -> None:
@@ -215,8 +215,8 @@ def polynomial_attention(
     degree : int, optional
         `g`. By default the smallest one that reaches `eps`.
     eps : float, optional
-        Relative error of every entry of `exp(scale q k^T)`, in (0, 1); `1/n_k`, at most 0.1, if neither it nor `degree`
-        is given ([AS23]'s accuracy).
+        Relative error of every entry of `exp(scale q k^T)`, in (0, 1). If neither it nor `degree` is given: `1/n_k`
+        ([AS23]'s accuracy), but at most 0.1, and no less than what rounding costs.
     basis : "taylor", "chebyshev" or "minimax"
         The polynomial; the last needs the smallest degree.
     causal : bool
@@ -253,6 +253,7 @@ def polynomial_attention(
     radius = _rounded_up(abs(scale) * q_norm * k_norm)
     degree = _degree(degree, eps, basis, radius, k.shape[1], dtype)
     monomials = Monomials(q.shape[-1], degree)
+    monomials.check(dtype, q=q_norm, k=k_norm)
     polynomial = approximant(basis, degree, radius).coefficients
     weights = _xp.to_device(monomials.weights(polynomial, scale), xp)[:, None]
     out = xp.empty((len(q), *shape[-2:]), dtype=dtype)
@@ -267,11 +268,11 @@ def polynomial_attention(
 
 
 def _rounded_up(radius: float) -> float:
-    """To three digits: polynomials are made per radius, and kept."""
-    if radius == 0:
-        return 0.0
-    unit = 10.0 ** (math.floor(math.log10(radius)) - 2)
-    return math.ceil(radius / unit) * unit
+    """To ten bits: polynomials are made per radius, and kept."""
+    if not math.isfinite(radius):
+        raise ValueError(f"q and k must have rows whose norms are finite in their dtype, got scale |q| |k| = {radius}")
+    fraction, exponent = math.frexp(radius)
+    return math.ldexp(math.ceil(math.ldexp(fraction, 10)), exponent - 10)
 
 
 def _degree(degree: int | None, eps: float | None, basis: str, radius: float, n_k: int, dtype: Any) -> int:
@@ -280,11 +281,11 @@ def _degree(degree: int | None, eps: float | None, basis: str, radius: float, n_
         if eps is not None:
             raise ValueError(f"degree and eps must not both be given, got {degree} and {eps}")
         return _checks.integer("degree", degree, least=0)
-    if eps is None:
-        eps = min(0.1, 1 / n_k)
-    if not 0 < eps < 1:
-        raise ValueError(f"eps must lie in (0, 1), got {eps}")
     rounding = math.exp(min(2 * radius, 700.0)) * float(np.finfo(dtype).eps)
+    if eps is None:
+        eps = min(0.1, max(1 / n_k, rounding))
+    if not 0 < _checks.real("eps", eps) < 1:
+        raise ValueError(f"eps must lie in (0, 1), got {eps}")
     if eps < rounding:
         raise ValueError(
             f"eps must be at least {rounding:.2g}, what rounding costs in {dtype} with logits up to {radius:.3g}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -43,3 +44,52 @@ def qkv(
     factors = (size, size, 1.0)
     shapes = ((n_q, d), (n_k, d), (n_k, d_v))
     return [(f * rng.standard_normal((*lead, *shape))).astype(dtype) for f, shape in zip(factors, shapes, strict=True)]
+
+
+# ------------------------------------------------------------------------------------- polynomials, monomials, sketches
+def exponents(d: int, degree: int) -> list[tuple[int, ...]]:
+    """Exponents of all monomials of degree at most `degree` in `d` variables, by trying every combination."""
+    return [a for a in itertools.product(range(degree + 1), repeat=d) if sum(a) <= degree]
+
+
+def polynomial_attention(
+    coefficients: Any, q: Any, k: Any, v: Any, *, scale: float | None = None, causal: bool = False
+) -> np.ndarray:
+    """Attention with the polynomial in place of exp, entry by entry, of every problem of `(..., n, d)` arrays."""
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    out = np.zeros((*q.shape[:-1], v.shape[-1]))
+    for at in np.ndindex(q.shape[:-2]):
+        logits = scale * q[at].astype(np.float64) @ k[at].astype(np.float64).T
+        entries = sum(c * logits**power for power, c in enumerate(coefficients))
+        if causal:
+            entries = np.tril(entries)
+        out[at] = entries @ v[at].astype(np.float64) / entries.sum(axis=1, keepdims=True)
+    return out
+
+
+def sketching_matrix(hash: Any, n: int) -> np.ndarray:
+    """CountSketch as a matrix, shape (r, w, n), by integer arithmetic: the cubic's low bit is the sign."""
+    out = np.zeros((len(hash.coefficients), hash.width, n))
+    for table, (a, b, c, d) in enumerate(hash.coefficients.tolist()):
+        for i in range(n):
+            value = (a * i**3 + b * i**2 + c * i + d) % (2**31 - 1)
+            out[table, (value // 2) * hash.width // 2**30, i] = -1 if value % 2 else 1
+    return out
+
+
+def counting_matrix(hash: Any, n: int, tables: int) -> np.ndarray:
+    """The bit counters beside it, shape (tables, w, bits, n): counter j takes the indices whose bit j is 1."""
+    bits = [[i >> j & 1 for i in range(n)] for j in range(max(1, (n - 1).bit_length()))]
+    return sketching_matrix(hash, n)[:tables, :, None, :] * np.array(bits)
+
+
+def array_bytes(x: Any, seen: set[int] | None = None) -> int:
+    """Bytes of all arrays within an object: its attributes', its lists', theirs."""
+    seen = set() if seen is None else seen
+    if id(x) in seen or isinstance(x, (str, bytes, np.dtype, np.generic)):
+        return 0
+    seen.add(id(x))
+    if hasattr(x, "nbytes") and hasattr(x, "dtype"):
+        return int(x.nbytes)
+    parts = x.values() if isinstance(x, dict) else x if isinstance(x, (list, tuple)) else getattr(x, "__dict__", {})
+    return sum(array_bytes(part, seen) for part in (parts.values() if isinstance(parts, dict) else parts))

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 import references
 
-from sublinattn import attention, hardness, hyper_attention, partial_attention, uniform_attention
+from sublinattn import (
+    OnePassSketch,
+    PolynomialState,
+    attention,
+    hardness,
+    hyper_attention,
+    partial_attention,
+    polynomial_attention,
+    uniform_attention,
+)
 
 GOOD = dict(zip("qkv", references.qkv(0, 20, 20, lead=(2,), dtype=np.float32), strict=True))
 FUNCTIONS: dict[str, Any] = {
@@ -17,6 +26,9 @@ FUNCTIONS: dict[str, Any] = {
     "hyper_attention": lambda q, k, v, **options: hyper_attention(q, k, v, **({"sample_size": 5} | options)),
     "uniform_attention": lambda q, k, v, **options: uniform_attention(q, k, v, **({"sample_size": 5} | options)),
     "hardness": hardness,
+    "polynomial_attention": lambda q, k, v, **options: polynomial_attention(
+        q, k, v, **(options if options.keys() & {"degree", "eps"} else {"degree": 4} | options)
+    ),
 }
 
 
@@ -116,12 +128,30 @@ RNG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"rng": -1}, ValueError, "rng must be a numpy.random.Generator, an int of at least 0 or None, got -1"),
     ({"rng": "seed"}, TypeError, "rng must be .* got 'seed'"),
 ]
+DEGREE: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"degree": -1}, ValueError, "degree must be at least 0, got -1"),
+    ({"degree": 2.0}, TypeError, "degree must be an integer, got float"),
+    ({"degree": True}, TypeError, "degree must be an integer, got bool"),
+    ({"degree": 500}, ValueError, r"degree 500 in d = 4 variables has 2.66e\+9 monomials, at most 4194304 are built"),
+]
+BASIS = ({"basis": "best"}, ValueError, r"basis must be one of \('taylor', 'chebyshev', 'minimax'\), got 'best'")
+POLYNOMIAL: list[tuple[dict[str, Any], type[Exception], str]] = [
+    *DEGREE,
+    BASIS,
+    ({"degree": 4, "eps": 0.1}, ValueError, "degree and eps must not both be given, got 4 and 0.1"),
+    ({"eps": 0.0}, ValueError, r"eps must lie in \(0, 1\), got 0.0"),
+    ({"eps": 1.0}, ValueError, r"eps must lie in \(0, 1\), got 1.0"),
+    ({"eps": float("nan")}, ValueError, r"eps must lie in \(0, 1\), got nan"),
+    ({"eps": "small"}, TypeError, "eps must be a real number, got str"),
+    ({"eps": 1e-9}, ValueError, "eps must be at least .*, what rounding costs in float32"),
+]
 PARAMETERS = [
     *((name, *case) for name in FUNCTIONS for case in SCALE),
     *((name, *case) for name in ("hyper_attention", "uniform_attention", "hardness") for case in RNG),
     *(("hyper_attention", *case) for case in HYPER),
     *(("uniform_attention", *case) for case in HYPER if "sample_size" in case[0]),
     *(("hardness", *case) for case in HYPER if case[0].keys() & {"block_size"}),
+    *(("polynomial_attention", *case) for case in POLYNOMIAL),
     ("hardness", {"exact_keys": -1}, ValueError, "exact_keys must be at least 0, got -1"),
     ("hardness", {"exact_keys": 20}, ValueError, r"exact_keys must be below the number of keys \(20\), got 20"),
 ]
@@ -148,3 +178,114 @@ def test_a_norm_that_overflows_is_not_an_infinite_entry() -> None:
     q = np.full((3, 4), 1e30, np.float32)
     out = attention(q, q, GOOD["v"][0, :3], scale=1e-58)
     np.testing.assert_allclose(out, references.attention(q, q, GOOD["v"][0, :3], scale=1e-58)[0], rtol=1e-5)
+
+
+# -------------------------------------------------------------------------------------------------------------- streams
+WIDE, ROWS = {"q": 4, "k": 4, "v": 3}, {name: x[0] for name, x in GOOD.items()}
+STREAMS: dict[str, Any] = {
+    "update": lambda k, v: PolynomialState(4, 3, degree=4).update(k, v),
+    "attend": lambda q: PolynomialState(4, 3, degree=4).update(ROWS["k"], ROWS["v"]).attend(q),
+    "paper keys": lambda k, v: sketch("paper").absorb_keys(k, v),
+    "fused keys": lambda k, v: sketch("fused").absorb_keys(k, v),
+    "paper queries": lambda q: sketch("paper").absorb_keys(ROWS["k"], ROWS["v"]).absorb_queries(q),
+    "fused queries": lambda q: sketch("fused").absorb_keys(ROWS["k"], ROWS["v"]).absorb_queries(q),
+}
+STREAM_ARRAYS: list[tuple[Any, type[Exception], str]] = [
+    *((change, error, message) for change, error, message in ARRAYS.values() if error is TypeError),
+    *((lambda x, bad=bad: np.where(x == x[13, 2], np.float32(bad), x), ValueError, "must be finite, got NaN or Inf")
+      for bad in (np.nan, np.inf, -np.inf)),
+    (lambda x: x[:, :2], ValueError, r"must have shape \(WIDTH,\) or \(c, WIDTH\), got \(20, 2\)"),
+    (lambda x: x[0, :0], ValueError, r"must have shape \(WIDTH,\) or \(c, WIDTH\), got \(0,\)"),
+    (lambda x: x[None], ValueError, r"must have shape \(WIDTH,\) or \(c, WIDTH\), got \(1, 20, "),
+    (lambda x: x[0, 0], ValueError, r"must have shape \(WIDTH,\) or \(c, WIDTH\), got \(\)"),
+    (lambda x: x[:0], ValueError, r"must not be empty, got shape \(0, "),
+]  # fmt: skip
+
+
+def sketch(variant: str = "paper", **options: Any) -> OnePassSketch:
+    sizes = {"n": 20, "d": 4, "d_v": 3, "degree": 4, "sparsity": 2, "eps1": 1.0, "eps2": 1.0}
+    return OnePassSketch(**(sizes | {"variant": variant} | options))
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("case", STREAM_ARRAYS)
+def test_bad_rows(stream: str, case: tuple[Any, type[Exception], str]) -> None:
+    change, error, message = case
+    names = ["q"] if stream.endswith(("attend", "queries")) else ["k", "v"]
+    STREAMS[stream](*(ROWS[name] for name in names))
+    for name in names:
+        rows = ROWS | {name: change(ROWS[name])}
+        with pytest.raises(error, match=f"^{name} {message.replace('WIDTH', str(WIDE[name]))}"):
+            STREAMS[stream](*(rows[other] for other in names))
+
+
+@pytest.mark.parametrize("stream", ["update", "paper keys", "fused keys"])
+def test_keys_and_values_that_do_not_fit(stream: str) -> None:
+    k, v = ROWS["k"], ROWS["v"]
+    for other in (v[:19], v[0], v[:1]):
+        with pytest.raises(ValueError, match=r"^v must have as many rows as k, got \("):
+            STREAMS[stream](k, other)
+    with pytest.raises(ValueError, match=r"^v must have as many rows as k, got \(1, 3\) and \(4,\)"):
+        STREAMS[stream](k[0], v[:1])
+    with pytest.raises(TypeError, match=r"^v must have the dtype of k \(float32\), got float64"):
+        STREAMS[stream](k, v.astype(np.float64))
+
+
+STATE: list[tuple[dict[str, Any], type[Exception], str]] = [
+    *DEGREE,
+    *SCALE,
+    BASIS,
+    ({"d": 0}, ValueError, "d must be at least 1, got 0"),
+    ({"d": 4.0}, TypeError, "d must be an integer, got float"),
+    ({"d_v": 0}, ValueError, "d_v must be at least 1, got 0"),
+    ({"radius": 1.0}, ValueError, "radius must be given if, and only if, basis is not 'taylor', got 1.0 and 'taylor'"),
+    ({"basis": "minimax"}, ValueError, "radius must be given if, and only if, basis is not 'taylor', got None"),
+    ({"basis": "minimax", "radius": -1.0}, ValueError, "radius must be finite and at least 0, got -1"),
+    ({"basis": "minimax", "radius": float("inf")}, ValueError, "radius must be finite and at least 0, got inf"),
+    ({"basis": "minimax", "radius": "1"}, TypeError, "radius must be a real number, got str"),
+]
+SKETCH: list[tuple[dict[str, Any], type[Exception], str]] = [
+    *DEGREE,
+    *SCALE,
+    *RNG,
+    ({"n": 0}, ValueError, "n must be at least 1, got 0"),
+    ({"n": 20.0}, TypeError, "n must be an integer, got float"),
+    ({"n": 2**31}, ValueError, "n must be at most 2147483647, got 2147483648"),
+    ({"d": 0}, ValueError, "d must be at least 1, got 0"),
+    ({"d_v": 0}, ValueError, "d_v must be at least 1, got 0"),
+    ({"sparsity": 0}, ValueError, "sparsity must be at least 1, got 0"),
+    ({"sparsity": 21}, ValueError, r"sparsity must be at most n \(20\), got 21"),
+    *(
+        ({name: bad}, ValueError, rf"{name} must lie in \(0, 1\], got {bad}")
+        for name in ("eps1", "eps2")
+        for bad in (0.0, -0.5, 1.5, float("nan"))
+    ),
+    *(({name: "1"}, TypeError, f"{name} must be a real number, got str") for name in ("eps1", "eps2")),
+    ({"variant": "third"}, ValueError, r"variant must be one of \('paper', 'fused'\), got 'third'"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), STATE)
+def test_impossible_state(options: dict[str, Any], error: Any, message: str) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        PolynomialState(**({"d": 4, "d_v": 3, "degree": 4} | options))
+
+
+@pytest.mark.parametrize(("options", "error", "message"), SKETCH)
+def test_impossible_sketch(options: dict[str, Any], error: Any, message: str) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        sketch(**options)
+
+
+def test_an_empty_state_has_no_answer() -> None:
+    with pytest.raises(ValueError, match="^attend needs a state with keys, got an empty one"):
+        PolynomialState(4, 3, degree=4).attend(ROWS["q"])
+
+
+@pytest.mark.parametrize("stream", ["update", "fused keys", "paper keys"])
+def test_the_scan_of_rows_can_be_skipped(stream: str) -> None:
+    v = ROWS["v"].copy()
+    v[13, 2] = np.nan
+    one: Any = PolynomialState(4, 3, degree=4) if stream == "update" else sketch(stream.split()[0])
+    getattr(one, "update" if stream == "update" else "absorb_keys")(ROWS["k"], v, check_finite=False)
+    assert (one.tokens_seen if stream == "update" else one.keys_seen) == 20

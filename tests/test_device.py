@@ -14,7 +14,18 @@ import numpy as np
 import pytest
 import references
 
-from sublinattn import _xp, attention, hardness, hyper_attention, partial_attention, uniform_attention
+from sublinattn import (
+    OnePassSketch,
+    PolynomialState,
+    _xp,
+    attention,
+    hardness,
+    hyper_attention,
+    partial_attention,
+    polynomial_attention,
+    uniform_attention,
+)
+from sublinattn.primitives import countsketch
 
 
 @pytest.fixture
@@ -128,10 +139,66 @@ def test_uniform_attention_syncs_once_for_the_norms_of_all_and_of_the_drawn(devi
     assert on_both(device, call, references.qkv(5, 33, 47, lead=(2, 3))) == 2
 
 
+@pytest.mark.parametrize("rows", [None, 7])
+@pytest.mark.parametrize("causal", [False, True])
+def test_polynomial_attention_syncs_for_the_norms_and_once_per_problem_for_the_normaliser(
+    device: Any, monkeypatch: pytest.MonkeyPatch, causal: bool, rows: int | None
+) -> None:
+    if rows is not None:
+        monkeypatch.setattr(_xp, "feature_rows", lambda xp, features, dtype: rows)
+    for sizes in causal_sizes(causal):
+        arrays = references.qkv(8, *sizes, lead=(2, 2), size=0.7)
+        assert on_both(device, lambda *a: polynomial_attention(*a, degree=4, causal=causal), arrays) == 1 + 4
+
+
+@pytest.mark.parametrize("n", [1, 10, 1000])
+def test_polynomial_state_syncs_do_not_depend_on_n(device: Any, monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    monkeypatch.setattr(_xp, "feature_rows", lambda xp, features, dtype: 7)
+    q, k, v = (device.asarray(x) for x in references.qkv(9, n, n, size=0.7))
+    state = PolynomialState(4, 3, degree=4)
+    before = device.syncs
+    state.update(k, v)
+    assert device.syncs - before == 1  # the norms
+    state.attend(q)
+    assert device.syncs - before == 1 + 2  # the norms, the normalisers
+    state.merge(PolynomialState(4, 3, degree=4).update(k, v))
+    assert device.syncs - before == 1 + 2 + 1  # the other's
+
+
+@pytest.mark.parametrize("variant", ["paper", "fused"])
+@pytest.mark.parametrize("n", [10, 30, 300])
+def test_one_pass_syncs_once_per_piece(device: Any, monkeypatch: pytest.MonkeyPatch, variant: str, n: int) -> None:
+    """Beside those of the norms and normalisers, each tile of tables of a CountSketch asks for its fullest bucket."""
+    arrays = references.qkv(10, n, n, size=0.7)
+    sizes: dict[str, Any] = {"degree": 4, "sparsity": 2, "eps1": 1.0, "eps2": 1.0, "variant": variant, "rng": 0}
+
+    def call(q: Any, k: Any, v: Any) -> Any:
+        sketch = OnePassSketch(n, 4, 3, **sizes)
+        counts = [device.syncs]
+        sketch.absorb_keys(k, v)
+        counts.append(device.syncs)
+        sketch.absorb_queries(q)
+        counts.append(device.syncs)
+        columns = sketch.decode()
+        counts.append(device.syncs)
+        scanned = sketch.decode("scan")
+        counts.append(device.syncs)
+        seen.append(list(np.diff(counts)))
+        return columns.indices, columns.values, columns.todense(), scanned.values
+
+    seen: list[list[int]] = []
+    on_both(device, call, arrays)
+    made = OnePassSketch(n, 4, 3, **sizes)._kept.phi
+    r, b, together = len(made.hash.coefficients), made.bit_tables, max(1, countsketch.TOGETHER // n)
+    tiles = -(-b // together) + -(-(r - b) // together)
+    assert seen[1] == [1 + (variant == "paper"), 2 + tiles, 1, 0]
+
+
 def test_half_precision_on_the_device(device: Any) -> None:
     arrays = references.qkv(6, 40, 40, dtype=np.float16)
     assert on_both(device, lambda *a: attention(*a), arrays) == 1
     assert on_both(device, lambda *a: hyper_attention(*a, block_size=8, sample_size=9, min_exact=0, rng=0), arrays) == 1
+    assert on_both(device, lambda *a: polynomial_attention(*a, degree=6, scale=0.2), arrays) == 2
 
 
 def test_host_and_device_arrays_do_not_mix(device: Any) -> None:

@@ -8,6 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from sublinattn import plots
+from sublinattn.approximants import BASES
+from sublinattn.lab.experiments import phase
 from sublinattn.plots.panels import spread
 
 
@@ -87,6 +89,76 @@ SABOTAGED = table("claim variant deviation", ("c", "honest", 0.0), ("c", "honest
 LEVEL = np.where(np.tri(8, dtype=bool), 0, -1)
 LEVEL[4:, :4] = 1
 
+STREAMS = table(
+    "quantity method n replicate value",
+    *(
+        (q, m, n, r, 1.0 + r)
+        for q, methods in {
+            "error": ("one-pass paper", "one-pass fused", "streaming state", "best k-sparse", "uniform"),
+            "bytes": ("one-pass paper", "one-pass fused", "streaming state", "exact"),
+            "absorb": ("one-pass paper", "one-pass fused", "streaming state", "exact"),
+            "decode": ("one-pass fused, identify", "one-pass fused, scan"),
+        }.items()
+        for m in methods
+        for n in (1024, 4096)
+        for r in (0, 1)
+    ),
+)
+EXCESS = table(
+    "signal eps1 method excess proven",
+    *((s, e, m, 0.1, 2.0) for s in "ab" for e in (0.1, 1.0) for m in ("identify", "scan", "zero")),
+)
+BY_DEGREE = table(
+    "method degree rank n error bound",
+    *((m, g, 5 * g, 64, 0.1, 0.5) for m in ("taylor", "chebyshev", "minimax", "uniform", "zero") for g in (1, 2)),
+)
+DEGREES = table(
+    "varies what eps radius degree",
+    *((v, w, e, r, 3) for v in ("eps", "R") for w in (*BASES, "explicit") for e, r in ((0.1, 1.0), (0.01, 2.0))),
+)
+DEGREE_LAWS = table(
+    "varies eps radius degree", *((v, e, r, 2.0) for v in ("eps", "R") for e, r in ((0.1, 1), (0.01, 2)))
+)
+CONSTANTS = table("radius ratio constant", (1.0, 2.0, 0.5), (1.0, 20.0, 1.4))
+RANKS = table("d degree rank bound", *((d, g, 10 * d * g, 100 * d * g) for d in (2, 4, 64) for g in (1, 2, 4)))
+PHASES = table(
+    "polynomial size log_n entries width exponent",
+    *(
+        (p, size, x, b, w, b + w)
+        for p, sizes in (("minimax", ("2^20", "2^30", "2^40")), ("explicit", ("10^100", "10^(10^4)", "10^(10^6)")))
+        for size, x in zip(sizes, (14.0, 20.0, 2.3e6), strict=True)
+        for b in (0.1, 1.0)
+        for w in (0.1, 1.0)
+    ),
+)
+REGIMES = table(
+    "regime polynomial log_n exponent",
+    *((r, p, x, 1.2) for r, _, _ in phase.REGIMES for p in ("explicit", "minimax") for x in (10.0, 1000.0)),
+)
+DECAYS = table(
+    "decay n replicate method error rows_zero nbytes keys",
+    *(
+        (decay, 64, r, m, 1e-7 if m == "exact" else 0.5, 0.9, 1e3, 32)
+        for decay in (0.0, 1.0)
+        for r in (0, 1)
+        for m in (
+            *("one-pass paper", "one-pass fused", "best k-sparse", "streaming state", "uniform"),
+            *("uniform, state's bytes", "exact", "zero"),
+        )
+    ),
+)
+TAILS = table(
+    "input source n share tail",
+    *((i, s, 64, x, 0.5) for i, s in (("a", "synthetic"), ("r", "real")) for x in (0.01, 0.5)),
+)
+FALLING = table(
+    "output n error nbytes cache", *((o, n, 0.5, 900.0, 56.0 * n) for o in ("compressible", "flat") for n in (8, 64))
+)
+FALLING_RATES = table("output measured wanted", ("compressible", 0.0, -0.1), ("flat", 0.0, -0.1))
+CROSSINGS = table(
+    "method d n", *((m, d, 50 * d) for m in ("one-pass paper", "one-pass fused", "streaming state") for d in (2, 4))
+)
+
 FIGURES = {
     "collision_curves": lambda: plots.collision_curves(RATES, LAWS),
     "sorted_matrix": lambda: plots.sorted_matrix(ENTRIES, n=4, block_size=2),
@@ -99,6 +171,19 @@ FIGURES = {
     "error_against_budget": lambda: plots.error_against_budget(BUDGETS),
     "error_by_position": lambda: plots.error_by_position(POSITIONS, leaf=8),
     "critical_sizes": lambda: plots.critical_sizes(CRITICAL, FITS, {"c": "Lemma"}),
+    "growths": lambda: plots.growths(CRITICAL, FITS, {"c": "seconds"}),
+    "streaming_over_n": lambda: plots.streaming_over_n(STREAMS),
+    "recovery_excess": lambda: plots.recovery_excess(EXCESS),
+    "error_over_degree": lambda: plots.error_over_degree(BY_DEGREE),
+    "degree_curves": lambda: plots.degree_curves(DEGREES, DEGREE_LAWS, CONSTANTS, CONSTANTS),
+    "rank_growth": lambda: plots.rank_growth(RANKS, columns=100),
+    "phase_maps": lambda: plots.phase_maps(PHASES),
+    "phase_curves": lambda: plots.phase_curves(REGIMES),
+    "flat_outputs": lambda: plots.flat_outputs(DECAYS, least=0.5),
+    "compressibility": lambda: plots.compressibility(TAILS, kept=1 / 64),
+    "falling_errors": lambda: plots.falling_errors(FALLING, FALLING_RATES),
+    "psi_rows": lambda: plots.psi_rows(CRITICAL, FITS.iloc[:1]),
+    "crossing_lengths": lambda: plots.crossing_lengths(CROSSINGS),
     "recursion_map": lambda: plots.recursion_map(LEVEL, LEVEL == 0),
     "time_and_memory": lambda: plots.time_and_memory(COSTS, EXPONENTS),
     "stage_breakdown": lambda: plots.stage_breakdown(STAGES),
@@ -142,7 +227,9 @@ def test_error_figures_have_every_yardstick(figures, name):
 
 
 def test_theory_is_dashed_and_black_where_there_is_one():
-    for name in ("collision_curves", "critical_sizes", "time_and_memory", "hardness_over_n", "sabotage_overview"):
+    streaming = ("streaming_over_n", "recovery_excess", "error_over_degree", "growths", "degree_curves", "flat_outputs")
+    earlier = ("collision_curves", "critical_sizes", "time_and_memory", "hardness_over_n", "sabotage_overview")
+    for name in earlier + streaming:
         lines = [line for ax in FIGURES[name]().axes for line in ax.get_lines()]
         assert any(line.get_linestyle() == "--" and line.get_color() == "black" for line in lines), name
 

@@ -10,6 +10,7 @@ from importlib import resources
 
 import numpy as np
 import pytest
+from scipy.special import zeta
 
 from sublinattn.lab import workloads
 from sublinattn.lab.workloads import make, real
@@ -59,7 +60,7 @@ def test_shapes_and_dtype(name, dtype):
     assert all(np.isfinite(a).all() for a in (x.q, x.k, x.v))
 
 
-@pytest.mark.parametrize("name", ["planted", "sinks", "alpha", "kappa", "heavy_values"])
+@pytest.mark.parametrize("name", ["planted", "sinks", "alpha", "kappa", "heavy_values", "compressible"])
 def test_logits_of_the_dials_do_not_depend_on_the_scale(name):
     one, two = (make(name, 60, 16, rng=0, scale=scale, dtype=np.float64) for scale in (1.0, 1 / 16))
     np.testing.assert_allclose(logits(one), logits(two), atol=1e-10)
@@ -171,6 +172,53 @@ def test_heavy_values_and_their_keys():
     assert softmax(logits(plain))[:, heavy].sum(axis=1).mean() < 0.03
 
 
+@pytest.mark.parametrize("n", [1, 2, 257, 600])
+@pytest.mark.parametrize("decay", [0.0, 0.5, 2.0])
+def test_compressible_lengths(n, decay):
+    radius = 1.7
+    x = make("compressible", n, 8, rng=0, decay=decay, radius=radius, dtype=np.float64)
+    lengths = np.linalg.norm(x.q, axis=1)
+    np.testing.assert_allclose(np.sort(lengths), np.sort(np.sqrt(radius / x.scale) * np.arange(1.0, n + 1) ** -decay))
+    keys = np.linalg.norm(x.k, axis=1)
+    np.testing.assert_allclose(np.sort(keys), np.sqrt(radius / x.scale) * np.r_[np.zeros(n % 2), np.ones(n - n % 2)])
+    assert abs(logits(x)).max() <= radius * (1 + 1e-12)
+    assert alpha(x) <= np.exp(4 * radius) and kappa(x) <= np.exp(2 * radius)
+    if n == 600:  # random order, of the queries and of the keys' pairs
+        assert decay == 0 or abs(np.corrcoef(np.argsort(-lengths), np.arange(n))[0, 1]) < 6 / np.sqrt(n)
+        partner = np.argmin(x.k @ x.k.T, axis=1)
+        np.testing.assert_allclose(x.k[partner], -x.k)
+        assert abs(np.corrcoef(partner, np.arange(n))[0, 1]) < 6 / np.sqrt(n / 2)
+
+
+def test_compressible_output_is_odd_in_the_query():
+    x = make("compressible", 301, 6, rng=1, d_v=4, radius=2.0, dtype=np.float64)
+    y, mirrored = softmax(logits(x)) @ x.v, softmax(-logits(x)) @ x.v
+    np.testing.assert_allclose(mirrored, -y, atol=1e-13)
+    short = np.argsort(np.linalg.norm(x.q, axis=1))[:100]  # proportional to a short query: the derivative at 0
+    linear = x.scale * x.q @ (x.k.T @ x.v) / 301
+    np.testing.assert_allclose(y[short], linear[short], atol=0.01 * abs(linear[short]).max())
+
+
+@pytest.mark.parametrize("decay", [0.75, 1.0, 1.5])
+def test_compressible_tail_is_as_documented(decay):
+    """The rows' directions make it random: 20 draws; their mean is held to 6 of its standard errors and 10 percent."""
+    n, k = 4000, 30
+    found = []
+    for seed in range(20):
+        x = make("compressible", n, 8, rng=seed, decay=decay, radius=0.5, dtype=np.float64)
+        rows = np.sort(np.sum((x.scale * x.q @ (x.k.T @ x.v) / n) ** 2, axis=1))[::-1]  # small logits: y to first order
+        found.append(rows[k:].sum() / rows.sum())
+    expected = (k ** (1 - 2 * decay) - n ** (1 - 2 * decay)) / ((2 * decay - 1) * zeta(2 * decay))
+    assert abs(np.mean(found) - expected) < 6 * np.std(found) / np.sqrt(len(found)) + 0.1 * expected
+
+
+def test_compressible_without_decay_is_flat():
+    n, k = 2000, 20
+    x = make("compressible", n, 32, rng=0, decay=0.0, dtype=np.float64)
+    rows = np.sort(np.sum((softmax(logits(x)) @ x.v) ** 2, axis=1))
+    assert rows[:-k].sum() / rows.sum() == pytest.approx(1 - k / n, abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("name", "knobs", "message"),
     [
@@ -194,6 +242,10 @@ def test_heavy_values_and_their_keys():
         ("kappa", {"kappa": 0.5}, "kappa must be between 1"),
         ("heavy_values", {"rows": 0}, "rows must be an integer between 1 and 63, got 0"),
         ("heavy_values", {"mass": 0.0}, "mass must be strictly between 0 and 1, got 0.0"),
+        ("compressible", {"decay": -0.5}, "decay must be between 0 and inf, got -0.5"),
+        ("compressible", {"decay": np.nan}, "decay must be between 0 and inf, got nan"),
+        ("compressible", {"radius": -1.0}, "radius must be between 0 and inf, got -1.0"),
+        ("compressible", {"radius": "1"}, "radius must be between 0 and inf, got '1'"),
         ("real", {}, "the real input has d = d_v = 32"),
         ("real", {"layers": 1}, "no knob layers; it has layer=0, head=0"),
     ],

@@ -167,6 +167,34 @@ def test_device_memory_of_the_host() -> None:
     assert 0 < free <= total
 
 
+def test_feature_rows_fill_a_cache_or_a_share_of_the_device(xp: Any) -> None:
+    if xp is np:
+        for features, dtype, rows in ((1000, np.float64, 1048), (2**20, np.float32, 16), (1, np.float32, 2**14)):
+            assert _xp.feature_rows(np, features, dtype) == rows
+    else:
+        for features, dtype in ((5000, np.float64), (5000, np.float32)):
+            rows = _xp.feature_rows(xp, features, dtype)
+            assert (
+                0.5 < rows * features * np.dtype(dtype).itemsize / (_xp.device_memory(xp)[0] / 16) <= 1.5
+                or rows == 2**20
+            )
+        assert _xp.feature_rows(xp, 1, np.float64) <= 2**20 and _xp.feature_rows(xp, 2**33, np.float64) == 16
+
+
+def test_a_state_follows_its_rows_from_the_host_only(xp: Any) -> None:
+    x, y = np.arange(3.0), np.ones(2)
+    moved = _xp.follow(xp, "k", x, y)
+    assert _xp.namespace(*moved) is xp
+    again = _xp.follow(xp, "k", *moved)
+    assert all(a is b for a, b in zip(again, moved, strict=True))
+    for pair in (_xp.together(x, moved[1]), _xp.together(moved[0], y), _xp.together(*moved)):
+        assert _xp.namespace(*pair) is xp
+        np.testing.assert_array_equal(_xp.asnumpy(pair[0]), x)
+    if xp is not np:
+        with pytest.raises(TypeError, match="^k must be on the device of the rows before it, got an array on the host"):
+            _xp.follow(np, "k", x, moved[1])
+
+
 def test_scratch_is_reused_and_grows() -> None:
     scratch = _xp.Scratch(np, np.dtype(np.float32))
     first = scratch("a", 4, 4)

@@ -65,10 +65,10 @@ def stream(
         for m in lengths:
             x = inputs[m]
             timed("products alone", m, partial(products_alone, m, d, d, degree))
-            state = timed("streaming state, keys", m, lambda: PolynomialState(d, d, degree=degree).update(x.k, x.v))  # noqa: B023
+            state = timed("streaming state, keys", m, partial(_absorbed, x, degree))
             held["streaming state, keys", m] = state.nbytes
             for variant in ("fused", "paper") if m == n_paper else ("fused",):
-                sketch = timed(f"{variant}, keys and queries", m, lambda v=variant: _fed(x, v, degree, sparsity))  # noqa: B023
+                sketch = timed(f"{variant}, keys and queries", m, partial(_fed, x, variant, degree, sparsity))
                 held[f"{variant}, keys and queries", m] = sketch.nbytes
                 for method in ("identify", "scan"):
                     timed(f"{variant}, {method}", m, partial(sketch.decode, method))
@@ -80,6 +80,11 @@ def stream(
         rows.append((what, length, np.median(seconds), fastest, length / fastest, size, float(np.median(ratio))))
     columns = ["what", "n", "seconds", "fastest", "tokens_per_second", "nbytes", "over_floor"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _absorbed(x: Any, degree: int) -> PolynomialState:
+    d = x.k.shape[1]
+    return PolynomialState(d, d, degree=degree).update(x.k, x.v)
 
 
 def _fed(x: Any, variant: str, degree: int, sparsity: int) -> OnePassSketch:

@@ -20,6 +20,9 @@ def compressible(
     whatever n is, and `1 - k/n` for a flat output.
     alpha, kappa: at most `exp(4 radius)` and `exp(2 radius)`.
     """
+    for name, knob in (("decay", decay), ("radius", radius)):
+        if not (isinstance(knob, int | float | np.number) and 0 <= knob < np.inf):
+            raise ValueError(f"{name} must be between 0 and inf, got {knob!r}")
     length = np.sqrt(radius / s)
     directions = _unit(rng, n, d)
     q = length * directions * (rng.permutation(n) + 1.0)[:, None] ** -decay

@@ -3,12 +3,19 @@
 from .collision import collision_curves
 from .contrast import dropped_assumptions, dropped_in_claims, sabotage_overview
 from .cost import stage_breakdown, time_and_memory
-from .critical import critical_sizes
+from .critical import critical_sizes, growths
+from .crossing import crossing_lengths
+from .degree import degree_curves, rank_growth
 from .errors import error_against_budget, error_by_position
+from .flat import compressibility, falling_errors, flat_outputs, psi_rows
 from .hardness import column_profile, hardness_over_n
 from .heads import head_maps
 from .matrix import sorted_matrix
+from .onepass import streaming_over_n
+from .phase import phase_curves, phase_maps
+from .polynomial import error_over_degree
 from .publish import publish
+from .recovery import recovery_excess
 from .recursion import recursion_map
 from .save import save
 from .shares import mask_shares
@@ -22,21 +29,34 @@ __all__ = [
     "THEORY",
     "collision_curves",
     "column_profile",
+    "compressibility",
     "critical_sizes",
+    "crossing_lengths",
+    "degree_curves",
     "dropped_assumptions",
     "dropped_in_claims",
     "error_against_budget",
     "error_by_position",
+    "error_over_degree",
+    "falling_errors",
+    "flat_outputs",
+    "growths",
     "hardness_over_n",
     "head_maps",
     "mask_shares",
     "method",
     "paper_style",
+    "phase_curves",
+    "phase_maps",
+    "psi_rows",
     "publish",
+    "rank_growth",
+    "recovery_excess",
     "recursion_map",
     "sabotage_overview",
     "save",
     "sorted_matrix",
     "stage_breakdown",
+    "streaming_over_n",
     "time_and_memory",
 ]

@@ -12,8 +12,14 @@ from matplotlib.figure import Figure
 from .panels import figure, handles, theory
 from .style import PAGE, method, paper_style
 
-_BEST = {"color": "black", "linestyle": ":", "marker": "", "linewidth": 1.2, "label": r"best $k$-sparse answer"}
-_SCAN = {"linestyle": "-.", "markerfacecolor": "white"}
+_BEST: dict[str, Any] = {
+    "color": "black",
+    "linestyle": ":",
+    "marker": "",
+    "linewidth": 1.2,
+    "label": r"best $k$-sparse answer",
+}
+_SCAN: dict[str, Any] = {"linestyle": "-.", "markerfacecolor": "white"}
 
 
 def streaming_over_n(rows: pd.DataFrame) -> Figure:

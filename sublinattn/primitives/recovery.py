@@ -34,7 +34,7 @@ WIDTH = 4
 FAILURE = 0.005
 """Probability that some entry is lost to such meetings: half of the 0.01 that [ALSY23] allows."""
 LEAST_BIT_TABLES = 7  # for entries that only just stand out: they dominate their bucket in some tables only
-SCAN_ROWS = 2**14
+SCAN_ROWS = 2**11  # their estimates from all tables stay in a core's cache
 
 
 @dataclass(frozen=True, eq=False)

@@ -69,20 +69,6 @@ def output_error(eps: float) -> float:
     return 2 * eps / (1 + math.sqrt(1 - eps**2)) if eps <= 1 else math.inf
 
 
-SKETCH_PRODUCT_SIZE = 2 / (delta * eps**2)
-"""Buckets of one CountSketch table that make `||U^T S^T S V - U^T V||_F <= eps ||U||_F ||V||_F` fail with probability
-at most delta (Markov)."""
-
-SHARE = sp.Symbol("c", positive=True)
-"""`c = k e^2 / ||tail_k(y)||^2`, where every estimate is within e of its entry."""
-
-KEEP_K = sp.sqrt(1 + 4 * sp.sqrt(SHARE) + 5 * SHARE)
-"""Error of the k largest estimates over `||tail_k(y)||`: see `recovery_factor`."""
-
-KEEP_2K = sp.sqrt(1 + 10 * SHARE)
-"""Error of the 2k largest estimates over `||tail_k(y)||`: see `recovery_factor`."""
-
-
 def estimate_spread(k: int, *, width: int, tables: int, entries: int, failure: float) -> float:
     """Smallest `a` for which all estimates are proven to be within `sqrt(a/width) ||tail_k(y)||` of their entries.
 
@@ -125,3 +111,24 @@ def recovery_factor(c: float, *, twice: bool) -> float:
     The square root is why exactly k entries cost `k/eps^2` buckets, and 2k only `k/eps` [PW11].
     """
     return math.sqrt(1 + 10 * c) if twice else math.sqrt(1 + 4 * math.sqrt(c) + 5 * c)
+
+
+R, g, L, LAMBDA = sp.symbols("R g L Lambda", positive=True)
+"""`|s <q, k>| <= R`; the degree; `log(1/eps)`; `log n`."""
+
+TAYLOR_ERROR = sp.exp(2 * R) * R ** (g + 1) / sp.factorial(g + 1)
+"""Relative error of Taylor's polynomial of degree g on [-R, R], at most (`approximants.taylor_bound`)."""
+
+DEGREE_GROWTH = sp.Max(L / sp.log(L / R), R)
+"""Growth of the degree for a relative error eps on [-R, R], `L = log(1/eps)` [AA22]. It has a pole at `L = R`."""
+
+RANK = sp.binomial(d + g, g)
+"""Monomials of degree at most g in d variables."""
+
+RANK_BOUND = sp.binomial(2 * (g + d), 2 * g)
+"""What Lemma 3.3 says of their number [AS23]."""
+
+LOG_RANK_GROWTH = LAMBDA * sp.log(sp.log(LAMBDA)) / sp.log(LAMBDA)
+"""Growth of `log t` over `Lambda = log n` for `d = Theta(log n)`, `B = (log n)^beta`, `beta < 1/2`, `eps = 1/n`: the
+degree is `Theta(Lambda / log Lambda)`, and each of its factors brings `log(d/g) = log log Lambda`. It is `o(log n)`, so
+`t = n^{o(1)}`."""

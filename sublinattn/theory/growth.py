@@ -181,7 +181,9 @@ def _usable(along: np.ndarray, uncensored: np.ndarray) -> np.ndarray:
     size."""
     usable = np.ones_like(uncensored)
     while True:  # leaving points out moves the middle
-        wrong = usable & ~uncensored & (along < along[usable].mean()).any(axis=1)
+        wrong = usable & ~uncensored
+        if wrong.any():
+            wrong &= (along < along[usable].mean()).any(axis=1)
         if not wrong.any():
             return usable
         usable &= ~wrong
