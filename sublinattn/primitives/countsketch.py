@@ -142,10 +142,10 @@ class CountSketch:
             found = self.table[table, bucket] * sign[..., None].astype(self.table.dtype)
         else:
             found = self.table[table, bucket, xp.arange(self.p)] * sign.astype(self.table.dtype)
-        return _median(xp, found)
+        return median(xp, found)
 
 
-def _median(xp: Any, x: Array) -> Array:
+def median(xp: Any, x: Array) -> Array:
     """Median along the first axis: by partition, `xp.median` takes three times as long."""
     middle = sorted({(len(x) - 1) // 2, len(x) // 2})
     part = xp.partition(xp.ascontiguousarray(xp.moveaxis(x, 0, -1)), middle, axis=-1)

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binom
 
 from .. import _xp
 from .._xp import Array
@@ -68,9 +67,14 @@ def tables_for(entries: int, eps1: float) -> int:
     A median is spoilt if half of its tables are: the least `r` with `entries P[Bin(r, eps1/4) > r/2] <= FAILURE / 2`.
     """
     r = 1
-    while entries * binom.sf(r // 2, r, eps1 / WIDTH) > FAILURE / 2:
+    while entries * _majority(r, eps1 / WIDTH) > FAILURE / 2:
         r += 2
     return max(r, bit_tables_for(entries, eps1) | 1)
+
+
+def _majority(r: int, share: float) -> float:
+    """`P[Bin(r, share) > r/2]`."""
+    return math.fsum(math.comb(r, i) * share**i * (1 - share) ** (r - i) for i in range(r // 2 + 1, r + 1))
 
 
 def bit_tables_for(heavy: int, eps1: float) -> int:

@@ -85,7 +85,7 @@ def over_decay(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
     """
     xp = device(backend)
     n = by_effort(effort, smoke=2**12, standard=2**14, full=2**17)
-    replicates = by_effort(effort, smoke=3, standard=5, full=10)
+    replicates = by_effort(effort, smoke=2, standard=5, full=10)
     rows = []
     for decay in DECAYS:
         for replicate in range(replicates):

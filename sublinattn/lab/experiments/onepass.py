@@ -72,7 +72,7 @@ def over_n(*, effort: str, seed: int, backend: str, decay: float = 1.0) -> pd.Da
     xp = device(backend)
     lengths = by_effort(
         effort,
-        smoke=tuple(2**i for i in range(10, 17, 2)),
+        smoke=(2**10, 2**13, 2**16),
         standard=tuple(2**i for i in range(10, 19)),
         full=tuple(2**i for i in range(10, 21)),
     )

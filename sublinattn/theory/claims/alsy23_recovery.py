@@ -13,7 +13,7 @@ import numpy as np
 import sympy as sp
 
 from ..._xp import asnumpy
-from ...primitives.countsketch import CountSketch
+from ...primitives.countsketch import CountSketch, median
 from ...primitives.hashing import cubics
 from ...primitives.recovery import SparseColumns, bit_tables_for, identify, scan, tables_for, width_for
 from .. import bounds
@@ -160,7 +160,8 @@ def critical_width(
 
     def excess(width: int) -> float:
         sketch = sketched(xp, cubics(rng, draws * tables), y[:, None], width=width)
-        found = asnumpy(xp.median(by_table(xp, sketch, xp.arange(n)).reshape(draws, tables, n), axis=1))
+        estimates = by_table(xp, sketch, xp.arange(n)).reshape(draws, tables, n)
+        found = asnumpy(median(xp, estimates.swapaxes(0, 1)))
         kept = np.argpartition(-np.abs(found), keep * k - 1, axis=1)[:, : keep * k]
         true, estimate = y[kept], np.take_along_axis(found, kept, axis=1)
         square = (y**2).sum() + ((estimate - true) ** 2 - true**2).sum(axis=1)
