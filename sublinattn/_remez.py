@@ -20,7 +20,7 @@ POINT_BITS = 60  # of a point in [-1, 1], in fixed point
 
 
 def multiprecision(basis: str, degree: int, radius: float, digits: int) -> tuple[tuple[float, ...], float]:
-    """Monomial coefficients, rounded, of the interpolant or of the minimax polynomial, and its largest relative error."""
+    """Monomial coefficients, rounded, of the interpolant or of the minimax polynomial, and its relative error."""
     mp = mpmath.mp.clone()  # a context of our own: the precision is nobody else's
     mp.dps = digits
     scaled, error = (_interpolant if basis == "chebyshev" else _minimax)(mp, degree, radius)
