@@ -1,9 +1,9 @@
 """Polynomials that stand for `exp` on `[-R, R]` with small *relative* error: Taylor, Chebyshev, minimax.
 
-Alman, Song, *Fast Attention Requires Bounded Entries*, NeurIPS 2023, arXiv 2302.13214 [AS23], Lemma 3.2, takes its
-polynomial from Aggarwal, Alman, *Optimal-degree polynomial approximations for exponentials and Gaussian kernel density
-estimation*, CCC 2022 [AA22]. What counts is `f(x) = p(x) exp(-x) - 1`, since a factor `1 +- eps` on every entry of
-`exp(s Q K^T)` is what the output's error follows from.
+Alman, Song, *Fast Attention Requires Bounded Entries*, NeurIPS 2023, arXiv 2302.13214 [AS23], Corollary 2.2, takes
+its polynomial from Aggarwal, Alman, *Optimal-degree polynomial approximations for exponentials and Gaussian kernel
+density estimation*, CCC 2022 [AA22]. What counts is `f(x) = p(x) exp(-x) - 1`, since a factor `1 +- eps` on every entry
+of `exp(s Q K^T)` is what the output's error follows from.
 
 Facts used below. (1) For Taylor's polynomial `f' = -x^g exp(-x)/g!`, so its error is attained at `-R` and is
 `int_0^R t^g e^t dt / g!` exactly. (2) `p - exp` has at most `g + 1` zeros on a line, because its `(g+1)`-th derivative

@@ -1,8 +1,8 @@
 """The polynomial method: attention through a polynomial of the logits, in linear time and from a fixed state.
 
-Source: Alman, Song, *Fast Attention Requires Bounded Entries*, NeurIPS 2023, arXiv 2302.13214 [AS23]: Lemma 3.2 (the
-polynomial and its features), Lemma 3.3 (the rank), Lemma 3.6 (the error), Theorem 3.8 (the algorithm). With
-`p(x) = exp(x) (1 +- eps)` on `[-R, R]`, `R >= |s <q, k>|`, and `p(s <q, k>) = <u1(q), u2(k)>`, attention is
+Source: Alman, Song, *Fast Attention Requires Bounded Entries*, NeurIPS 2023, arXiv 2302.13214 [AS23]: Corollary 2.2
+(the polynomial), Lemma 3.2 (features and their number), Lemmas 3.5 and 3.6 (the error), Theorem 3.8 (the algorithm).
+With `p(x) = exp(x) (1 +- eps)` on `[-R, R]`, `R >= |s <q, k>|`, and `p(s <q, k>) = <u1(q), u2(k)>`, attention is
 `u1(q) (U2^T V) / (u1(q) U2^T 1)`: every output entry is off by at most `2 eps ||V||_max`.
 
 Cost: rank `t = C(d+g, g)` multiplications and `2 t (d_v + 1)` operations per row, twice (keys, then queries); memory

@@ -126,7 +126,7 @@ RANK = sp.binomial(d + g, g)
 """Monomials of degree at most g in d variables."""
 
 RANK_BOUND = sp.binomial(2 * (g + d), 2 * g)
-"""What Lemma 3.3 says of their number [AS23]."""
+"""What Lemma 3.2 says of their number [AS23]."""
 
 LOG_RANK_GROWTH = LAMBDA * sp.log(sp.log(LAMBDA)) / sp.log(LAMBDA)
 """Growth of `log t` over `Lambda = log n` for `d = Theta(log n)`, `B = (log n)^beta`, `beta < 1/2`, `eps = 1/n`: the

@@ -144,7 +144,7 @@ CLAIMS = (
     Claim(
         id="as23.taylor",
         paper="AS23",
-        source="Lemma 3.2's polynomial made explicit: Taylor's remainder",
+        source="Corollary 2.2's polynomial made explicit: Taylor's remainder",
         title="Taylor's polynomial of degree g has relative error at most e^{2R} R^{g+1}/(g+1)! on [-R, R]",
         statement=sp.Le(ERROR, bounds.TAYLOR_ERROR),
         kind=Exact("<="),
@@ -166,7 +166,7 @@ CLAIMS = (
     Claim(
         id="as23.degree-law",
         paper="AA22",
-        source="The degree law behind [AS23, Lemma 3.2], for R < log(1/eps)",
+        source="Corollary 2.2 (the degree law of [AA22]), for R < log(1/eps)",
         title="A relative error eps on [-R, R] takes a polynomial of degree O(log(1/eps) / log(log(1/eps)/R))",
         statement=sp.Eq(DEGREE, O(LAW), evaluate=False),
         kind=Growth(variables={"L": bounds.DEGREE_GROWTH, "R": bounds.DEGREE_GROWTH}),
@@ -183,7 +183,7 @@ CLAIMS = (
     Claim(
         id="as23.degree-wide",
         paper="AA22",
-        source="The degree law behind [AS23, Lemma 3.2], for R > log(1/eps)",
+        source="Corollary 2.2 (the degree law of [AA22]), for R > log(1/eps)",
         title="Where R exceeds log(1/eps), a relative error eps on [-R, R] takes degree O(R)",
         statement=sp.Eq(DEGREE, O(bounds.R), evaluate=False),
         kind=Growth(variables={"R": bounds.R}),
@@ -196,7 +196,7 @@ CLAIMS = (
     Claim(
         id="as23.rank",
         paper="AS23",
-        source="Lemma 3.3 (the factorisation), with the exact number of monomials",
+        source="Lemma 3.2 (the factorisation), with the exact number of monomials",
         title="The matrix of p(<q_i, k_j>) has rank C(d+g, g), no less",
         statement=sp.Eq(RANK_OF, bounds.RANK, evaluate=False),
         kind=Exact("=="),
@@ -216,7 +216,7 @@ CLAIMS = (
     Claim(
         id="as23.rank-bound",
         paper="AS23",
-        source="Lemma 3.3 (rank)",
+        source="Lemma 3.2 (rank)",
         title="The rank C(d+g, g) is at most the paper's C(2(g+d), 2g)",
         statement=sp.Le(bounds.RANK, bounds.RANK_BOUND, evaluate=False),
         kind=Exact("<="),

@@ -84,7 +84,7 @@ CLAIMS = (
     Claim(
         id="as23.phase",
         paper="AS23",
-        source="Theorem 1.4 (upper bound), through Lemmas 3.2 and 3.3",
+        source="Theorem 1.4 (upper bound), through Corollary 2.2 and Lemma 3.2",
         title="With d = O(log n) and B = o(sqrt(log n)), accuracy 1/n takes rank n^{o(1)}",
         statement=sp.Eq(sp.Symbol("t", positive=True), bounds.n ** sp.Function("o")(1), evaluate=False),
         kind=Growth(variables={"Lambda": bounds.LOG_RANK_GROWTH}),
