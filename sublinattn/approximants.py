@@ -107,7 +107,8 @@ def minimal_degree(basis: str, eps: float, radius: float) -> int:
 
     Notes
     -----
-    Bisection: below 1 the error falls with the degree. (Taylor's rises at first if `R > 2`, from `exp(R) - 1` upwards.)
+    Bisection: below 1 the error falls with the degree. (Taylor's rises at first if `R > 1.6`, from `exp(R) - 1`
+    upwards.)
     """
     radius = _radius(basis, radius)
     if not 0 < _checks.real("eps", eps) < 1:

@@ -191,7 +191,7 @@ def psi_rows(sizes: pd.DataFrame, fits: pd.DataFrame) -> Figure:
         ax.plot(n, middle[1] * (n / middle[0]) ** fit["measured"], color=blue, label=f"fit, exponent {span}")
         label = f"theory: $n^{{o(1)}}$ as ${fit['theory']}$, exponent {fit['theory_exponent']:.2f}"
         ax.plot(n, middle[1] * (n / middle[0]) ** fit["theory_exponent"], **theory(label))
-        ax.plot(n, n, **method("exact", marker="", label="the exact cache's $n$ rows"))
+        ax.plot(n, n, **method("exact", marker="", label="$n$"))
         ax.set(xscale="log", yscale="log", xlabel="tokens $n$", ylabel=r"rows $m_2^*$ of $\Psi$")
         _plain_ticks(ax)
         ax.xaxis.set_minor_locator(NullLocator())

@@ -3,7 +3,8 @@
 Carter and Wegman's polynomials over a prime field: a random cubic modulo `p = 2^31 - 1` sends distinct indices below
 `p` to values in `[0, p)` that are uniform and 4-wise independent. The low bit is the sign, the others give the
 bucket. So buckets and signs are 4-wise independent, jointly, and their laws are within `(width + 1) / 2^30` of uniform.
-CountSketch's point estimates need pairwise independence [CCF02]; the variance of its matrix product needs four signs
+CountSketch's point estimates need pairwise independent buckets
+and signs [CCF02], 3-wise where one value gives both, as here; the variance of its matrix product needs four signs
 at a time.
 
 The arithmetic is in 64-bit unsigned integers, exact and the same on every device.

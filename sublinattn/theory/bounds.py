@@ -77,7 +77,8 @@ def estimate_spread(k: int, *, width: int, tables: int, entries: int, failure: f
     it (Markov: `1/a`); together `f = k/width + 1/a`. The median is off only if half of the tables are, `(tables + 1)/2`
     for an odd number: `Pr[Bin(tables, f) >= (tables + 1)/2]`, which `entries` times over may be at most `failure`.
 
-    Needs a pairwise independent hash, tables independent of each other. Source: [CCF02], with constants.
+    Needs tables independent of each other, and in each pairwise independent buckets with, independently, pairwise
+    independent signs [CCF02]; where one hash gives both, as here, it must be 3-wise. The constants are derived here.
 
     Parameters
     ----------

@@ -269,7 +269,9 @@ CLAIMS = (
         sabotages=(FALLING,),
         remark=(
             "Few tables. Near-ties: k entries 1 + 4 eps1, k entries 1, and noise of their weight. PW11 proves that "
-            "exactly k entries need k/eps1^2 (any method), and non-sparse outputs only k/eps1: alsy23.width-2k."
+            "exactly k entries need k/eps1^2 (any method), and non-sparse outputs only k/eps1: alsy23.width-2k, on the "
+            "same trial, is what this one's support would look like. Small eps1, where the law shows: above about 0.05 "
+            "the width has a floor of some 20 k. An excess of 0.25 must be ruled out for support."
         ),
     ),
     Claim(
@@ -285,7 +287,7 @@ CLAIMS = (
         sabotages=(STRONGER,),
         remark=(
             "eps1 and k on flat columns, where false positives cost k/eps1; eps1 also on the near-ties of "
-            "alsy23.width-k (varepsilon_ties), which cost nothing here."
+            "alsy23.width-k (varepsilon_ties), which cost nothing here. For support an excess of 0.25 is ruled out."
         ),
     ),
 )

@@ -178,7 +178,7 @@ CLAIMS = (
         id="as23.output-error-sharp",
         paper="AS23",
         source="Lemma 3.6, with the best constant (derived here)",
-        title="The lemma's constant halved: the output is off by at most 2 (1 - sqrt(1 - eps^2)) / eps max|V|",
+        title="With the best constant the output is off by at most 2 (1 - sqrt(1 - eps^2)) / eps max|V| (about eps)",
         statement=sp.Le(OUT_ERROR, bounds.OUTPUT_ERROR * V_MAX),
         kind=Exact("<="),
         trial=perturbed_output,
