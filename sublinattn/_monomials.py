@@ -192,8 +192,10 @@ def divided(xp: Any, sums: Array, degree: int) -> Array:
 
 
 def positive(xp: Any, normaliser: Array, degree: int) -> Array:
-    """The row sums, or ValueError if one is not positive."""
-    least = float(_xp.asnumpy(normaliser.min()))
+    """The row sums, or ValueError if one is not positive, or has overflowed."""
+    least, most = map(float, _xp.asnumpy(xp.stack([normaliser.min(), normaliser.max()])))
+    if not math.isfinite(least + most):
+        raise ValueError(f"q and k must have shorter rows (or be float64): the row sums overflow in {normaliser.dtype}")
     if not least > 0:
         raise ValueError(
             f"degree must be high enough that the polynomial's row sums are positive, got {degree} and a row sum of "

@@ -53,7 +53,8 @@ class PolynomialState:
         The polynomial. Taylor's does not depend on `radius`; the others have the smaller error on `[-R, R]` at the same
         degree, hence at the same cost.
     radius : float, optional
-        `R`, the largest `|scale <q, k>|`; needed by, and only by, the last two.
+        `R`, the largest `|scale <q, k>|`; needed by, and only by, the last two. It is not checked: past it these
+        polynomials soon have nothing to do with `exp`.
 
     Attributes
     ----------
@@ -255,7 +256,7 @@ def polynomial_attention(
     degree = _degree(degree, eps, basis, radius, k.shape[1], dtype)
     monomials = Monomials(q.shape[-1], degree)
     monomials.check(dtype, q=q_norm, k=k_norm)
-    polynomial = approximant(basis, degree, radius).coefficients
+    polynomial = approximant(basis, degree, 0.0 if basis == "taylor" else radius).coefficients  # Taylor's has no R
     weights = _xp.to_device(monomials.weights(polynomial, scale), xp)[:, None]
     out = xp.empty((len(q), *shape[-2:]), dtype=dtype)
     for b in range(len(q)):
@@ -283,14 +284,14 @@ def _degree(degree: int | None, eps: float | None, basis: str, radius: float, n_
             raise ValueError(f"degree and eps must not both be given, got {degree} and {eps}")
         return _checks.integer("degree", degree, least=0)
     rounding = math.exp(min(2 * radius, 700.0)) * float(np.finfo(dtype).eps)
-    if eps is None:
-        eps = min(0.1, max(1 / n_k, rounding))
-    if not 0 < _checks.real("eps", eps) < 1:
+    got = "" if eps is None else f"; got {_checks.real('eps', eps):.2g}"
+    eps = min(0.1, max(1 / n_k, rounding)) if eps is None else eps
+    if not 0 < eps < 1:
         raise ValueError(f"eps must lie in (0, 1), got {eps}")
     if eps < rounding:
         raise ValueError(
-            f"eps must be at least {rounding:.2g}, what rounding costs in {dtype} with logits up to {radius:.3g}; "
-            f"got {eps:.2g}: use float64, smaller entries, or give degree"
+            f"eps must be at least {rounding:.2g}, what rounding costs in {dtype} with logits up to {radius:.3g}{got}: "
+            "use float64, smaller entries, or give degree"
         )
     return minimal_degree(basis, eps, radius)
 
