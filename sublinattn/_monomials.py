@@ -139,13 +139,13 @@ def chunks(part: slice, rows: int) -> list[slice]:
 class Features:
     """Makes the features of a chunk of rows, in memory that the next chunk reuses: (c, d) -> (t, c)."""
 
-    def __init__(self, xp: Any, monomials: Monomials, dtype: Any, name: str = "features") -> None:
-        self.xp, self.monomials, self.scratch, self.name = xp, monomials, Scratch(xp, dtype), name
+    def __init__(self, xp: Any, monomials: Monomials, dtype: Any) -> None:
+        self.xp, self.monomials, self.scratch = xp, monomials, Scratch(xp, dtype)
 
     def __call__(self, x: Array) -> Array:
         columns = self.scratch("columns", x.shape[1], len(x))
         columns[...] = x.T
-        return self.monomials.fill(self.xp, columns, self.scratch(self.name, self.monomials.rank, len(x)))
+        return self.monomials.fill(self.xp, columns, self.scratch("features", self.monomials.rank, len(x)))
 
 
 def feature_matrix(xp: Any, monomials: Monomials, x: Array) -> Array:

@@ -118,9 +118,8 @@ class _Chunks(Source):
             width = "d" if self.width is None else self.width
             shape = tuple(x.shape)
             raise ValueError(f"{self.name} must come in chunks (c, {width}) or rows ({width},), got shape {shape}")
-        if (
-            self._dtype is not None and self._dtype != x.dtype
-        ):  # joined, they would be promoted, here or there as the cuts fall
+        # Joined, chunks of two dtypes would be promoted, here or there as the cuts fall.
+        if self._dtype is not None and self._dtype != x.dtype:
             raise TypeError(f"{self.name} must be of one dtype, got a chunk of {x.dtype} after {self._dtype}")
         self.width, self._dtype = x.shape[1], x.dtype
         return x

@@ -79,10 +79,9 @@ class OnePassSketch:
     -----
     The paper's guarantee: with probability 0.99 each column of the result is within `(1 + eps1) min_{k-sparse y'} ||y'
     - y||_2 + eps2'` of `y`, the column of exact attention. Here `eps2'` is `2 + eps1` times the sum of the product's
-    error (item 1 of this file's list) and the polynomial's, `2 eps max|v| sqrt(n)`. At these sizes it held in all
-    trials of the claim `alsy23.theorem-fused`; what is proven for them is `theory.bounds.recovery_factor`, and
-    near-ties between the k-th and the next entries break it (`alsy23.width-k`). It is worth something only if `y` has
-    few large entries.
+    error (item 1 of this file's list) and the polynomial's, `2 eps max|v| sqrt(n)`. At these sizes it is
+    measured, not proven, and near-ties between the k-th and the next entries break it: see `primitives.recovery`. It
+    is worth something only if `y` has few large entries.
 
     Time per row: `O(t)` multiplications and `O(t d_v)` (fused) or `O(t b log n)` (paper) operations.
 

@@ -14,8 +14,7 @@ Differs from the paper in:
 1. Taylor, Chebyshev and relative-minimax polynomials are offered; the paper takes the last, from Aggarwal and Alman.
 2. The rank is that of the monomials, `C(d+g, g)`; the paper's bound is `C(2(g+d), 2g)`.
 3. Chunks of keys are summed up in float64; monomials and products are made in the input's dtype (float32 for half
-precision),
-   whose rounding alone costs a relative error of about `exp(2R)` times its unit roundoff.
+   precision), whose rounding alone costs a relative error of about `exp(2R)` times its unit roundoff.
 """
 
 from __future__ import annotations
@@ -144,11 +143,9 @@ class PolynomialState:
         (q_norm,) = _checks.largest_norms(xp, check_finite, q=rows)
         self._monomials.check(rows.dtype, q=q_norm)
         self._moments, self._weights = _xp.follow(xp, "q", self._moments, self._weights)
-        return leave(self._attend(xp, rows).reshape(*q.shape[:-1], self.d_v))
-
-    def _attend(self, xp: Any, q: Array) -> Array:
         weighted = self._weights[:, None] * self._moments / self.tokens_seen
-        return divided(xp, evaluate(xp, self._monomials, q, weighted), self.degree)
+        out = divided(xp, evaluate(xp, self._monomials, rows, weighted), self.degree)
+        return leave(out.reshape(*q.shape[:-1], self.d_v))
 
     def merge(self, other: PolynomialState) -> Self:
         """Add the keys of `other`, in place; returns self. The order of merges changes rounding only.

@@ -169,3 +169,10 @@ def test_false_alarms_and_coverage():
     value, error, freedom = growth.slope(log_x, y)
     assert 5 <= (growth.p_value_of(value, error, freedom) <= 1e-3).sum() <= 60
     assert 0.985 <= (growth.upper_limit(value, error, freedom) >= 0).mean() <= 0.995
+
+
+def test_missing_sizes_at_every_point_leave_nothing_to_fit():
+    x = np.array([[1.0, 1.1], [2.0, 2.1], [4.0, 4.1]])
+    size = np.array([[1.0, np.inf], [np.inf, 1.0], [1.0, np.inf]])
+    found = growth.fit(x, size, np.ones_like(x), cap=np.full_like(x, 10.0), level=1e-4)
+    assert found.outcome == "undecided" and found.p_value == 1.0

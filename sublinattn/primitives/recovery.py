@@ -65,7 +65,7 @@ def tables_for(entries: int, eps1: float) -> int:
     """Tables, an odd number, so that of `entries` medians none is spoilt by heavy neighbours: `O(log entries)`.
 
     A median is spoilt if more than half of its tables are: `entries P[Bin(r, eps1/4) > r/2] <= FAILURE / 2`, and no
-    fewer than there are bit counters for. (The noise of the tail moves estimates besides: `theory.bounds`.)
+    fewer than there are bit counters for. (The noise of the tail moves estimates besides.)
     """
     r = 1
     while entries * _majority(r, eps1 / WIDTH) > FAILURE / 2:
