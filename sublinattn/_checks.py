@@ -81,7 +81,11 @@ def largest_norms(xp: Any, check_finite: bool, **named: Array) -> list[float]:
         flat = x.reshape(-1, x.shape[-1])
         step = 32768 if xp is np else len(flat)
         tiles += [(slot, flat[start : start + step]) for start in range(0, len(flat), step)]
-    _xp.for_tiles(xp, tiles, lambda: worker)
+    if sum(len(x) for _, x in tiles) <= 32768:  # the threads' hand-over alone would take longer
+        for tile in tiles:
+            worker(tile)
+    else:
+        _xp.for_tiles(xp, tiles, lambda: worker)
     values = _xp.asnumpy(xp.stack([value for _, value in partial])).astype(float)
     slots = np.array([slot for slot, _ in partial])
     squares = [values[slots == slot].max() for slot in range(len(named))]

@@ -1,0 +1,178 @@
+"""SubGen's state for one attention problem: clusters with samples for the normaliser, value slots for the numerator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import _xp
+from ._rows import GrowingRows
+from ._xp import Array
+from .exact import Partial, partial_attention
+from .primitives.clustering import OnlineClusters
+from .primitives.reservoir import GroupSamples, WeightedSlots
+
+
+def squared_norms(v: Array) -> np.ndarray:
+    """`||v_j||^2` of rows (c, d_v) in float64, on the host: for a row the same in any chunk."""
+    wide = v.astype(np.float64)
+    return _xp.asnumpy((wide * wide).sum(axis=-1))
+
+
+class Head:
+    """One problem's state [SG24, Algorithm 1].
+
+    Parameters
+    ----------
+    delta, cluster_samples, value_samples
+        As `SubGenCache`.
+    seed, number : int
+        Of the draws, and of this problem among those of one seed.
+    d, d_v : int
+    dtype : dtype
+
+    Attributes
+    ----------
+    clusters : OnlineClusters
+    samples : GroupSamples
+        Counts of the clusters, and when their samples change.
+    sampled : GrowingRows of (t, d)
+        The samples' keys, cluster by cluster.
+    slots : WeightedSlots
+        `mu`, and when the slots change.
+    slot_keys, slot_values : array, shapes (s, d) and (s, d_v)
+    radius : float
+        Every key is at most so far from the centre of its cluster.
+    """
+
+    def __init__(
+        self,
+        xp: Any,
+        delta: float,
+        cluster_samples: int,
+        value_samples: int,
+        *,
+        seed: int,
+        number: int,
+        d: int,
+        d_v: int,
+        dtype: Any,
+    ) -> None:
+        self.clusters = OnlineClusters(delta, xp.zeros((0, d), dtype))
+        self.samples = GroupSamples(cluster_samples, seed, 2 * number)
+        self.sampled = GrowingRows(xp.zeros((0, cluster_samples, d), dtype))
+        self.slots = WeightedSlots(value_samples, seed, 2 * number + 1)
+        self.slot_keys, self.slot_values = (xp.zeros((value_samples, width), dtype) for width in (d, d_v))
+        self.radius = delta
+
+    def absorb(self, xp: Any, k: Array, v: Array, most: float) -> None:
+        """Take keys (c, d) and values (c, d_v); delta doubles whenever more than `most` clusters would be needed."""
+        held = self.slots.absorb(squared_norms(v))
+        changed = np.flatnonzero(held >= 0)
+        if changed.size:
+            slot, row = (_xp.to_device(x, xp) for x in (changed, held[changed]))
+            self.slot_keys[slot], self.slot_values[slot] = k[row], v[row]
+        while len(k):
+            labels = self.clusters.absorb(xp, k, most=most)
+            if len(labels):
+                self._sample(xp, k, labels)
+            k = k[len(labels) :]
+            if len(k):
+                self.coarsen(xp, 2 * self.clusters.delta)
+
+    def _sample(self, xp: Any, k: Array, labels: np.ndarray) -> None:
+        if new := len(self.clusters.centres) - len(self.sampled):  # all filled at once: a centre is its first member
+            self.sampled.append(xp, xp.zeros((new, self.samples.size, k.shape[1]), k.dtype))
+        group, sample, item = self.samples.absorb(labels, len(self.sampled))
+        if len(item):
+            group, sample, item = (_xp.to_device(x, xp) for x in (group, sample, item))
+            self.sampled.rows[group, sample] = k[item]
+
+    # ------------------------------------------------------------------------------------------- clusters of clusters
+    def coarsen(self, xp: Any, delta: float) -> None:
+        """Cluster the centres anew, at a larger delta."""
+        old, self.clusters = self.clusters.centres.rows, OnlineClusters(delta, self.clusters.centres.buffer[:0].copy())
+        into = self.clusters.absorb(xp, old)
+        self._regroup(xp, self.sampled.rows, self.samples.counts, into)
+        self.radius += delta
+
+    def merge(self, xp: Any, other: Head, most: float) -> None:
+        """Take over the clusters and slots of `other`, which saw a stream of its own and is left as it was."""
+        centres, sampled, slot_keys, slot_values = (_xp.together(x, self.slot_keys)[0] for x in other.device_arrays())
+        theirs = _xp.to_device(np.flatnonzero(self.slots.merge(other.slots)), xp)
+        self.slot_keys[theirs], self.slot_values[theirs] = slot_keys[theirs], slot_values[theirs]
+
+        if other.clusters.delta > self.clusters.delta:
+            self.coarsen(xp, other.clusters.delta)
+        own, count = np.arange(len(self.sampled)), len(other.sampled)
+        if count:
+            into = np.concatenate([own, self.clusters.absorb(xp, centres[:count])])
+            pieces = xp.concatenate([self.sampled.rows, sampled[:count]])
+            self._regroup(xp, pieces, np.concatenate([self.samples.counts, other.samples.counts]), into)
+            self.samples.seen += other.samples.seen
+            self.radius = max(self.radius, other.radius + self.clusters.delta)
+        while len(self.sampled) > most:
+            self.coarsen(xp, 2 * self.clusters.delta)
+
+    def _regroup(self, xp: Any, pieces: Array, counts: np.ndarray, into: np.ndarray) -> None:
+        piece = _xp.to_device(self.samples.regroup(counts, into, len(self.clusters.centres)), xp)
+        self.sampled = GrowingRows(pieces[piece, xp.arange(self.samples.size)])
+
+    # ---------------------------------------------------------------------------------------------------- the estimate
+    def numerator(self, xp: Any, q: Array, scale: float) -> Partial | None:
+        """`z` as `o`: the slots' values, weighted by `mu / (s ||v||^2)`, for queries (c, d); None while mu is 0."""
+        if not self.slots.mu:
+            return None
+        weights = (self.slots.mu / (self.slots.size * squared_norms(self.slot_values))).astype(q.dtype)
+        weighted = self.slot_values * _xp.to_device(weights, xp)[:, None]
+        return partial_attention(q, self.slot_keys, weighted, scale=scale, check_finite=False)
+
+    def normaliser(self, xp: Any, q: Array, scale: float) -> Partial | None:
+        """`tau` as the one column of `o`: the clusters' samples, weighted by `count / t`; None without clusters."""
+        if not len(self.sampled):
+            return None
+        weights = np.repeat(self.samples.counts / self.samples.size, self.samples.size).astype(q.dtype)
+        keys = self.sampled.rows.reshape(-1, q.shape[1])
+        return partial_attention(q, keys, _xp.to_device(weights, xp)[:, None], scale=scale, check_finite=False)
+
+    # --------------------------------------------------------------------------------------------- what it consists of
+    def device_arrays(self) -> list[Array]:
+        """Arrays on the device of the rows, with the room to spare."""
+        return [self.clusters.centres.buffer, self.sampled.buffer, self.slot_keys, self.slot_values]
+
+    def host_arrays(self) -> list[np.ndarray]:
+        """What says when samples and slots change."""
+        return [self.samples.counts, self.samples.due, self.slots.thresholds]
+
+    def follow(self, xp: Any, name: str) -> None:
+        """Move to the device of the rows `name`."""
+        arrays = _xp.follow(xp, name, *self.device_arrays())
+        self.clusters.centres.buffer, self.sampled.buffer, self.slot_keys, self.slot_values = arrays
+
+    def about(self) -> dict[str, Any]:
+        """What `restore` needs beside `arrays`."""
+        return {
+            "delta": self.clusters.delta,
+            "radius": self.radius,
+            "mu": self.slots.mu,
+            "values_seen": self.slots.seen,
+            "keys_seen": self.samples.seen,
+            "turns": self.samples.turns,
+        }
+
+    def arrays(self) -> dict[str, Array]:
+        """The state's arrays by name, without the room to spare."""
+        centres, samples = self.clusters.centres.rows, self.sampled.rows
+        device = {"centres": centres, "samples": samples, "slot_keys": self.slot_keys, "slot_values": self.slot_values}
+        return {**device, **dict(zip(("counts", "due", "thresholds"), self.host_arrays(), strict=True))}
+
+    def restore(self, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Become what `about()` and `arrays()` told."""
+        self.clusters.delta, self.radius = about["delta"], about["radius"]
+        self.slots.mu, self.slots.seen = about["mu"], about["values_seen"]
+        self.samples.seen, self.samples.turns = about["keys_seen"], about["turns"]
+        self.clusters.centres, self.sampled = GrowingRows(arrays["centres"]), GrowingRows(arrays["samples"])
+        self.slot_keys, self.slot_values = arrays["slot_keys"], arrays["slot_values"]
+        self.samples.counts, self.samples.due = arrays["counts"], arrays["due"]
+        self.slots.thresholds = arrays["thresholds"]

@@ -1,0 +1,198 @@
+"""Clusters of a stream of points: every point joins the nearest centre within delta, or becomes one itself.
+
+The rule of [SG24]'s Algorithm 1, point by point, is reproduced exactly for any cut of the stream into chunks. A point
+within delta of an old centre can make no new one, so a chunk needs one matrix product with the old centres, and the
+sequential rule for what is left. Products in floating point are rounded differently in every shape; so they only
+exclude, by a bound on their rounding. What they leave open is decided by distances summed up entry by entry in
+float64, which depend on the two points alone.
+
+Guarantees of `OnlineClusters`: centres are pairwise farther than delta, so there are at most m of them if the points
+are (m, delta)-clusterable; every point is within delta of the centre that it joins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import _xp
+from .._rows import GrowingRows
+from .._xp import Array, Scratch
+
+SEQUENTIAL = 256
+"""Points that the sequential rule looks at together: their distances to each other are one product."""
+
+
+def squared_distances(x: Array, y: Array) -> Array:
+    """`||x_i - y_i||^2` of two arrays (c, d), float64: the same for the same points in any array."""
+    difference = x.astype(np.float64) - y.astype(np.float64)
+    return (difference * difference).sum(axis=-1)
+
+
+def nearest(
+    xp: Any, x: Array, centres: Array, *, position: Array | None = None, born: Array | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest centre of every point, the first of those at equal distance.
+
+    Parameters
+    ----------
+    x, centres : array, shapes (c, d) and (m, d)
+    position, born : array of int64, shapes (c,) and (m,), optional
+        Point i sees only the centres with `born <= position[i]`.
+
+    Returns
+    -------
+    index : numpy array of int64, shape (c,)
+        -1 where there is no centre to see.
+    square : numpy array of float64, shape (c,)
+        `||x_i - centre||^2`, exact up to rounding in float64; inf where there is none.
+
+    Notes
+    -----
+    `2 c m d` operations in the points' dtype, in tiles; float64 for a few candidates per point.
+    """
+    (c, d), m = x.shape, len(centres)
+    index, square = np.full(c, -1), np.full(c, np.inf)
+    if not m:
+        return index, square
+    # x.(-2 y) + |y|^2 as one product: the squared distance but for |x|^2, which changes no comparison.
+    augmented = xp.concatenate([-2 * centres, xp.einsum("ij,ij->i", centres, centres)[:, None]], axis=1)
+    reach = xp.sqrt(augmented[:, -1].max())
+    rows = _tile_rows(xp, m, x.dtype)
+
+    def make_worker() -> Callable[[slice], None]:
+        scratch = Scratch(xp, np.dtype(x.dtype))
+
+        def worker(tile: slice) -> None:
+            part = x[tile]
+            ones = scratch("x", len(part), d + 1)
+            ones[:, :d], ones[:, d] = part, 1
+            values = xp.matmul(ones, augmented.T, out=scratch("values", len(part), m))
+            if position is not None and born is not None:
+                values[born > position[tile, None]] = np.inf
+            best = values.argmin(axis=1)
+            least = xp.take_along_axis(values, best[:, None], axis=1)
+            slack = 2 * _unit(x) * (xp.sqrt(xp.einsum("ij,ij->i", part, part)) + reach) ** 2
+            close = values <= least + slack[:, None]
+            several = xp.count_nonzero(close, axis=1) > 1
+            found = squared_distances(part, centres[best])
+            if born is not None:
+                found = xp.where(xp.isfinite(least[:, 0]), found, np.inf)
+                several &= xp.isfinite(least[:, 0])
+            host, host_square = _xp.asnumpy(best).astype(np.int64), _xp.asnumpy(found)
+            if bool(_xp.asnumpy(several.any())):
+                _decide(xp, part, centres, close & several[:, None], host, host_square)
+            index[tile], square[tile] = host, host_square
+
+        return worker
+
+    _xp.for_tiles(xp, [slice(i, min(i + rows, c)) for i in range(0, c, rows)], make_worker)
+    index[np.isinf(square)] = -1
+    return index, square
+
+
+def _decide(xp: Any, x: Array, centres: Array, close: Array, index: np.ndarray, square: np.ndarray) -> None:
+    """Choose among the candidates `close` (c, m) of each point by their distances in float64 (in place)."""
+    at, candidate = xp.nonzero(close)
+    found = _xp.asnumpy(squared_distances(x[at], centres[candidate]))
+    point, number = _xp.asnumpy(at), _xp.asnumpy(candidate)
+    order = np.lexsort((number, found, point))
+    first = order[np.concatenate([[True], point[order][1:] != point[order][:-1]])]
+    index[point[first]], square[point[first]] = number[first], found[first]
+
+
+def _tile_rows(xp: Any, m: int, dtype: Any) -> int:
+    """Points per tile: 1 MiB of products with all centres on the CPU, at least 64 of them."""
+    if xp is np:
+        return max(64, 2**20 // (m * np.dtype(dtype).itemsize))
+    free, _ = _xp.device_memory(xp)
+    return max(64, free // 16 // (m * np.dtype(dtype).itemsize))
+
+
+class OnlineClusters:
+    """Centres of a stream of points, by the sequential rule.
+
+    Parameters
+    ----------
+    delta : float
+        Points at most so far from a centre join it.
+    empty : array, shape (0, d)
+        Says of what dtype the points are, and where.
+
+    Attributes
+    ----------
+    centres : GrowingRows of (d,)
+        Points of the stream, in the order in which they became centres.
+    """
+
+    def __init__(self, delta: float, empty: Array) -> None:
+        self.delta = delta
+        self.centres = GrowingRows(empty)
+
+    def absorb(self, xp: Any, x: Array, *, most: float = np.inf) -> np.ndarray:
+        """Take a chunk of points (c, d), as far as no more than `most` centres are needed.
+
+        Returns
+        -------
+        numpy array of int64, shape (c',)
+            Number of the centre that each point joined; c' < c if point c' would have made one too many.
+
+        Notes
+        -----
+        `2 c m d` operations, and as many for new centres as there are of those.
+        """
+        old, count = self.centres.rows, len(self.centres)
+        index, square = nearest(xp, x, old)
+        far = np.flatnonzero(square > self.delta**2)
+        if not far.size:
+            return index
+        made, stop = self._made(xp, x, far, most - count)
+        x, index, square = x[:stop], index[:stop], square[:stop]
+        if not made.size:
+            return index
+        new = x[_xp.to_device(made, xp)]
+        self.centres.append(xp, new)
+        position, born = _xp.to_device(np.arange(stop), xp), _xp.to_device(made, xp)
+        later, later_square = nearest(xp, x, new, position=position, born=born)
+        return np.where(later_square < square, count + later, index)  # of equally near ones the older
+
+    def _made(self, xp: Any, x: Array, far: np.ndarray, room: float) -> tuple[np.ndarray, int]:
+        """Which of the points `far` from all old centres become centres, and before which point there is no more room.
+
+        Block by block: those near a centre made in an earlier block are out; among the others each point that no
+        earlier centre of the block covers is one.
+        """
+        made: list[int] = []
+        for at in range(0, len(far), SEQUENTIAL):
+            block = far[at : at + SEQUENTIAL]
+            if made:
+                earlier = x[_xp.to_device(np.array(made), xp)]
+                _, square = nearest(xp, x[_xp.to_device(block, xp)], earlier)
+                block = block[square > self.delta**2]
+            near = _xp.asnumpy(_within(xp, x[_xp.to_device(block, xp)], self.delta))
+            covered = np.zeros(len(block), bool)
+            for i, point in enumerate(block):
+                if not covered[i]:
+                    if len(made) >= room:
+                        return np.array(made, np.int64), int(point)
+                    made.append(int(point))
+                    covered |= near[i]
+        return np.array(made, np.int64), len(x)
+
+
+def _within(xp: Any, x: Array, delta: float) -> Array:
+    """Whether points (c, d) are within delta of each other, shape (c, c)."""
+    squares = xp.einsum("ij,ij->i", x, x)
+    gap = squares[:, None] + squares - 2 * xp.matmul(x, x.T) - delta**2
+    near = gap <= 0
+    norms = xp.sqrt(squares)
+    at, other = xp.nonzero(abs(gap) <= _unit(x) * ((norms[:, None] + norms) ** 2 + delta**2))
+    near[at, other] = squared_distances(x[at], x[other]) <= delta**2
+    return near
+
+
+def _unit(x: Array) -> float:
+    """Rounding of a squared distance from a product of length d + 1, over `(|x| + |y|)^2`: a bound, and some."""
+    return 4 * (x.shape[1] + 4) * float(np.finfo(x.dtype).eps)

@@ -1,0 +1,107 @@
+"""Clusters of a set of points that is there as a whole: the greedy k-center, and how wide clusters are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import _xp
+from .._xp import Array
+
+
+def greedy_k_center(xp: Any, k: Array, m: int, *, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Centres each of which is the point farthest from those before it [Gonzalez 1985].
+
+    Parameters
+    ----------
+    k : array, shape (n, d)
+    m : int
+        Centres wanted, at most n; fewer come if the points are fewer without their repetitions.
+    start : int
+        The first centre.
+
+    Returns
+    -------
+    indices : numpy array of int64, shape (m',)
+    radii : numpy array of float64, shape (m',)
+        Largest distance of a point to the nearest of the first i + 1 centres: at most twice the least possible for so
+        many, and within rounding of the points' dtype.
+
+    Notes
+    -----
+    `2 n m d` operations; memory O(n) and a tile per thread.
+    """
+    n = len(k)
+    squares = xp.einsum("ij,ij->i", k, k)
+    least = xp.full(n, np.inf, dtype=k.dtype)
+    tiles = [slice(i, min(i + 8192, n)) for i in range(0, n, 8192)] if xp is np else [slice(0, n)]
+    indices, radii = [start], []
+    farthest = [0] * len(tiles)
+
+    def make_worker() -> Callable[[int], None]:
+        def worker(number: int) -> None:
+            tile, centre = tiles[number], indices[-1]
+            distance = squares[tile] + squares[centre] - 2 * xp.matmul(k[tile], k[centre])
+            xp.minimum(least[tile], distance, out=least[tile])
+            farthest[number] = least[tile].argmax()
+
+        return worker
+
+    while True:
+        _xp.for_tiles(xp, range(len(tiles)), make_worker)
+        least[indices[-1]] = 0
+        peaks = _xp.asnumpy(xp.stack([least[tile][at] for tile, at in zip(tiles, farthest, strict=True)]))
+        best = int(peaks.argmax())
+        radii.append(float(np.sqrt(max(peaks[best], 0.0))))
+        if len(indices) == m or radii[-1] == 0:
+            return np.array(indices), np.array(radii)
+        indices.append(tiles[best].start + int(farthest[best]))
+
+
+def diameters(xp: Any, k: Array, labels: np.ndarray) -> np.ndarray:
+    """Largest distance between two points of each cluster.
+
+    Parameters
+    ----------
+    k : array, shape (n, d)
+    labels : numpy array of int64, shape (n,)
+        Clusters, numbered from 0.
+
+    Returns
+    -------
+    numpy array of float64, shape (labels.max() + 1,)
+        0 for a cluster of one point, or none.
+
+    Notes
+    -----
+    `2 d` operations for each pair of a cluster's points; memory O(n d) and a tile per thread.
+    """
+    order = np.argsort(labels, kind="stable")
+    sizes = np.bincount(labels)
+    ends = np.cumsum(sizes)
+    sorted_k = k[_xp.to_device(order, xp)]
+    squares = xp.einsum("ij,ij->i", sorted_k, sorted_k)
+    problems, rows, keys = _xp.tile_shape(xp, 1)
+    tiles = [
+        (group, slice(i, min(i + rows, end)), slice(j, min(j + keys, end)))
+        for group, (begin, end) in enumerate(zip(ends - sizes, ends, strict=True))
+        for i in range(begin, end, rows)
+        for j in range(i, end, keys)
+    ]
+    found: list[tuple[int, Array]] = []
+
+    def make_worker() -> Callable[[tuple[int, slice, slice]], None]:
+        def worker(tile: tuple[int, slice, slice]) -> None:
+            group, i, j = tile
+            products = xp.matmul(sorted_k[i], sorted_k[j].T)
+            found.append((group, (squares[i, None] + squares[j] - 2 * products).max()))
+
+        return worker
+
+    _xp.for_tiles(xp, tiles, make_worker)
+    out = np.zeros(len(sizes))
+    values = _xp.asnumpy(xp.stack([value for _, value in found]))
+    np.maximum.at(out, [group for group, _ in found], values)
+    return np.sqrt(out)

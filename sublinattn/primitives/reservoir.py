@@ -1,0 +1,186 @@
+"""Reservoirs: samples of a stream that are uniform, or weighted, over all of it so far.
+
+A slot that holds an item when the total weight is `mu` still holds it at total weight `mu'` with probability
+`mu / mu'`, whatever comes in between. So the total at which it is replaced next is `mu / U` for a uniform U, and it can
+be drawn ahead: a stream needs `O(log n)` draws per slot, not one per item [Vitter 1985, with weights Efraimidis and
+Spirakis 2006]. Which item then comes to lie there is a matter of the stream alone. Each U is a function of the seed,
+the slot and the item, so that one seed gives the same sample however the stream is cut into chunks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import _checks
+
+_NEVER = 2**62
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX = ((30, np.uint64(0xBF58476D1CE4E5B9)), (27, np.uint64(0x94D049BB133111EB)))
+
+
+def seed_from(rng: np.random.Generator | int | None) -> int:
+    """A seed for `uniforms`, drawn from the caller's generator."""
+    return int(_checks.generator(rng).integers(2**63))
+
+
+def uniforms(seed: int, *counters: Any) -> np.ndarray:
+    """Uniform numbers in (0, 1), one for each tuple of counters (integers below 2^63, broadcast): a function of them.
+
+    SplitMix64's finaliser [Steele, Lea, Flood 2014], once per counter; 53 bits each.
+    """
+    x = np.asarray(seed, dtype=np.uint64)
+    with np.errstate(over="ignore"):  # arithmetic is modulo 2^64
+        for counter in counters:
+            x = x + (np.asarray(counter).astype(np.uint64) + np.uint64(1)) * _GOLDEN
+            for shift, factor in _MIX:
+                x = (x ^ (x >> np.uint64(shift))) * factor
+            x = x ^ (x >> np.uint64(31))
+    return ((x >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
+def next_total(total: Any, u: Any) -> np.ndarray:
+    """Weight from which on a slot that is filled at `total` holds something else: P(beyond x) = total / x."""
+    return np.maximum(total / u, np.nextafter(total, np.inf))  # rounding must not put it at `total` itself
+
+
+def next_count(count: Any, u: Any) -> np.ndarray:
+    """The same for items that count 1 each: the item number that replaces, P(beyond c) = count / c."""
+    return np.maximum(np.ceil(np.minimum(count / u, _NEVER)), count + 1).astype(np.int64)
+
+
+class WeightedSlots:
+    """`size` independent slots; each holds item j of the stream with probability `w_j / mu`, `mu = sum_j w_j`.
+
+    Parameters
+    ----------
+    size : int
+    seed : int
+        As `uniforms`.
+    stream : int
+        Number of this reservoir among those of one seed.
+
+    Attributes
+    ----------
+    mu : float
+        Total weight so far.
+    thresholds : numpy array, shape (size,)
+        Total weight at which each slot is filled anew.
+    seen : int
+        Items so far.
+    """
+
+    def __init__(self, size: int, seed: int, stream: int) -> None:
+        self.size, self.seed, self.stream = size, seed, stream
+        self.mu, self.seen = 0.0, 0
+        self.thresholds = np.full(size, np.nextafter(0.0, 1.0))
+
+    def absorb(self, weights: np.ndarray) -> np.ndarray:
+        """Take a chunk of weights (c,), float64, none negative; O(c + size), O(log c) more for each replacement.
+
+        Returns
+        -------
+        numpy array of int64, shape (size,)
+            Which item of the chunk each slot holds now; -1 where it holds what it held.
+        """
+        totals = np.cumsum(np.concatenate([[self.mu], weights]))[1:]  # one after another: rounded alike in any chunks
+        held = np.full(self.size, -1)
+        while (due := np.flatnonzero(self.thresholds <= totals[-1])).size:
+            item = np.searchsorted(totals, self.thresholds[due])
+            held[due] = item
+            self.thresholds[due] = next_total(totals[item], uniforms(self.seed, self.stream, due, self.seen + item))
+        self.mu, self.seen = float(totals[-1]), self.seen + len(weights)
+        return held
+
+    def merge(self, other: WeightedSlots) -> np.ndarray:
+        """Make this the reservoir of both streams; True (size,) where a slot now holds what `other`'s did."""
+        mu, self.seen = self.mu + other.mu, self.seen + other.seen
+        slots = np.arange(self.size)
+        choose, again = (uniforms(self.seed, self.stream, slots, self.seen, draw) for draw in (0, 1))
+        theirs = choose * mu > self.mu
+        if mu:
+            self.thresholds = next_total(mu, again)  # what a slot holds at mu says nothing of when it held it first
+        self.mu = mu
+        return theirs
+
+
+class GroupSamples:
+    """`size` independent samples of each group of a stream: each is uniform over the group's items so far.
+
+    Parameters
+    ----------
+    size : int
+    seed, stream : int
+        As `WeightedSlots`.
+
+    Attributes
+    ----------
+    counts : numpy array of int64, shape (m,)
+        Items of each group.
+    due : numpy array of int64, shape (m, size)
+        Item of its group that each sample is replaced by next.
+    seen, turns : int
+        Items, and regroupings, so far.
+    """
+
+    def __init__(self, size: int, seed: int, stream: int) -> None:
+        self.size, self.seed, self.stream = size, seed, stream
+        self.counts, self.due = np.zeros(0, np.int64), np.zeros((0, size), np.int64)
+        self.seen = self.turns = 0
+
+    def absorb(self, labels: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Take a chunk of items by their groups' numbers (c,), below `groups`; `O(c log c)` and O(1) per replacement.
+
+        Returns
+        -------
+        group, sample, item : numpy arrays of int64, shape (r,)
+            The samples that hold another item now, and its place in the chunk.
+        """
+        if new := groups - len(self.counts):
+            self.counts = np.concatenate([self.counts, np.zeros(new, np.int64)])
+            self.due = np.concatenate([self.due, np.ones((new, self.size), np.int64)])  # the first item fills them all
+        order = np.argsort(labels, kind="stable")
+        ranked = labels[order]
+        first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
+        here = ranked[first]
+        before, due = self.counts[here], self.due[here]
+        after = before + np.diff(first, append=len(labels))
+        held = np.full(due.shape, -1)
+        while (found := np.nonzero(due <= after[:, None]))[0].size:
+            group, sample = found
+            item = order[first[group] + due[found] - before[group] - 1]
+            held[found] = item
+            u = uniforms(self.seed, self.stream, here[group], sample, self.seen + item)
+            due[found] = next_count(due[found], u)
+        self.counts[here], self.due[here] = after, due
+        self.seen += len(labels)
+        group, sample = found = np.nonzero(held >= 0)
+        return here[group], sample, held[found]
+
+    def regroup(self, counts: np.ndarray, into: np.ndarray, groups: int) -> np.ndarray:
+        """Start over from pieces whose samples are known: groups of this stream, of another one, or of both.
+
+        Parameters
+        ----------
+        counts, into : numpy arrays of int64, shape (p,)
+            Items of each piece, and the group that it goes to; every group gets one at least.
+        groups : int
+
+        Returns
+        -------
+        numpy array of int64, shape (groups, size)
+            The piece whose sample each sample now is: a uniform item of the group lies in a piece with probability
+            proportional to its count, and is uniform there.
+        """
+        self.turns += 1
+        total = np.zeros(groups, np.int64)
+        np.add.at(total, into, counts)
+        order = np.argsort(into, kind="stable")
+        ends = np.cumsum(counts[order])
+        group, sample = np.arange(groups)[:, None], np.arange(self.size)
+        which, again = (uniforms(self.seed, self.stream, group, sample, self.turns, draw) for draw in (0, 1))
+        item = np.minimum((which * total[:, None]).astype(np.int64), total[:, None] - 1)  # of the group, from 0
+        start = np.concatenate([[0], np.cumsum(total)[:-1]])
+        self.counts, self.due = total, next_count(total[:, None], again)
+        return order[np.searchsorted(ends, start[:, None] + item, side="right")]

@@ -1,0 +1,285 @@
+"""SubGen: attention over a growing set of keys from clusters of the keys and a sample of the values.
+
+Source: Zandieh, Han, Mirrokni, Karbasi, *SubGen: Token Generation in Sublinear Time and Memory*, arXiv 2402.06082
+[SG24]: Algorithm 1 and Theorem 1. No public code runs the streaming algorithm: the paper's experiments ran an offline
+greedy k-center once (`caches.KCenterCache`).
+
+A token `(k, v)`: (1) its key joins the nearest centre within delta, or becomes one; each of the cluster's t samples is
+replaced by it with probability `1/count`; (2) each of s slots is replaced by the token with probability
+`||v||^2 / mu`, `mu` the sum of all squared value norms with its own. A query: the slots give `z`, an unbiased estimate
+of `sum_j exp(<q, k_j>) v_j`, the clusters' samples `tau`, one of the normaliser; the answer is `z / tau`.
+
+Cost: memory `m (d + t d) + s (d + d_v)` numbers, m clusters; `O(m d)` operations per token, done as one matrix product
+per chunk; `O(m t d + s (d + d_v))` per query. m is at most the number of parts of any partition of the keys into parts
+of diameter delta; where keys do not cluster, m grows like n.
+
+Differs from the paper in:
+
+1. Chunks of tokens are absorbed at once, with the state that row by row absorption gives, to the bit: see
+   `primitives.clustering` and `primitives.reservoir`.
+2. The replacements of a sample or slot are drawn ahead, with the paper's law.
+3. The last `recent` tokens may be kept exactly, and join clusters and slots when they leave the window.
+4. With `max_clusters`, delta doubles whenever one more would be needed, as in the doubling algorithm of Charikar,
+   Chekuri, Feder and Motwani [CCFM97]: memory is bounded whatever the keys do, and delta is what gives.
+5. Two caches over disjoint streams merge.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+import numpy as np
+
+from . import _checks, _xp
+from ._kvcache import KVCache
+from ._subgen_head import Head
+from ._xp import Array
+from .exact import partial_attention
+from .primitives.reservoir import seed_from
+
+
+class SubGenCache(KVCache):
+    """Key-value cache of sublinear size for keys that cluster [SG24].
+
+    Parameters
+    ----------
+    delta : float
+        Keys at most so far apart share a cluster.
+    cluster_samples : int
+        `t`, samples per cluster.
+    value_samples : int
+        `s`, value slots.
+    recent : int
+        Last tokens that are kept exactly.
+    max_clusters : int, optional
+        Bound on the number of clusters: delta doubles when it would be passed.
+    rng : Generator, int or None
+        Source of the draws. Caches that are to be merged need different ones.
+
+    Attributes
+    ----------
+    centers : array, shape (m, d)
+        Keys that opened a cluster, in their order.
+    counts : numpy array of int64, shape (m,)
+        Keys of each cluster.
+    mu : float
+        Sum of the squared norms of the values outside the recent window.
+    radius : float
+        Every key is at most so far from the centre of its cluster: delta, unless clusters were merged.
+    tokens_seen, nbytes : int
+        With leading axes, `centers`, `counts`, `mu` and `radius` are lists, one entry per problem in C order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Impossible parameters.
+
+    Notes
+    -----
+    Guarantee [SG24, Theorem 1]: for `||q|| <= r`, `t = Omega(eps^-2 e^(2 delta r) log n)` and `s = Omega(eps^-2 d)`, an
+    answer is within `eps ||softmax(K q)||_2 ||V||` of attention with probability 0.99 (r counts the scale). With
+    constants: `z` is within `eps ||exp(K q)|| ||V||` of its mean with probability `1 - p` for
+    `s >= srank(V) / (eps^2 p)`, and the relative variance of `tau` is at most `sinh(w)^2 / t`, w the largest `radius`
+    times `scale ||q||`.
+
+    Draws are a function of the seed, the slot and the token: one seed gives the same state, to the bit, for any chunks.
+
+    Examples
+    --------
+    >>> cache = SubGenCache(4.0, 8, 256, recent=64, rng=0)
+    >>> for k, v in chunks: cache.update(k, v)
+    >>> cache.attend(q), cache.nbytes
+    """
+
+    def __init__(
+        self,
+        delta: float,
+        cluster_samples: int,
+        value_samples: int,
+        *,
+        recent: int = 0,
+        max_clusters: int | None = None,
+        rng: np.random.Generator | int | None = None,
+    ) -> None:
+        super().__init__()
+        self.delta = _checks.real("delta", delta)
+        if not 0 <= self.delta < math.inf:
+            raise ValueError(f"delta must be a finite number of at least 0, got {delta}")
+        self.cluster_samples = _checks.integer("cluster_samples", cluster_samples, least=1)
+        self.value_samples = _checks.integer("value_samples", value_samples, least=1)
+        self.recent = _checks.integer("recent", recent, least=0)
+        self.max_clusters = None if max_clusters is None else _checks.integer("max_clusters", max_clusters, least=1)
+        if max_clusters is not None and not self.delta:
+            raise ValueError("delta must be above 0 if max_clusters is given: it is doubled, got 0")
+        self._seed = seed_from(rng)
+        self._heads: list[Head] = []
+
+    # ---------------------------------------------------------------------------------------------------- what it shows
+    @property
+    def centers(self) -> Any:
+        """Keys that opened a cluster."""
+        return self._shown([head.clusters.centres.rows.copy() for head in self._heads])
+
+    @property
+    def counts(self) -> Any:
+        """Keys of each cluster."""
+        return self._shown([head.samples.counts.copy() for head in self._heads])
+
+    @property
+    def mu(self) -> Any:
+        """Sum of the squared value norms."""
+        return self._shown([head.slots.mu for head in self._heads])
+
+    @property
+    def radius(self) -> Any:
+        """What no key is farther than from its centre."""
+        return self._shown([head.radius for head in self._heads])
+
+    def _shown(self, values: list[Any]) -> Any:
+        if not self.tokens_seen:
+            raise ValueError("a cache without tokens has no clusters: call update first")
+        return values if self._lead else values[0]
+
+    # ------------------------------------------------------------------------------------------------------ the stream
+    def _check_rows(self, xp: Any, check_finite: bool, k: Array, v: Array) -> None:
+        norms = _checks.largest_norms(xp, check_finite, k=k, v=v)
+        for name, x, norm in zip(("k", "v"), (k, v), norms, strict=True):
+            if not norm**2 * max(4, x.shape[1]) < float(np.finfo(x.dtype).max):
+                raise ValueError(
+                    f"{name} must have rows whose squared norms are finite in {x.dtype}, got norm {norm:.3g}"
+                )
+
+    def _absorb(self, xp: Any, k: Array, v: Array) -> None:
+        if not self._heads:
+            self._heads = self._new_heads(xp, len(k))
+        if self.recent:
+            k, v = self._leaving(xp, k, v)
+        if k.shape[1]:
+            most = math.inf if self.max_clusters is None else self.max_clusters
+            for head, its_k, its_v in zip(self._heads, k, v, strict=True):
+                head.absorb(xp, its_k, its_v, most)
+
+    def _new_heads(self, xp: Any, count: int) -> list[Head]:
+        return [
+            Head(
+                xp,
+                self.delta,
+                self.cluster_samples,
+                self.value_samples,
+                seed=self._seed,
+                number=number,
+                d=self._width["k"],
+                d_v=self._width["v"],
+                dtype=self._dtype,
+            )
+            for number in range(count)
+        ]
+
+    def _leaving(self, xp: Any, k: Array, v: Array) -> list[Array]:
+        """Append rows to the window; what has to leave it, in the order in which it came."""
+        leaving = []
+        for name, x in (("recent_k", k), ("recent_v", v)):
+            if name in self._held:
+                x = xp.concatenate([self._held[name], x], axis=1)
+            out = max(0, x.shape[1] - self.recent)
+            self._held[name] = x[:, out:].copy()
+            leaving.append(x[:, :out])
+        return leaving
+
+    # ---------------------------------------------------------------------------------------------------- the estimate
+    def _attend(self, xp: Any, q: Array, scale: float) -> Array:
+        out = xp.empty((*q.shape[:2], self._width["v"]), q.dtype)
+        for i, head in enumerate(self._heads):
+            above, below = head.numerator(xp, q[i], scale), head.normaliser(xp, q[i], scale)
+            numerators = [] if above is None else [(above.m, above.o)]
+            normalisers = [] if below is None else [(below.m, below.o[:, 0])]
+            if self.recent:
+                held = (self._held[name][i] for name in ("recent_k", "recent_v"))
+                exact = partial_attention(q[i], *held, scale=scale, check_finite=False)
+                numerators.append((exact.m, exact.o))
+                normalisers.append((exact.m, exact.l))
+            out[i] = _ratio(xp, numerators, normalisers) if numerators else 0  # no value but 0 so far
+        return out
+
+    # --------------------------------------------------------------------------------------------------------- merging
+    def merge(self, other: SubGenCache) -> Self:
+        """Add the tokens of `other`, which saw a stream of its own, as if they came after this one's; returns self.
+
+        Exact for the slots: each holds every token of both streams with probability `||v||^2 / mu`, independently. For
+        the clusters: centres stay pairwise farther than delta (of `other`'s, those within delta of one of this cache's
+        lose their cluster to it), so their number is still at most that of the parts of any partition of both streams'
+        keys into parts of diameter delta; samples are uniform over their cluster; but a member may be `delta` plus
+        `other`'s radius away from its centre: see `radius`. `other` is left as it was.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Not a SubGenCache; other parameters, leading axes, widths or dtype; the same seed (its draws would be the
+            same ones); on another device.
+        """
+        self._check_mergeable(other)
+        if self._about() != other._about():
+            raise ValueError(f"other must have parameters {self._about()}, got {other._about()}")
+        if self._seed == other._seed:
+            raise ValueError("other must have draws of its own: make the caches with different rng")
+        if not other.tokens_seen:
+            return self
+        xp = next((_xp.namespace(x) for x in (*self._arrays(), *other._arrays()) if not isinstance(x, np.ndarray)), np)
+        if not self.tokens_seen:
+            self._lead, self._width, self._dtype = other._lead, other._width, other._dtype
+            self._heads = self._new_heads(xp, len(other._heads))
+        self._follow(xp, "other")
+        most = math.inf if self.max_clusters is None else self.max_clusters
+        for mine, its in zip(self._heads, other._heads, strict=True):
+            mine.merge(xp, its, most)
+        if self.recent:
+            self._absorb(xp, *(_xp.to_device(other._held[name], xp) for name in ("recent_k", "recent_v")))
+        self.tokens_seen += other.tokens_seen
+        return self
+
+    # --------------------------------------------------------------------------------------------- what it consists of
+    def _arrays(self) -> list[Array]:
+        heads = (array for head in self._heads for array in (*head.device_arrays(), *head.host_arrays()))
+        return [*self._held.values(), *heads]
+
+    def _follow(self, xp: Any, name: str) -> None:
+        super()._follow(xp, name)
+        for head in self._heads:
+            head.follow(xp, name)
+
+    def _about(self) -> dict[str, Any]:
+        names = ("delta", "cluster_samples", "value_samples", "recent", "max_clusters")
+        return {name: getattr(self, name) for name in names}
+
+    def _state(self) -> dict[str, Any]:
+        return {"seed": self._seed, "heads": [head.about() for head in self._heads]}
+
+    def _saved(self) -> dict[str, Array]:
+        heads = {f"{i}.{name}": x for i, head in enumerate(self._heads) for name, x in head.arrays().items()}
+        return {**self._held, **heads}
+
+    def _restore(self, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        self._seed = state["seed"]
+        self._heads = self._new_heads(np, len(state["heads"])) if state["heads"] else []
+        for i, (head, its) in enumerate(zip(self._heads, state["heads"], strict=True)):
+            head.restore(its, {name: arrays.pop(f"{i}.{name}") for name in head.arrays()})
+        self._held = arrays
+
+
+def _ratio(xp: Any, numerators: list[tuple[Array, Array]], normalisers: list[tuple[Array, Array]]) -> Array:
+    """Sum of the numerators `(m, o)` over that of the normalisers `(m, l)`, each `exp(m)` times what is given.
+
+    The two sums have references of their own: a slot's largest logit may lie far above the clusters' samples, and the
+    ratio is then large, but no 0/0. One past the largest float is inf.
+    """
+    above, below = (_largest(xp, [m for m, _ in parts]) for parts in (numerators, normalisers))
+    z = sum(xp.exp(m - above)[:, None] * o for m, o in numerators)
+    tau = sum(xp.exp(m - below) * total for m, total in normalisers)
+    with np.errstate(over="ignore", invalid="ignore"):
+        ratio = z / tau[:, None] * xp.exp(above - below)[:, None]
+    return xp.where(z == 0, 0, ratio)
+
+
+def _largest(xp: Any, references: list[Array]) -> Array:
+    return xp.stack(references).max(axis=0)
