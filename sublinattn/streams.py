@@ -42,7 +42,7 @@ def absorb(
 
     Parameters
     ----------
-    state : PolynomialState or OnePassSketch
+    state : PolynomialState, OnePassSketch or key-value cache (`SubGenCache`, those of `caches`)
         Changed in place. The rows that it has seen are skipped at the source, so that the same call continues a stream
         from a loaded checkpoint: a source is always the whole stream, from its row 0.
     keys, values : source of n rows of d, and of d_v, numbers
@@ -161,7 +161,9 @@ def _streams(state: Any, keys: Rows, values: Rows, queries: Rows | None) -> list
             raise TypeError(f"queries: a {type(state).__name__} absorbs none, call its attend(q)")
         streams = [_Stream(pair, lambda: state.tokens_seen, lambda chunks, start: state.update(*chunks))]
     else:
-        raise TypeError(f"state must be a PolynomialState or a OnePassSketch, got {type(state).__name__}")
+        raise TypeError(
+            f"state must be a PolynomialState, a OnePassSketch or a key-value cache, got {type(state).__name__}"
+        )
     for stream in streams:
         stream.check()
     return streams

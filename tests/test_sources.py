@@ -245,5 +245,7 @@ def test_errors_name_the_argument(tmp_path):
     for option, kind, message in options:
         with pytest.raises(kind, match=message):
             absorb(Recorder(), keys=k, values=v, **option)
-    with pytest.raises(TypeError, match="state must be a PolynomialState or a OnePassSketch, got list"):
+    with pytest.raises(
+        TypeError, match="state must be a PolynomialState, a OnePassSketch or a key-value cache, got list"
+    ):
         absorb([], keys=k, values=v)

@@ -60,7 +60,7 @@ def test_shapes_and_dtype(name, dtype):
     assert all(np.isfinite(a).all() for a in (x.q, x.k, x.v))
 
 
-@pytest.mark.parametrize("name", ["planted", "sinks", "alpha", "kappa", "heavy_values", "compressible"])
+@pytest.mark.parametrize("name", ["planted", "sinks", "alpha", "kappa", "heavy_values", "compressible", "needles"])
 def test_logits_of_the_dials_do_not_depend_on_the_scale(name):
     one, two = (make(name, 60, 16, rng=0, scale=scale, dtype=np.float64) for scale in (1.0, 1 / 16))
     np.testing.assert_allclose(logits(one), logits(two), atol=1e-10)
