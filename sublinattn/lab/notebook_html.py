@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def to_html(path: Path) -> str:
         for output in cell.get("outputs", ()):
             if "data" in output:
                 _prefer_mathml(output.data)
-    body, _ = _Exporter(template_name="basic").from_notebook_node(notebook)
+    body, _ = _exporter().from_notebook_node(notebook)
     return str(body)
 
 
@@ -58,6 +59,12 @@ class _Exporter(HTMLExporter):
         attachments = context.get("cell", {}).get("attachments", {})
         renderer = _Renderer(escape=False, attachments=attachments, exclude_anchor_links=True)
         return str(MarkdownWithMath(renderer=renderer).render(source))
+
+
+@cache
+def _exporter() -> _Exporter:
+    """One for all notebooks: each compiles its templates anew."""
+    return _Exporter(template_name="basic")
 
 
 def _prefer_mathml(data: dict[str, Any]) -> None:

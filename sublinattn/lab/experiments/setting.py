@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
-from scipy.stats import binomtest
 
 from ... import _xp
 from ..instance import Instance
@@ -72,6 +71,8 @@ REAL = Input("real (MiniLM heads)", "real", exact_keys=1)
 
 def proportion(hits: int, trials: int) -> tuple[float, float, float]:
     """Rate and its exact (Clopper-Pearson) limits, two-sided."""
+    from scipy.stats import binomtest  # a third of a second, and few figures need it
+
     interval = binomtest(hits, trials).proportion_ci(CONFIDENCE, "exact")
     return hits / trials, float(interval.low), float(interval.high)
 

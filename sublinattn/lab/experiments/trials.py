@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from ...theory import CLAIMS
 from ...theory.claim import Case, Claim, Exact, Growth, Mean, Trial
 from .setting import CONFIDENCE, by_effort, device, generator, proportion
 
 ROUNDING = 2.0**-52  # stands for a tolerance of 0
-Z = float(norm.ppf(0.5 + CONFIDENCE / 2))
+Z = float(ndtri(0.5 + CONFIDENCE / 2))
 
 
 def deviation(claim: Claim, trial: Trial) -> float:

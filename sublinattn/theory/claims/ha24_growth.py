@@ -115,9 +115,13 @@ KAPPA_KNOWN = Assumption("kappa is known", sp.Ge(sp.Symbol("told_kappa", positiv
 KAPPA_TOO_SMALL = tuple({**case, "told_kappa": 1.0, "trials": 8} for case in grid("normaliser")[5:8:2])
 M_STAR = sp.Symbol("m^*", positive=True)
 O = sp.Function("O")  # noqa: E741 - Landau's symbol
-NO_WEIGHT = Sabotage("no n/m weight", "d_i is a sum over the sample, not n/m times it", {"variant": "no n/m weight"})
+NO_WEIGHT = Sabotage(
+    "no n/m weight", "d_i is a sum over the sample, not n/m times it", {"variant": "no n/m weight", "trials": 8}
+)
 FLOOR = Sabotage("floor tau", "ApproxD's floor is tau, not tau/kappa", {"told_kappa": 1.0, "trials": 8})
-STRONGER = Sabotage("a stronger theorem", "the error must be eps^2 at the price of eps", {"eps_power": 2.0})
+STRONGER = Sabotage(
+    "a stronger theorem", "the error must be eps^2 at the price of eps", {"eps_power": 2.0, "trials": 8}
+)
 # With constant 1: m >= n says nothing, since n keys make exact attention; nor does an error that answering 0 meets.
 FACTOR = bounds.APPROXD_SIZE / sp.log(bounds.n)
 VACUOUS_LEMMA1 = Vacuity(

@@ -181,7 +181,8 @@ def relative_variance(
 
 E, VAR = sp.Function(r"\mathbb{E}"), sp.Function(r"\mathrm{Var}")
 Z, NUMERATOR, TAU = sp.Symbol("z"), sp.Symbol(r"e^{Kq\top}V"), sp.Symbol("tau", positive=True)
-NORMALISER, S, T, DELTA, R = sp.Symbol(r"\mathbf{1}^{\top}e^{Kq}"), *sp.symbols("s t delta r", positive=True)
+NORMALISER = sp.Symbol(r"\mathbf{1}^{\top}e^{Kq}")
+S, T, DELTA, R = sp.symbols("s t delta r", positive=True)
 V_F, E_NORM, OUT_NORM, ERROR = (
     sp.Symbol(rf"\left\|{name}\right\|_{norm}", positive=True)
     for name, norm in (("V", "F"), ("e^{Kq}", "2"), ("e^{Kq\\top}V", "2"), ("z-e^{Kq\\top}V", "2"))

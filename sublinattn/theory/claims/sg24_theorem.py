@@ -210,7 +210,8 @@ COUNTS = tuple({**case, "eps": 0.3, "delta_r": 1.0} for case in _over("n", (250,
 SAMPLES = (*EPSES, *LENGTHS, *COUNTS)
 
 INSTANCES = (BASE, {**BASE, "heavy": 4}, {**BASE, "mean": 0.0})
-EPS, RHO, S, T, M = bounds.eps, *sp.symbols("rho s t m", positive=True)
+EPS = bounds.eps
+RHO, S, T, M = sp.symbols("rho s t m", positive=True)
 NUM_ERROR, EXP_NORM, V_NORM, OUT_ERROR, SOFT_NORM = (
     sp.Symbol(rf"\left\|{name}\right\|", positive=True)
     for name in (r"z-e^{Kq\top}V", "e^{Kq}", "V", r"\mathrm{out}-\mathrm{Attn}", r"\mathrm{softmax}(Kq)")
