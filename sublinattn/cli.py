@@ -52,6 +52,7 @@ class Bench(StrEnum):
 
     hyper = "hyper"
     stream = "stream"
+    subgen = "subgen"
     verdicts = "verdicts"
 
 
@@ -178,7 +179,9 @@ def report(out: Annotated[Path, typer.Argument(help="Folder of a run.")] = Path(
 
 @app.command(epilog="Example: [bold]sublinattn bench hyper[/]")
 def bench(
-    what: Annotated[Bench, typer.Argument(help="hyper, stream: speed and memory; verdicts: the engine's error rates.")],
+    what: Annotated[
+        Bench, typer.Argument(help="hyper, stream, subgen: speed and memory; verdicts: the engine's error rates.")
+    ],
 ) -> None:
     """Measure speed, or the error rates of the verdict engine."""
     if what is Bench.hyper:
@@ -190,6 +193,12 @@ def bench(
         from .lab import bench_stream
 
         _frame(bench_stream.stream())
+    elif what is Bench.subgen:
+        from .lab import bench_subgen
+
+        _frame(bench_subgen.ingest())
+        _frame(bench_subgen.query())
+        _frame(bench_subgen.held())
     else:
         from .lab import error_rates
 

@@ -1,12 +1,14 @@
-"""The parameters that decide whether HyperAttention's theorems apply to an input: alpha, kappa, stable rank, norms.
+"""The parameters that decide which theorems apply to an input: alpha, kappa, stable rank, norms, clusters of keys.
 
-Source: [HA24], section 2 (alpha and kappa) and Lemma 2 (srank); entry bound: Alman, Song [AS23]. Each pass over the
-entries costs `O(n_q n_k d)` operations; memory is `O(n d)` and a tile per thread, never `n_q x n_k`.
+Source: [HA24], section 2 (alpha and kappa) and Lemma 2 (srank); entry bound: Alman, Song [AS23]; clusters: [SG24]. Each
+pass over the entries costs `O(n_q n_k d)` operations; memory is `O(n d)` and a tile per thread, never `n_q x n_k`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from . import _checks, _xp
 from ._hyper_estimators import unmasked_row_sums
 from ._softmax_matrix import SoftmaxMatrix
 from ._xp import Array
+from .primitives.clustering import OnlineClusters
+from .primitives.kcenter import greedy_k_center
 from .primitives.lsh import buckets, default_bits, hyperplanes, sort_blocks
 
 
@@ -42,6 +46,8 @@ class Hardness:
         Largest row norms.
     column_norms : array, shape (..., n_k)
         `||P e_j||_2` of every key, in the keys' order.
+    keys : array, shape (..., n_k, d)
+        What was measured, in the working dtype: for `cluster_count` and `cluster_radius`.
     """
 
     alpha: Array
@@ -53,6 +59,47 @@ class Hardness:
     query_norm_max: Array
     key_norm_max: Array
     column_norms: Array
+    keys: Array = field(repr=False)
+
+    def cluster_count(self, delta: float) -> Array:
+        """Clusters that the keys fall into in their order, as SubGen makes them: int64, the leading axes' shape.
+
+        At most the number of parts of any partition into parts of diameter delta [SG24]; their balls of radius delta
+        cover the keys. `2 n d` operations per cluster.
+
+        Raises
+        ------
+        TypeError, ValueError
+            delta is not a number of at least 0.
+        """
+        if not 0 <= _checks.real("delta", delta) < math.inf:
+            raise ValueError(f"delta must be a finite number of at least 0, got {delta}")
+
+        def count(xp: Any, k: Array) -> int:
+            clusters = OnlineClusters(float(delta), k[:0])
+            clusters.absorb(xp, k)
+            return len(clusters.centres)
+
+        return self._of_keys(count)
+
+    def cluster_radius(self, m: int) -> Array:
+        """Radius at which the balls around m greedily chosen keys cover all: float64, the leading axes' shape.
+
+        At most twice the least radius that m centres can have [GON85]. `2 n m d` operations.
+
+        Raises
+        ------
+        TypeError, ValueError
+            m is not an integer in 1..n_k.
+        """
+        if _checks.integer("m", m, least=1) > self.keys.shape[-2]:
+            raise ValueError(f"m must be at most the number of keys ({self.keys.shape[-2]}), got {m}")
+        return self._of_keys(lambda xp, k: greedy_k_center(xp, k, m)[1][-1])
+
+    def _of_keys(self, measure: Callable[[Any, Array], float]) -> Array:
+        xp = _xp.namespace(self.keys)
+        found = [measure(xp, k) for k in self.keys.reshape(-1, *self.keys.shape[-2:])]
+        return _xp.to_device(np.array(found).reshape(self.keys.shape[:-2]), xp)
 
 
 def hardness(
@@ -131,7 +178,8 @@ def hardness(
         "key_norm_max": _largest_norm(xp, k),
         "column_norms": xp.sqrt(squares),
     }
-    return Hardness(**{name: x.astype(np.float64).reshape((*lead, *x.shape[1:])) for name, x in fields.items()})
+    measured = {name: x.astype(np.float64).reshape((*lead, *x.shape[1:])) for name, x in fields.items()}
+    return Hardness(**measured, keys=k.reshape(*lead, *k.shape[1:]))
 
 
 def _largest_norm(xp: Any, x: Array) -> Array:

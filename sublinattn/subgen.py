@@ -31,15 +31,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from . import _checks, _xp
-from ._kvcache import KVCache
+from . import _checks
+from ._cache_parts import MergingCache, check_squares
 from ._subgen_head import Head
 from ._xp import Array
 from .exact import partial_attention
 from .primitives.reservoir import seed_from
 
 
-class SubGenCache(KVCache):
+class SubGenCache(MergingCache):
     """Key-value cache of sublinear size for keys that cluster [SG24].
 
     Parameters
@@ -112,8 +112,58 @@ class SubGenCache(KVCache):
         self.max_clusters = None if max_clusters is None else _checks.integer("max_clusters", max_clusters, least=1)
         if max_clusters is not None and not self.delta:
             raise ValueError("delta must be above 0 if max_clusters is given: it is doubled, got 0")
-        self._seed = seed_from(rng)
+        self._seeds = [seed_from(rng)]  # its own, then those of the caches merged into it
         self._heads: list[Head] = []
+
+    @classmethod
+    def within(
+        cls,
+        nbytes: int,
+        d: int,
+        d_v: int,
+        *,
+        delta: float,
+        cluster_samples: int,
+        value_samples: int,
+        recent: int = 0,
+        dtype: Any = np.float32,
+        rng: np.random.Generator | int | None = None,
+    ) -> Self:
+        """A cache that never holds more than `nbytes` for each problem.
+
+        The clusters get what slots and window leave, as `max_clusters`; delta is found online.
+
+        Parameters
+        ----------
+        nbytes, d, d_v : int
+            The budget; widths of keys and values.
+        delta : float
+            Where to begin: below what the budget will need, so that it is found to a factor of 2.
+        cluster_samples, value_samples, recent, rng
+            As for the class.
+        dtype : dtype
+            Of what is held: float32 for half precision.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Impossible parameters; a budget without room for one cluster.
+        """
+        t, s, r = (
+            _checks.integer(name, x, least=least)
+            for name, x, least in (
+                ("cluster_samples", cluster_samples, 1),
+                ("value_samples", value_samples, 1),
+                ("recent", recent, 0),
+            )
+        )
+        item = np.dtype(dtype).itemsize
+        fixed = (s + r) * (d + d_v) * item + 8 * s
+        each = (1 + t) * (d * item * 9 / 8 + 8)  # an eighth is room to grow; 8 bytes say when a sample changes
+        clusters = int((_checks.integer("nbytes", nbytes, least=1) - fixed) / each)
+        if clusters < 1:
+            raise ValueError(f"nbytes must be at least {math.ceil(fixed + each)} for these samples, got {nbytes}")
+        return cls(delta, t, s, recent=r, max_clusters=clusters, rng=rng)
 
     # ---------------------------------------------------------------------------------------------------- what it shows
     @property
@@ -145,10 +195,7 @@ class SubGenCache(KVCache):
     def _check_rows(self, xp: Any, check_finite: bool, k: Array, v: Array) -> None:
         norms = _checks.largest_norms(xp, check_finite, k=k, v=v)
         for name, x, norm in zip(("k", "v"), (k, v), norms, strict=True):
-            if not norm**2 * max(4, x.shape[1]) < float(np.finfo(x.dtype).max):
-                raise ValueError(
-                    f"{name} must have rows whose squared norms are finite in {x.dtype}, got norm {norm:.3g}"
-                )
+            check_squares(name, x, norm)
 
     def _absorb(self, xp: Any, k: Array, v: Array) -> None:
         if not self._heads:
@@ -167,7 +214,7 @@ class SubGenCache(KVCache):
                 self.delta,
                 self.cluster_samples,
                 self.value_samples,
-                seed=self._seed,
+                seed=self._seeds[0],
                 number=number,
                 d=self._width["k"],
                 d_v=self._width["v"],
@@ -203,7 +250,7 @@ class SubGenCache(KVCache):
         return out
 
     # --------------------------------------------------------------------------------------------------------- merging
-    def merge(self, other: SubGenCache) -> Self:
+    def merge(self, other: Self) -> Self:
         """Add the tokens of `other`, which saw a stream of its own, as if they came after this one's; returns self.
 
         Exact for the slots: each holds every token of both streams with probability `||v||^2 / mu`, independently. For
@@ -215,28 +262,24 @@ class SubGenCache(KVCache):
         Raises
         ------
         TypeError, ValueError
-            Not a SubGenCache; other parameters, leading axes, widths or dtype; the same seed (its draws would be the
-            same ones); on another device.
+            Another class; other parameters, leading axes, widths or dtype; draws in common.
         """
-        self._check_mergeable(other)
-        if self._about() != other._about():
-            raise ValueError(f"other must have parameters {self._about()}, got {other._about()}")
-        if self._seed == other._seed:
+        return super().merge(other)
+
+    def _check_mergeable(self, other: Any) -> None:
+        super()._check_mergeable(other)
+        if set(self._seeds) & set(other._seeds):
             raise ValueError("other must have draws of its own: make the caches with different rng")
-        if not other.tokens_seen:
-            return self
-        xp = next((_xp.namespace(x) for x in (*self._arrays(), *other._arrays()) if not isinstance(x, np.ndarray)), np)
-        if not self.tokens_seen:
-            self._lead, self._width, self._dtype = other._lead, other._width, other._dtype
+
+    def _take(self, xp: Any, other: SubGenCache, theirs: dict[str, Array]) -> None:
+        if not self._heads:
             self._heads = self._new_heads(xp, len(other._heads))
-        self._follow(xp, "other")
         most = math.inf if self.max_clusters is None else self.max_clusters
         for mine, its in zip(self._heads, other._heads, strict=True):
             mine.merge(xp, its, most)
         if self.recent:
-            self._absorb(xp, *(_xp.to_device(other._held[name], xp) for name in ("recent_k", "recent_v")))
-        self.tokens_seen += other.tokens_seen
-        return self
+            self._absorb(xp, theirs["recent_k"], theirs["recent_v"])
+        self._seeds += other._seeds
 
     # --------------------------------------------------------------------------------------------- what it consists of
     def _arrays(self) -> list[Array]:
@@ -253,14 +296,14 @@ class SubGenCache(KVCache):
         return {name: getattr(self, name) for name in names}
 
     def _state(self) -> dict[str, Any]:
-        return {"seed": self._seed, "heads": [head.about() for head in self._heads]}
+        return {"seeds": self._seeds, "heads": [head.about() for head in self._heads]}
 
     def _saved(self) -> dict[str, Array]:
         heads = {f"{i}.{name}": x for i, head in enumerate(self._heads) for name, x in head.arrays().items()}
         return {**self._held, **heads}
 
     def _restore(self, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        self._seed = state["seed"]
+        self._seeds = state["seeds"]
         self._heads = self._new_heads(np, len(state["heads"])) if state["heads"] else []
         for i, (head, its) in enumerate(zip(self._heads, state["heads"], strict=True)):
             head.restore(its, {name: arrays.pop(f"{i}.{name}") for name in head.arrays()})

@@ -57,7 +57,7 @@ def greedy_k_center(xp: Any, k: Array, m: int, *, start: int = 0) -> tuple[np.nd
         radii.append(float(np.sqrt(max(peaks[best], 0.0))))
         if len(indices) == m or radii[-1] == 0:
             return np.array(indices), np.array(radii)
-        indices.append(tiles[best].start + int(farthest[best]))
+        indices.append(tiles[best].start + int(_xp.asnumpy(farthest[best])))
 
 
 def diameters(xp: Any, k: Array, labels: np.ndarray) -> np.ndarray:

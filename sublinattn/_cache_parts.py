@@ -1,0 +1,93 @@
+"""What the caches of `caches` are put together from: parameters, room to grow, softmax over what is held, merging."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+import numpy as np
+
+from . import _checks, _xp
+from ._kvcache import KVCache
+from ._xp import Array
+from .exact import partial_attention
+
+
+def budget_and_recent(budget: Any, recent: Any) -> tuple[int, int]:
+    """Both as integers, the recent tokens within the budget."""
+    budget = _checks.integer("budget", budget, least=1)
+    recent = _checks.integer("recent", recent, least=0)
+    if recent > budget:
+        raise ValueError(f"recent must be at most budget ({budget}), got {recent}")
+    return budget, recent
+
+
+def check_squares(name: str, x: Array, norm: float) -> None:
+    """Refuse rows `x`, of largest norm `norm`, whose squared distances or sums of squares overflow."""
+    if not norm**2 * max(4, x.shape[-1]) < float(np.finfo(x.dtype).max):
+        raise ValueError(f"{name} must have rows whose squared norms are finite in {x.dtype}, got norm {norm:.3g}")
+
+
+def with_room(xp: Any, held: Array | None, used: int, need: int, like: Array, most: float = math.inf) -> Array:
+    """`held` (B, room, w) if `need` rows fit; else a larger array with its first `used` rows, zeros after them.
+
+    The room grows by an eighth, up to `most` rows: O(1) copies of a row, and at most an eighth more than is used.
+    """
+    if held is not None and held.shape[1] >= need:
+        return held
+    room = int(min(most, max(need, used + used // 8)))
+    out = xp.zeros((len(like), room, like.shape[2]), dtype=like.dtype)
+    if held is not None:
+        out[:, :used] = held[:, :used]
+    return out
+
+
+def joined(xp: Any, held: dict[str, Array], **rows: Array) -> dict[str, Array]:
+    """The rows (B, c, ...) after those held under the same names; copies."""
+    return {name: xp.concatenate([held[name], x], axis=1) if held else x.copy() for name, x in rows.items()}
+
+
+def picked(xp: Any, held: dict[str, Array], index: Array) -> dict[str, Array]:
+    """Of each problem the tokens `index` (B, m)."""
+    deep = index[:, :, None]
+    return {name: xp.take_along_axis(x, index if x.ndim == 2 else deep, axis=1) for name, x in held.items()}
+
+
+def softmax_over(held: dict[str, Array], used: int, q: Array, scale: float) -> Array:
+    """Exact attention over the first `used` tokens held."""
+    k, v = (held[name][:, :used] for name in ("keys", "values"))
+    return partial_attention(q, k, v, scale=scale, check_finite=False).output()
+
+
+class MergingCache(KVCache):
+    """A cache that takes over what another one holds; a subclass implements `_take`."""
+
+    def merge(self, other: Self) -> Self:
+        """Add the tokens of `other`, which saw a stream of its own, as if they came after this one's; returns self.
+
+        The class says what a merged cache is. `other` is left as it was.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Another class; other parameters, leading axes, widths or dtype; draws in common.
+        """
+        self._check_mergeable(other)
+        if not other.tokens_seen:
+            return self
+        xp = next((_xp.namespace(x) for x in (*self._arrays(), *other._arrays()) if not isinstance(x, np.ndarray)), np)
+        self._follow(xp, "other")
+        if not self.tokens_seen:
+            self._lead, self._width, self._dtype = other._lead, other._width, other._dtype
+        self._take(xp, other, {name: _xp.to_device(x, xp) for name, x in other._held.items()})
+        self.tokens_seen += other.tokens_seen
+        return self
+
+    def _check_mergeable(self, other: Any) -> None:
+        super()._check_mergeable(other)
+        if self._about() != other._about():
+            raise ValueError(f"other must have this cache's parameters {self._about()}, got {other._about()}")
+
+    def _take(self, xp: Any, other: Any, theirs: dict[str, Array]) -> None:
+        """Take over from `other`, which has tokens; `theirs` is its `_held`, on this cache's device."""
+        raise NotImplementedError

@@ -1,0 +1,89 @@
+"""Small streams of tokens, the caches at small budgets, and what they hold: for the tests of `caches`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import references
+
+from sublinattn import _xp
+from sublinattn.caches import ExactCache, HeavyHitterCache, KCenterCache, ReservoirCache, SinkCache, ZeroCache
+
+D, D_V = 4, 3
+BUDGET = 9
+
+CACHES: dict[str, Callable[..., Any]] = {
+    "exact": lambda budget=BUDGET, rng=0: ExactCache(),
+    "sink": lambda budget=BUDGET, rng=0: SinkCache(budget - 2, 2),
+    "heavy": lambda budget=BUDGET, rng=0: HeavyHitterCache(budget, budget // 3),
+    "uniform": lambda budget=BUDGET, rng=0: ReservoirCache(budget, rng=rng),
+    "value-norm": lambda budget=BUDGET, rng=0: ReservoirCache(budget, "value-norm", rng=rng),
+    "k-center": lambda budget=BUDGET, rng=0: KCenterCache(budget, budget // 3),
+    "zero": lambda budget=BUDGET, rng=0: ZeroCache(),
+}
+"""Each at about `budget` tokens; the exact cache and zero have none."""
+
+
+def stream(xp: Any, seed: int, n: int, *, n_q: int = 5, **options: Any) -> list[Any]:
+    """Queries, keys and values; the values' norms differ widely."""
+    q, k, v = references.qkv(seed, n_q, n, d=D, d_v=D_V, **options)
+    v *= np.exp(np.random.default_rng(seed).standard_normal((*v.shape[:-1], 1))).astype(v.dtype)
+    return [xp.asarray(x) for x in (q, k, v)]
+
+
+def feed(cache: Any, k: Any, v: Any, cuts: list[int]) -> Any:
+    """All tokens, in chunks that begin at 0 and at the cuts."""
+    edges = [0, *cuts, k.shape[-2]]
+    for begin, end in zip(edges, edges[1:], strict=False):
+        cache.update(k[..., begin:end, :], v[..., begin:end, :])
+    return cache
+
+
+def tokens(cache: Any, k: Any, head: int = 0) -> list[int]:
+    """Which tokens of the stream the slots of a head hold, in the order of the slots; empty ones are left out."""
+    k = _xp.asnumpy(k).reshape(-1, *k.shape[-2:])[head]
+    slots = _xp.asnumpy(cache._held["keys"])[head]
+    return [int(np.flatnonzero((k == row).all(axis=1))[0]) for row in slots if row.any()]
+
+
+def contents(cache: Any, folder: Path) -> bytes:
+    cache.save(folder / "contents")
+    return (folder / "contents").read_bytes()
+
+
+def over(q: Any, k: Any, v: Any, kept: list[int], scale: float | None = None) -> np.ndarray:
+    """Softmax attention of one problem over some of its tokens, by plain loops."""
+    q, k, v = (_xp.asnumpy(x) for x in (q, k, v))
+    return references.attention(q, k[kept], v[kept], scale=scale)[0]
+
+
+# --------------------------------------------------------------------------------------- what each should hold, plainly
+def heavy_hitters(events: list[tuple[str, int]], q: Any, k: Any, budget: int, recent: int) -> tuple[dict, list]:
+    """Scores of the tokens held after all events ("token" or "query", its number), and those held at each query."""
+    scores: dict[int, float] = {}
+    seen = []
+    for kind, number in events:
+        if kind == "token":
+            scores[number] = 0.0
+            if len(scores) > budget:
+                protected = sorted(scores)[len(scores) - recent :]
+                others = [token for token in sorted(scores) if token not in protected]
+                del scores[min(others, key=lambda token: scores[token])]
+        else:
+            held = sorted(scores)
+            seen.append(held)
+            weights, _ = references.softmax_matrix(q[number][None], k[held], scale=1 / np.sqrt(k.shape[1]))
+            for token, weight in zip(held, weights[0], strict=True):
+                scores[token] += weight
+    return scores, seen
+
+
+def farthest_points(k: np.ndarray, m: int) -> list[int]:
+    """Greedy k-center from the first point."""
+    centres = [0]
+    while len(centres) < m:
+        centres.append(max(range(len(k)), key=lambda j: min(np.linalg.norm(k[j] - k[c]) for c in centres)))
+    return centres
