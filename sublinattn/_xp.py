@@ -9,6 +9,7 @@ each; a GPU gets few large tiles.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
 import tracemalloc
@@ -194,7 +195,7 @@ class Scratch:
         """Uninitialised array of `shape`; what `name` held before is overwritten."""
         if self._xp is not np:
             return self._xp.empty(shape, dtype=self.dtype)
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         flat = self._flat.get(name)
         if flat is None or flat.size < size:
             flat = self._flat[name] = np.empty(size, dtype=self.dtype)

@@ -20,8 +20,10 @@ from typing import Any, Self
 import numpy as np
 
 from . import _checks, _xp
+from ._threads import cores
 from ._xp import Array, Scratch
 
+SPLIT_LOGITS = 2**16  # fewer are done before a second thread has begun
 SAFE_LOGIT = 40.0  # e^40 * 2^40 keys < 3e38, and e^-40 is far from underflow: float32 needs no shift below this
 
 
@@ -161,6 +163,8 @@ def each_query_tile(
     """Exact attention of (B, n, d) arrays; `finish(problems, rows, partial)` takes each tile's (scratch) partial."""
     b, n_q, _ = q.shape
     problems, rows, keys = _xp.tile_shape(xp, b)
+    if n_q < rows:  # few queries, as in decoding: a tile of as many logits takes more keys
+        keys *= rows // n_q
     if causal:  # a tile across the diagonal is half wasted: make it short, and take several problems at once
         problems, rows = 2 * problems, rows // 2
     tiles = [
@@ -212,15 +216,41 @@ def partial_attention(
     scale = _checks.resolve_scale(scale, q.shape[-1])
     dtype, lead, n_q = _xp.working_dtype(q), q.shape[:-2], q.shape[-2]
     q, k, v = (x.astype(dtype, copy=False).reshape(-1, *x.shape[-2:]) for x in (q, k, v))
-    q_norm, k_norm, _ = _checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
-    total = Partial.empty(xp, q.shape[:2], v.shape[-1], dtype)
+    if check_finite or n_q > q.shape[-1]:
+        q_norm, k_norm, _ = _checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
+        shift = needs_shift(scale, q_norm, k_norm)
+    else:  # to subtract a maximum from few rows of logits takes less than the norms of all keys
+        shift = True
+    segments = 1 if causal else _segments(xp, len(q), n_q, k.shape[1])
+    if segments > 1:
+        cut = k.shape[1] // segments * segments
+        keys, values = (x[:, :cut].reshape(segments, cut // segments, -1) for x in (k, v))
+        parts = _partial(xp, xp.repeat(q, segments, axis=0), keys, values, scale, causal=False, shift=shift)
+        total = Partial(*(x[:1].copy() for x in (parts.m, parts.l, parts.o)))
+        for i in range(1, segments):
+            total.merge(Partial(parts.m[i : i + 1], parts.l[i : i + 1], parts.o[i : i + 1]))
+        if cut < k.shape[1]:
+            total.merge(_partial(xp, q, k[:, cut:], v[:, cut:], scale, causal=False, shift=shift))
+    else:
+        total = _partial(xp, q, k, v, scale, causal=causal, shift=shift)
+    return Partial(total.m.reshape(*lead, n_q), total.l.reshape(*lead, n_q), total.o.reshape(*lead, n_q, -1))
+
+
+def _segments(xp: Any, b: int, n_q: int, n_k: int) -> int:
+    """Into how many segments of keys one problem with a single tile of queries is cut: one for each CPU thread."""
+    alone = xp is np and b == 1 and n_q <= _xp.tile_shape(xp, b)[1] and n_k * n_q >= SPLIT_LOGITS
+    return cores() if alone else 1
+
+
+def _partial(xp: Any, q: Array, k: Array, v: Array, scale: float, *, causal: bool, shift: bool) -> Partial:
+    """Partial of (B, n, d) arrays in the working dtype."""
+    total = Partial.empty(xp, q.shape[:2], v.shape[-1], q.dtype)
 
     def finish(at: slice, rows: slice, p: Partial) -> None:
         total.m[at, rows], total.l[at, rows], total.o[at, rows] = p.m, p.l, p.o
 
-    shift = needs_shift(scale, q_norm, k_norm)
     each_query_tile(xp, q, k, v, scale=scale, causal=causal, shift=shift, finish=finish)
-    return Partial(total.m.reshape(*lead, n_q), total.l.reshape(*lead, n_q), total.o.reshape(*lead, n_q, -1))
+    return total
 
 
 def attention(
