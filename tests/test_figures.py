@@ -159,6 +159,20 @@ CROSSINGS = table(
     "method d n", *((m, d, 50 * d) for m in ("one-pass paper", "one-pass fused", "streaming state") for d in (2, 4))
 )
 
+SUBGEN_COST = pd.DataFrame(
+    [
+        (quantity, method, n, r, 1.0 + n * r)
+        for quantity in ("bytes", "token", "query")
+        for method in ("64 clusters", "n clusters", "exact")
+        for n in (16, 64)
+        for r in (0, 1)
+    ],
+    columns=["quantity", "method", "n", "replicate", "value"],
+)
+SUBGEN_CHUNKS = pd.DataFrame(
+    [(rows, r, rows + r) for rows in (1, 8) for r in (1.0, 2.0)], columns=["rows", "replicate", "tokens_per_second"]
+)
+
 FIGURES = {
     "collision_curves": lambda: plots.collision_curves(RATES, LAWS),
     "sorted_matrix": lambda: plots.sorted_matrix(ENTRIES, n=4, block_size=2),
@@ -171,6 +185,8 @@ FIGURES = {
     "error_against_budget": lambda: plots.error_against_budget(BUDGETS),
     "error_by_position": lambda: plots.error_by_position(POSITIONS, leaf=8),
     "critical_sizes": lambda: plots.critical_sizes(CRITICAL, FITS, {"c": "Lemma"}),
+    "subgen_over_n": lambda: plots.subgen_over_n(SUBGEN_COST, {"64 clusters": 0.0, "n clusters": 1.0, "exact": 1.0}),
+    "rows_per_chunk": lambda: plots.rows_per_chunk(SUBGEN_CHUNKS),
     "growths": lambda: plots.growths(CRITICAL, FITS, {"c": "seconds"}),
     "streaming_over_n": lambda: plots.streaming_over_n(STREAMS),
     "recovery_excess": lambda: plots.recovery_excess(EXCESS),

@@ -20,6 +20,7 @@ from .recursion import recursion_map
 from .save import save
 from .shares import mask_shares
 from .style import COLUMN, METHODS, OKABE_ITO, PAGE, THEORY, method, paper_style
+from .subgen_cost import rows_per_chunk, subgen_over_n
 
 __all__ = [
     "COLUMN",
@@ -53,10 +54,12 @@ __all__ = [
     "rank_growth",
     "recovery_excess",
     "recursion_map",
+    "rows_per_chunk",
     "sabotage_overview",
     "save",
     "sorted_matrix",
     "stage_breakdown",
     "streaming_over_n",
+    "subgen_over_n",
     "time_and_memory",
 ]

@@ -19,6 +19,7 @@ _SYMBOLS = {
     "alpha": r"$\alpha$",
     "n": "$n$",
     "d_v": "$d_v$",
+    "rho": r"$e^{2\delta r}$",
     "srank": "srank$(P)$",
     "k": "$k$",
     "varepsilon_1": r"$\varepsilon_1$",

@@ -17,7 +17,7 @@ from .alsy23_cost import lengths
 from .sg24_setting import chunks
 
 D, DELTA = 16, 1.0
-TIMED = 2048
+TIMED = 1024
 """Tokens of the chunk whose time is taken, the stream's last."""
 CLUSTERS: dict[str, dict[str, Any]] = {
     "fixed": {"clusters": 64},
@@ -82,8 +82,8 @@ def update_seconds(
 BYTES, SECONDS = sp.Function("M")(bounds.n), sp.Function("T")(bounds.n)
 O = sp.Function("O")  # noqa: E741 - Landau's symbol
 ONE, ROOT = sp.Integer(1), sp.sqrt(bounds.n)
-SPACE = tuple(2**i for i in range(11, 17))
-TIME = tuple(2**i for i in range(12, 16))
+SPACE = tuple(2**i for i in range(10, 16))
+TIME = tuple(2**i for i in range(11, 15))
 KEPT = Sabotage("rows kept", "keys and values are kept beside the state", {"keep_rows": True})
 ALL_KEYS = Sabotage("all keys", "each key is compared with all keys so far", {"against_all": True})
 
@@ -148,7 +148,7 @@ CLAIMS = (
         ONE,
         lengths(*TIME, growth="fixed"),
         ALL_KEYS,
-        "Seconds of this machine for a chunk of 2048 tokens after n; 64 clusters.",
+        "Seconds of this machine for a chunk of 1024 tokens after n; 64 clusters.",
     ),
     _grows(
         "time-sublinear",
@@ -157,6 +157,6 @@ CLAIMS = (
         ROOT,
         lengths(*TIME, growth="sqrt"),
         ALL_KEYS,
-        "Seconds of this machine for a chunk of 2048 tokens after n; 2 n^0.5 clusters.",
+        "Seconds of this machine for a chunk of 1024 tokens after n; 2 n^0.5 clusters.",
     ),
 )
