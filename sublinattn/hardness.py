@@ -98,7 +98,8 @@ class Hardness:
 
     def _of_keys(self, measure: Callable[[Any, Array], float]) -> Array:
         xp = _xp.namespace(self.keys)
-        found = [measure(xp, k) for k in self.keys.reshape(-1, *self.keys.shape[-2:])]
+        heads = self.keys.reshape(-1, *self.keys.shape[-2:])
+        found = [measure(xp, heads[i]) for i in range(len(heads))]
         return _xp.to_device(np.array(found).reshape(self.keys.shape[:-2]), xp)
 
 

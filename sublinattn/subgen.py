@@ -204,8 +204,8 @@ class SubGenCache(MergingCache):
             k, v = self._leaving(xp, k, v)
         if k.shape[1]:
             most = math.inf if self.max_clusters is None else self.max_clusters
-            for head, its_k, its_v in zip(self._heads, k, v, strict=True):
-                head.absorb(xp, its_k, its_v, most)
+            for i, head in enumerate(self._heads):
+                head.absorb(xp, k[i], v[i], most)
 
     def _new_heads(self, xp: Any, count: int) -> list[Head]:
         return [

@@ -26,6 +26,8 @@ syncs = 0
 
 def _out(x: Any) -> Any:
     """A result of NumPy's as the device holds it: scalars are 0-d arrays."""
+    if type(x) is tuple:  # such as nonzero's
+        return tuple(map(_out, x))
     return Array(np.asarray(x)) if isinstance(x, (np.ndarray, np.generic)) else x
 
 

@@ -156,3 +156,20 @@ def test_memory_is_linear() -> None:
     with threadpool_limits(1, user_api="blas"):
         for causal in (False, True):
             assert _xp.peak_bytes(np, lambda causal=causal: attention(*arrays, causal=causal)) < 8 * 2**20
+
+
+@pytest.mark.parametrize("n_q", [1, 3, 40])
+@pytest.mark.parametrize("size", [1.0, 300.0])
+def test_few_queries_share_the_keys_among_threads(monkeypatch: pytest.MonkeyPatch, n_q: int, size: float) -> None:
+    from sublinattn import exact
+
+    monkeypatch.setattr(exact, "SPLIT_LOGITS", 1)
+    monkeypatch.setattr(exact, "cores", lambda: 3)
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((n, 5)) for n in (n_q, 1000, 1000))  # 1000 = 3 * 333 + 1
+    out, lse = attention(size * q, k, v, return_lse=True, check_finite=False)
+    logits = size * q @ k.T / np.sqrt(5)
+    top = logits.max(axis=1, keepdims=True)
+    weights = np.exp(logits - top)
+    np.testing.assert_allclose(out, weights @ v / weights.sum(axis=1, keepdims=True), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(lse, top[:, 0] + np.log(weights.sum(axis=1)), rtol=1e-12)

@@ -16,7 +16,7 @@ from sublinattn import Hardness, _xp, hardness
 from sublinattn._softmax_matrix import SoftmaxMatrix
 from sublinattn.primitives.lsh import buckets, default_bits, hyperplanes
 
-FIELDS = tuple(Hardness.__dataclass_fields__)
+FIELDS = tuple(name for name in Hardness.__dataclass_fields__ if name != "keys")
 RELAXED = settings(
     derandomize=True, deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -135,3 +135,35 @@ def test_memory_is_linear() -> None:
     q, k, _ = references.qkv(5, 4096, 4096, d=8, dtype=np.float32)
     with threadpool_limits(1, user_api="blas"):  # each thread has a tile of its own
         assert _xp.peak_bytes(np, lambda: hardness(q, k, rng=0)) < 16 * 2**20
+
+
+def test_cluster_counts_and_radii_of_every_head(xp: Any) -> None:
+    rng = np.random.default_rng(0)
+    k = rng.standard_normal((2, 3, 60, 4))
+    found = hardness(xp.asarray(k), xp.asarray(k), rng=0)
+    for delta in (0.0, 1.0, 2.0, 10.0):
+        counts = _xp.asnumpy(found.cluster_count(delta))
+        assert counts.shape == (2, 3) and counts.dtype.kind == "i"
+        for head in np.ndindex(2, 3):
+            centres: list[np.ndarray] = []
+            for x in k[head]:
+                if all(np.linalg.norm(x - c) > delta for c in centres):
+                    centres.append(x)
+            assert counts[head] == len(centres)
+    for m in (1, 5, 60):
+        radii = _xp.asnumpy(found.cluster_radius(m))
+        for head in np.ndindex(2, 3):
+            x, chosen = k[head], [0]
+            for _ in range(m - 1):
+                chosen.append(int(np.linalg.norm(x[:, None] - x[chosen], axis=-1).min(axis=1).argmax()))
+            wanted = np.linalg.norm(x[:, None] - x[chosen], axis=-1).min(axis=1).max()
+            assert abs(radii[head] - wanted) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    "call", [lambda h: h.cluster_count(-1.0), lambda h: h.cluster_radius(0), lambda h: h.cluster_radius(11)]
+)
+def test_clusters_refuse_what_makes_none(call: Any) -> None:
+    x = np.random.default_rng(0).standard_normal((10, 3))
+    with pytest.raises(ValueError, match="delta must|m must"):
+        call(hardness(x, x, rng=0))
