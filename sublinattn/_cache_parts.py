@@ -24,7 +24,8 @@ def budget_and_recent(budget: Any, recent: Any) -> tuple[int, int]:
 
 def check_squares(name: str, x: Array, norm: float) -> None:
     """Refuse rows `x`, of largest norm `norm`, whose squared distances or sums of squares overflow."""
-    if not norm**2 * max(4, x.shape[-1]) < float(np.finfo(x.dtype).max):
+    most = min(float(np.finfo(x.dtype).max) / max(32, x.shape[-1]), float(np.finfo(np.float64).max) / 2.0**63)
+    if not norm**2 < most:  # sums over tokens are in float64
         raise ValueError(f"{name} must have rows whose squared norms are finite in {x.dtype}, got norm {norm:.3g}")
 
 

@@ -152,7 +152,7 @@ TRANSFERS = {
     "sink": (1, 2),
     "heavy": (1, 1),
     "uniform": (1, 2),
-    "value-norm": (2, 2),  # and the weights of the values
+    "value-norm": (2, 1),  # and the weights of the values; as many queries as coordinates ask for no norms
     "zero": (1, 1),
 }
 

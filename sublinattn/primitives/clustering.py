@@ -58,7 +58,9 @@ def nearest(
     if not m:
         return index, square
     # x.(-2 y) + |y|^2 as one product: the squared distance but for |x|^2, which changes no comparison.
-    augmented = xp.concatenate([-2 * centres, xp.einsum("ij,ij->i", centres, centres)[:, None]], axis=1)
+    # Seen from the first centre: what all points have in common would cost digits, and so leave much open.
+    seen = centres - centres[0]
+    augmented = xp.concatenate([-2 * seen, xp.einsum("ij,ij->i", seen, seen)[:, None]], axis=1)
     reach = xp.sqrt(augmented[:, -1].max())
     rows = _tile_rows(xp, m, x.dtype)
 
@@ -68,13 +70,13 @@ def nearest(
         def worker(tile: slice) -> None:
             part = x[tile]
             ones = scratch("x", len(part), d + 1)
-            ones[:, :d], ones[:, d] = part, 1
+            ones[:, :d], ones[:, d] = part - centres[0], 1
             values = xp.matmul(ones, augmented.T, out=scratch("values", len(part), m))
             if position is not None and born is not None:
                 values[born > position[tile, None]] = np.inf
             best = values.argmin(axis=1)
             least = xp.take_along_axis(values, best[:, None], axis=1)
-            slack = 2 * _unit(x) * (xp.sqrt(xp.einsum("ij,ij->i", part, part)) + reach) ** 2
+            slack = 2 * _unit(x) * (xp.sqrt(xp.einsum("ij,ij->i", ones[:, :d], ones[:, :d])) + reach) ** 2
             close = values <= least + slack[:, None]
             several = xp.count_nonzero(close, axis=1) > 1
             found = squared_distances(part, centres[best])
@@ -131,6 +133,11 @@ class OnlineClusters:
         self.delta = delta
         self.centres = GrowingRows(empty)
 
+    @property
+    def square(self) -> float:
+        """delta^2, or the largest float: inf is the distance to no centre."""
+        return min(self.delta * self.delta, float(np.finfo(np.float64).max))
+
     def absorb(self, xp: Any, x: Array, *, most: float = np.inf) -> np.ndarray:
         """Take a chunk of points (c, d), as far as no more than `most` centres are needed.
 
@@ -145,7 +152,7 @@ class OnlineClusters:
         """
         old, count = self.centres.rows, len(self.centres)
         index, square = nearest(xp, x, old)
-        far = np.flatnonzero(square > self.delta**2)
+        far = np.flatnonzero(square > self.square)
         if not far.size:
             return index
         made, stop = self._made(xp, x, far, most - count)
@@ -170,8 +177,8 @@ class OnlineClusters:
             if made:
                 earlier = x[_xp.to_device(np.array(made), xp)]
                 _, square = nearest(xp, x[_xp.to_device(block, xp)], earlier)
-                block = block[square > self.delta**2]
-            near = _xp.asnumpy(_within(xp, x[_xp.to_device(block, xp)], self.delta))
+                block = block[square > self.square]
+            near = _xp.asnumpy(_within(xp, x[_xp.to_device(block, xp)], self.square))
             covered = np.zeros(len(block), bool)
             for i, point in enumerate(block):
                 if not covered[i]:
@@ -182,14 +189,16 @@ class OnlineClusters:
         return np.array(made, np.int64), len(x)
 
 
-def _within(xp: Any, x: Array, delta: float) -> Array:
-    """Whether points (c, d) are within delta of each other, shape (c, c)."""
-    squares = xp.einsum("ij,ij->i", x, x)
-    gap = squares[:, None] + squares - 2 * xp.matmul(x, x.T) - delta**2
+def _within(xp: Any, x: Array, square: float) -> Array:
+    """Whether points (c, d) are at most so far, squared, from each other, shape (c, c)."""
+    limit = min(square, float(np.finfo(x.dtype).max) / 2)  # beyond all distances, but a number of this dtype
+    seen = x - x[:1]
+    squares = xp.einsum("ij,ij->i", seen, seen)
+    gap = squares[:, None] + squares - 2 * xp.matmul(seen, seen.T) - limit
     near = gap <= 0
     norms = xp.sqrt(squares)
-    at, other = xp.nonzero(abs(gap) <= _unit(x) * ((norms[:, None] + norms) ** 2 + delta**2))
-    near[at, other] = squared_distances(x[at], x[other]) <= delta**2
+    at, other = xp.nonzero(abs(gap) <= _unit(x) * ((norms[:, None] + norms) ** 2 + limit))
+    near[at, other] = squared_distances(x[at], x[other]) <= square
     return near
 
 

@@ -34,7 +34,6 @@ def greedy_k_center(xp: Any, k: Array, m: int, *, start: int = 0) -> tuple[np.nd
     `2 n m d` operations; memory O(n) and a tile per thread.
     """
     n = len(k)
-    squares = xp.einsum("ij,ij->i", k, k)
     least = xp.full(n, np.inf, dtype=k.dtype)
     tiles = [slice(i, min(i + 8192, n)) for i in range(0, n, 8192)] if xp is np else [slice(0, n)]
     indices, radii = [start], []
@@ -43,18 +42,17 @@ def greedy_k_center(xp: Any, k: Array, m: int, *, start: int = 0) -> tuple[np.nd
     def make_worker() -> Callable[[int], None]:
         def worker(number: int) -> None:
             tile, centre = tiles[number], indices[-1]
-            distance = squares[tile] + squares[centre] - 2 * xp.matmul(k[tile], k[centre])
-            xp.minimum(least[tile], distance, out=least[tile])
+            difference = k[tile] - k[centre]
+            xp.minimum(least[tile], xp.einsum("ij,ij->i", difference, difference), out=least[tile])
             farthest[number] = least[tile].argmax()
 
         return worker
 
     while True:
         _xp.for_tiles(xp, range(len(tiles)), make_worker)
-        least[indices[-1]] = 0
         peaks = _xp.asnumpy(xp.stack([least[tile][at] for tile, at in zip(tiles, farthest, strict=True)]))
         best = int(peaks.argmax())
-        radii.append(float(np.sqrt(max(peaks[best], 0.0))))
+        radii.append(float(np.sqrt(peaks[best])))
         if len(indices) == m or radii[-1] == 0:
             return np.array(indices), np.array(radii)
         indices.append(tiles[best].start + int(_xp.asnumpy(farthest[best])))
@@ -81,7 +79,8 @@ def diameters(xp: Any, k: Array, labels: np.ndarray) -> np.ndarray:
     order = np.argsort(labels, kind="stable")
     sizes = np.bincount(labels)
     ends = np.cumsum(sizes)
-    sorted_k = k[_xp.to_device(order, xp)]
+    at, first = (_xp.to_device(x, xp) for x in (order, order[np.repeat(ends - sizes, sizes)]))
+    sorted_k = k[at] - k[first]  # a common offset would cost digits
     squares = xp.einsum("ij,ij->i", sorted_k, sorted_k)
     problems, rows, keys = _xp.tile_shape(xp, 1)
     tiles = [

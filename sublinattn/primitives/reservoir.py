@@ -28,7 +28,7 @@ def seed_from(rng: np.random.Generator | int | None) -> int:
 def uniforms(seed: int, *counters: Any) -> np.ndarray:
     """Uniform numbers in (0, 1), one for each tuple of counters (integers below 2^63, broadcast): a function of them.
 
-    SplitMix64's finaliser [Steele, Lea, Flood 2014], once per counter; 53 bits each.
+    SplitMix64's finaliser [Steele, Lea, Flood 2014], once per counter; 52 bits each, so that rounding makes no 1.
     """
     x = np.asarray(seed, dtype=np.uint64)
     with np.errstate(over="ignore"):  # arithmetic is modulo 2^64
@@ -37,7 +37,7 @@ def uniforms(seed: int, *counters: Any) -> np.ndarray:
             for shift, factor in _MIX:
                 x = (x ^ (x >> np.uint64(shift))) * factor
             x = x ^ (x >> np.uint64(31))
-    return ((x >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return ((x >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def next_total(total: Any, u: Any) -> np.ndarray:
