@@ -94,8 +94,9 @@ class Head:
         """Cluster the centres anew, at a larger delta."""
         old, self.clusters = self.clusters.centres.rows, OnlineClusters(delta, self.clusters.centres.buffer[:0].copy())
         into = self.clusters.absorb(xp, old)
+        joined = len(self.clusters.centres) < len(old)
+        self.radius = self.radius + delta if joined else max(self.radius, delta)  # later keys may be at delta
         self._regroup(xp, self.sampled.rows, self.samples.counts, into)
-        self.radius += delta
 
     def merge(self, xp: Any, other: Head, most: float) -> None:
         """Take over the clusters and slots of `other`, which saw a stream of its own and is left as it was."""
@@ -111,7 +112,8 @@ class Head:
             pieces = xp.concatenate([self.sampled.rows, sampled[:count]])
             self._regroup(xp, pieces, np.concatenate([self.samples.counts, other.samples.counts]), into)
             self.samples.seen += other.samples.seen
-            self.radius = max(self.radius, other.radius + self.clusters.delta)
+            joined = len(self.clusters.centres) < len(own) + count
+            self.radius = max(self.radius, other.radius + (self.clusters.delta if joined else 0.0))
         while len(self.sampled) > most:
             self.coarsen(xp, 2 * self.clusters.delta)
 

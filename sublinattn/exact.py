@@ -20,10 +20,9 @@ from typing import Any, Self
 import numpy as np
 
 from . import _checks, _xp
-from ._threads import cores
 from ._xp import Array, Scratch
 
-SPLIT_LOGITS = 2**16  # fewer are done before a second thread has begun
+SPLIT_LOGITS, MOST_SEGMENTS = 2**16, 16  # fewer logits are done before a second thread has begun
 SAFE_LOGIT = 40.0  # e^40 * 2^40 keys < 3e38, and e^-40 is far from underflow: float32 needs no shift below this
 
 
@@ -222,24 +221,32 @@ def partial_attention(
     else:  # to subtract a maximum from few rows of logits takes less than the norms of all keys
         shift = True
     segments = 1 if causal else _segments(xp, len(q), n_q, k.shape[1])
+    cut = k.shape[1] // segments * segments
+    total = _partial(xp, q, k[:, cut:], v[:, cut:], scale, causal=False, shift=shift) if cut < k.shape[1] else None
     if segments > 1:
-        cut = k.shape[1] // segments * segments
         keys, values = (x[:, :cut].reshape(segments, cut // segments, -1) for x in (k, v))
-        parts = _partial(xp, xp.repeat(q, segments, axis=0), keys, values, scale, causal=False, shift=shift)
-        total = Partial(*(x[:1].copy() for x in (parts.m, parts.l, parts.o)))
-        for i in range(1, segments):
-            total.merge(Partial(parts.m[i : i + 1], parts.l[i : i + 1], parts.o[i : i + 1]))
-        if cut < k.shape[1]:
-            total.merge(_partial(xp, q, k[:, cut:], v[:, cut:], scale, causal=False, shift=shift))
+        whole = _joined(_partial(xp, xp.repeat(q, segments, axis=0), keys, values, scale, causal=False, shift=shift))
     else:
-        total = _partial(xp, q, k, v, scale, causal=causal, shift=shift)
+        whole = _partial(xp, q, k, v, scale, causal=causal, shift=shift)
+    total = whole if total is None else whole.merge(total)
     return Partial(total.m.reshape(*lead, n_q), total.l.reshape(*lead, n_q), total.o.reshape(*lead, n_q, -1))
 
 
 def _segments(xp: Any, b: int, n_q: int, n_k: int) -> int:
-    """Into how many segments of keys one problem with a single tile of queries is cut: one for each CPU thread."""
-    alone = xp is np and b == 1 and n_q <= _xp.tile_shape(xp, b)[1] and n_k * n_q >= SPLIT_LOGITS
-    return cores() if alone else 1
+    """Into how many segments of keys one problem with a single tile of queries is cut, so that all CPU threads work.
+
+    It depends on the sizes alone, or results would depend on the machine.
+    """
+    alone = xp is np and b == 1 and n_q <= _xp.tile_shape(xp, b)[1]
+    return max(1, min(MOST_SEGMENTS, n_q * n_k // SPLIT_LOGITS)) if alone else 1
+
+
+def _joined(parts: Partial) -> Partial:
+    """The partials of the segments (s, n_q) of one problem, merged: (1, n_q)."""
+    m = parts.m.max(axis=0, keepdims=True)
+    weight = np.exp(parts.m - _finite(np, m))
+    l, o = weight * parts.l, weight[..., None] * parts.o  # noqa: E741 - the paper's letter
+    return Partial(m, l.sum(axis=0, keepdims=True), o.sum(axis=0, keepdims=True))
 
 
 def _partial(xp: Any, q: Array, k: Array, v: Array, scale: float, *, causal: bool, shift: bool) -> Partial:

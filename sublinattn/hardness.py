@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import _checks, _xp
+from ._cache_parts import check_squares
 from ._hyper_estimators import unmasked_row_sums
 from ._softmax_matrix import SoftmaxMatrix
 from ._xp import Array
@@ -98,6 +99,7 @@ class Hardness:
 
     def _of_keys(self, measure: Callable[[Any, Array], float]) -> Array:
         xp = _xp.namespace(self.keys)
+        check_squares("keys", self.keys, float(_xp.asnumpy(self.key_norm_max.max())))
         heads = self.keys.reshape(-1, *self.keys.shape[-2:])
         found = [measure(xp, heads[i]) for i in range(len(heads))]
         return _xp.to_device(np.array(found).reshape(self.keys.shape[:-2]), xp)
@@ -180,7 +182,7 @@ def hardness(
         "column_norms": xp.sqrt(squares),
     }
     measured = {name: x.astype(np.float64).reshape((*lead, *x.shape[1:])) for name, x in fields.items()}
-    return Hardness(**measured, keys=k.reshape(*lead, *k.shape[1:]))
+    return Hardness(**measured, keys=k.reshape(*lead, *k.shape[1:]).copy())
 
 
 def _largest_norm(xp: Any, x: Array) -> Array:

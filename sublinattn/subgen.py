@@ -320,7 +320,8 @@ def _ratio(xp: Any, numerators: list[tuple[Array, Array]], normalisers: list[tup
     z = sum(xp.exp(m - above)[:, None] * o for m, o in numerators)
     tau = sum(xp.exp(m - below) * total for m, total in normalisers)
     with np.errstate(over="ignore", invalid="ignore"):
-        ratio = z / tau[:, None] * xp.exp(above - below)[:, None]
+        half = xp.exp((above - below) / 2)[:, None]  # twice: a small ratio times a large factor may be neither
+        ratio = z / tau[:, None] * half * half
     return xp.where(z == 0, 0, ratio)
 
 

@@ -205,7 +205,7 @@ def test_slack_bounds_the_rounding_of_the_products(dtype: Any) -> None:
         wide = np.longdouble
         exact = (y.astype(wide) ** 2).sum(axis=1) - 2 * x.astype(wide) @ y.astype(wide).T
         norms = [np.linalg.norm(z, axis=1).max() for z in (x, y)]
-        assert abs(product - exact).max() < 0.5 * clustering._unit(x) * sum(norms) ** 2
+        assert abs(product - exact).max() < 0.5 * clustering._slack(x, sum(norms))
 
 
 @pytest.mark.parametrize("delta", [1e10, 1e19, 1e25, 1e150])
@@ -226,3 +226,13 @@ def test_host_syncs_are_few(xp: Any) -> None:
             before = xp.syncs
             clusters.absorb(xp, x)
             assert xp.syncs - before <= most
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 1e-22), (np.float64, 1e-161)])
+def test_squares_in_the_denormal_range(dtype: Any, size: float) -> None:
+    """Their rounding is absolute: a bound relative to the squares would exclude the nearest centre."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        x = (size * rng.standard_normal((60, 8))).astype(dtype)
+        (one, its), (all_, theirs) = (absorbed(np, x, 3 * size, rows) for rows in (1, 60))
+        assert its == theirs and len(one.centres) == len(all_.centres)

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
+import toy_law_figures
 from matplotlib.figure import Figure
 
 from sublinattn import plots
@@ -173,6 +174,35 @@ SUBGEN_CHUNKS = pd.DataFrame(
     [(rows, r, rows + r) for rows in (1, 8) for r in (1.0, 2.0)], columns=["rows", "replicate", "tokens_per_second"]
 )
 
+CACHES = table(
+    "input source method share held error relative",
+    *(
+        (i, "real" if i == "b" else "synthetic", m, b, 0.9 * b, 0.1 / b, 0.2 / b)
+        for i in "ab"
+        for m in ("subgen", "subgen, window", "subgen, hindsight", "sinks", "heavy hitters", "uniform", "value-norm")
+        for b in (0.125, 0.25)
+    ),
+    *((i, "synthetic", m, np.nan, b, e, e) for i in "ab" for m, b, e in (("exact", 1.0, 1e-7), ("zero", 0.0, 1.0))),
+)
+NEEDLES = table(
+    "method share rate low high",
+    *((m, b, 0.4, 0.3, 0.5) for m in ("subgen", "subgen, delta told", "k-center", "uniform") for b in (0.125, 0.25)),
+    *((m, np.nan, r, r, r) for m, r in (("exact", 1.0), ("zero", 0.0))),
+)
+PARTS = table(
+    "input source replicate normaliser numerator relative",
+    *(("a", "real", r, t, z, 0.1 + r) for r in (0, 1) for t in ("clusters", "exact") for z in ("uniform", "exact")),
+    *(("a", "real", 0, t, z, x) for t, z, x in (("exact", "exact", 0.0), ("zero", "zero", 1.0))),
+)
+SUBGEN_CURVES = table(
+    "varies replicate x what error law",
+    *((v, r, x, w, 1.0 / x, 2.0 / x) for v in "st" for r in (0, 1) for x in (2, 8) for w in ("answer", "part")),
+)
+SUBGEN_SETTINGS = table(
+    "input varies x relative clusters uniform",
+    *((i, v, x, x, 0.1, 0.3) for i in "ab" for v in ("delta", "window", "t") for x in (0.5, 1.0)),
+)
+
 FIGURES = {
     "collision_curves": lambda: plots.collision_curves(RATES, LAWS),
     "sorted_matrix": lambda: plots.sorted_matrix(ENTRIES, n=4, block_size=2),
@@ -183,6 +213,11 @@ FIGURES = {
         HEADS, {"alpha": "alpha", "kappa": "kappa"}, groups={"a": ("alpha",), "k": ("kappa",)}
     ),
     "error_against_budget": lambda: plots.error_against_budget(BUDGETS),
+    "ablation_curves": lambda: plots.ablation_curves(SUBGEN_CURVES),
+    "ablation_parts": lambda: plots.ablation_parts(PARTS),
+    "ablation_settings": lambda: plots.ablation_settings(SUBGEN_SETTINGS),
+    "cache_errors": lambda: plots.cache_errors(CACHES),
+    "needles_found": lambda: plots.needles_found(NEEDLES, chance=0.1),
     "error_by_position": lambda: plots.error_by_position(POSITIONS, leaf=8),
     "critical_sizes": lambda: plots.critical_sizes(CRITICAL, FITS, {"c": "Lemma"}),
     "subgen_over_n": lambda: plots.subgen_over_n(SUBGEN_COST, {"64 clusters": 0.0, "n clusters": 1.0, "exact": 1.0}),
@@ -206,6 +241,7 @@ FIGURES = {
     "dropped_assumptions": lambda: plots.dropped_assumptions(DROPPED, DROP_RATES, eps=0.5),
     "dropped_in_claims": lambda: plots.dropped_in_claims(CLAIM_RATES),
     "sabotage_overview": lambda: plots.sabotage_overview(SABOTAGED),
+    **toy_law_figures.FIGURES,
 }
 YARDSTICKS = {"exact", "answering zero", "uniform sampling"}
 
@@ -236,7 +272,9 @@ def test_axes_are_named_and_the_figure_draws(figures, name):
     assert any(ax.get_ylabel() or ax.get_yticklabels()[0].get_text() for ax in shown) or fig.get_supylabel()
 
 
-@pytest.mark.parametrize("name", ["error_against_budget", "error_by_position", "dropped_assumptions"])
+@pytest.mark.parametrize(
+    "name", ["error_against_budget", "error_by_position", "dropped_assumptions", "cache_errors", "needles_found"]
+)
 def test_error_figures_have_every_yardstick(figures, name):
     labels = legend(figures[name])
     assert [yardstick for yardstick in YARDSTICKS if not any(label.startswith(yardstick) for label in labels)] == []
@@ -245,7 +283,7 @@ def test_error_figures_have_every_yardstick(figures, name):
 def test_theory_is_dashed_and_black_where_there_is_one():
     streaming = ("streaming_over_n", "recovery_excess", "error_over_degree", "growths", "degree_curves", "flat_outputs")
     earlier = ("collision_curves", "critical_sizes", "time_and_memory", "hardness_over_n", "sabotage_overview")
-    for name in earlier + streaming:
+    for name in (*earlier, *streaming, "ablation_curves", "needles_found"):
         lines = [line for ax in FIGURES[name]().axes for line in ax.get_lines()]
         assert any(line.get_linestyle() == "--" and line.get_color() == "black" for line in lines), name
 

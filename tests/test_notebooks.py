@@ -109,7 +109,7 @@ def test_only_notebooks_that_measure_time_or_read_all_verdicts_are_exclusive():
     alone = [
         path.stem
         for path in NOTEBOOKS
-        if any(claim.endswith((".time", ".time-causal")) for claim in checked(path))
+        if any(claim.endswith((".time", ".time-causal", ".time-fixed")) for claim in checked(path))
         or "reviewers.verdicts" in path.read_text()
     ]
     assert [path.stem for path in NOTEBOOKS if marks_of(path)["exclusive"]] == alone

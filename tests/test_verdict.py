@@ -225,3 +225,11 @@ def test_always(relation, measured, holds):
 def test_always_refuses_an_unknown_relation():
     with pytest.raises(ValueError, match="relation must be"):
         Always(">=", 1e-9, 1)
+
+
+def test_limits_exist_when_few_trials_disagree_beyond_all_bounds():
+    test = Mean(0.1, 1e-6)
+    for measured in (1.0, 5e4):  # with a standard deviation of 1 each
+        test.update(measured, 1.0, 1.0)
+    lower, upper = test.relative_limits()
+    assert test.outcome == "refuted" and np.isfinite([lower, upper]).all()

@@ -105,11 +105,11 @@ class Plain:
         """The centres are clustered anew; each sample is that of a cluster drawn in proportion to its count."""
         old, counts, samples = self.centres, self.counts, self.samples
         self.delta *= 2
-        self.radius += self.delta
         self.turns += 1
         most, self.most, self.centres = self.most, math.inf, []
         into = [self.join(centre) for centre in old]
         self.most = most
+        self.radius = self.radius + self.delta if len(self.centres) < len(old) else max(self.radius, self.delta)
         self.counts, self.samples, self.due = [], [], []
         for group in range(len(self.centres)):
             pieces = [i for i, its in enumerate(into) if its == group]

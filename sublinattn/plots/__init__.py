@@ -1,5 +1,8 @@
 """Figures: one style, one way to save, one function per kind of figure."""
 
+from .ablation import ablation_curves, ablation_parts, ablation_settings
+from .caches import cache_errors, needles_found
+from .clusterability import clusters_over_delta, clusters_over_n, kcenter_curves, online_radius
 from .collision import collision_curves
 from .contrast import dropped_assumptions, dropped_in_claims, sabotage_overview
 from .cost import stage_breakdown, time_and_memory
@@ -21,6 +24,7 @@ from .save import save
 from .shares import mask_shares
 from .style import COLUMN, METHODS, OKABE_ITO, PAGE, THEORY, method, paper_style
 from .subgen_cost import rows_per_chunk, subgen_over_n
+from .subgen_laws import estimator_errors, held_laws, ratio_bias, tau_bound
 
 __all__ = [
     "COLUMN",
@@ -28,6 +32,12 @@ __all__ = [
     "OKABE_ITO",
     "PAGE",
     "THEORY",
+    "ablation_curves",
+    "ablation_parts",
+    "ablation_settings",
+    "cache_errors",
+    "clusters_over_delta",
+    "clusters_over_n",
     "collision_curves",
     "column_profile",
     "compressibility",
@@ -39,19 +49,25 @@ __all__ = [
     "error_against_budget",
     "error_by_position",
     "error_over_degree",
+    "estimator_errors",
     "falling_errors",
     "flat_outputs",
     "growths",
     "hardness_over_n",
     "head_maps",
+    "held_laws",
+    "kcenter_curves",
     "mask_shares",
     "method",
+    "online_radius",
     "paper_style",
+    "needles_found",
     "phase_curves",
     "phase_maps",
     "psi_rows",
     "publish",
     "rank_growth",
+    "ratio_bias",
     "recovery_excess",
     "recursion_map",
     "rows_per_chunk",
@@ -61,5 +77,6 @@ __all__ = [
     "stage_breakdown",
     "streaming_over_n",
     "subgen_over_n",
+    "tau_bound",
     "time_and_memory",
 ]

@@ -40,7 +40,7 @@ METHODS = MappingProxyType(
         "streaming state": {"color": OKABE_ITO["vermillion"], "marker": "*", "label": "streaming state"},
         "subgen": {"color": OKABE_ITO["blue"], "marker": "o", "label": "SubGen"},
         "sinks": {"color": OKABE_ITO["purple"], "marker": "v", "label": "sinks and window"},
-        "heavy hitters": {"color": OKABE_ITO["vermillion"], "marker": "^", "label": "heavy hitters (H2O)"},
+        "heavy hitters": {"color": "#999933", "marker": "^", "label": "heavy hitters (H2O)"},
         "value-norm": {"color": OKABE_ITO["sky"], "marker": "P", "label": "value-norm reservoir"},
         "k-center": {"color": "#882255", "marker": "*", "label": "offline k-center"},
         "uniform": {"color": OKABE_ITO["orange"], "marker": "D", "label": "uniform sampling"},

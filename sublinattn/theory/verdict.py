@@ -232,13 +232,15 @@ class Mean:
             return float(logsumexp(logs, b=1 / len(_LAMBDAS)))
 
         def limit(upwards: bool) -> float:  # wealth betting upwards falls with rho, betting downwards rises
-            middle = float(np.mean(z) / np.mean(unit))
-            step = (-1 if upwards else 1) / float(np.mean(unit))
-            while wealth(middle + step, upwards) < _SUPPORT:
-                step *= 2
-                if abs(step) > 2**40:
-                    return math.copysign(math.inf, step)
-            return float(brentq(lambda rho: wealth(rho, upwards) - _SUPPORT, middle, middle + step, xtol=1e-15))
+            middle, unit_step = float(np.mean(z) / np.mean(unit)), (-1 if upwards else 1) / float(np.mean(unit))
+            far, near = unit_step, 0.0  # from the middle; trials may disagree so much that even that is ruled out
+            while wealth(middle + far, upwards) < _SUPPORT:
+                far *= 2
+                if abs(far) > 2**40:
+                    return math.copysign(math.inf, far)
+            while wealth(middle + near, upwards) >= _SUPPORT:
+                near = 2 * near - unit_step
+            return float(brentq(lambda rho: wealth(rho, upwards) - _SUPPORT, middle + near, middle + far, xtol=1e-15))
 
         return limit(True), limit(False)
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from ..._xp import asnumpy
+from ..._xp import asnumpy, to_device
 from ..claim import Assumption, Claim, Drop, Exact, Sabotage, Trial
-from .sg24_setting import Cache, chunks, fed, members, stream
+from .sg24_setting import CLUSTERS, Cache, chunks, fed, members, stream
 
 D = 8
 DELTA = 1.0
@@ -40,11 +40,16 @@ def number(rng: np.random.Generator, xp: Any, *, broken: str = "nothing", **case
     return Trial(len(centres), facts["parts"], facts=facts)
 
 
-def radius(rng: np.random.Generator, xp: Any, *, broken: str = "nothing", **case: Any) -> Trial:
-    """Largest distance of a key to its nearest centre, against delta."""
-    k, centres, facts = found(rng, xp, broken=broken, **case)
-    distance, nearest = members(k, centres)
-    return Trial(float(distance.min(axis=1).max()), DELTA, facts=facts)
+def radius(
+    rng: np.random.Generator, xp: Any, *, n: int, knobs: dict[str, Any], rows: int = 64, broken: str = "nothing"
+) -> Trial:
+    """Largest distance of a key to the centre that it joined, against delta."""
+    x = stream(rng, n, D, **knobs)
+    k = to_device(x.k, xp)
+    clusters = CLUSTERS[broken](DELTA, k[:0])
+    labels = np.concatenate([clusters.absorb(xp, k[chunk]) for chunk in chunks(n, rows)])
+    distance = np.linalg.norm(x.k - asnumpy(clusters.centres.rows)[labels], axis=1)
+    return Trial(float(distance.max()), DELTA, facts={"n": n, "m": len(clusters.centres)})
 
 
 def packing(rng: np.random.Generator, xp: Any, *, broken: str = "nothing", **case: Any) -> Trial:
@@ -98,12 +103,13 @@ def merged(
     knobs: dict[str, Any],
     caches: int = 2,
     most: int | None = None,
+    forget_radius: bool = False,
     broken: str = "nothing",
 ) -> Trial:
     """Largest of four ratios that merging promises to keep at 1 or below.
 
-    Clusters over parts (without `most`), delta over the least distance of two centres, largest distance of a key to the
-    centre of its cluster over `radius`, and keys counted over keys there are, or its inverse.
+    Clusters over parts (or over `most`), delta over the least distance of two centres, largest distance of a sample (16
+    of each cluster) to the centre of its cluster over `radius`, and keys counted over keys there are, or its inverse.
     """
     x = stream(rng, n, D, **knobs)
     ends = [i * n // caches for i in range(caches + 1)]
@@ -123,7 +129,7 @@ def merged(
     ratios = [
         len(centres) / (wanted if most is None else most),
         whole.head.clusters.delta / between.min(),
-        distance[np.arange(len(own)), own].max() / whole.radius,
+        distance[np.arange(len(own)), own].max() / (whole.head.clusters.delta if forget_radius else whole.radius),
         max(total / n, n / total),
     ]
     facts = {"n": n, "m": len(centres), "parts": wanted, "radius": whole.radius}
@@ -234,13 +240,18 @@ CLAIMS = (
                 *STREAMS[:3],
                 {**STREAMS[0], "caches": 5},
                 {"n": 400, "knobs": {"clusters": 40, "delta": DELTA, "norm": 12.0}, "most": 12, "caches": 3},
+                {**STREAMS[0], "knobs": {**STREAMS[0]["knobs"], "order": "cluster"}, "most": 12},
+                {**WIDE[0], "most": 400, "caches": 3},
             )
         },
         max_trials={"smoke": 10, "standard": 100},
-        sabotages=(CROWDED,),
+        sabotages=(
+            CROWDED,
+            Sabotage("radius kept", "a merged cluster is taken to be as narrow as before", {"forget_radius": True}),
+        ),
         remark=(
             "The radius grows by delta with a merge: another stream's centre joins one within delta, its members come "
-            "along. The case with at most 12 clusters doubles delta on the way."
+            "along. The cases with at most 12 clusters double delta, before merging or by it."
         ),
     ),
 )

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import sympy as sp
 
+from ..._rows import GrowingRows
+from ..._subgen_head import Head
 from ..._xp import asnumpy, to_device
 from ...exact import Partial
+from ...primitives.clustering import OnlineClusters
 from ..claim import Claim, Exact, Mean, Sabotage, Trial
 from .sg24_setting import Cache, chunks, fed, stream
 
 KNOBS = {"clusters": 5, "delta": 1.0, "norm": 4.0, "query_norm": 1.0, "mean": 0.5}
 D = 6
 COPIES = 16
-"""Independent caches over the same tokens, one per leading index: a trial of a variance is their average."""
+"""Independent states over the same tokens: a trial is their average."""
 
 
 class Tokens:
@@ -77,7 +81,7 @@ def sampled_numerator(
     forget_mu: bool = False,
     broken: str = "nothing",
 ) -> Trial:
-    """`z` along the exact numerator, or its squared error, averaged over COPIES caches, with the exact deviation."""
+    """`z` along the exact numerator, or its squared error, averaged over COPIES states, with the exact deviation."""
     x = Tokens(rng, n)
     u = x.numerator / np.linalg.norm(x.numerator)
     z = []
@@ -103,11 +107,12 @@ def sampled_numerator(
 def sampled_normaliser(
     rng: np.random.Generator, xp: Any, *, n: int, t: int, rows: int, moment: int, broken: str = "nothing"
 ) -> Trial:
-    """`tau`, or its squared error, averaged over COPIES caches, with the exact deviation."""
+    """`tau`, or its squared error, averaged over COPIES states, with the exact deviation."""
     x = Tokens(rng, n, clusters=3)
-    heads = _copies(rng, xp, x, rows, cluster_samples=t, broken=broken)
-    found = np.array([value(head.normaliser(xp, to_device(x.q, xp), 1.0))[0, 0] for head in heads])
-    labels = ((x.k[:, None] - asnumpy(heads[0].clusters.centres.rows)) ** 2).sum(axis=-1).argmin(axis=1)
+    found = []
+    for head in _copies(rng, xp, x, rows, cluster_samples=t, broken=broken):
+        found.append(value(head.normaliser(xp, to_device(x.q, xp), 1.0))[0, 0])
+    labels = ((x.k[:, None] - asnumpy(head.clusters.centres.rows)) ** 2).sum(axis=-1).argmin(axis=1)  # far apart
     square = fourth = 0.0  # of the sum over clusters and samples: cumulants add
     for group in range(labels.max() + 1):
         e = x.e[labels == group]
@@ -116,9 +121,9 @@ def sampled_normaliser(
         fourth += t * float((off**4).mean() - 3 * (off**2).mean() ** 2)
     facts = {"n": n, "t": t, "m": float(labels.max() + 1)}
     if moment == 1:
-        return Trial(float(found.mean()), x.normaliser, scale=float(np.sqrt(square / COPIES)), facts=facts)
+        return Trial(float(np.mean(found)), x.normaliser, scale=float(np.sqrt(square / COPIES)), facts=facts)
     deviation = np.sqrt((fourth + 2 * square**2) / COPIES)
-    return Trial(float(((found - x.normaliser) ** 2).mean()), square, scale=float(deviation), facts=facts)
+    return Trial(float(((np.array(found) - x.normaliser) ** 2).mean()), square, scale=float(deviation), facts=facts)
 
 
 def _copies(
@@ -130,13 +135,19 @@ def _copies(
     cluster_samples: int = 1,
     value_samples: int = 1,
     broken: str,
-) -> list[Any]:
-    """The states of COPIES caches that read the same tokens."""
-    cache = Cache(1.0, cluster_samples, value_samples, broken=broken, rng=rng)
-    k, v = (to_device(np.broadcast_to(a, (COPIES, *a.shape)), xp) for a in (x.k, x.v))
-    for chunk in chunks(len(x.k), rows):
-        cache.update(k[:, chunk], v[:, chunk])
-    return cache._heads
+) -> Iterator[Head]:
+    """COPIES states over the same tokens: a share each of the samples and slots of one cache, which are independent.
+
+    It is one object, with another share every time.
+    """
+    t, s = cluster_samples, value_samples
+    head = fed(Cache(1.0, COPIES * t, COPIES * s, broken=broken, rng=rng), xp, x.k, x.v, chunks(len(x.k), rows)).head
+    sampled, keys, values = head.sampled.rows, head.slot_keys, head.slot_values
+    head.samples.size, head.slots.size = t, s
+    for i in range(COPIES):
+        head.sampled = GrowingRows(sampled[:, i * t : (i + 1) * t])
+        head.slot_keys, head.slot_values = (array[i * s : (i + 1) * s] for array in (keys, values))
+        yield head
 
 
 def relative_variance(
@@ -154,15 +165,15 @@ def relative_variance(
         share = 1 / (1 + np.exp(2 * length * delta))
         side = np.where(np.arange(n) < round(share * n), 1, -1) * delta * (1 - 1e-12)
         k = np.concatenate([offset + np.concatenate([np.zeros((1, D)), side[:, None] * u]) for offset in (0.0, 9.0)])
-        q, v = length * u, rng.standard_normal((len(k), 2))
+        q = length * u
     else:
         x = stream(rng, n, D, clusters=8, delta=1.4, norm=20.0, query_norm=length)
-        q, k, v = x.q[0], x.k, x.v
-    cache = fed(Cache(delta, 1, 1, rng=rng), xp, k, v, chunks(len(k), 100))
-    centres = asnumpy(cache.centers)
-    labels = ((k[:, None] - centres) ** 2).sum(axis=-1).argmin(axis=1)
+        q, k = x.q[0], x.k
+    keys = to_device(k, xp)
+    clusters = OnlineClusters(delta, keys[:0])
+    labels = np.concatenate([clusters.absorb(xp, keys[chunk]) for chunk in chunks(len(k), 100)])
     e = np.exp(k @ q - (k @ q).max())
-    groups = [e[labels == i] for i in range(len(centres))]
+    groups = [e[labels == i] for i in range(len(clusters.centres))]
     whole = sum(len(g) ** 2 * g.var() for g in groups) / e.sum() ** 2
     within = max(g.var() / g.mean() ** 2 for g in groups)
     bound = np.sinh(delta * length / narrow) ** 2
@@ -171,7 +182,7 @@ def relative_variance(
         1.0,
         facts={
             "n": len(k),
-            "m": len(centres),
+            "m": len(clusters.centres),
             "within": float(within),
             "whole": float(whole),
             "delta_r": delta * length,
@@ -233,7 +244,7 @@ CLAIMS = (
         cases={"smoke": tuple({**case, "s": 256, "moment": 1} for case in MC)},
         max_trials={"smoke": 300, "standard": 3000},
         sabotages=(NO_MU, UNIFORM),
-        remark="Along the direction of the exact numerator, with the exact standard deviation of 16 caches' average.",
+        remark="Along the direction of the exact numerator, with the exact deviation of the average of 16 states.",
     ),
     Claim(
         id="sg24.z-variance",

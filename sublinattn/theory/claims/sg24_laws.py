@@ -61,12 +61,20 @@ def sample_law(
     return Trial(statistic, mean, scale=float(np.sqrt(deviation)), facts={"draws": int(found.sum())})
 
 
-def merged_law(rng: np.random.Generator, xp: Any, *, share: float, broken: str = "nothing") -> Trial:
-    """Pearson's statistic of the slots of two caches, merged, that saw the share `share` of the tokens and the rest."""
+def merged_law(rng: np.random.Generator, xp: Any, *, share: float, of: str, broken: str = "nothing") -> Trial:
+    """Pearson's statistic of the slots, or of one cluster's samples, of a cache that was merged and then went on.
+
+    It saw the share `share` of the first 30 tokens, the other one the rest of these; the last 10 came after merging.
+    """
     k, v = numbered(rng, TOKENS, 3)
-    first = round(share * TOKENS)
-    one, two = (fed(_cache(rng, broken), xp, k, v, iter([part])) for part in (slice(first), slice(first, None)))
-    return _tested(numbers(one.merge(two).head.slot_keys), _law(v))
+    ends = (0, round(share * 30), 30, TOKENS)
+    first, second, third = (slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True))
+    sizes = {"slots": (1, SLOTS), "samples": (SLOTS, 1)}[of]
+    one, two = (fed(Cache(1000.0, *sizes, broken=broken, rng=rng), xp, k, v, iter([part])) for part in (first, second))
+    head = fed(one.merge(two), xp, k, v, iter([third])).head
+    if of == "slots":
+        return _tested(numbers(head.slot_keys), _law(v))
+    return _tested(numbers(head.sampled.rows).ravel(), np.full(TOKENS, 1 / TOKENS))
 
 
 P = sp.Function(r"\Pr")
@@ -102,7 +110,7 @@ CLAIMS = (
         id="sg24.slot-independence",
         paper="SG24",
         source="Algorithm 1 (the sampled values)",
-        title="Slots are independent of each other",
+        title="Neighbouring slots are independent",
         statement=sp.Eq(P(sp.And(sp.Eq(SLOT, J), sp.Eq(OTHER, L))), V_J**2 * V_L**2 / MU**2),
         kind=Mean(resolution=0.1),
         trial=pair_law,
@@ -137,15 +145,20 @@ CLAIMS = (
         id="sg24.merge-law",
         paper="SG24",
         source="derived here from Algorithm 1",
-        title="Merged caches: a slot holds token j of either stream with probability |v_j|^2 over the sum of both",
-        statement=sp.Eq(P(sp.Eq(SLOT, J)), V_J**2 / MU),
+        title="Merged caches, and what they take in later: slots and samples have the law of one cache that saw it all",
+        statement=sp.And(sp.Eq(P(sp.Eq(SLOT, J)), V_J**2 / MU), sp.Eq(P(sp.Eq(SAMPLE, J)), 1 / COUNT), evaluate=False),
         kind=Mean(resolution=0.1),
         trial=merged_law,
-        cases={"smoke": tuple({"share": share} for share in (0.1, 0.5, 0.75))},
+        cases={"smoke": tuple({"of": of, "share": share} for of in ("slots", "samples") for share in (0.1, 0.7))},
         max_trials={"smoke": 200, "standard": 2000},
         sabotages=(
-            Sabotage("coin", "a slot takes either stream's token with probability 1/2", {"broken": "coin slots"}),
+            Sabotage("slots in turn", "every other slot takes the other one's token", {"broken": "coin slots"}),
+            Sabotage(
+                "clusters alike",
+                "clusters that become one give equally many samples, whatever their counts",
+                {"broken": "coin samples"},
+            ),
         ),
-        remark=PEARSON.format("4000 slots", TOKENS),
+        remark=PEARSON.format("4000 slots, or samples of one cluster,", TOKENS),
     ),
 )

@@ -38,8 +38,8 @@ class UniformSlots(WeightedSlots):
     """Sabotage: every token counts as much as every other."""
 
     def absorb(self, weights: np.ndarray) -> np.ndarray:
-        mu = self.mu
-        held = WeightedSlots.absorb(self, np.full(len(weights), float(weights.mean())))
+        mu, self.mu = self.mu, float(self.seen)
+        held = super().absorb(np.ones(len(weights)))
         self.mu = mu + float(weights.sum())
         return held
 
@@ -55,7 +55,7 @@ class TwinSlots(WeightedSlots):
 
 
 class CoinSlots(WeightedSlots):
-    """Sabotage: when two streams merge, a slot takes either one's token with probability 1/2."""
+    """Sabotage: when two streams merge, every other slot takes the other one's token, whatever their weights."""
 
     def merge(self, other: WeightedSlots) -> np.ndarray:
         super().merge(other)
@@ -93,8 +93,7 @@ class CoinSamples(GroupSamples):
 
     def regroup(self, counts: np.ndarray, into: np.ndarray, groups: int) -> np.ndarray:
         piece = super().regroup(np.ones_like(counts), into, groups)
-        self.counts[:] = 0
-        np.add.at(self.counts, into, counts)
+        super().regroup(counts, into, groups)
         return piece
 
 
@@ -148,6 +147,14 @@ def _samples(broken: type[GroupSamples]) -> Callable[[Head], None]:
     return change
 
 
+CLUSTERS: dict[str, type[OnlineClusters]] = {
+    "nothing": OnlineClusters,
+    "drifting centres": DriftingCentres,
+    "blind clusters": BlindClusters,
+    "crowded clusters": CrowdedClusters,
+}
+
+
 def _clusters(broken: type[OnlineClusters]) -> Callable[[Head], None]:
     def change(head: Head) -> None:
         head.clusters = broken(head.clusters.delta, head.clusters.centres.buffer)
@@ -156,7 +163,6 @@ def _clusters(broken: type[OnlineClusters]) -> Callable[[Head], None]:
 
 
 BROKEN: dict[str, Callable[[Head], None]] = {
-    "nothing": lambda head: None,
     "eager slots": _slots(EagerSlots),
     "uniform slots": _slots(UniformSlots),
     "twin slots": _slots(TwinSlots),
@@ -164,9 +170,7 @@ BROKEN: dict[str, Callable[[Head], None]] = {
     "eager samples": _samples(EagerSamples),
     "twin samples": _samples(TwinSamples),
     "coin samples": _samples(CoinSamples),
-    "drifting centres": _clusters(DriftingCentres),
-    "blind clusters": _clusters(BlindClusters),
-    "crowded clusters": _clusters(CrowdedClusters),
+    **{name: _clusters(broken) for name, broken in CLUSTERS.items()},
 }
 
 
