@@ -50,6 +50,11 @@ def test_each_claim_is_checked_in_exactly_one_notebook():
     assert set(count) == set(CLAIMS)
 
 
+def test_no_two_notebooks_write_the_same_figure():
+    count = Counter(name for path in NOTEBOOKS for name in published(path))
+    assert {name: times for name, times in count.items() if times > 1} == {}
+
+
 @each_notebook
 def test_parameters_are_those_of_the_contract(path):
     parameters = papermill.inspect_notebook(path)
