@@ -22,7 +22,7 @@ from .trials import Z
 
 HELD = {
     "slots": ("sg24.slot-law", "uniform slots", "uniform"),
-    "slots of merged caches": ("sg24.merge-law", "coin slots", "coin"),
+    "slots of merged caches": ("sg24.merge-law", "coin slots", "slots in turn"),
     "pairs of slots": ("sg24.slot-independence", "twin slots", "twins"),
     "samples of a cluster": ("sg24.sample-law", "eager samples", "off by one"),
 }
