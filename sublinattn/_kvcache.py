@@ -32,6 +32,10 @@ class KVCache:
         self._width: dict[str, int] = {}  # of the rows of k and v, once there are any
         self._dtype: np.dtype | None = None
 
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self._about().items())
+        return f"<{type(self).__name__}({given}): {self.tokens_seen} tokens seen, {self.nbytes} bytes>"
+
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays that the cache holds."""
@@ -43,7 +47,8 @@ class KVCache:
         Parameters
         ----------
         k, v : array
-            NumPy, CuPy, PyTorch or JAX. Leading axes (batch, heads) are separate problems, alike in every chunk.
+            NumPy, CuPy, PyTorch or JAX. Leading axes (batch, heads) are separate problems, alike in every chunk: one
+            token of each of h heads has shape (h, 1, d), as (h, d) it is h tokens of one head.
         check_finite : bool
             Refuse NaN and Inf.
 

@@ -59,7 +59,7 @@ class Hardness:
     entry_bound: Array
     query_norm_max: Array
     key_norm_max: Array
-    column_norms: Array
+    column_norms: Array = field(repr=False)
     keys: Array = field(repr=False)
 
     def cluster_count(self, delta: float) -> Array:

@@ -59,7 +59,7 @@ def absorb(
         their last bits depend on it.
     checkpoint : path, optional
         File that `state.save` writes, whole or not at all: at the first cut `every` seconds after the last time, after
-        the last key, and at the end.
+        the last key, and at the end. It is written over: a state that is not the file's, `load`ed, starts anew.
     every : float
         Seconds between checkpoints.
     progress : bool

@@ -45,7 +45,7 @@ class SubGenCache(MergingCache):
     Parameters
     ----------
     delta : float
-        Keys at most so far apart share a cluster.
+        A key joins the nearest centre if that is at most so far away, in the keys' own units; else it becomes one.
     cluster_samples : int
         `t`, samples per cluster.
     value_samples : int
@@ -61,6 +61,8 @@ class SubGenCache(MergingCache):
     ----------
     centers : array, shape (m, d)
         Keys that opened a cluster, in their order.
+    current_delta : float
+        `delta`, or what it has been doubled to.
     counts : numpy array of int64, shape (m,)
         Keys of each cluster.
     mu : float
@@ -68,7 +70,8 @@ class SubGenCache(MergingCache):
     radius : float
         Every key is at most so far from the centre of its cluster: delta, unless clusters were merged.
     tokens_seen, nbytes : int
-        With leading axes, `centers`, `counts`, `mu` and `radius` are lists, one entry per problem in C order.
+        With leading axes, all of these but the last two are lists, one entry per problem in C order; before the first
+        token they are a ValueError.
 
     Raises
     ------
@@ -77,6 +80,11 @@ class SubGenCache(MergingCache):
 
     Notes
     -----
+    Choosing parameters: `Hardness.cluster_radius(m)` is about the delta that makes m clusters, `within` finds one for
+    a budget of bytes, and where keys do not cluster m is nearly n. The error of `z` falls like `s^-1/2`, and is mostly
+    the larger one; t need not exceed a few where `delta ||q||` times the scale is small, but few samples bias the
+    answer: `E[1/tau] > 1/E[tau]`.
+
     Guarantee [SG24, Theorem 1]: for `||q|| <= r`, `t = Omega(eps^-2 e^(2 delta r) log n)` and `s = Omega(eps^-2 d)`, an
     answer is within `eps ||softmax(K q)||_2 ||V||` of attention with probability 0.99 (r counts the scale). With
     constants: `z` is within `eps ||exp(K q)|| ||V||` of its mean with probability `1 - p` for
@@ -114,6 +122,7 @@ class SubGenCache(MergingCache):
             raise ValueError("delta must be above 0 if max_clusters is given: it is doubled, got 0")
         self._seeds = [seed_from(rng)]  # its own, then those of the caches merged into it
         self._heads: list[Head] = []
+        self._counted_on: list[Any] | None = None  # widths and dtype of the rows, where a budget was made for them
 
     @classmethod
     def within(
@@ -131,45 +140,58 @@ class SubGenCache(MergingCache):
     ) -> Self:
         """A cache that never holds more than `nbytes` for each problem.
 
-        The clusters get what slots and window leave, as `max_clusters`; delta is found online.
+        The clusters get what slots and window leave, as `max_clusters`. Delta is found online: it doubles when they do
+        not suffice, so that all are within 8 times the least radius for so many centres [CCFM97]. A doubling may merge
+        most clusters, and often leaves a good part of the budget unused.
 
         Parameters
         ----------
         nbytes, d, d_v : int
-            The budget; widths of keys and values.
+            The budget; widths of keys and values, which `update` holds the rows to.
         delta : float
-            Where to begin: below what the budget will need, so that it is found to a factor of 2.
+            Where to begin: below what the budget will need.
         cluster_samples, value_samples, recent, rng
             As for the class.
-        dtype : dtype
-            Of what is held: float32 for half precision.
+        dtype : "float32" or "float64"
+            Of what is held: float32 for half precision, too.
 
         Raises
         ------
         TypeError, ValueError
             Impossible parameters; a budget without room for one cluster.
         """
-        t, s, r = (
+        d, d_v, t, s, r = (
             _checks.integer(name, x, least=least)
             for name, x, least in (
+                ("d", d, 1),
+                ("d_v", d_v, 1),
                 ("cluster_samples", cluster_samples, 1),
                 ("value_samples", value_samples, 1),
                 ("recent", recent, 0),
             )
         )
+        if dtype not in (np.float32, np.float64, "float32", "float64"):
+            raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
         item = np.dtype(dtype).itemsize
         fixed = (s + r) * (d + d_v) * item + 8 * s
         each = (1 + t) * (d * item * 9 / 8 + 8)  # an eighth is room to grow; 8 bytes say when a sample changes
         clusters = int((_checks.integer("nbytes", nbytes, least=1) - fixed) / each)
         if clusters < 1:
             raise ValueError(f"nbytes must be at least {math.ceil(fixed + each)} for these samples, got {nbytes}")
-        return cls(delta, t, s, recent=r, max_clusters=clusters, rng=rng)
+        cache = cls(delta, t, s, recent=r, max_clusters=clusters, rng=rng)
+        cache._counted_on = [d, d_v, str(np.dtype(dtype))]
+        return cache
 
     # ---------------------------------------------------------------------------------------------------- what it shows
     @property
     def centers(self) -> Any:
         """Keys that opened a cluster."""
         return self._shown([head.clusters.centres.rows.copy() for head in self._heads])
+
+    @property
+    def current_delta(self) -> Any:
+        """What delta is by now."""
+        return self._shown([head.clusters.delta for head in self._heads])
 
     @property
     def counts(self) -> Any:
@@ -193,6 +215,11 @@ class SubGenCache(MergingCache):
 
     # ------------------------------------------------------------------------------------------------------ the stream
     def _check_rows(self, xp: Any, check_finite: bool, k: Array, v: Array) -> None:
+        rows = [k.shape[-1], v.shape[-1], str(k.dtype)]
+        if self._counted_on not in (None, rows):
+            raise ValueError(
+                f"k and v must have the widths and dtype that the budget is for, {self._counted_on}, got {rows}"
+            )
         norms = _checks.largest_norms(xp, check_finite, k=k, v=v)
         for name, x, norm in zip(("k", "v"), (k, v), norms, strict=True):
             check_squares(name, x, norm)
@@ -296,14 +323,14 @@ class SubGenCache(MergingCache):
         return {name: getattr(self, name) for name in names}
 
     def _state(self) -> dict[str, Any]:
-        return {"seeds": self._seeds, "heads": [head.about() for head in self._heads]}
+        return {"seeds": self._seeds, "counted_on": self._counted_on, "heads": [head.about() for head in self._heads]}
 
     def _saved(self) -> dict[str, Array]:
         heads = {f"{i}.{name}": x for i, head in enumerate(self._heads) for name, x in head.arrays().items()}
         return {**self._held, **heads}
 
     def _restore(self, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        self._seeds = state["seeds"]
+        self._seeds, self._counted_on = state["seeds"], state["counted_on"]
         self._heads = self._new_heads(np, len(state["heads"])) if state["heads"] else []
         for i, (head, its) in enumerate(zip(self._heads, state["heads"], strict=True)):
             head.restore(its, {name: arrays.pop(f"{i}.{name}") for name in head.arrays()})

@@ -37,3 +37,24 @@ def test_impossible_budgets_are_refused(wrong: dict[str, int]) -> None:
     given = {"nbytes": 10000, "value_samples": 8, "cluster_samples": 2} | wrong
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SubGenCache.within(d=8, d_v=8, delta=1.0, **given)
+
+
+@pytest.mark.parametrize(("width", "dtype"), [(9, np.float32), (8, np.float64)])
+def test_rows_that_the_budget_is_not_for_are_refused_also_after_loading(tmp_path, width: int, dtype: type) -> None:
+    cache = SubGenCache.within(20000, 8, 8, delta=1.0, cluster_samples=2, value_samples=8, rng=0)
+    cache.save(tmp_path / "cache")
+    for one in (cache, SubGenCache.load(tmp_path / "cache")):
+        with pytest.raises(ValueError, match="k and v must have the widths and dtype that the budget is for"):
+            one.update(np.ones((5, width), dtype), np.ones((5, 8), dtype))
+
+
+def test_current_delta_is_what_doubling_made_of_it() -> None:
+    cache = SubGenCache(0.1, 1, 1, max_clusters=4, rng=0).update(*np.random.default_rng(0).standard_normal((2, 50, 3)))
+    assert cache.current_delta > 0.1 and np.log2(cache.current_delta / 0.1) % 1 == 0 and "50 tokens" in repr(cache)
+
+
+@pytest.mark.parametrize("wrong", [{"d": -8}, {"d": 8.5}, {"d_v": 0}, {"dtype": "float16"}, {"dtype": "foo"}])
+def test_sizes_that_are_none_are_refused(wrong: dict) -> None:
+    given = {"nbytes": 10000, "d": 8, "d_v": 8, "value_samples": 8, "cluster_samples": 2, "delta": 1.0} | wrong
+    with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+        SubGenCache.within(**given)
