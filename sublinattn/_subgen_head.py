@@ -178,3 +178,22 @@ class Head:
         self.slot_keys, self.slot_values = arrays["slot_keys"], arrays["slot_values"]
         self.samples.counts, self.samples.due = arrays["counts"], arrays["due"]
         self.slots.thresholds = arrays["thresholds"]
+
+
+def ratio_of(xp: Any, numerators: list[tuple[Array, Array]], normalisers: list[tuple[Array, Array]]) -> Array:
+    """Sum of the numerators `(m, o)` over that of the normalisers `(m, l)`, each `exp(m)` times what is given.
+
+    The two sums have references of their own: a slot's largest logit may lie far above the clusters' samples, and the
+    ratio is then large, but no 0/0. One past the largest float is inf.
+    """
+    above, below = (_largest(xp, [m for m, _ in parts]) for parts in (numerators, normalisers))
+    z = sum(xp.exp(m - above)[:, None] * o for m, o in numerators)
+    tau = sum(xp.exp(m - below) * total for m, total in normalisers)
+    with np.errstate(over="ignore", invalid="ignore"):
+        half = xp.exp((above - below) / 2)[:, None]  # twice: a small ratio times a large factor may be neither
+        ratio = z / tau[:, None] * half * half
+    return xp.where(z == 0, 0, ratio)
+
+
+def _largest(xp: Any, references: list[Array]) -> Array:
+    return xp.stack(references).max(axis=0)

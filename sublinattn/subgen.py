@@ -33,7 +33,7 @@ import numpy as np
 
 from . import _checks
 from ._cache_parts import MergingCache, check_squares
-from ._subgen_head import Head
+from ._subgen_head import Head, ratio_of
 from ._xp import Array
 from .exact import partial_attention
 from .primitives.reservoir import seed_from
@@ -273,7 +273,7 @@ class SubGenCache(MergingCache):
                 exact = partial_attention(q[i], *held, scale=scale, check_finite=False)
                 numerators.append((exact.m, exact.o))
                 normalisers.append((exact.m, exact.l))
-            out[i] = _ratio(xp, numerators, normalisers) if numerators else 0  # no value but 0 so far
+            out[i] = ratio_of(xp, numerators, normalisers) if numerators else 0  # no value but 0 so far
         return out
 
     # --------------------------------------------------------------------------------------------------------- merging
@@ -335,22 +335,3 @@ class SubGenCache(MergingCache):
         for i, (head, its) in enumerate(zip(self._heads, state["heads"], strict=True)):
             head.restore(its, {name: arrays.pop(f"{i}.{name}") for name in head.arrays()})
         self._held = arrays
-
-
-def _ratio(xp: Any, numerators: list[tuple[Array, Array]], normalisers: list[tuple[Array, Array]]) -> Array:
-    """Sum of the numerators `(m, o)` over that of the normalisers `(m, l)`, each `exp(m)` times what is given.
-
-    The two sums have references of their own: a slot's largest logit may lie far above the clusters' samples, and the
-    ratio is then large, but no 0/0. One past the largest float is inf.
-    """
-    above, below = (_largest(xp, [m for m, _ in parts]) for parts in (numerators, normalisers))
-    z = sum(xp.exp(m - above)[:, None] * o for m, o in numerators)
-    tau = sum(xp.exp(m - below) * total for m, total in normalisers)
-    with np.errstate(over="ignore", invalid="ignore"):
-        half = xp.exp((above - below) / 2)[:, None]  # twice: a small ratio times a large factor may be neither
-        ratio = z / tau[:, None] * half * half
-    return xp.where(z == 0, 0, ratio)
-
-
-def _largest(xp: Any, references: list[Array]) -> Array:
-    return xp.stack(references).max(axis=0)
