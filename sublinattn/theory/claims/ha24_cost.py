@@ -94,7 +94,7 @@ def _time_claim(slug: str, title: str, causal: bool) -> Claim:
             effort: lengths(*sizes, causal=causal)
             for effort, sizes in (("smoke", SMOKE), ("standard", STANDARD), ("full", FULL))
         },
-        max_trials={"smoke": 6, "standard": 8},
+        max_trials={"smoke": 8},
         sabotages=(QUADRATIC,),
         remark=(
             "Seconds of this machine at fixed b = m = 256, fastest of three calls per replicate. n^{1+o(1)} is read as "
