@@ -1,8 +1,7 @@
-"""What the caches of `caches` are put together from: parameters, room to grow, softmax over what is held, merging."""
+"""What the caches of `caches` are put together from: parameters, softmax over what is held, merging."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, Self
 
 import numpy as np
@@ -29,20 +28,6 @@ def check_squares(name: str, x: Array, norm: float) -> None:
         raise ValueError(f"{name} must have rows whose squared norms are finite in {x.dtype}, got norm {norm:.3g}")
 
 
-def with_room(xp: Any, held: Array | None, used: int, need: int, like: Array, most: float = math.inf) -> Array:
-    """`held` (B, room, w) if `need` rows fit; else a larger array with its first `used` rows, zeros after them.
-
-    The room grows by an eighth, up to `most` rows: O(1) copies of a row, and at most an eighth more than is used.
-    """
-    if held is not None and held.shape[1] >= need:
-        return held
-    room = int(min(most, max(need, used + used // 8)))
-    out = xp.zeros((len(like), room, like.shape[2]), dtype=like.dtype)
-    if held is not None:
-        out[:, :used] = held[:, :used]
-    return out
-
-
 def joined(xp: Any, held: dict[str, Array], **rows: Array) -> dict[str, Array]:
     """The rows (B, c, ...) after those held under the same names; copies."""
     return {name: xp.concatenate([held[name], x], axis=1) if held else x.copy() for name, x in rows.items()}
@@ -61,7 +46,11 @@ def softmax_over(held: dict[str, Array], used: int, q: Array, scale: float) -> A
 
 
 class MergingCache(KVCache):
-    """A cache that takes over what another one holds; a subclass implements `_take`."""
+    """A cache that takes over what another one holds; a subclass implements `_take`, and says what it then is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seeds: list[int] = []  # of its draws: its own, then those of the caches merged into it
 
     def merge(self, other: Self) -> Self:
         """Add the tokens of `other`, which saw a stream of its own, as if they came after this one's; returns self.
@@ -81,6 +70,7 @@ class MergingCache(KVCache):
         if not self.tokens_seen:
             self._lead, self._width, self._dtype = other._lead, other._width, other._dtype
         self._take(xp, other, {name: _xp.to_device(x, xp) for name, x in other._held.items()})
+        self._seeds += other._seeds
         self.tokens_seen += other.tokens_seen
         return self
 
@@ -88,6 +78,8 @@ class MergingCache(KVCache):
         super()._check_mergeable(other)
         if self._about() != other._about():
             raise ValueError(f"other must have this cache's parameters {self._about()}, got {other._about()}")
+        if set(self._seeds) & set(other._seeds):
+            raise ValueError("other must have draws of its own: make the caches with different rng")
 
     def _take(self, xp: Any, other: Any, theirs: dict[str, Array]) -> None:
         """Take over from `other`, which has tokens; `theirs` is its `_held`, on this cache's device."""

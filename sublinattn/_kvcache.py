@@ -29,7 +29,7 @@ class KVCache:
         self.tokens_seen = 0
         self._held: dict[str, Array] = {}
         self._lead: tuple[int, ...] = ()
-        self._width: dict[str, int] = {}  # of the rows of k and v, once there are any
+        self._width: dict[str, int] = {}  # of the rows of k and v, once they are known, as is their dtype
         self._dtype: np.dtype | None = None
 
     def __repr__(self) -> str:
@@ -63,8 +63,8 @@ class KVCache:
             raise ValueError(f"v must have the leading axes and rows of k, {tuple(k.shape[:-1])}, got {tuple(v.shape)}")
         lead, width = tuple(k.shape[:-2]), {"k": k.shape[-1], "v": v.shape[-1]}
         dtype = _xp.working_dtype(k)
-        if self.tokens_seen and dtype != self._dtype:
-            raise TypeError(f"k must have the dtype of the rows before it ({self._dtype}), got {dtype}")
+        if self._dtype is not None and dtype != self._dtype:
+            raise TypeError(f"k must have the dtype of what is held ({self._dtype}), got {dtype}")
         k, v = (xp.ascontiguousarray(x.astype(dtype, copy=False)).reshape(-1, *x.shape[-2:]) for x in (k, v))
         self._check_rows(xp, check_finite, k=k, v=v)
         self._follow(xp, "k")
@@ -176,7 +176,7 @@ class KVCache:
         """The arrays, as long as they fit what came before."""
         for name, x in named.items():
             width = self._width.get("v" if name == "v" else "k", x.shape[-1] if x.ndim else 0)
-            lead = self._lead if self._width else tuple(x.shape[:-2])
+            lead = self._lead if self.tokens_seen else tuple(x.shape[:-2])
             said = f"({width},) or " * (not lead) + "(" + "".join(f"{size}, " for size in lead) + f"c, {width})"
             if not x.ndim or x.shape[-1] != width or tuple(x.shape[:-2]) != lead or (x.ndim == 1 and lead):
                 raise ValueError(f"{name} must have shape {said}, got {tuple(x.shape)}")
@@ -194,7 +194,8 @@ class KVCache:
             raise TypeError(f"other must be a {type(self).__name__}, got {type(other).__name__}")
         if other is self:
             raise ValueError("other must be another cache, got this one")
-        if self.tokens_seen and other.tokens_seen:
-            mine, its = ((c._lead, c._width, str(c._dtype)) for c in (self, other))
+        if self._width and other._width:
+            tokens = self.tokens_seen and other.tokens_seen
+            mine, its = ((c._lead if tokens else (), c._width, str(c._dtype)) for c in (self, other))
             if mine != its:
                 raise ValueError(f"other must have this cache's leading axes, widths and dtype {mine}, got {its}")

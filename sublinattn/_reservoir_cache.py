@@ -118,7 +118,7 @@ class ReservoirCache(MergingCache):
         if weights not in get_args(Weights):
             raise ValueError(f"weights must be one of {get_args(Weights)}, got {weights!r}")
         self.weights = weights
-        self._seeds = [seed_from(rng)]  # its own, then those of the caches merged into it
+        self._seeds = [seed_from(rng)]
         self._samples: list[Any] = []  # one per head: SmallestPriorities or WeightedSlots
 
     # ------------------------------------------------------------------------------------------------------ the stream
@@ -164,18 +164,12 @@ class ReservoirCache(MergingCache):
         return partial_attention(q, k, self._held["values"], scale=1.0, check_finite=False).output()
 
     # --------------------------------------------------------------------------------------------------------- merging
-    def _check_mergeable(self, other: Any) -> None:
-        super()._check_mergeable(other)
-        if set(self._seeds) & set(other._seeds):
-            raise ValueError("other must have draws of its own: make the caches with different rng")
-
     def _take(self, xp: Any, other: ReservoirCache, theirs: dict[str, Array]) -> None:
         self._begin(xp, len(other._samples))
         source = np.stack([mine.merge(its) for mine, its in zip(self._samples, other._samples, strict=True)])
         if self.weights == "value-norm":  # which says only where: slot by slot
             source = np.where(source, np.arange(self.budget), -1)
         self._fill(xp, source, theirs)
-        self._seeds += other._seeds
 
     # --------------------------------------------------------------------------------------------- what it consists of
     @property

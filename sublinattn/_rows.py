@@ -1,14 +1,29 @@
-"""Rows that are appended to: one array with room to spare, so that a row costs O(1) copies whenever it comes."""
+"""Rows that are appended to: arrays with room to spare, so that a row costs O(1) copies whenever it comes."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ._xp import Array
 
 
+def with_room(xp: Any, held: Array | None, used: int, need: int, like: Array, most: float = math.inf) -> Array:
+    """`held` (B, room, ...) if `need` rows fit; else a larger array with its first `used` rows, zeros after them.
+
+    The room grows by an eighth, up to `most` rows: O(1) copies of a row, and at most an eighth more than is used.
+    """
+    if held is not None and held.shape[1] >= need:
+        return held
+    room = int(min(most, max(need, used + used // 8)))
+    out = xp.zeros((len(like), room, *like.shape[2:]), dtype=like.dtype)
+    if held is not None:
+        out[:, :used] = held[:, :used]
+    return out
+
+
 class GrowingRows:
-    """Rows of one shape and dtype, appended chunk by chunk; the room grows by an eighth of what there is.
+    """Rows of one shape and dtype, appended chunk by chunk.
 
     Parameters
     ----------
@@ -35,9 +50,6 @@ class GrowingRows:
     def append(self, xp: Any, x: Array) -> None:
         """Copy the rows `x` (c, ...) in at the end."""
         count = self._count + len(x)
-        if len(self.buffer) < count:
-            buffer = xp.empty((max(count, self._count + self._count // 8), *x.shape[1:]), dtype=x.dtype)
-            buffer[: self._count] = self.rows
-            self.buffer = buffer
+        self.buffer = with_room(xp, self.buffer[None], self._count, count, x[None])[0]
         self.buffer[self._count : count] = x
         self._count = count

@@ -33,9 +33,10 @@ from typing import Any
 import numpy as np
 
 from . import _checks, _xp
-from ._cache_parts import MergingCache, budget_and_recent, check_squares, joined, picked, softmax_over, with_room
+from ._cache_parts import MergingCache, budget_and_recent, check_squares, joined, picked, softmax_over
 from ._kvcache import KVCache
 from ._reservoir_cache import ReservoirCache
+from ._rows import with_room
 from ._xp import Array
 from .primitives.kcenter import greedy_k_center
 

@@ -93,6 +93,12 @@ class SubGenCache(MergingCache):
 
     Draws are a function of the seed, the slot and the token: one seed gives the same state, to the bit, for any chunks.
 
+    Merged, each slot holds every token of both streams with probability `||v||^2 / mu`, independently. Centres stay
+    pairwise farther than delta (of `other`'s, those within delta of one of this cache's lose their cluster to it), so
+    there are still at most as many as parts in any partition of both streams' keys into parts of diameter delta, and
+    samples are uniform over their cluster; but a member may be delta plus `other`'s radius away from its centre: see
+    `radius`.
+
     Examples
     --------
     >>> cache = SubGenCache(4.0, 8, 256, recent=64, rng=0)
@@ -120,9 +126,8 @@ class SubGenCache(MergingCache):
         self.max_clusters = None if max_clusters is None else _checks.integer("max_clusters", max_clusters, least=1)
         if max_clusters is not None and not self.delta:
             raise ValueError("delta must be above 0 if max_clusters is given: it is doubled, got 0")
-        self._seeds = [seed_from(rng)]  # its own, then those of the caches merged into it
+        self._seeds = [seed_from(rng)]
         self._heads: list[Head] = []
-        self._counted_on: list[Any] | None = None  # widths and dtype of the rows, where a budget was made for them
 
     @classmethod
     def within(
@@ -179,7 +184,7 @@ class SubGenCache(MergingCache):
         if clusters < 1:
             raise ValueError(f"nbytes must be at least {math.ceil(fixed + each)} for these samples, got {nbytes}")
         cache = cls(delta, t, s, recent=r, max_clusters=clusters, rng=rng)
-        cache._counted_on = [d, d_v, str(np.dtype(dtype))]
+        cache._width, cache._dtype = {"k": d, "v": d_v}, np.dtype(dtype)  # other rows would break the budget
         return cache
 
     # ---------------------------------------------------------------------------------------------------- what it shows
@@ -215,11 +220,6 @@ class SubGenCache(MergingCache):
 
     # ------------------------------------------------------------------------------------------------------ the stream
     def _check_rows(self, xp: Any, check_finite: bool, k: Array, v: Array) -> None:
-        rows = [k.shape[-1], v.shape[-1], str(k.dtype)]
-        if self._counted_on not in (None, rows):
-            raise ValueError(
-                f"k and v must have the widths and dtype that the budget is for, {self._counted_on}, got {rows}"
-            )
         norms = _checks.largest_norms(xp, check_finite, k=k, v=v)
         for name, x, norm in zip(("k", "v"), (k, v), norms, strict=True):
             check_squares(name, x, norm)
@@ -277,27 +277,6 @@ class SubGenCache(MergingCache):
         return out
 
     # --------------------------------------------------------------------------------------------------------- merging
-    def merge(self, other: Self) -> Self:
-        """Add the tokens of `other`, which saw a stream of its own, as if they came after this one's; returns self.
-
-        Exact for the slots: each holds every token of both streams with probability `||v||^2 / mu`, independently. For
-        the clusters: centres stay pairwise farther than delta (of `other`'s, those within delta of one of this cache's
-        lose their cluster to it), so their number is still at most that of the parts of any partition of both streams'
-        keys into parts of diameter delta; samples are uniform over their cluster; but a member may be `delta` plus
-        `other`'s radius away from its centre: see `radius`. `other` is left as it was.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Another class; other parameters, leading axes, widths or dtype; draws in common.
-        """
-        return super().merge(other)
-
-    def _check_mergeable(self, other: Any) -> None:
-        super()._check_mergeable(other)
-        if set(self._seeds) & set(other._seeds):
-            raise ValueError("other must have draws of its own: make the caches with different rng")
-
     def _take(self, xp: Any, other: SubGenCache, theirs: dict[str, Array]) -> None:
         if not self._heads:
             self._heads = self._new_heads(xp, len(other._heads))
@@ -306,7 +285,6 @@ class SubGenCache(MergingCache):
             mine.merge(xp, its, most)
         if self.recent:
             self._absorb(xp, theirs["recent_k"], theirs["recent_v"])
-        self._seeds += other._seeds
 
     # --------------------------------------------------------------------------------------------- what it consists of
     def _arrays(self) -> list[Array]:
@@ -323,14 +301,14 @@ class SubGenCache(MergingCache):
         return {name: getattr(self, name) for name in names}
 
     def _state(self) -> dict[str, Any]:
-        return {"seeds": self._seeds, "counted_on": self._counted_on, "heads": [head.about() for head in self._heads]}
+        return {"seeds": self._seeds, "heads": [head.about() for head in self._heads]}
 
     def _saved(self) -> dict[str, Array]:
         heads = {f"{i}.{name}": x for i, head in enumerate(self._heads) for name, x in head.arrays().items()}
         return {**self._held, **heads}
 
     def _restore(self, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        self._seeds, self._counted_on = state["seeds"], state["counted_on"]
+        self._seeds = state["seeds"]
         self._heads = self._new_heads(np, len(state["heads"])) if state["heads"] else []
         for i, (head, its) in enumerate(zip(self._heads, state["heads"], strict=True)):
             head.restore(its, {name: arrays.pop(f"{i}.{name}") for name in head.arrays()})

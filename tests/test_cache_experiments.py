@@ -290,3 +290,12 @@ def test_questions_measure_what_they_say(stream):
     assert max(subgen_questions.uncompressed(**HOW).values()) < 1e-5
     found = subgen_questions.slack(**HOW)
     assert (found["error"] < found["bound"]).mean() > 0.9 and set(found["instance"]) == {0, 1, 2, 3}
+
+
+def test_subgen_beside_uniform_sampling():
+    table = [("a", 0.1, "subgen", 4.0, 0.04), ("a", 0.1, "uniform", 3.0, 0.16), ("a", 0.1, caches.HINDSIGHT, 2.0, 0.1)]
+    table += [("b", 0.1, "subgen", 8.0, 0.1), ("b", 0.1, "uniform", 1.0, 0.1), ("b", 0.1, caches.HINDSIGHT, 2.0, 0.1)]
+    rows = pd.DataFrame(table, columns=["input", "share", "method", "relative", "held"])
+    beside = caches.against_uniform(rows)
+    assert (beside["behind"], beside["behind_hindsight"], beside["behind_per_byte"]) == (1.0, 0.5, 0.5)
+    assert beside["used"] == (0.25, 1.0) and beside["ratios"].to_dict() == {"a": 4 / 3, "b": 8.0}

@@ -64,7 +64,7 @@ BAD_ROWS: dict[str, tuple[Any, Any, Any, str]] = {
     "leading axes": (Z((1, 3, D)), Z((1, 3, D_V)), ValueError, r"k must have shape .* got \(1, 3, 4\)"),
     "no rows": (Z((0, D)), Z((0, D_V)), ValueError, r"k must not be empty, got shape \(0, 4\)"),
     "a number": (Z(()), Z((3, D_V)), ValueError, r"k must have shape .* got \(\)"),
-    "another dtype": (Z((3, D), "f4"), Z((3, D_V), "f4"), TypeError, "k must have the dtype of the rows before it"),
+    "another dtype": (Z((3, D), "f4"), Z((3, D_V), "f4"), TypeError, "k must have the dtype of what is held"),
     "mixed dtypes": (Z((3, D)), Z((3, D_V), "f4"), TypeError, "v must have the dtype of k"),
     "integers": (Z((3, D), int), Z((3, D_V), int), TypeError, "k must have a floating dtype"),
     "a list": ([[0.0] * D], Z((1, D_V)), TypeError, "k must be an array"),

@@ -97,7 +97,7 @@ def test_rows_that_do_not_fit(lead: tuple[int, ...], tmp_path: Any) -> None:
         refuses(ValueError, "k must have shape", "update", k[:1], v[:1])
         refuses(ValueError, "q must have shape", "attend", k[:1])
     narrow = k.astype(np.float32), v.astype(np.float32)
-    refuses(TypeError, r"k must have the dtype of the rows before it \(float64\), got float32", "update", *narrow)
+    refuses(TypeError, r"k must have the dtype of what is held \(float64\), got float32", "update", *narrow)
     refuses(TypeError, r"q must have the dtype of the keys \(float64\), got float32", "attend", narrow[0])
     refuses(TypeError, "v must have the dtype of k", "update", k, narrow[1])
     refuses(TypeError, "k must have a floating dtype", "update", k.astype(int), v.astype(int))

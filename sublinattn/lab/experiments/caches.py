@@ -150,6 +150,29 @@ def winners(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found).set_index(["input", "share"])
 
 
+def against_uniform(rows: pd.DataFrame) -> dict[str, Any]:
+    """SubGen beside uniform sampling, by medians over replicates.
+
+    Returns
+    -------
+    dict
+        Share of inputs and budgets at which SubGen's relative error is above: `behind`; `behind_hindsight`, with
+        the settings of HINDSIGHT; `behind_per_byte`, with errors times the root of the bytes held, as errors of samples
+        fall. `used`: least and largest ratio of the bytes held. `ratios`: error over error, median over budgets, by
+        input.
+    """
+    cells = rows.groupby(["input", "method", "share"], sort=False)[["relative", "held"]].median().unstack("method")
+    error, held = cells["relative"], cells["held"]
+    used = held["subgen"] / held["uniform"]
+    return {
+        "behind": float((error["subgen"] > error["uniform"]).mean()),
+        "behind_hindsight": float((error[HINDSIGHT] > error["uniform"]).mean()),
+        "behind_per_byte": float((error["subgen"] * used**0.5 > error["uniform"]).mean()),
+        "used": (float(used.min()), float(used.max())),
+        "ratios": (error["subgen"] / error["uniform"]).groupby("input", sort=False).median(),
+    }
+
+
 def _geometric(x: pd.Series) -> float:
     return float(np.exp(np.log(x).mean()))
 

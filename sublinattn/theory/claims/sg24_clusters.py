@@ -24,7 +24,6 @@ def found(
     knobs: dict[str, Any],
     broken: str,
     rows: int = 64,
-    loosen: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
     """A stream's keys, the centres found, and the facts: `parts` in the stream, the largest `diameter` of one."""
     x = stream(rng, n, D, **knobs)
@@ -150,7 +149,7 @@ WIDE: tuple[dict[str, Any], ...] = tuple(
 DRIFTING: dict[str, Any] = {"n": 400, "knobs": {"workload": "drifting", "clusters": 5, "delta": DELTA, "speed": 4.0}}
 
 M, PARTS, DELTA_, RADIUS = sp.Symbol("m"), sp.Symbol(r"m_{\delta}"), sp.Symbol("delta"), sp.Symbol("radius")
-K, K_2, X, Y = (sp.Symbol(name) for name in ("k_i", "k_j", "x", "y"))
+K, X, Y = (sp.Symbol(name) for name in ("k_i", "x", "y"))
 DISTANCE: Callable[..., Any] = sp.Function("dist")
 CLUSTERABLE = Assumption("clusterable", sp.Le(sp.Symbol("diameter"), DELTA_))
 DRIFT = Sabotage("centre drift", "centres move to the mean of their cluster", {"broken": "drifting centres"})
