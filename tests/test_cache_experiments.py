@@ -293,9 +293,15 @@ def test_questions_measure_what_they_say(stream):
 
 
 def test_subgen_beside_uniform_sampling():
-    table = [("a", 0.1, "subgen", 4.0, 0.04), ("a", 0.1, "uniform", 3.0, 0.16), ("a", 0.1, caches.HINDSIGHT, 2.0, 0.1)]
-    table += [("b", 0.1, "subgen", 8.0, 0.1), ("b", 0.1, "uniform", 1.0, 0.1), ("b", 0.1, caches.HINDSIGHT, 2.0, 0.1)]
-    rows = pd.DataFrame(table, columns=["input", "share", "method", "relative", "held"])
+    cells = {"a": (5.0, 2.0, 2.0, 0.25), "b": (8.0, 1.0, 2.0, 1.0), "c": (3.0, 2.0, 1.0, 0.25)}
+    rows = pd.DataFrame(
+        [
+            (name, 0.1, method, error, 0.16 * (share if method == "subgen" else 1))
+            for name, (subgen, uniform, hindsight, share) in cells.items()
+            for method, error in (("subgen", subgen), ("uniform", uniform), (caches.HINDSIGHT, hindsight))
+        ],
+        columns=["input", "share", "method", "relative", "held"],
+    )
     beside = caches.against_uniform(rows)
-    assert (beside["behind"], beside["behind_hindsight"], beside["behind_per_byte"]) == (1.0, 0.5, 0.5)
-    assert beside["used"] == (0.25, 1.0) and beside["ratios"].to_dict() == {"a": 4 / 3, "b": 8.0}
+    assert [beside[name] for name in ("behind", "behind_hindsight", "behind_per_byte")] == [1.0, 1 / 3, 2 / 3]
+    assert beside["used"] == (0.25, 1.0) and beside["ratios"].to_dict() == {"a": 2.5, "b": 8.0, "c": 1.5}

@@ -227,9 +227,10 @@ def test_always_refuses_an_unknown_relation():
         Always(">=", 1e-9, 1)
 
 
-def test_limits_exist_when_few_trials_disagree_beyond_all_bounds():
+def test_limits_exist_where_even_the_average_is_ruled_out():
+    """Nine trials at 3 standard deviations and one at -27: the average is 0, and bets upwards win against it."""
     test = Mean(0.1, 1e-6)
-    for measured in (1.0, 5e4):  # with a standard deviation of 1 each
-        test.update(measured, 1.0, 1.0)
+    for deviation in [3.0] * 9 + [-27.0]:
+        test.update(1 + deviation, 1.0, 1.0)
     lower, upper = test.relative_limits()
-    assert test.outcome == "refuted" and np.isfinite([lower, upper]).all()
+    assert 0 < lower < upper < 4
