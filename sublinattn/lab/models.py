@@ -1,0 +1,97 @@
+"""The model that an experiment runs: the one that ships, or a user's own checkpoint, and text that it has not seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import _xp
+from ..lm import corpus
+from ..lm.attend import causal
+from ..lm.decoder import Decoder
+from ..lm.tokens import Encode, load_encoder
+
+TINY = Path(__file__).resolve().parents[1] / "data" / "tiny_lm"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A decoder, its tokens, and texts to try it on.
+
+    Attributes
+    ----------
+    name : str
+        "tiny", or the checkpoint's folder.
+    decoder : Decoder
+    encode : callable
+        From UTF-8 text to tokens.
+    texts : tuple of integer array
+        Each one text in tokens, which is read from its start or in passages.
+    source : str
+        Which texts these are.
+    """
+
+    name: str
+    decoder: Decoder
+    encode: Encode
+    texts: tuple[np.ndarray, ...]
+    source: str
+
+    def passage(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """`n` consecutive tokens of one text: every place is as likely as any other.
+
+        Raises
+        ------
+        ValueError
+            If no text is so long.
+        """
+        places = np.array([max(0, len(text) - n + 1) for text in self.texts])
+        if not places.any():
+            longest = max(map(len, self.texts))
+            raise ValueError(f"n must be at most {longest}, the tokens of the longest text ({self.source}), got {n}")
+        chosen = rng.choice(len(places), p=places / places.sum())
+        start = rng.integers(places[chosen])
+        return self.texts[chosen][start : start + n]
+
+    def qkv(self, tokens: np.ndarray) -> tuple[Any, Any, Any]:
+        """Queries and keys, rotated, and values of every layer on one text: (layers, heads or kv_heads, n, head_dim)."""
+        seen = []
+
+        def attend(layer: int, q: Any, k: Any, v: Any) -> Any:
+            seen.append((q[0], k[0], v[0]))
+            return causal(layer, q, k, v)
+
+        self.decoder.stretched(max(len(tokens), 1)).logits(tokens, attend=attend, last=True)
+        q, k, v = (self.decoder.xp.stack(x) for x in zip(*seen, strict=True))
+        return q, k, v
+
+
+@cache
+def open_model(model: str = "tiny", text: str = "", *, backend: str = "numpy") -> Model:
+    """The model that ships ("tiny"), or the checkpoint in a local folder.
+
+    Parameters
+    ----------
+    model : str
+        "tiny" or a folder in Llama's Hugging Face layout.
+    text : str
+        A UTF-8 file; by default the modules of Python's standard library that "tiny" was not trained on.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, ImportError
+        As `Decoder.load` and `load_encoder`; no such text, or an empty one.
+    """
+    folder = TINY if model == "tiny" else Path(model)
+    decoder = Decoder.load(folder, xp=_xp.backend(backend))
+    encode = load_encoder(folder, decoder.config.vocabulary)
+    texts = {text: Path(text).read_bytes()} if text else corpus.held_out()
+    tokens = tuple(encode(content) for content in texts.values())
+    if not any(map(len, tokens)):
+        raise ValueError(f"text must not be empty, got {text}")
+    source = text or "held-out modules of Python's standard library"
+    return Model(model, decoder, encode, tokens, source)

@@ -1,0 +1,135 @@
+"""Queries, keys and values of a decoder on a text, written to a file as they are made.
+
+The text goes through the model some tokens at a time, and the file itself is the key-value cache: what later tokens
+see of earlier ones is read back from it. So memory does not depend on the text's length: a chunk's hidden states, one
+block of keys and values, and the weights (the file is memory-mapped; its pages are the system's to drop).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from .. import _xp
+from .._files import atomic
+from .._xp import Array
+from ..exact import partial_attention
+from ..lab.instance import ENTRY
+from .attend import per_query_head
+from .decoder import Decoder
+
+CHUNK, BLOCK = 2048, 8192  # tokens that go through the model at once; earlier ones that are read back at once
+_WORDS = {"float16": "F16", "float32": "F32"}  # NumPy's word for a dtype, and safetensors'
+
+
+def capture(
+    decoder: Decoder,
+    tokens: np.ndarray,
+    path: str | os.PathLike[str],
+    *,
+    dtype: str = "float32",
+    source: str = "",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write q (layers, heads, n, d) and k, v (layers, kv_heads, n, d), queries and keys after their rotation.
+
+    The file is a safetensors file, written whole or not at all; `sublinattn audit` reads it, and where heads and
+    kv_heads are equal so does `Instance.load`.
+
+    Parameters
+    ----------
+    decoder : Decoder
+        Attends exactly; its context must be n or more (`Decoder.stretched`).
+    tokens : integer array, shape (n,)
+        The text.
+    path : path
+        Where to write.
+    dtype : {"float32", "float16"}
+        Of the file. float16 halves it; what is read back of earlier tokens is then rounded.
+    source : str
+        Which model and text: kept in the file.
+    progress : callable
+        Told the number of tokens done, and of all, after each chunk.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Decoder.logits`; more tokens than the context; another dtype; numbers that float16 cannot hold.
+
+    Notes
+    -----
+    `O(n^2 d)` operations per head: exact attention.
+    """
+    if dtype not in _WORDS:
+        raise ValueError(f"dtype must be one of {tuple(_WORDS)}, got {dtype!r}")
+    config, n = decoder.config, len(tokens)
+    if n > config.context:
+        raise ValueError(f"tokens must be at most the model's context ({config.context}), got {n}")
+    heads = {"q": config.heads, "k": config.kv_heads, "v": config.kv_heads}
+    shapes = {name: (config.layers, count, n, config.head_dim) for name, count in heads.items()}
+    about = {
+        "name": "captured",
+        "scale": config.head_dim**-0.5,
+        "params": {"context": config.context, "trained_context": decoder.trained},
+        "source": source,
+    }
+    with atomic(path) as temporary:
+        arrays = _create(temporary, shapes, dtype, about)
+        attend = _Recording(decoder, arrays)
+        for start in range(0, n, CHUNK):
+            attend.start = start
+            decoder.logits(tokens[start : start + CHUNK], attend=attend, start=start, last=True)
+            progress(min(start + CHUNK, n), n)
+        for array in arrays.values():
+            array.flush()
+
+
+class _Recording:
+    """Exact attention that writes what it is given to the file, and reads what came before from there."""
+
+    def __init__(self, decoder: Decoder, arrays: dict[str, np.memmap]) -> None:
+        self.xp, self.arrays, self.start = decoder.xp, arrays, 0
+
+    def __call__(self, layer: int, q: Array, k: Array, v: Array) -> Array:
+        rows = slice(self.start, self.start + q.shape[2])
+        for name, x in (("q", q), ("k", k), ("v", v)):
+            with np.errstate(over="ignore"):
+                kept = _xp.asnumpy(x[0]).astype(self.arrays[name].dtype)
+            if not np.isfinite(kept).all():
+                raise ValueError(f"{name} of layer {layer} does not fit in {kept.dtype}: write it as float32")
+            self.arrays[name][layer, :, rows] = kept
+        own = partial_attention(q, *self._of_queries(q, k, v), causal=True, check_finite=False)
+        for start in range(0, self.start, BLOCK):
+            past = slice(start, min(start + BLOCK, self.start))
+            k, v = (_xp.to_device(self.arrays[name][layer, None, :, past].astype(np.float32), self.xp) for name in "kv")
+            own.merge(partial_attention(q, *self._of_queries(q, k, v), check_finite=False))
+        return own.output()
+
+    def _of_queries(self, q: Array, *rows: Array) -> list[Array]:
+        return [per_query_head(self.xp, q, x) for x in rows]
+
+
+def _create(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, about: dict) -> dict[str, np.memmap]:
+    """A safetensors file of zeros, and its tensors mapped for writing: the library itself writes arrays in memory only.
+
+    Its format: the header's length in 8 bytes, the header in JSON, the tensors one after another.
+    """
+    size, offset = np.dtype(dtype).itemsize, 0
+    header: dict = {"__metadata__": {ENTRY: json.dumps(about, sort_keys=True)}}
+    for name, shape in shapes.items():
+        end = offset + size * int(np.prod(shape, dtype=np.int64))
+        header[name] = {"dtype": _WORDS[dtype], "shape": shape, "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + offset)
+    return {
+        name: np.memmap(path, dtype, "r+", 8 + len(text) + header[name]["data_offsets"][0], shape)
+        for name, shape in shapes.items()
+    }

@@ -1,0 +1,91 @@
+"""Weights from a local folder: safetensors, in one file or in shards, float32, float16 or bfloat16."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+
+from .. import _xp
+from .._xp import Array
+from .config import Config
+
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_IGNORED = ("rotary_emb.inv_freq",)  # older exports hold the frequencies, which the config says as well
+_FLOATS = ("F32", "F16", "BF16")
+
+
+def read_weights(folder: str | os.PathLike[str], config: Config, xp: Any) -> dict[str, Array]:
+    """Every tensor that `config` asks for, in float32, on the device of `xp`.
+
+    Raises
+    ------
+    FileNotFoundError
+        No weights in the folder, or a shard is missing.
+    ValueError
+        A file that is not whole, a tensor that is missing, of another shape or of no floating dtype, or one that a
+        Llama of this configuration does not have; the message names it.
+    ImportError
+        bfloat16 weights without the package ml_dtypes.
+    """
+    wanted, found = config.shapes(), {}
+    for path in _files(Path(folder)):
+        for name, tensor in _tensors(path, wanted, tied=config.tied):
+            found[name] = _xp.to_device(tensor, xp)
+    if missing := [name for name in wanted if name not in found]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ValueError(f"{folder} lacks the tensor {missing[0]!r}{more}")
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    if (folder / INDEX).exists():
+        try:
+            shards = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{folder / INDEX} is not an index of shards: {error}") from error
+        paths = [folder / name for name in sorted(shards)]
+    else:
+        paths = [folder / WHOLE]
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{folder} has no {path.name}: weights come as {WHOLE}, or as {INDEX} and its shards"
+            )
+    return paths
+
+
+def _tensors(path: Path, wanted: dict[str, tuple[int, ...]], *, tied: bool) -> Iterator[tuple[str, np.ndarray]]:
+    try:
+        file = safetensors.safe_open(path, framework="np")
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    with file:
+        for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+            if name.endswith(_IGNORED) or (tied and name == "lm_head.weight"):
+                continue
+            if name not in wanted:
+                raise ValueError(f"{path} holds {name!r}, which a Llama of this configuration does not have")
+            view = file.get_slice(name)
+            shape, dtype = tuple(view.get_shape()), view.get_dtype()
+            if shape != wanted[name] or dtype not in _FLOATS:
+                raise ValueError(
+                    f"{name!r} in {path} must be {wanted[name]} in one of {_FLOATS}, got {shape} in {dtype}"
+                )
+            if dtype == "BF16":
+                _register_bfloat16(path)
+            yield name, file.get_tensor(name).astype(np.float32)
+
+
+def _register_bfloat16(path: Path) -> None:
+    try:
+        import ml_dtypes  # noqa: F401 - it registers the dtype with NumPy
+    except ImportError as error:
+        raise ImportError(
+            f"{path} is in bfloat16, which NumPy reads with ml_dtypes: pip install 'sublinattn[lm]'"
+        ) from error

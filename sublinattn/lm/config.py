@@ -1,0 +1,143 @@
+"""The sizes of a decoder in Llama's layout, from its `config.json`; what would be computed differently is refused.
+
+Source: Touvron et al., *LLaMA: Open and Efficient Foundation Language Models*, arXiv 2302.13971; grouped-query
+attention: Ainslie et al., arXiv 2305.13245. The fields are those of Hugging Face's `LlamaConfig`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .rope import Rope
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of a decoder.
+
+    Attributes
+    ----------
+    vocabulary, width, inner, layers, heads, kv_heads, head_dim : int
+        Tokens; columns of the hidden state and of the MLP's inner one; attention layers; heads of queries, and of keys
+        and values; columns of a head.
+    context : int
+        Positions that it was trained on, or that its rotations were stretched to.
+    norm_eps : float
+        Added to the mean square under RMSNorm's root.
+    tied : bool
+        The output projection is the embedding.
+    attention_bias, mlp_bias : bool
+        The projections add a bias.
+    rope : Rope
+        Rotations of queries and keys.
+    """
+
+    vocabulary: int
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    context: int
+    norm_eps: float
+    tied: bool
+    attention_bias: bool
+    mlp_bias: bool
+    rope: Rope
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Config:
+        """Read `config.json`.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is none.
+        ValueError
+            It is not Llama's, lacks a field, or asks for what is not computed here; the message names the field.
+        """
+        path = Path(folder) / "config.json"
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
+        try:
+            return cls._of(fields)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def _of(cls, fields: Mapping[str, Any]) -> Config:
+        if not isinstance(fields, dict):
+            raise ValueError(f"an object of fields is needed, got {type(fields).__name__}")
+        for name, takes, default in (("model_type", "llama", None), ("hidden_act", "silu", "silu")):
+            if (got := fields.get(name, default)) != takes:
+                raise ValueError(f"{name} must be {takes!r}, got {got!r}")
+
+        def size(name: str, default: int | None = None) -> int:
+            value = fields.get(name)
+            value = default if value is None else value
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+            return value
+
+        width, heads = size("hidden_size"), size("num_attention_heads")
+        kv_heads, context = size("num_key_value_heads", heads), size("max_position_embeddings")
+        head_dim = size("head_dim", width // heads)
+        if heads % kv_heads:
+            raise ValueError(f"num_key_value_heads must divide num_attention_heads ({heads}), got {kv_heads}")
+        return cls(
+            vocabulary=size("vocab_size"),
+            width=width,
+            inner=size("intermediate_size"),
+            layers=size("num_hidden_layers"),
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            context=context,
+            norm_eps=float(fields.get("rms_norm_eps", 1e-6)),
+            tied=bool(fields.get("tie_word_embeddings", False)),
+            attention_bias=bool(fields.get("attention_bias", False)),
+            mlp_bias=bool(fields.get("mlp_bias", False)),
+            rope=Rope.of(fields, head_dim, context),
+        )
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor that a checkpoint of these sizes has."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        layer: dict[str, tuple[int, ...]] = {
+            "input_layernorm.weight": (self.width,),
+            "post_attention_layernorm.weight": (self.width,),
+        }
+        sizes = {
+            "q_proj": (q, self.width),
+            "k_proj": (kv, self.width),
+            "v_proj": (kv, self.width),
+            "o_proj": (self.width, q),
+        }
+        for name, shape in sizes.items():
+            layer |= _linear(f"self_attn.{name}", shape, self.attention_bias)
+        sizes = {
+            "gate_proj": (self.inner, self.width),
+            "up_proj": (self.inner, self.width),
+            "down_proj": (self.width, self.inner),
+        }
+        for name, shape in sizes.items():
+            layer |= _linear(f"mlp.{name}", shape, self.mlp_bias)
+        every: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocabulary, self.width)}
+        for i in range(self.layers):
+            every |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
+        every["model.norm.weight"] = (self.width,)
+        if not self.tied:
+            every["lm_head.weight"] = (self.vocabulary, self.width)
+        return every
+
+
+def _linear(name: str, shape: tuple[int, int], bias: bool) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": shape} | ({f"{name}.bias": shape[:1]} if bias else {})

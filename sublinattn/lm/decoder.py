@@ -1,0 +1,187 @@
+"""A decoder-only transformer in Llama's layout, for inference, with attention as a parameter.
+
+RMSNorm, rotary positions, grouped-query attention, SwiGLU; the same numbers as Hugging Face's `LlamaForCausalLM` up to
+rounding (float32). The decoder itself remembers nothing: what one layer's queries see of earlier tokens is the
+business of the attention that it is given (`attend`), be it exact, HyperAttention, or one backed by caches.
+
+Cost per token: `2 * parameters` operations, and what the attention takes. Memory beyond the weights: a few rows of
+hidden state per token; the MLP and the output projection are made for some thousands of rows at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from .. import _checks, _xp
+from .._xp import Array
+from .attend import Attend, causal
+from .checkpoint import read_weights
+from .config import Config
+from .rope import rotated
+
+
+class Decoder:
+    """Next-token logits of a checkpoint in Llama's layout.
+
+    Attributes
+    ----------
+    config : Config
+        Its sizes.
+    trained : int
+        Positions that it was trained on: the config's context before any stretching.
+    xp : module
+        NumPy or CuPy: where the weights are.
+    """
+
+    def __init__(self, config: Config, weights: dict[str, Array], xp: Any, trained: int) -> None:
+        self.config, self.trained, self.xp, self._weights = config, trained, xp, weights
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], *, xp: Any = np) -> Self:
+        """Read `config.json` and the safetensors of a local folder; nothing is downloaded.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError, ImportError
+            As `Config.load` and `checkpoint.read_weights`: the message names the file, field or tensor.
+        """
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"{folder} is no folder: a checkpoint is config.json and safetensors in a folder")
+        config = Config.load(folder)
+        return cls(config, read_weights(folder, config, xp), xp, config.context)
+
+    def stretched(self, context: int) -> Self:
+        """The same decoder for contexts up to `context`, by YaRN without training; itself where it was trained for it.
+
+        Source: Peng et al., arXiv 2309.00071. Quality beyond the trained context is not the trained one: measure it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            No integer of at least 1, or a decoder that has been stretched already.
+        """
+        if _checks.integer("context", context, least=1) <= self.config.context:
+            return self
+        if self.config.context != self.trained:
+            raise ValueError(
+                f"context must be at most {self.config.context}, what this decoder was stretched to, got {context}"
+            )
+        rope = self.config.rope.stretched(context / self.trained, self.trained)
+        return type(self)(replace(self.config, rope=rope, context=context), self._weights, self.xp, self.trained)
+
+    def logits(self, tokens: np.ndarray, *, attend: Attend = causal, start: int = 0, last: bool = False) -> Array:
+        """Logits of the token after each one given.
+
+        Parameters
+        ----------
+        tokens : integer array, shape (n,) or (b, n)
+            One sequence, or several of one length.
+        attend : callable
+            `attend(layer, q, k, v)` with q (b, heads, n, head_dim) and k, v (b, kv_heads, n, head_dim), rotated: the
+            attention's outputs, shaped like q. One that remembers earlier tokens belongs to one text.
+        start : int
+            Position of the first token.
+        last : bool
+            Only those of the token after the last one.
+
+        Returns
+        -------
+        array, shape (n, vocabulary) or (b, n, vocabulary); (1, ...) or (b, 1, ...) if `last`
+            float32.
+
+        Raises
+        ------
+        TypeError, ValueError
+            No integers, no tokens, or a token outside the vocabulary.
+        """
+        hidden = self._hidden(tokens, attend, start)
+        out = self._linear(hidden[:, -1:] if last else hidden, self._head)
+        return out if np.ndim(tokens) == 2 else out[0]
+
+    def losses(self, tokens: np.ndarray, *, attend: Attend = causal) -> np.ndarray:
+        """Negative log-likelihood of each token but the first given those before it, in nats.
+
+        Never more than some thousands of rows of logits exist at once. Parameters and errors as `logits`.
+
+        Returns
+        -------
+        numpy array of float32, shape (n - 1,) or (b, n - 1)
+        """
+        xp = self.xp
+        hidden, ahead = self._hidden(tokens, attend, 0), _xp.to_device(np.atleast_2d(tokens)[:, 1:], xp)
+        pieces = []
+        for rows in self._rows(ahead.shape[1], self.config.vocabulary):
+            logits = self._linear(hidden[:, :-1][:, rows], self._head)
+            logits -= logits.max(axis=-1, keepdims=True)
+            chosen = xp.take_along_axis(logits, ahead[:, rows, None], axis=-1)[..., 0]
+            pieces.append(xp.log(xp.exp(logits).sum(axis=-1)) - chosen)
+        out = _xp.asnumpy(xp.concatenate(pieces, axis=1))
+        return out if np.ndim(tokens) == 2 else out[0]
+
+    # ------------------------------------------------------------------------------------------------------ the layers
+    def _hidden(self, tokens: np.ndarray, attend: Attend, start: int) -> Array:
+        """Hidden states after the last norm, (b, n, width)."""
+        xp, config = self.xp, self.config
+        tokens = self._checked(tokens)
+        x = self._weights["model.embed_tokens.weight"][_xp.to_device(tokens, xp)]
+        turns = config.rope.turns(xp, start, tokens.shape[1])
+        for layer in range(config.layers):
+            x = x + self._attention(layer, self._norm(x, f"layers.{layer}.input_layernorm"), turns, attend)
+            for rows in self._rows(x.shape[1], config.inner):
+                part = self._norm(x[:, rows], f"layers.{layer}.post_attention_layernorm")
+                x[:, rows] += self._mlp(layer, part)
+        return self._norm(x, "norm")
+
+    def _attention(self, layer: int, x: Array, turns: tuple[Array, Array], attend: Attend) -> Array:
+        b, n, _ = x.shape
+        q, k, v = (
+            self._project(f"layers.{layer}.self_attn.{name}_proj", x)
+            .reshape(b, n, -1, self.config.head_dim)
+            .swapaxes(1, 2)
+            for name in "qkv"
+        )
+        out = attend(layer, rotated(self.xp, q, turns), rotated(self.xp, k, turns), v)
+        return self._project(f"layers.{layer}.self_attn.o_proj", out.swapaxes(1, 2).reshape(b, n, -1))
+
+    def _mlp(self, layer: int, x: Array) -> Array:
+        gate = self._project(f"layers.{layer}.mlp.gate_proj", x)
+        # x * sigmoid(x) as x/2 (1 + tanh(x/2)), which cannot overflow.
+        gate *= 0.5 * (1 + self.xp.tanh(0.5 * gate))
+        return self._project(f"layers.{layer}.mlp.down_proj", gate * self._project(f"layers.{layer}.mlp.up_proj", x))
+
+    def _norm(self, x: Array, name: str) -> Array:
+        squares = self.xp.einsum("...i,...i->...", x, x)[..., None] / x.shape[-1]
+        return x / self.xp.sqrt(squares + np.float32(self.config.norm_eps)) * self._weights[f"model.{name}.weight"]
+
+    def _project(self, name: str, x: Array) -> Array:
+        return self._linear(x, f"model.{name}")
+
+    def _linear(self, x: Array, name: str) -> Array:
+        out = x @ self._weights[f"{name}.weight"].T
+        bias = self._weights.get(f"{name}.bias")
+        return out if bias is None else out + bias
+
+    @property
+    def _head(self) -> str:
+        return "model.embed_tokens" if self.config.tied else "lm_head"
+
+    def _rows(self, n: int, columns: int) -> Iterator[slice]:
+        step = _xp.feature_rows(self.xp, columns, np.float32)
+        return (slice(i, i + step) for i in range(0, n, step))
+
+    def _checked(self, tokens: np.ndarray) -> np.ndarray:
+        tokens = np.atleast_2d(tokens)
+        if tokens.dtype.kind not in "iu":
+            raise TypeError(f"tokens must be integers, got {tokens.dtype}")
+        if tokens.ndim != 2 or 0 in tokens.shape:
+            raise ValueError(f"tokens must have shape (n,) or (b, n) and not be empty, got {tokens.shape}")
+        if not 0 <= tokens.min() <= tokens.max() < self.config.vocabulary:
+            least, most = tokens.min(), tokens.max()
+            raise ValueError(f"tokens must be in 0..{self.config.vocabulary - 1}, got {least} to {most}")
+        return tokens

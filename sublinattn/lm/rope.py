@@ -1,0 +1,129 @@
+"""Rotary position embeddings, and the ways in which checkpoints stretch them to longer contexts.
+
+Source: Su et al., *RoFormer*, arXiv 2104.09864; linear interpolation: Chen et al., arXiv 2306.15595; YaRN: Peng, Quesnelle,
+Fan, Shippole, *YaRN: Efficient Context Window Extension of Large Language Models*, arXiv 2309.00071; `llama3`: the rule of
+Llama 3.1's release. Column j of a head is paired with column `j + d/2`, as Hugging Face's Llama pairs them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .. import _xp
+from .._xp import Array
+
+TYPES = ("default", "linear", "llama3", "yarn")
+_NEEDED = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": ("factor",),
+}
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Angles by which queries and keys are turned.
+
+    Attributes
+    ----------
+    frequencies : array of float64, shape (d/2,)
+        Radians per position of each pair of columns.
+    magnitude : float
+        Factor of queries and keys: YaRN's temperature, else 1.
+    theta : float
+        Base of the frequencies before any stretching.
+    """
+
+    frequencies: np.ndarray
+    magnitude: float
+    theta: float
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any], head_dim: int, context: int) -> Rope:
+        """From the fields of a `config.json`, older (`rope_theta`, `rope_scaling`) or newer (`rope_parameters`).
+
+        Raises
+        ------
+        ValueError
+            A kind of stretching that is not computed here, or one that lacks a number; an odd `head_dim`.
+        """
+        if head_dim % 2:
+            raise ValueError(f"head_dim must be even, got {head_dim}")
+        given = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+        kind = given.get("rope_type", given.get("type", "default"))
+        if kind not in TYPES:
+            raise ValueError(f"rope_type must be one of {TYPES}, got {kind!r}")
+        if missing := [name for name in _NEEDED[kind] if not isinstance(given.get(name), (int, float))]:
+            raise ValueError(f"rope_type {kind!r} needs the numbers {missing}")
+        if given.get("partial_rotary_factor", 1.0) != 1.0:
+            raise ValueError(f"partial_rotary_factor must be 1, got {given['partial_rotary_factor']}")
+        theta = float(given.get("rope_theta", fields.get("rope_theta", 10000.0)))
+        rope = cls(theta ** -(np.arange(0, head_dim, 2) / head_dim), 1.0, theta)
+        if kind == "linear":
+            return replace(rope, frequencies=rope.frequencies / given["factor"])
+        if kind == "llama3":
+            return replace(rope, frequencies=_llama3(rope.frequencies, given))
+        if kind == "yarn":
+            trained = given.get("original_max_position_embeddings") or context
+            return rope.stretched(given["factor"], trained, given)
+        return rope
+
+    def stretched(self, factor: float, trained: int, given: Mapping[str, Any] | None = None) -> Rope:
+        """YaRN: from a `trained` context to one `factor` times as long, without training.
+
+        Pairs that turn more than `beta_fast` times within the trained context stay, those that turn less than
+        `beta_slow` times are slowed down by the factor, and the others lie between; logits grow by
+        `(0.1 ln(factor) + 1)^2`.
+        """
+        given = given or {}
+        fast, slow = given.get("beta_fast") or 32, given.get("beta_slow") or 1
+        half = len(self.frequencies)
+
+        def pair(turns: float) -> float:
+            return half * math.log(trained / (turns * 2 * math.pi)) / math.log(self.theta)
+
+        low, high = pair(fast), pair(slow)
+        if given.get("truncate", True):
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, 2 * half - 1)
+        slowed = np.clip((np.arange(half) - low) / max(high - low, 0.001), 0, 1)
+        frequencies = self.frequencies * (slowed / factor + 1 - slowed)
+        return replace(self, frequencies=frequencies, magnitude=_magnitude(factor, given))
+
+    def turns(self, xp: Any, start: int, count: int) -> tuple[Array, Array]:
+        """Cosines and sines of `count` positions from `start` on, (count, d/2) float32."""
+        angles = np.arange(start, start + count)[:, None] * self.frequencies
+        return tuple(_xp.to_device((self.magnitude * f(angles)).astype(np.float32), xp) for f in (np.cos, np.sin))
+
+
+def rotated(xp: Any, x: Array, turns: tuple[Array, Array]) -> Array:
+    """Rows of x (..., n, d) turned by (cosines, sines) of their positions."""
+    cosines, sines = turns
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
+    return xp.concatenate([first * cosines - second * sines, second * cosines + first * sines], axis=-1)
+
+
+def _magnitude(factor: float, given: Mapping[str, Any]) -> float:
+    def of(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0
+
+    if given.get("attention_factor") is not None:
+        return float(given["attention_factor"])
+    if given.get("mscale") and given.get("mscale_all_dim"):
+        return of(given["mscale"]) / of(given["mscale_all_dim"])
+    return of(1.0)
+
+
+def _llama3(frequencies: np.ndarray, given: Mapping[str, Any]) -> np.ndarray:
+    """Slowed down by the factor where a turn takes longer than `trained / low`, as they are below `trained / high`."""
+    low, high = given["low_freq_factor"], given["high_freq_factor"]
+    turns = given["original_max_position_embeddings"] * frequencies / (2 * math.pi)  # within the trained context
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    return frequencies * (kept + (1 - kept) / given["factor"])
