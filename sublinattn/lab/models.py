@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _xp
+from .. import _checks, _xp
 from ..lm import corpus
 from ..lm.attend import causal
 from ..lm.decoder import Decoder
@@ -46,9 +46,10 @@ class Model:
 
         Raises
         ------
-        ValueError
-            If no text is so long.
+        TypeError, ValueError
+            If `n` is no integer of at least 1, or no text is so long.
         """
+        n = _checks.integer("n", n, least=1)
         places = np.array([max(0, len(text) - n + 1) for text in self.texts])
         if not places.any():
             longest = max(map(len, self.texts))
@@ -57,8 +58,22 @@ class Model:
         start = rng.integers(places[chosen])
         return self.texts[chosen][start : start + n]
 
+    def beginning(self, n: int | None = None) -> np.ndarray:
+        """The first `n` tokens of the first text that has so many; all of the first text by default.
+
+        Raises
+        ------
+        ValueError
+            If no text is so long.
+        """
+        found = next((text for text in self.texts if len(text) >= (n or 1)), None)
+        if found is None:
+            longest = max(map(len, self.texts))
+            raise ValueError(f"n must be at most {longest}, the tokens of the longest text ({self.source}), got {n}")
+        return found[:n]
+
     def qkv(self, tokens: np.ndarray) -> tuple[Any, Any, Any]:
-        """Queries and keys, rotated, and values of every layer on one text: (layers, heads or kv_heads, n, head_dim)."""
+        """Rotated queries and keys, and values, on one text: each (layers, heads or kv_heads, n, head_dim)."""
         seen = []
 
         def attend(layer: int, q: Any, k: Any, v: Any) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-
 from .. import _xp
 from .._kvcache import KVCache
 from .._xp import Array
@@ -51,7 +50,7 @@ class CachedAttention:
     The first call is the prompt: it is attended to exactly, and the caches absorb its keys and values. Later calls are
     decoding: token by token, the cache takes the key and value and answers the query, so that the cache alone decides
     what is seen of the past. `HeavyHitterCache` chooses by what queries look at, so it is shown the prompt's queries,
-    `SCORED` tokens at a time.
+    `SCORED` tokens at a time; the scores count what a query would give to later tokens of its chunk, too.
 
     Parameters
     ----------

@@ -21,6 +21,7 @@ from ..exact import partial_attention
 from ..lab.instance import ENTRY
 from .attend import per_query_head
 from .decoder import Decoder
+from .tokens import checked
 
 CHUNK, BLOCK = 2048, 8192  # tokens that go through the model at once; earlier ones that are read back at once
 _WORDS = {"float16": "F16", "float32": "F32"}  # NumPy's word for a dtype, and safetensors'
@@ -58,7 +59,8 @@ def capture(
     Raises
     ------
     TypeError, ValueError
-        As `Decoder.logits`; more tokens than the context; another dtype; numbers that float16 cannot hold.
+        As `Decoder.logits`, before any work; several texts; more tokens than the context; another dtype; numbers that
+        float16 cannot hold.
 
     Notes
     -----
@@ -66,7 +68,11 @@ def capture(
     """
     if dtype not in _WORDS:
         raise ValueError(f"dtype must be one of {tuple(_WORDS)}, got {dtype!r}")
-    config, n = decoder.config, len(tokens)
+    config = decoder.config
+    if len(checked(tokens, config.vocabulary)) > 1:
+        raise ValueError(f"tokens must be those of one text, shape (n,), got {np.shape(tokens)}")
+    tokens = np.ravel(tokens)
+    n = len(tokens)
     if n > config.context:
         raise ValueError(f"tokens must be at most the model's context ({config.context}), got {n}")
     heads = {"q": config.heads, "k": config.kv_heads, "v": config.kv_heads}

@@ -28,8 +28,8 @@ def read_weights(folder: str | os.PathLike[str], config: Config, xp: Any) -> dic
     FileNotFoundError
         No weights in the folder, or a shard is missing.
     ValueError
-        A file that is not whole, a tensor that is missing, of another shape or of no floating dtype, or one that a
-        Llama of this configuration does not have; the message names it.
+        A file that is not whole, a tensor that is missing, of another shape, of no floating dtype or not finite, or
+        one that a Llama of this configuration does not have; the message names it.
     ImportError
         bfloat16 weights without the package ml_dtypes.
     """
@@ -47,9 +47,9 @@ def _files(folder: Path) -> list[Path]:
     if (folder / INDEX).exists():
         try:
             shards = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-        except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"{folder / INDEX} is not an index of shards: {error}") from error
-        paths = [folder / name for name in sorted(shards)]
+            paths = [folder / name for name in sorted(shards)]
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{folder / INDEX} is not an index of shards: {error!r}") from error
     else:
         paths = [folder / WHOLE]
     for path in paths:
@@ -79,7 +79,10 @@ def _tensors(path: Path, wanted: dict[str, tuple[int, ...]], *, tied: bool) -> I
                 )
             if dtype == "BF16":
                 _register_bfloat16(path)
-            yield name, file.get_tensor(name).astype(np.float32)
+            tensor = file.get_tensor(name).astype(np.float32, copy=False)
+            if not np.isfinite(tensor).all():
+                raise ValueError(f"{name!r} in {path} must be finite, got NaN or Inf")
+            yield name, tensor
 
 
 def _register_bfloat16(path: Path) -> None:

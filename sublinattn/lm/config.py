@@ -65,7 +65,7 @@ class Config:
         path = Path(folder) / "config.json"
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no JSON, or no UTF-8
             raise ValueError(f"{path} is not JSON: {error}") from error
         try:
             return cls._of(fields)
@@ -87,6 +87,15 @@ class Config:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
             return value
 
+        def flag(name: str) -> bool:
+            value = fields.get(name) or False
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false, got {value!r}")
+            return value
+
+        eps = fields.get("rms_norm_eps", 1e-6)
+        if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 <= eps < 1:
+            raise ValueError(f"rms_norm_eps must be a number in [0, 1), got {eps!r}")
         width, heads = size("hidden_size"), size("num_attention_heads")
         kv_heads, context = size("num_key_value_heads", heads), size("max_position_embeddings")
         head_dim = size("head_dim", width // heads)
@@ -101,10 +110,10 @@ class Config:
             kv_heads=kv_heads,
             head_dim=head_dim,
             context=context,
-            norm_eps=float(fields.get("rms_norm_eps", 1e-6)),
-            tied=bool(fields.get("tie_word_embeddings", False)),
-            attention_bias=bool(fields.get("attention_bias", False)),
-            mlp_bias=bool(fields.get("mlp_bias", False)),
+            norm_eps=float(eps),
+            tied=flag("tie_word_embeddings"),
+            attention_bias=flag("attention_bias"),
+            mlp_bias=flag("mlp_bias"),
             rope=Rope.of(fields, head_dim, context),
         )
 

@@ -24,6 +24,7 @@ from .attend import Attend, causal
 from .checkpoint import read_weights
 from .config import Config
 from .rope import rotated
+from .tokens import checked
 
 
 class Decoder:
@@ -98,22 +99,25 @@ class Decoder:
         Raises
         ------
         TypeError, ValueError
-            No integers, no tokens, or a token outside the vocabulary.
+            No integers, no tokens, or a token outside the vocabulary; `start` is no integer of at least 0.
         """
-        hidden = self._hidden(tokens, attend, start)
+        hidden = self._hidden(tokens, attend, _checks.integer("start", start, least=0))
         out = self._linear(hidden[:, -1:] if last else hidden, self._head)
         return out if np.ndim(tokens) == 2 else out[0]
 
     def losses(self, tokens: np.ndarray, *, attend: Attend = causal) -> np.ndarray:
         """Negative log-likelihood of each token but the first given those before it, in nats.
 
-        Never more than some thousands of rows of logits exist at once. Parameters and errors as `logits`.
+        Never more than some thousands of rows of logits exist at once. Parameters and errors as `logits`, and at least
+        two tokens.
 
         Returns
         -------
         numpy array of float32, shape (n - 1,) or (b, n - 1)
         """
         xp = self.xp
+        if checked(tokens, self.config.vocabulary).shape[1] < 2:
+            raise ValueError("tokens must be two or more for a loss, got 1")
         hidden, ahead = self._hidden(tokens, attend, 0), _xp.to_device(np.atleast_2d(tokens)[:, 1:], xp)
         pieces = []
         for rows in self._rows(ahead.shape[1], self.config.vocabulary):
@@ -128,7 +132,7 @@ class Decoder:
     def _hidden(self, tokens: np.ndarray, attend: Attend, start: int) -> Array:
         """Hidden states after the last norm, (b, n, width)."""
         xp, config = self.xp, self.config
-        tokens = self._checked(tokens)
+        tokens = checked(tokens, config.vocabulary)
         x = self._weights["model.embed_tokens.weight"][_xp.to_device(tokens, xp)]
         turns = config.rope.turns(xp, start, tokens.shape[1])
         for layer in range(config.layers):
@@ -174,14 +178,3 @@ class Decoder:
     def _rows(self, n: int, columns: int) -> Iterator[slice]:
         step = _xp.feature_rows(self.xp, columns, np.float32)
         return (slice(i, i + step) for i in range(0, n, step))
-
-    def _checked(self, tokens: np.ndarray) -> np.ndarray:
-        tokens = np.atleast_2d(tokens)
-        if tokens.dtype.kind not in "iu":
-            raise TypeError(f"tokens must be integers, got {tokens.dtype}")
-        if tokens.ndim != 2 or 0 in tokens.shape:
-            raise ValueError(f"tokens must have shape (n,) or (b, n) and not be empty, got {tokens.shape}")
-        if not 0 <= tokens.min() <= tokens.max() < self.config.vocabulary:
-            least, most = tokens.min(), tokens.max()
-            raise ValueError(f"tokens must be in 0..{self.config.vocabulary - 1}, got {least} to {most}")
-        return tokens

@@ -1,4 +1,4 @@
-"""Line retrieval in the style of LongEval (Li et al., 2023): registers to remember, and a question whose answer is known.
+"""Line retrieval in the style of LongEval (Li et al., 2023): registers to remember, and questions about them.
 
 A document is a list of lines ``line brave-otter: REGISTER_CONTENT is <48213>`` followed by questions
 ``line brave-otter? <48213>``. The question comes after every line, so whatever compresses the lines does not know
@@ -9,18 +9,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ADJECTIVES = (
-    "amber ample azure basic blank blunt brave brief brisk broad calm civil clean clear crisp curly dense dusty eager "
-    "early empty equal exact faint fancy final fleet fresh giant grand green happy harsh hasty heavy humid ideal inner "
-    "ivory jolly juicy large light local loyal lucky magic major mellow misty modern muddy naive narrow noble novel "
-    "olive outer pale plain polite proud quick quiet rapid ready rigid rough royal rusty sharp shiny silent silver sleek"
-).split()
-NOUNS = (
-    "acorn anchor apple arrow badge bagel barge basil beach berry bison board brick bridge brush cabin camel candle canoe "
-    "cedar chain chalk cliff cloud cobra comet coral crane creek daisy delta dingo eagle elbow ember engine fable falcon "
-    "ferry field finch flame flute forest fossil frost garden geyser ghost glove grape guitar hammer harbor hazel heron "
-    "island jacket jaguar kettle koala ladder lemon linen lizard lotus magnet maple marble meadow melon mirror otter panda"
-).split()
+ADJECTIVES = """
+    amber ample azure basic blank blunt brave brief brisk broad calm civil clean clear crisp curly dense dusty eager
+    early empty equal exact faint fancy final fleet fresh giant grand green happy harsh hasty heavy humid ideal
+    inner ivory jolly juicy large light local loyal lucky magic major mellow misty modern muddy naive narrow noble
+    novel olive outer pale plain polite proud quick quiet rapid ready rigid rough royal rusty sharp shiny silent
+    silver sleek
+""".split()  # noqa: SIM905 - quotation marks would hide the words
+NOUNS = """
+    acorn anchor apple arrow badge bagel barge basil beach berry bison board brick bridge brush cabin camel candle
+    canoe cedar chain chalk cliff cloud cobra comet coral crane creek daisy delta dingo eagle elbow ember engine
+    fable falcon ferry field finch flame flute forest fossil frost garden geyser ghost glove grape guitar hammer
+    harbor hazel heron island jacket jaguar kettle koala ladder lemon linen lizard lotus magnet maple marble meadow
+    melon mirror otter panda
+""".split()  # noqa: SIM905 - quotation marks would hide the words
 DIGITS = 5
 
 
@@ -59,7 +61,7 @@ def document(lines: int, questions: int, rng: np.random.Generator) -> Document:
     Raises
     ------
     ValueError
-        Unless ``1 <= questions <= lines <= 5000``, the number of names.
+        Unless ``1 <= questions <= lines <= 5550``, the number of names.
     """
     names = len(ADJECTIVES) * len(NOUNS)
     if not 1 <= questions <= lines <= names:

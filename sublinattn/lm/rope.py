@@ -1,8 +1,9 @@
 """Rotary position embeddings, and the ways in which checkpoints stretch them to longer contexts.
 
-Source: Su et al., *RoFormer*, arXiv 2104.09864; linear interpolation: Chen et al., arXiv 2306.15595; YaRN: Peng, Quesnelle,
-Fan, Shippole, *YaRN: Efficient Context Window Extension of Large Language Models*, arXiv 2309.00071; `llama3`: the rule of
-Llama 3.1's release. Column j of a head is paired with column `j + d/2`, as Hugging Face's Llama pairs them.
+Source: Su et al., *RoFormer*, arXiv 2104.09864; linear interpolation: Chen et al., arXiv 2306.15595; YaRN: Peng,
+Quesnelle, Fan, Shippole, *YaRN: Efficient Context Window Extension of Large Language Models*, arXiv 2309.00071;
+`llama3`: the rule of Llama 3.1's release. Column j of a head is paired with column `j + d/2`, as Hugging Face's Llama
+pairs them.
 """
 
 from __future__ import annotations
@@ -21,9 +22,14 @@ TYPES = ("default", "linear", "llama3", "yarn")
 _NEEDED = {
     "default": (),
     "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "yarn": ("factor",),
 }
+_TRAINED = "original_max_position_embeddings"
+_NUMBERS = (
+    *("rope_theta", "partial_rotary_factor", "factor", _TRAINED, "low_freq_factor", "high_freq_factor"),
+    *("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,26 +57,34 @@ class Rope:
         Raises
         ------
         ValueError
-            A kind of stretching that is not computed here, or one that lacks a number; an odd `head_dim`.
+            A kind of stretching that is not computed here, one that lacks a number, or no number where one belongs; an
+            odd `head_dim`.
         """
         if head_dim % 2:
             raise ValueError(f"head_dim must be even, got {head_dim}")
         given = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+        if not isinstance(given, dict):
+            raise ValueError(f"rope_parameters must be an object of fields, got {given!r}")
         kind = given.get("rope_type", given.get("type", "default"))
         if kind not in TYPES:
             raise ValueError(f"rope_type must be one of {TYPES}, got {kind!r}")
-        if missing := [name for name in _NEEDED[kind] if not isinstance(given.get(name), (int, float))]:
+        outside = {name: fields[name] for name in ("rope_theta", "partial_rotary_factor") if name in fields}
+        inside = {_TRAINED: fields[_TRAINED]} if fields.get(_TRAINED) else {}
+        given = {name: value for name, value in (outside | given | inside).items() if value is not None}
+        if missing := [name for name in _NEEDED[kind] if name not in given]:
             raise ValueError(f"rope_type {kind!r} needs the numbers {missing}")
-        if given.get("partial_rotary_factor", 1.0) != 1.0:
+        for name in set(given).intersection(_NUMBERS):
+            if not _positive(given[name]):
+                raise ValueError(f"{name} must be a positive number, got {given[name]!r}")
+        if given.get("partial_rotary_factor", 1) != 1:
             raise ValueError(f"partial_rotary_factor must be 1, got {given['partial_rotary_factor']}")
-        theta = float(given.get("rope_theta", fields.get("rope_theta", 10000.0)))
+        theta, trained = float(given.get("rope_theta", 10000)), given.get(_TRAINED, context)
         rope = cls(theta ** -(np.arange(0, head_dim, 2) / head_dim), 1.0, theta)
         if kind == "linear":
             return replace(rope, frequencies=rope.frequencies / given["factor"])
         if kind == "llama3":
-            return replace(rope, frequencies=_llama3(rope.frequencies, given))
+            return replace(rope, frequencies=_llama3(rope.frequencies, trained, given))
         if kind == "yarn":
-            trained = given.get("original_max_position_embeddings") or context
             return rope.stretched(given["factor"], trained, given)
         return rope
 
@@ -82,7 +96,7 @@ class Rope:
         `(0.1 ln(factor) + 1)^2`.
         """
         given = given or {}
-        fast, slow = given.get("beta_fast") or 32, given.get("beta_slow") or 1
+        fast, slow = given.get("beta_fast", 32), given.get("beta_slow", 1)
         half = len(self.frequencies)
 
         def pair(turns: float) -> float:
@@ -94,7 +108,7 @@ class Rope:
         low, high = max(low, 0), min(high, 2 * half - 1)
         slowed = np.clip((np.arange(half) - low) / max(high - low, 0.001), 0, 1)
         frequencies = self.frequencies * (slowed / factor + 1 - slowed)
-        return replace(self, frequencies=frequencies, magnitude=_magnitude(factor, given))
+        return replace(self, frequencies=frequencies, magnitude=self.magnitude * _magnitude(factor, given))
 
     def turns(self, xp: Any, start: int, count: int) -> tuple[Array, Array]:
         """Cosines and sines of `count` positions from `start` on, (count, d/2) float32."""
@@ -110,20 +124,27 @@ def rotated(xp: Any, x: Array, turns: tuple[Array, Array]) -> Array:
     return xp.concatenate([first * cosines - second * sines, second * cosines + first * sines], axis=-1)
 
 
+def _positive(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value > 0
+
+
 def _magnitude(factor: float, given: Mapping[str, Any]) -> float:
     def of(weight: float) -> float:
         return 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0
 
-    if given.get("attention_factor") is not None:
+    if "attention_factor" in given:
         return float(given["attention_factor"])
-    if given.get("mscale") and given.get("mscale_all_dim"):
+    if "mscale" in given and "mscale_all_dim" in given:
         return of(given["mscale"]) / of(given["mscale_all_dim"])
     return of(1.0)
 
 
-def _llama3(frequencies: np.ndarray, given: Mapping[str, Any]) -> np.ndarray:
+def _llama3(frequencies: np.ndarray, trained: float, given: Mapping[str, Any]) -> np.ndarray:
     """Slowed down by the factor where a turn takes longer than `trained / low`, as they are below `trained / high`."""
     low, high = given["low_freq_factor"], given["high_freq_factor"]
-    turns = given["original_max_position_embeddings"] * frequencies / (2 * math.pi)  # within the trained context
+    if low >= high:
+        raise ValueError(f"high_freq_factor must be above low_freq_factor ({low}), got {high}")
+    turns = trained * frequencies / (2 * math.pi)  # within the trained context
     kept = np.clip((turns - low) / (high - low), 0, 1)
     return frequencies * (kept + (1 - kept) / given["factor"])

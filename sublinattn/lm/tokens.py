@@ -41,9 +41,37 @@ def load_encoder(folder: str | os.PathLike[str], vocabulary: int) -> Encode:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises no narrower class
         raise ValueError(f"{path} is not a tokenizer: {error}") from error
-    return lambda text: np.array(tokenizer.encode(text.decode("utf-8")).ids, dtype=np.int64)
+    tokenizer.no_truncation()  # which some files ask for: a text is taken whole
+    tokenizer.no_padding()
+
+    def encode(text: bytes) -> np.ndarray:
+        try:
+            characters = text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"text must be UTF-8, which {path} takes: {error}") from error
+        return np.array(tokenizer.encode(characters).ids, dtype=np.int64)
+
+    return encode
 
 
 def as_bytes(text: bytes) -> np.ndarray:
     """One token per byte."""
     return np.frombuffer(text, dtype=np.uint8).astype(np.int64)
+
+
+def checked(tokens: np.ndarray, vocabulary: int) -> np.ndarray:
+    """Tokens (n,) or (b, n) as (b, n).
+
+    Raises
+    ------
+    TypeError, ValueError
+        No integers, no tokens, or a token outside the vocabulary.
+    """
+    tokens = np.atleast_2d(tokens)
+    if not tokens.size or tokens.ndim != 2:
+        raise ValueError(f"tokens must have shape (n,) or (b, n) and not be empty, got {tokens.shape}")
+    if tokens.dtype.kind not in "iu":
+        raise TypeError(f"tokens must be integers, got {tokens.dtype}")
+    if not 0 <= tokens.min() <= tokens.max() < vocabulary:
+        raise ValueError(f"tokens must be in 0..{vocabulary - 1}, got {tokens.min()} to {tokens.max()}")
+    return tokens
