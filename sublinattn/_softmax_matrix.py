@@ -16,6 +16,9 @@ from . import _xp
 from ._xp import Array, Scratch
 from .exact import each_query_tile
 
+STRIP, TILE, GROUPS = 128, 2048, 16
+"""Rows of P that are kept at once, their columns that are made at once, and sums of strips that are kept apart."""
+
 
 class SoftmaxMatrix:
     """`P` of `B` problems: entry `(i, j)` is `exp(scale <q_i, k_j> - lse_i)`, 0 above the diagonal if `causal`.
@@ -68,25 +71,42 @@ class SoftmaxMatrix:
 
         _xp.for_tiles(self.xp, [(b, mine) for mine in owned for b in range(len(self.q))], make_worker)
 
-    def times(self, x: Array) -> Array:
-        """`P x`, shape (B, n_q), for `x` (B, n_k); sums over tiles in float64."""
-        y = self.xp.zeros(self.q.shape[:2], np.float64)
+    def gram_times(self, x: Array) -> tuple[Array, Array]:
+        """`x^T P^T P x` (B,) and `P^T P x` (B, n_k), for `x` (B, n_k), in one pass over the entries.
 
-        def add(p: Array, b: int, rows: slice, columns: slice) -> None:
-            y[b, rows] += p @ x[b, columns].astype(p.dtype)
+        A strip of rows is kept until its products with x are known: memory of `STRIP * n_k` numbers per thread. Strips
+        are summed in `GROUPS` groups, each by one thread, and these in order.
+        """
+        xp, (b, n_q, _), n_k = self.xp, self.q.shape, self.k.shape[1]
+        strips = [slice(s, s + STRIP) for s in range(0, n_q, STRIP)]
+        groups = [strips[g::GROUPS] for g in range(min(GROUPS, len(strips)))]
+        squares, sums = xp.zeros((len(groups), b)), xp.zeros((len(groups), b, n_k))
+        x = x.astype(self.q.dtype)
 
-        self._sweep(True, add)
-        return y
+        def make_worker() -> Callable[[tuple[int, int]], None]:
+            scratch = Scratch(xp, self.q.dtype)
 
-    def transposed_times(self, y: Array) -> Array:
-        """`P^T y`, shape (B, n_k), for `y` (B, n_q)."""
-        x = self.xp.zeros(self.k.shape[:2], np.float64)
+            def worker(where: tuple[int, int]) -> None:
+                g, problem = where
+                for rows in groups[g]:
+                    seen = slice(0, min(n_k, rows.stop) if self.causal else n_k)
+                    p = self._strip(scratch, problem, rows, seen)
+                    y = p @ x[problem, seen]
+                    squares[g, problem] += (y.astype(np.float64) ** 2).sum()
+                    sums[g, problem, seen] += y @ p
 
-        def add(p: Array, b: int, rows: slice, columns: slice) -> None:
-            x[b, columns] += y[b, rows].astype(p.dtype) @ p
+            return worker
 
-        self._sweep(False, add)
-        return x
+        _xp.for_tiles(xp, [(g, problem) for g in range(len(groups)) for problem in range(b)], make_worker)
+        return squares.sum(axis=0), sums.sum(axis=0)
+
+    def _strip(self, scratch: Scratch, b: int, rows: slice, columns: slice) -> Array:
+        """Entries of whole rows, tile by tile."""
+        strip = scratch("strip", min(rows.stop, self.q.shape[1]) - rows.start, columns.stop)
+        for start in range(0, columns.stop, TILE):
+            part = slice(start, min(start + TILE, columns.stop))
+            strip[:, part] = self._entries(scratch, b, rows, part)
+        return strip
 
     def column_squares(self) -> Array:
         """Squared column norms `||P e_j||_2^2`, shape (B, n_k)."""
@@ -99,33 +119,35 @@ class SoftmaxMatrix:
         return squares
 
     def operator_norm(self, *, rtol: float = 1e-4, max_steps: int = 50) -> Array:
-        """`||P||`, shape (B,), by power iteration from below, until it grows by less than `rtol` in a step.
+        """`||P||`, shape (B,), by Lanczos' method from below, until it grows by less than `rtol` in a step.
 
         `P^T P` has no negative entry, so its leading eigenvector has none either (Perron), and the constant start
-        vector is never orthogonal to it.
+        vector is never orthogonal to it. A step takes one pass over the entries.
         """
-        xp = self.xp
-        return power_iteration(xp, self.times, self.transposed_times, self.k.shape[:2], rtol=rtol, max_steps=max_steps)
+        return self.xp.sqrt(largest_eigenvalue(self.xp, self.gram_times, self.k.shape[:2], rtol, max_steps))
 
 
-def power_iteration(
-    xp: Any,
-    times: Callable[[Array], Array],
-    transposed_times: Callable[[Array], Array],
-    shape: tuple[int, ...],
-    *,
-    rtol: float,
-    max_steps: int,
+def largest_eigenvalue(
+    xp: Any, times: Callable[[Array], tuple[Array, Array]], shape: tuple[int, ...], rtol: float, max_steps: int
 ) -> Array:
-    """Largest singular value of `B` operators, from the constant vector of `shape` (B, n)."""
-    x = xp.full(shape, shape[-1] ** -0.5)
-    norm = xp.zeros(shape[0])
-    for _ in range(max_steps):
-        y = times(x)
-        grown = xp.sqrt((y * y).sum(axis=1))
-        if bool(_xp.asnumpy((grown - norm <= rtol * grown).all())):
-            return xp.maximum(grown, norm)
-        norm = grown
-        x = transposed_times(y)
-        x /= xp.sqrt((x * x).sum(axis=1, keepdims=True))
-    return norm
+    """Largest eigenvalue of `B` positive semi-definite matrices G, from the constant vector of `shape` (B, n).
+
+    Lanczos' method, every vector made orthogonal to all before it. `times(x)` is `x^T G x` and `G x`.
+    """
+    b, n = shape
+    basis, most = [xp.full(shape, n**-0.5)], min(n, max_steps)
+    tridiagonal = np.zeros((b, most, most))  # basis^T G basis, of each problem
+    found: np.ndarray = np.zeros(b)
+    for step in range(most):
+        diagonal, x = times(basis[-1])
+        tridiagonal[:, step, step] = _xp.asnumpy(diagonal)
+        before, found = found, np.linalg.eigvalsh(tridiagonal[:, : step + 1, : step + 1])[:, -1]
+        if step + 1 == most or (found - before <= 2 * rtol * found).all():  # twice: of its root
+            break
+        for _ in range(2):  # once loses orthogonality to rounding
+            for v in basis:
+                x -= (x * v).sum(axis=1, keepdims=True) * v
+        length = xp.sqrt((x * x).sum(axis=1))
+        tridiagonal[:, step, step + 1] = tridiagonal[:, step + 1, step] = _xp.asnumpy(length)
+        basis.append(x / xp.where(length == 0, 1, length)[:, None])
+    return xp.asarray(found)

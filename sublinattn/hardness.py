@@ -40,7 +40,7 @@ class Hardness:
     srank : array
         `||P||_F^2 / ||P||^2 <= alpha`.
     spectral_norm : array
-        `||P||`, by power iteration (from below, to 1e-4).
+        `||P||`, by Lanczos' method (from below, to 1e-4).
     entry_bound : array
         `B`: largest absolute entry of q, k and v.
     query_norm_max, key_norm_max : array
@@ -151,7 +151,7 @@ def hardness(
 
     Notes
     -----
-    About `4 + 2 * (power iteration's steps)` passes over the entries; the steps are few, since the leading singular
+    About `4 + 2 * (Lanczos' steps)` passes over the entries; the steps are few, since the leading singular
     vector of a softmax matrix is close to constant unless its columns are very uneven.
     """
     values = {} if v is None else {"v": v}

@@ -61,7 +61,7 @@ def test_equals_the_dense_computation(
         p, _ = references.softmax_matrix(q[at], k[at], scale=0.5, causal=causal)
         squares = (p**2).sum(axis=0)
         norm = np.linalg.norm(p, 2)
-        # power iteration stops, from below, when a step gains less than 1e-4
+        # Lanczos' method stops, from below, when a step gains less than 1e-4
         assert norm * 0.99 <= found["spectral_norm"][at] <= norm * (1 + 1e-9)
         np.testing.assert_allclose(found["srank"][at] * found["spectral_norm"][at] ** 2, (p**2).sum(), rtol=1e-9)
         np.testing.assert_allclose(found["alpha"][at], n_k * squares.max(), rtol=1e-9)

@@ -151,7 +151,7 @@ CLAIMS = (
         drops=(Drop("rows of P sum to 1", ({"workload": "gaussian", "n": 256, "row_sum": 0.1},)),),
         sabotages=(Sabotage("mean column", "alpha with the mean squared column norm, without n", {"over": "mean"}),),
         remark=(
-            "||P|| comes from power iteration, from below and to 1e-4, hence the tolerance. Equality at uniform P "
+            "||P|| comes from Lanczos' method, from below and to 1e-4, hence the tolerance. Equality at uniform P "
             "(std = 0)."
         ),
     ),
