@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -203,6 +204,73 @@ def bench(
         from .lab import error_rates
 
         _frame(error_rates.bars(error_rates.measure()))
+
+
+@app.command(epilog="Example: [bold]sublinattn capture --model tiny --text book.txt -n 32768 --out qkv.safetensors[/]")
+def capture(
+    out: Annotated[Path, typer.Option(help="safetensors file to write.")],
+    model: Annotated[str, typer.Option(help="tiny, or a folder in Llama's Hugging Face layout.")] = "tiny",
+    text: Annotated[
+        Path | None, typer.Option(help="UTF-8 text.", show_default="Python modules that tiny was not trained on")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option("-n", "--tokens", min=1, help="First tokens of the text.", show_default="all")
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Write float16: half of the bytes.")] = False,
+    backend: BackendOption = Backend.auto,
+) -> None:
+    """Write the queries and keys (rotated) and the values of every layer and head of a model on a text.
+
+    Beyond the context that the model was trained on, its rotations are stretched by YaRN.
+    """
+    from .lab import models
+    from .lm.capture import capture as write
+
+    try:
+        opened = models.open_model(model, str(text or ""), backend=backend.value)
+        read = opened.beginning(tokens)
+        decoder = opened.decoder.stretched(len(read))
+        with _counting("tokens") as progress:
+            dtype, source = "float16" if half else "float32", f"{model}, {opened.source}"
+            write(decoder, read, out, dtype=dtype, source=source, progress=progress)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        _fail(error)
+    if decoder is not opened.decoder:
+        console.print(f"Rotations stretched by YaRN from {decoder.trained} to {len(read)} positions", highlight=False)
+    console.print(f"Captured {len(read)} tokens: {out}", soft_wrap=True, highlight=False)
+
+
+@app.command(epilog="Example: [bold]sublinattn audit qkv.safetensors --share 0.125 --tolerance 0.05[/]")
+def audit(
+    captured: Annotated[Path, typer.Argument(help="What `sublinattn capture` wrote, or any q, k, v: see the README.")],
+    out: Annotated[Path, typer.Option(help="Folder for tables, figures and the page.")] = Path("audit"),
+    share: Annotated[float, typer.Option(help="Of the exact cache's bytes that a method may hold.")] = 1 / 16,
+    tolerance: Annotated[float, typer.Option(help="Largest relative error that is acceptable.")] = 0.1,
+    seed: SeedOption = 0,
+) -> None:
+    """Say which method suits which head: hardness, whose theorem holds there, and every method's measured error."""
+    from .lab import audit_page
+    from .lab.audit import audit as measure
+    from .lab.captured import Captured
+
+    try:
+        opened = Captured.open(captured)
+        with _counting("heads") as progress:
+            found = measure(opened, share=share, seed=seed, progress=progress)
+        page = audit_page.write(found, out, tolerance=tolerance, seed=seed)
+    except (ValueError, OSError) as error:
+        _fail(error)
+    _frame(audit_page.summary(found, tolerance=tolerance))
+    console.print(f"Page: {page}", soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is told how much is done, and of how much; nothing where there is no terminal."""
+    columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn(what), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _parameter(text: str) -> tuple[str, Any]:

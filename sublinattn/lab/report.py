@@ -53,19 +53,16 @@ def _write_site(site: Path, out: Path, record: Mapping[str, Any]) -> None:
     )
     figures = _figures(out / "figures", site / "figures", claims)
     notebooks = _notebooks(out / "notebooks", record.get("notebooks", {}), claims)
-    environment = _environment(slack_domain=views.slack_domain(claim["slack_range"] for claim in claims))
-    environment.globals.update(
+    templates = environment(slack_domain=views.slack_domain(claim["slack_range"] for claim in claims))
+    templates.globals.update(
         record=record, summary=record["summary"], claims=claims, figures=figures, notebooks=notebooks
     )
 
     def page(name: str, template: str, **context: Any) -> None:
-        text = environment.get_template(template).render(root="../" * name.count("/"), **context)
+        text = templates.get_template(template).render(root="../" * name.count("/"), **context)
         files.write_text(site / name, text)
 
-    templates = Path(__file__).parent / "templates"
-    dark = "@media (prefers-color-scheme: dark) {\n" + highlighting("github-dark") + "\n}\n"
-    css = (templates / "report.css").read_text(encoding="utf-8") + highlighting("default") + "\n" + dark
-    files.write_text(site / "report.css", css)
+    files.write_text(site / "report.css", stylesheet())
     page("index.html", "index.html.j2")
     page("figures.html", "figures.html.j2")
     for i, claim in enumerate(claims):
@@ -78,24 +75,30 @@ def _write_site(site: Path, out: Path, record: Mapping[str, Any]) -> None:
             page(f"notebooks/{notebook['name']}.html", "notebook.html.j2", notebook=notebook, body=body)
 
 
-def _environment(**settings: Any) -> Environment:
-    environment = Environment(
+def stylesheet() -> str:
+    """Of every page, light and dark."""
+    css = (Path(__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
+    dark = "@media (prefers-color-scheme: dark) {\n" + highlighting("github-dark") + "\n}\n"
+    return css + highlighting("default") + "\n" + dark
+
+
+def environment(**settings: Any) -> Environment:
+    """The templates, with the filters that they use."""
+    made = Environment(
         loader=PackageLoader("sublinattn.lab"),
         autoescape=select_autoescape(default_for_string=True, default=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(
-        citations=citations(), marks=views.MARKS, meanings=views.MEANINGS, span=views.span, **settings
-    )
-    environment.filters.update(
+    made.globals.update(citations=citations(), marks=views.MARKS, meanings=views.MEANINGS, span=views.span, **settings)
+    made.filters.update(
         number=views.number,
         percent=views.percent,
         math=lambda latex: Markup(mathml(latex)),
         display_math=lambda latex: Markup(mathml(latex, display=True)),
     )
-    return environment
+    return made
 
 
 def _figures(source: Path, target: Path, claims: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

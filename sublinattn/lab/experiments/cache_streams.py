@@ -56,13 +56,17 @@ class Stream:
         asked[held] = early is not None
         x = x.to(xp)
         late = x.q[to_device(held, xp)]
+        return cls.over(x, early=x.q if early is None else to_device(early, xp), asked=asked, late=late)
+
+    @classmethod
+    def over(cls, x: Instance, *, early: Any, asked: np.ndarray, late: Any) -> Stream:
+        """With the exact answers to `late`."""
+        xp = namespace(x.k)
         q, k, v = (a.astype(np.float64) for a in (late, x.k, x.v))
         exact, lse = (asnumpy(a) for a in attention(q, k, v, scale=x.scale, return_lse=True))
         twice = asnumpy(attention(q, k, v, scale=2 * x.scale, return_lse=True)[1])
         v_norm = np.sqrt(np.linalg.eigvalsh(asnumpy(xp.matmul(v.T, v)))[-1])
-        return cls(
-            x, x.q if early is None else to_device(early, xp), asked, late, exact, np.exp(twice / 2 - lse) * v_norm
-        )
+        return cls(x, early, asked, late, exact, np.exp(twice / 2 - lse) * v_norm)
 
     @property
     def cache_bytes(self) -> int:
@@ -113,6 +117,11 @@ def directions(rng: np.random.Generator, x: Instance) -> np.ndarray:
 
 
 # ----------------------------------------------------------------------------------------------------- bytes to budgets
+def row_bytes(x: Instance) -> int:
+    """Bytes of a token's key and value."""
+    return int((x.k.shape[1] + x.v.shape[1]) * x.k.dtype.itemsize)
+
+
 def subgen_within(
     nbytes: int,
     x: Instance,
@@ -126,8 +135,8 @@ def subgen_within(
 
     delta doubles from a 64th of the first key's norm until the clusters fit. ValueError if not even one does.
     """
-    (d, d_v), item = (x.k.shape[1], x.v.shape[1]), x.k.dtype.itemsize
-    row = (d + d_v) * item
+    d, d_v = x.k.shape[1], x.v.shape[1]
+    row = row_bytes(x)
     recent = int(window * nbytes) // row
     size = max(1, int(slots * (nbytes - recent * row)) // (row + 8))
     return SubGenCache.within(
@@ -162,18 +171,22 @@ def filling_delta(x: Instance, most: int) -> float:
 
 
 def competing(nbytes: int, x: Instance, rng: np.random.Generator) -> dict[str, KVCache]:
-    """An empty cache of every method that may hold `nbytes`.
-
-    Half of the tokens are the last ones where there is a window, all but SINKS of them in `SinkCache`.
-    """
-    row = (x.k.shape[1] + x.v.shape[1]) * x.k.dtype.itemsize
-    tokens, marked = nbytes // row, nbytes // (row + 8)  # reservoirs hold 8 bytes more per token
-    offline = {}
+    """An empty cache of every method that may hold `nbytes`, those with settings in hindsight among them."""
+    offline: dict[str, KVCache] = {}
     for samples, slots in SETTINGS:
         with suppress(ValueError):  # too many samples for a single cluster
             offline[f"{HINDSIGHT} {samples}"] = subgen_told(nbytes, x, rng, samples=samples, slots=slots)
+    return {**offline, **competing_online(nbytes, x, rng)}
+
+
+def competing_online(nbytes: int, x: Instance, rng: np.random.Generator) -> dict[str, KVCache]:
+    """An empty cache of every method that is told nothing of the stream but its first token: `x` may have just that.
+
+    Half of the tokens are the last ones where there is a window, all but SINKS of them in `SinkCache`.
+    """
+    row = row_bytes(x)
+    tokens, marked = nbytes // row, nbytes // (row + 8)  # reservoirs hold 8 bytes more per token
     return {
-        **offline,
         "subgen": subgen_within(nbytes, x, rng),
         WINDOW: subgen_within(nbytes, x, rng, window=0.5),
         "sinks": SinkCache(tokens - SINKS, SINKS),
@@ -186,7 +199,7 @@ def competing(nbytes: int, x: Instance, rng: np.random.Generator) -> dict[str, K
 
 def heavy(nbytes: int, x: Instance) -> tuple[int, int]:
     """Budget and window of heavy hitters: 8 bytes of score per token, half of them the last ones."""
-    tokens = nbytes // ((x.k.shape[1] + x.v.shape[1]) * x.k.dtype.itemsize + 8)
+    tokens = nbytes // (row_bytes(x) + 8)
     return tokens, tokens // 2
 
 

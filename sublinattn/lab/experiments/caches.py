@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.special import stdtrit  # scipy.stats takes a third of a second to load
 
 from ..._xp import asnumpy
+from ...approximants import MAX_RADIUS
 from ...caches import ExactCache, HeavyHitterCache, ZeroCache
 from ...polynomial import PolynomialState
 from ..instance import Instance
@@ -53,7 +54,7 @@ def unbudgeted(stream: Stream) -> Iterator[tuple[str, Any, int]]:
     """Yardsticks and the streaming state: method, answers to the held-out queries, bytes held.
 
     The state has the highest degree that is smaller than the exact cache, and is told the largest logit. None where the
-    smallest is larger, or its polynomial's normaliser is not positive.
+    smallest is larger, a logit is beyond `MAX_RADIUS`, or its polynomial's normaliser is not positive.
     """
     x = stream.x
     for name, cache in (("exact", ExactCache()), ("zero", ZeroCache())):
@@ -62,7 +63,7 @@ def unbudgeted(stream: Stream) -> Iterator[tuple[str, Any, int]]:
     d, d_v = x.k.shape[1], x.v.shape[1]
     radius = max(float(abs(x.scale * (x.q[i : i + CHUNK] @ x.k.T)).max()) for i in range(0, len(x.q), CHUNK))
     degrees = [g for g in (1, 2, 3) if math.comb(d + g, g) * (d_v + 2) * 8 < stream.cache_bytes]
-    if degrees:
+    if degrees and radius <= MAX_RADIUS:
         state = PolynomialState(d, d_v, degree=max(degrees), scale=x.scale, basis="minimax", radius=radius)
         stream.feed(state, CHUNK)
         try:
