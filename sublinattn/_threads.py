@@ -29,17 +29,18 @@ class _Blas:
         with self.lock:
             if self.controller is None:
                 self.controller = ThreadpoolController().select(user_api="blas")
-            threads = min([cores(), *(lib.num_threads for lib in self.controller.lib_controllers)])
-            if self.users == 0:
+            limits = [lib.num_threads for lib in self.controller.lib_controllers]
+            if self.users == 0 and max(limits, default=1) > 1:  # to limit takes longer than many a tile
                 self.limiter = self.controller.limit(limits=1)
             self.users += 1
         try:
-            yield threads
+            yield min([cores(), *limits])
         finally:
             with self.lock:
                 self.users -= 1
-                if self.users == 0:
+                if self.users == 0 and self.limiter is not None:
                     self.limiter.restore_original_limits()
+                    self.limiter = None
 
     def executor(self) -> ThreadPoolExecutor:
         if self.pool is None:

@@ -14,7 +14,7 @@ from sublinattn import theory
 from sublinattn.cli import app
 from sublinattn.lab import ledger
 
-COMMANDS = ("run", "verify", "claims", "report", "bench")
+COMMANDS = ("run", "verify", "claims", "report", "bench", "capture", "audit")
 
 
 def call(*arguments):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from sublinattn import plots
 from sublinattn.approximants import BASES
-from sublinattn.lab.experiments import phase
+from sublinattn.lab.experiments import perplexity, phase
 from sublinattn.plots.panels import spread
 
 
@@ -31,6 +31,14 @@ SIZES_OVER_N = table(
 PROFILE = table(
     "input source n rank value",
     *((i, s, 64, r, 9.0 / r) for i, s in (("a", "synthetic"), ("b", "real")) for r in (1, 8)),
+)
+MODEL_HEADS = table(
+    "layer head replicate n trained alpha mass uniform",
+    *((i, j, r, n, 100, 2.0 * n + i + r, 0.1, 0.2) for i in (0, 1) for j in (0, 1) for r in (0, 1) for n in (64, 128)),
+)
+PLANE = table(
+    "layer head what position x y share",
+    *((i, 0, w, p, 0.1 * p, 0.2, 0.5) for i in (0, 1) for w in ("keys", "values") for p in range(4)),
 )
 HEADS = table("layer head alpha kappa", *((i, j, 1.0 + i, 2.0 + j) for i in range(3) for j in range(4)))
 BUDGETS = table(
@@ -203,7 +211,68 @@ SUBGEN_SETTINGS = table(
     *((i, v, x, x, 0.1, 0.3) for i in "ab" for v in ("delta", "window", "t") for x in (0.5, 1.0)),
 )
 
+CONTEXTS = table(
+    "n stretched bits reach change change_reach",
+    *((128, False, 2.0, 0.3, np.nan, np.nan), (256, False, 1.8, 0.3, -0.2, 0.1), (512, True, 1.9, 0.3, 0.1, 0.1)),
+)
+REPLACED = table(
+    "n stretched method order replaced perplexity relative low high attention forward",
+    *(
+        (n, n > 256, m, o, r, 4.0 + r, 1.0 + r / 9, 1.0, 1.0 + r / 4, 1.0 - r / 9, 1.0 - r / 18)
+        for n in (256, 1024)
+        for m, o in (
+            *(("hyper practical", o) for o in perplexity.orders(pd.DataFrame({"layer": [0], "alpha": 1, "harm": 0}))),
+            *(("own block", "from the last"), ("zero", "from the last")),
+        )
+        for r in (0, 1, 2)
+    ),
+)
+ANSWERS = table(
+    "n method share rate low high bits reach",
+    *(
+        (n, m, b, 0.4, 0.3, 0.5, 2.0, 0.2)
+        for n in (256, 512)
+        for m, shares in (
+            *((m, (0.125, 0.25)) for m in ("subgen", "subgen, window", "sinks", "heavy hitters", "k-center")),
+            *((m, (0.125, 0.25)) for m in ("uniform", "value-norm")),
+            *((m, (np.nan,)) for m in ("exact", "zero")),
+        )
+        for b in shares
+    ),
+)
+ANSWERS_OVER_N = table(
+    "n stretched rate low high bits reach", *((n, n > 256, 0.9, 0.8, 0.95, 0.5, 0.1) for n in (128, 256, 512))
+)
+
+AUDITED = table(
+    "layer head n alpha alpha_residual kappa srank query_norm entry_bound delta_r_log tail hyper_size subgen_size "
+    "onepass_size polynomial_size",
+    *((i, j, 64, *(2.0 + i + j,) * 8, 10.0**j, 1e30, 32, np.inf) for i in (0, 1) for j in (0, 1)),
+)
+AUDIT_ERRORS = table(
+    "layer head method relative",
+    *(
+        (i, j, m, e * (1 + i + j))
+        for i in (0, 1)
+        for j in (0, 1)
+        for m, e in (("exact", 1e-7), ("zero", 1.0), ("uniform", 0.3), ("sinks", 0.1), ("subgen", 40.0))
+    ),
+)
+ADVICE = table("layer head best method", *((i, j, "sinks", "sinks" if i else "exact") for i in (0, 1) for j in (0, 1)))
+
 FIGURES = {
+    "audit_hardness": lambda: plots.audit_hardness(AUDITED),
+    "audit_theorems": lambda: plots.audit_theorems(AUDITED),
+    "audit_errors": lambda: plots.audit_errors(AUDIT_ERRORS, ADVICE),
+    "bits_over_context": lambda: plots.bits_over_context(CONTEXTS, unit="byte"),
+    "perplexity_over_layers": lambda: plots.perplexity_over_layers(REPLACED, unit="byte"),
+    "perplexity_for_time": lambda: plots.perplexity_for_time(REPLACED, reported=(0.5, 1.07)),
+    "retrieval_over_length": lambda: plots.retrieval_over_length(
+        ANSWERS_OVER_N, chance=0.01, chance_bits=3.3, enough=0.9
+    ),
+    "retrieval_over_bytes": lambda: plots.retrieval_over_bytes(
+        ANSWERS, chance=0.01, chance_bits=3.3, reported=(0.44, 0.34)
+    ),
     "collision_curves": lambda: plots.collision_curves(RATES, LAWS),
     "sorted_matrix": lambda: plots.sorted_matrix(ENTRIES, n=4, block_size=2),
     "mask_shares": lambda: plots.mask_shares(SHARES),
@@ -212,6 +281,10 @@ FIGURES = {
     "head_maps": lambda: plots.head_maps(
         HEADS, {"alpha": "alpha", "kappa": "kappa"}, groups={"a": ("alpha",), "k": ("kappa",)}
     ),
+    "heads_over_n": lambda: plots.heads_over_n(
+        MODEL_HEADS, {"alpha": "alpha", "mass": "mass"}, growths=("alpha",), laws={"mass": ("uniform", "even")}
+    ),
+    "projections": lambda: plots.projections(PLANE),
     "error_against_budget": lambda: plots.error_against_budget(BUDGETS),
     "ablation_curves": lambda: plots.ablation_curves(SUBGEN_CURVES),
     "ablation_parts": lambda: plots.ablation_parts(PARTS),
@@ -273,7 +346,11 @@ def test_axes_are_named_and_the_figure_draws(figures, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["error_against_budget", "error_by_position", "dropped_assumptions", "cache_errors", "needles_found"]
+    "name",
+    [
+        *("error_against_budget", "error_by_position", "dropped_assumptions", "cache_errors", "needles_found"),
+        "retrieval_over_bytes",
+    ],
 )
 def test_error_figures_have_every_yardstick(figures, name):
     labels = legend(figures[name])

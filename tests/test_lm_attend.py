@@ -89,7 +89,7 @@ def test_the_prompt_is_exact_and_then_the_cache_alone_is_seen(xp: Any) -> None:
 
 def test_heavy_hitters_see_the_prompt_of_every_head_that_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some tokens, then the queries of these tokens, of both heads of the group."""
-    step, budget, recent = 5, 9, 3
+    step, budget, recent = 3, 9, 6
     monkeypatch.setattr(CachedAttention, "SCORED", step)
     q, k, v = qkv(4, N)
     cache = HeavyHitterCache(budget, recent)

@@ -162,6 +162,23 @@ def test_growth_has_fits_per_variable_and_exact_replicates():
     assert "in x" in verdict.sabotages[0].reason
 
 
+def test_a_sabotaged_growth_stops_at_a_look_that_refutes_one_variable():
+    """`x` is refuted by the first look's replicates; `y` has not come that far, and stops too."""
+    clear = check(GROWTH)
+    seen = clear.rows[clear.rows["role"] == "sabotage:steep"].groupby("case").size()
+    assert seen.tolist() == [4] * 4 + [3] * 3
+    assert clear.sabotages[0].trials == len(clear.rows[clear.rows["role"] == "sabotage:steep"]) == 25
+    assert f"level {clear.level / 2:.2g}" in clear.sabotages[0].reason
+
+
+@pytest.mark.parametrize("steep", [0.0, 0.001])
+def test_a_sabotaged_growth_that_passes_makes_all_of_its_trials(steep):
+    passing = check(replace(GROWTH, sabotages=(Sabotage("mild", "hardly anything changes", {"steep": steep}),)))
+    assert not passing.sabotages[0].caught
+    assert passing.sabotages[0].trials == 42
+    assert passing.outcome == "undecided"
+
+
 def test_growth_of_what_is_never_found_is_refuted():
     verdict = check(replace(GROWTH, sabotages=(Sabotage("hopeless", "no size will do", {"cap": 1e-3}),)))
     assert verdict.sabotages[0].caught

@@ -37,6 +37,8 @@ QUERIES = 256
 """Last queries of a head, whose answers are compared; of a short text a quarter."""
 PARTS = (256, 64, 32)
 """Clusters are measured at n over these many centres."""
+BLOCK = 256
+"""Keys per block of HyperAttention's mask, or half of the budget where that is less."""
 KEPT = 64
 """n over this many rows of the output are kept where its compressibility is measured."""
 PREFIXES = (1 / 4, 1 / 2, 1)
@@ -161,14 +163,16 @@ class _Head:
         self.stream = _last_queries(x, _queries(self.n))
         self.budget = int(share * self.stream.cache_bytes)
         self.tokens = self.budget // row_bytes(x)
+        self.block = min(BLOCK, self.tokens // 2)
         most = max(2, self.n // min(PARTS))
         centres = greedy_k_center(np, x.k, most)[1]
         self.radii = {m: float(centres[min(m, len(centres)) - 1]) for m in (max(2, self.n // part) for part in PARTS)}
 
     def facts(self) -> dict[str, float]:
         x, n = self.x, self.n
-        h = hardness(*_block(x, n), scale=x.scale, exact_keys=SINKS, rng=self.rng)
-        r = x.scale * float(h.query_norm_max)
+        h = hardness(*_block(x, n), scale=x.scale, block_size=self.block, exact_keys=SINKS, rng=self.rng)
+        query_norm, key_norm = (math.sqrt(np.einsum("ij,ij->i", rows, rows).max()) for rows in (x.q, x.k))
+        r = x.scale * query_norm
         delta_r = r * self.radii[max(2, n // min(PARTS))]
         out = attention(x.q, x.k, x.v, scale=x.scale, causal=True)
         tails = _tails(out)
@@ -180,9 +184,9 @@ class _Head:
             "alpha_exponent": self._growth(float(h.alpha_residual)),
             "kappa": float(h.kappa),
             "srank": float(h.srank),
-            "entry_bound": float(h.entry_bound),
-            "query_norm": float(h.query_norm_max),
-            "key_norm": float(h.key_norm_max),
+            "entry_bound": float(max(abs(rows).max() for rows in (x.q, x.k, x.v))),
+            "query_norm": query_norm,
+            "key_norm": key_norm,
             "radius": self.radii[max(2, n // min(PARTS))],
             "delta_r": delta_r,
             "delta_r_log": delta_r / math.log(n),
@@ -192,7 +196,7 @@ class _Head:
             "hyper_size": amm_sample_size(x.v.shape[1], float(h.srank), eps=EPS, delta=FAILURE),
             "subgen_size": self._subgen_size(r),
             "onepass_size": int((tails > EPS).sum()) * math.ceil(math.log2(n)),
-            "polynomial_size": _monomials(x.k.shape[1], r * float(h.key_norm_max)),
+            "polynomial_size": _monomials(x.k.shape[1], r * key_norm),
         }
 
     def errors(self) -> Iterator[dict[str, Any]]:
@@ -202,10 +206,9 @@ class _Head:
         for method, out, nbytes in unbudgeted(stream):
             if method != "streaming state" or nbytes <= self.budget:
                 yield self._row(method, out, nbytes)
-        block = min(256, self.tokens // 2)
         out = hyper_attention(
-            stream.late, x.k, x.v, scale=x.scale, block_size=block, sample_size=self.tokens - block - SINKS,
-            min_exact=0, exact_keys=SINKS, rng=self.rng,
+            stream.late, x.k, x.v, scale=x.scale, block_size=self.block,
+            sample_size=self.tokens - self.block - SINKS, min_exact=0, exact_keys=SINKS, rng=self.rng,
         )  # fmt: skip
         yield self._row(HYPER, out, stream.cache_bytes)
         for method, cache in competing_online(self.budget, x, self.rng).items():

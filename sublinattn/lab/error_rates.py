@@ -18,6 +18,7 @@ from scipy.special import digamma, polygamma
 from scipy.stats import binomtest
 
 from ..theory import growth, verdict
+from ..theory.roles import FIRST_LOOK
 
 LEVEL = 1e-4
 FAMILY = 100
@@ -136,7 +137,9 @@ def _growths(simulations: int, rng: np.random.Generator) -> Iterator[dict[str, A
 
     noises: dict[str, Callable[..., np.ndarray]] = {"normal": rng.standard_normal, "left-skewed": left_skewed}
     designs = [("normal", points, replicates) for points, replicates in ((3, 6), (4, 8), (5, 8))] + [
-        ("left-skewed", 4, 8)
+        ("left-skewed", 4, 8),
+        *(("normal", points, FIRST_LOOK) for points in (3, 4, 5)),
+        ("left-skewed", 4, FIRST_LOOK),
     ]
     for name, points, replicates in designs:
         log_x = np.repeat(np.log(2.0) * np.arange(points)[:, None], replicates, axis=1)

@@ -107,6 +107,7 @@ def entry(claim: Claim, verdict: Verdict, *, notebook: str | None = None, figure
         "assumptions": [{"name": a.name, "latex": _latex(a.predicate)} for a in claim.assumptions],
         "vacuous_when": _latex(claim.vacuity.predicate) if claim.vacuity else None,
         "remark": claim.remark,
+        "reported": claim.reported,
         "notebook": notebook,
         "figure": figure,
     }

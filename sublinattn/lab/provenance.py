@@ -23,12 +23,12 @@ def provenance() -> dict[str, Any]:
     return {
         "commit": commit(),
         "source": source_hash(),
-        "packages": _versions(),
+        "packages": dict(_versions()),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": {"name": _cpu_name(), "cores": cpu_count()},
         "blas": _blas(),
-        "gpu": _gpus(),
+        "gpu": list(_gpus()),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -59,6 +59,7 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@cache
 def _versions() -> dict[str, str]:
     """Installed versions of this package and of everything it names as a dependency, extras included."""
     names = {"sublinattn"}
@@ -90,6 +91,7 @@ def _cpu_name() -> str:
     return match[1] if match else platform.processor() or platform.machine()
 
 
+@cache
 def _gpus() -> list[str]:
     listed = _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
     return listed.splitlines() if listed else []

@@ -50,7 +50,7 @@ class CachedAttention:
     The first call is the prompt: it is attended to exactly, and the caches absorb its keys and values. Later calls are
     decoding: token by token, the cache takes the key and value and answers the query, so that the cache alone decides
     what is seen of the past. `HeavyHitterCache` chooses by what queries look at, so it is shown the prompt's queries,
-    `SCORED` tokens at a time; the scores count what a query would give to later tokens of its chunk, too.
+    at most `SCORED` tokens at a time; the scores count what a query would give to later tokens of its chunk, too.
 
     Parameters
     ----------
@@ -73,14 +73,17 @@ class CachedAttention:
         if cache.tokens_seen:
             steps = [self._step(cache, *(x[:, :, i : i + 1] for x in (q, k, v))) for i in range(n)]
             return _xp.namespace(q).concatenate(steps, axis=2)
-        self._absorb(cache, q, k, v)
+        self.absorb(layer, q, k, v)
         return causal(layer, q, k, v)
 
-    def _absorb(self, cache: KVCache, q: Array, k: Array, v: Array) -> None:
+    def absorb(self, layer: int, q: Array, k: Array, v: Array) -> None:
+        """Show a prompt to the layer's cache; nothing is answered."""
+        cache = self.caches[layer]
         if not isinstance(cache, HeavyHitterCache):
             cache.update(k, v, check_finite=False)
             return
-        for rows in (slice(i, i + self.SCORED) for i in range(0, q.shape[2], self.SCORED)):
+        step = min(self.SCORED, max(1, cache.recent // 2))  # every token stays for a chunk's queries at least
+        for rows in (slice(i, i + step) for i in range(0, q.shape[2], step)):
             cache.update(k[:, :, rows], v[:, :, rows], check_finite=False)
             cache.attend(grouped(q[:, :, rows], k.shape[1]), check_finite=False)
 

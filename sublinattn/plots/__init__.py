@@ -1,6 +1,7 @@
 """Figures: one style, one way to save, one function per kind of figure."""
 
 from .ablation import ablation_curves, ablation_parts, ablation_settings
+from .audit import audit_errors, audit_hardness, audit_theorems
 from .caches import cache_errors, needles_found
 from .clusterability import clusters_over_delta, clusters_over_n, kcenter_curves, online_radius
 from .collision import collision_curves
@@ -13,8 +14,12 @@ from .errors import error_against_budget, error_by_position
 from .flat import compressibility, falling_errors, flat_outputs, psi_rows
 from .hardness import column_profile, hardness_over_n
 from .heads import head_maps
+from .line_retrieval import retrieval_over_bytes, retrieval_over_length
 from .matrix import sorted_matrix
+from .model_clusters import projections
+from .model_hardness import heads_over_n
 from .onepass import streaming_over_n
+from .perplexity import bits_over_context, perplexity_for_time, perplexity_over_layers
 from .phase import phase_curves, phase_maps
 from .polynomial import error_over_degree
 from .publish import publish
@@ -35,6 +40,10 @@ __all__ = [
     "ablation_curves",
     "ablation_parts",
     "ablation_settings",
+    "audit_errors",
+    "audit_hardness",
+    "audit_theorems",
+    "bits_over_context",
     "cache_errors",
     "clusters_over_delta",
     "clusters_over_n",
@@ -55,6 +64,7 @@ __all__ = [
     "growths",
     "hardness_over_n",
     "head_maps",
+    "heads_over_n",
     "held_laws",
     "kcenter_curves",
     "mask_shares",
@@ -62,14 +72,19 @@ __all__ = [
     "online_radius",
     "paper_style",
     "needles_found",
+    "perplexity_for_time",
+    "perplexity_over_layers",
     "phase_curves",
     "phase_maps",
+    "projections",
     "psi_rows",
     "publish",
     "rank_growth",
     "ratio_bias",
     "recovery_excess",
     "recursion_map",
+    "retrieval_over_bytes",
+    "retrieval_over_length",
     "rows_per_chunk",
     "sabotage_overview",
     "save",

@@ -17,11 +17,11 @@ from .style import OKABE_ITO, PAGE, paper_style
 _WHAT: dict[str, dict[str, Any]] = {
     "keys": {"color": OKABE_ITO["blue"], "marker": "o", "label": "keys, real heads"},
     "values": {"color": OKABE_ITO["vermillion"], "marker": "^", "label": "values, real heads"},
+    "keys before the rotation": {"color": OKABE_ITO["sky"], "marker": "s", "label": "keys before the rotation"},
 }
 _SYNTHETIC = tuple(
     zip((*(OKABE_ITO[c] for c in ("green", "orange", "purple", "sky")), "#882255"), "sDvPx", strict=True)
 )
-_REAL = "real (MiniLM heads)"
 
 
 def _styles(rows: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
@@ -33,6 +33,11 @@ def _styles(rows: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]
         else:
             color, marker = next(looks)
             yield part, {"color": color, "marker": marker, "label": f"keys, {name}"}
+
+
+def _sets(real: pd.DataFrame) -> list[tuple[pd.DataFrame, dict[str, Any]]]:
+    """What there is of the real heads, and how it is drawn."""
+    return [(real[real["what"] == what], style) for what, style in _WHAT.items() if (real["what"] == what).any()]
 
 
 def _band(ax: Axes, table: pd.DataFrame, x: str, style: dict[str, Any]) -> None:
@@ -58,16 +63,16 @@ def kcenter_curves(rows: pd.DataFrame, *, captured: str, null: str, at: float) -
         fig = figure(PAGE, 3.1)
         left, right = fig.subplots(1, 2, sharey=True)
         real, synthetic = (rows[rows["source"] == source] for source in ("real", "synthetic"))
-        for what, style in _WHAT.items():
-            mine = spread(real[real["what"] == what], ["variant", "share"], "radius")
+        for part, style in _sets(real):
+            mine = spread(part, ["variant", "share"], "radius")
             _band(left, mine[mine["variant"] == captured], "share", {**style, "markevery": 2})
             twin = mine[mine["variant"] == null].sort_values("share")
-            label = f"{what}: {null}"
-            left.plot(twin["share"], twin["median"], color=style["color"], linestyle=":", marker="", label=label)
+            left.plot(twin["share"], twin["median"], color=style["color"], linestyle=":", marker="")
+        left.plot([], [], color="#777777", linestyle=":", marker="", label=null)
         for part, style in _styles(synthetic):
             _band(right, spread(part, ["share"], "radius"), "share", {**style, "markevery": 2})
-        for ax, title in ((left, _REAL), (right, "synthetic")):
-            ax.axvline(at, color=OKABE_ITO["black"], linewidth=0.6, linestyle=":", label=f"$m = n/{1 / at:.0f}$")
+        for ax, title in ((left, real["input"].iloc[0]), (right, "synthetic")):
+            ax.axvline(at, color=OKABE_ITO["black"], linewidth=0.6, linestyle="-.", label=f"$m = n/{1 / at:.0f}$")
             ax.set(xscale="log", xlabel="centres per point $m/n$", title=title)
         left.set(ylim=(0, None), ylabel="covering radius / largest distance")
         legend_below(fig, left, right, columns=3)
@@ -86,12 +91,12 @@ def clusters_over_delta(rows: pd.DataFrame) -> Figure:
         fig = figure(PAGE, 4.2)
         axes = fig.subplots(2, 2, sharex=True, sharey="row")
         real, synthetic = (rows[rows["source"] == source] for source in ("real", "synthetic"))
-        parts = [(0, real[real["what"] == what], style) for what, style in _WHAT.items()]
+        parts = [(0, part, style) for part, style in _sets(real)]
         parts += [(1, part, style) for part, style in _styles(synthetic)]
         for column, part, style in parts:
             for ax, value in zip(axes[:, column], ("share", "widest"), strict=True):
                 _band(ax, spread(part, ["relative"], value), "relative", style)
-        for ax, title in zip(axes[0], (_REAL, "synthetic"), strict=True):
+        for ax, title in zip(axes[0], (real["input"].iloc[0], "synthetic"), strict=True):
             ax.set(xscale="log", yscale="log", title=title)
         for ax in axes[1]:
             ax.axhline(2, **theory("bound: $2\\delta$"))

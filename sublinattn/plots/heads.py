@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from .panels import figure
 from .style import PAGE, paper_style
@@ -25,20 +26,27 @@ def head_maps(table: pd.DataFrame, quantities: Mapping[str, str], *, groups: Map
         Every quantity in exactly one.
     """
     with paper_style():
-        fig = figure(PAGE, 3.3)
-        axes = fig.subplots(-(-len(quantities) // 2), 2, sharex=True, sharey=True).ravel()
+        lines = -(-len(quantities) // 2)
+        fig = figure(PAGE, 1.65 * lines)
+        axes = fig.subplots(lines, 2, sharex=True, sharey=True, squeeze=False).ravel()
         for ax, (column, title) in zip(axes, quantities.items(), strict=False):
             label, family = next((label, columns) for label, columns in groups.items() if column in columns)
-            values = table[list(family)].to_numpy()
+            every = table[list(family)].to_numpy()
+            shown = every[np.isfinite(every) & (every > 0)]
+            values = shown if shown.size else np.ones(1)  # nothing to see
             cells = table.pivot(index="layer", columns="head", values=column)
             # Single heads, decades above the others, would take all the colours.
-            norm = LogNorm(values.min(), np.quantile(values, 0.97))
-            image = ax.pcolormesh(
-                cells.columns, cells.index, cells, norm=norm, cmap="cividis", edgecolors="white", linewidth=0.3
-            )
-            ax.set(title=title, xlabel="head", ylabel="layer", xticks=range(0, cells.shape[1], 2), yticks=cells.index)
+            low, high = values.min(), np.quantile(values, 0.97)
+            looks = {"norm": LogNorm(low, high), "cmap": "cividis", "edgecolors": "white", "linewidth": 0.3}
+            image = ax.pcolormesh(cells.columns, cells.index, cells, **looks)
+            down, across = (np.arange(0, count, -(-count // 8)) for count in cells.shape)
+            ax.set(title=title, xlabel="head", ylabel="layer", xticks=across, yticks=down)
             ax.set_ylim(cells.shape[0] - 0.5, -0.5)
             ax.grid(False)
             ax.label_outer()
-            fig.colorbar(image, ax=ax, label=label, pad=0.02, extend="max")
+            bar = fig.colorbar(image, ax=ax, label=label, pad=0.02, extend="max")
+            if high < 100 * low:  # powers of ten alone would be too few ticks
+                bar.set_ticks(LogLocator(10, (1.0, 2.0, 5.0) if high > 5 * low else range(1, 10)))
+                bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                bar.ax.yaxis.set_minor_locator(NullLocator())
     return fig

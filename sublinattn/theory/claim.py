@@ -162,6 +162,9 @@ class Claim:
         Trials per case at most (replicates per grid point for `Growth`, exactly). Same fall-back.
     remark : str
         What a reader must know to read the verdict: hidden constants, conventions, what was derived here.
+    reported : str
+        Of an empirical claim, what the paper measured and on what; empty for what it proves. Refuted then means: not so
+        here.
     """
 
     id: str
@@ -178,6 +181,7 @@ class Claim:
     sabotages: tuple[Sabotage, ...] = ()
     vacuity: Vacuity | None = None
     remark: str = ""
+    reported: str = ""
 
     def at(self, table: Mapping[str, Any], effort: str) -> Any:
         """Entry of `cases` or `max_trials` for an effort, falling back to the next smaller one."""

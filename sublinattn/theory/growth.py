@@ -12,7 +12,8 @@ limits: they are limits of the exponent *over this grid*.
 
 Student's t is an approximation here, the only one in a verdict: with 6 to 8 replicates and noise that doubles over the
 grid, true claims were refuted 1.3 to 2.2 times as often as the level 1e-4 says, and about 10 times as often as 1e-6
-says (`lab.error_rates`); noise that is strongly skewed to the left, and only at the far end of the grid, is worse.
+says, and no more often with 4 (`lab.error_rates`); noise that is strongly skewed to the left, and only at the far end
+of the grid, is worse.
 """
 
 from __future__ import annotations

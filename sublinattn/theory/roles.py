@@ -16,9 +16,17 @@ from .facts import evaluate
 from .result import Fit
 from .verdict import Outcome, SequentialTest
 
+FIRST_LOOK = 4
+"""Replicates at which a sabotaged growth is judged for the first time: Student's t errs no more with 4 than with 8
+(`lab.error_rates`)."""
+
 
 class Role:
-    """The cases of a claim in one role; `subject` is the name of the assumption dropped, or of the sabotage."""
+    """The cases of a claim in one role; `subject` is the name of the assumption dropped, or of the sabotage.
+
+    A growth is judged when all is measured. A sabotaged one is looked at before, since most are plain after half of
+    the work; its level is split over the looks.
+    """
 
     def __init__(
         self,
@@ -40,6 +48,8 @@ class Role:
         self.name = f"{kind}:{subject}" if subject else kind
         self.trials: list[list[Trial]] = [[] for _ in cases]
         self.tests = [] if isinstance(claim.kind, Growth) else [_test(claim, limit, level) for _ in cases]
+        self._looks = {min(FIRST_LOOK, limit), limit} if kind == "sabotage" else {limit}
+        self._fits: dict[str, Fit] = {}  # the latest look at each variable
 
     def add(self, i: int, trial: Trial) -> None:
         """Take one more trial of case `i`."""
@@ -52,10 +62,15 @@ class Role:
                 f"claim {self.claim.id}, {self.name}, {self.where(i)}, trial {len(self.trials[i])}: {error}"
             ) from error
         self.trials[i].append(trial)
+        if isinstance(self.claim.kind, Growth):
+            self._look(self.claim.kind, i)
 
     def outcome(self, i: int) -> Outcome:
-        """Of case `i` so far; a growth is judged when all is measured."""
-        return self.tests[i].outcome if self.tests else "undecided"
+        """Of case `i` so far; of a growth, all that counts before the end is a refutation."""
+        if self.tests:
+            return self.tests[i].outcome
+        fit = self._fits.get(self.cases[i]["variable"])
+        return "refuted" if fit is not None and fit.outcome == "refuted" else "undecided"
 
     def where(self, i: int) -> str:
         """Case `i` in words."""
@@ -76,17 +91,20 @@ class Role:
         return [(test.outcome, f"{self.where(i)}: {test.reason()}") for i, test in enumerate(self.tests) if test.trials]
 
     def fits(self) -> tuple[Fit, ...]:
-        """Growth in each variable that the cases vary."""
+        """Growth in each variable that was looked at, in the order of the theory."""
         if not isinstance(self.claim.kind, Growth):
             return ()
-        return tuple(
-            self._fit(name, theory) for name, theory in self.claim.kind.variables.items() if self.varying(name)
-        )
+        return tuple(self._fits[name] for name in self.claim.kind.variables if name in self._fits)
 
-    def _fit(self, variable: str, theory: sympy.Expr) -> Fit:
-        kind = self.claim.kind
-        assert isinstance(kind, Growth)
-        points = [self.trials[i] for i in self.varying(variable)]
+    def _look(self, kind: Growth, i: int) -> None:
+        """Judge the growth of case `i`, once all of its cases have as many replicates as a look takes."""
+        variable = self.cases[i]["variable"]
+        fewest = min(len(self.trials[j]) for j in self.varying(variable))
+        if fewest in self._looks and fewest == len(self.trials[i]):
+            self._fits[variable] = self._fit(kind, variable, fewest)
+
+    def _fit(self, kind: Growth, variable: str, replicates: int) -> Fit:
+        points, theory = [self.trials[i][:replicates] for i in self.varying(variable)], kind.variables[variable]
 
         def table(of: Any) -> np.ndarray:
             return np.array([[of(trial) for trial in point] for point in points], dtype=float)
@@ -99,7 +117,7 @@ class Role:
                 table(lambda t: evaluate(theory, t.facts)),
                 cap=table(lambda t: t.facts.get("cap", math.nan)),
                 resolution=kind.resolution,
-                level=self.level,
+                level=self.level / len(self._looks),
             )
         except ValueError as error:
             raise ValueError(f"claim {self.claim.id}, {self.name}, variable {variable}: {error}") from error

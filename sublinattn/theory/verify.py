@@ -41,9 +41,9 @@ def verify(
 ) -> Verdict:
     """Verdict on a claim.
 
-    A case stops as soon as it is decided, a sabotage as soon as one of its cases is refuted. The level of a
-    refutation is LEVEL, split evenly over all cases (`Growth`: variables) of all claims, so that LEVEL bounds the
-    chance of any false refutation in the ledger.
+    A case stops as soon as it is decided, a sabotage as soon as one of its cases (`Growth`: variables) is refuted. The
+    level of a refutation is LEVEL, split evenly over all cases (`Growth`: variables) of all claims, so that LEVEL
+    bounds the chance of any false refutation in the ledger.
 
     - *refuted*: one case is; *supported*: all cases are that are not vacuous; *vacuous*: all cases are; else
       *undecided*.

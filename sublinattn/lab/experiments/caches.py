@@ -61,7 +61,8 @@ def unbudgeted(stream: Stream) -> Iterator[tuple[str, Any, int]]:
         held = stream.feed(cache, CHUNK)
         yield name, held.attend(stream.late, scale=x.scale), held.nbytes
     d, d_v = x.k.shape[1], x.v.shape[1]
-    radius = max(float(abs(x.scale * (x.q[i : i + CHUNK] @ x.k.T)).max()) for i in range(0, len(x.q), CHUNK))
+    chunks = ((x.scale * x.q[i : i + CHUNK]) @ x.k.T for i in range(0, len(x.q), CHUNK))
+    radius = max(float(max(logits.max(), -logits.min())) for logits in chunks)
     degrees = [g for g in (1, 2, 3) if math.comb(d + g, g) * (d_v + 2) * 8 < stream.cache_bytes]
     if degrees and radius <= MAX_RADIUS:
         state = PolynomialState(d, d_v, degree=max(degrees), scale=x.scale, basis="minimax", radius=radius)

@@ -6,19 +6,19 @@ that each part needs with `e^(2 delta r)`, r the largest norm of a query times t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from ..._xp import Array, asnumpy, to_device
 from ...primitives.clustering import OnlineClusters, nearest
 from ...primitives.kcenter import diameters, greedy_k_center
 from ...subgen import SubGenCache
 from ..workloads import real
-from .setting import CONFIDENCE, GAUSSIAN, REAL, Input, by_effort, device, generator
+from .caches import mean_and_reach
+from .setting import GAUSSIAN, REAL, Input, by_effort, device, generator
 
 D = 32
 """Head width of the real input, and of the synthetic ones beside it."""
@@ -31,6 +31,15 @@ DRIFTING = Input("32 drifting parts", "drifting", {"clusters": 32})
 SYNTHETIC = (FIXED, SQRT, LINEAR, DRIFTING, GAUSSIAN)
 CAPTURED, WITHOUT, NULL = "as captured", "without [CLS], [SEP]", "Gaussian, same covariance"
 CLOSEST, WIDEST = 0.03, 0.8  # delta over the largest distance
+Points = Iterable[tuple[str, str, int, str, Array]]
+"""Input, source, replicate (or head), what, and points (n, d)."""
+Pairs = Mapping[str, tuple[tuple[str, str], tuple[str, str]]]  # (what, variant) over (what, variant)
+PAIRS: Pairs = {
+    "keys / values": (("keys", CAPTURED), ("values", CAPTURED)),
+    f"keys / values, {WITHOUT}": (("keys", WITHOUT), ("values", WITHOUT)),
+    "keys / their Gaussian twin": (("keys", CAPTURED), ("keys", NULL)),
+    "values / their Gaussian twin": (("values", CAPTURED), ("values", NULL)),
+}
 PROMISE = 8.0
 """Doubling delta finds clusters of at most so many times the least possible radius [CCFM97]."""
 
@@ -75,24 +84,31 @@ def _heads(effort: str) -> slice:
     return by_effort(effort, smoke=slice(None, None, 3), standard=slice(None), full=slice(None))
 
 
-def _points(effort: str, seed: int, label: str, xp: Any) -> Iterator[tuple[Input, int, str, Array]]:
-    """Input, replicate (or head), what, points (n, D): keys of every input, and the values of the real heads (of every
-    third one at smoke)."""
+def _points(effort: str, seed: int, label: str, xp: Any) -> Iterator[tuple[str, str, int, str, Array]]:
+    """Keys of every input, and the values of the real heads (of every third one at smoke)."""
     n = by_effort(effort, smoke=512, standard=4096, full=16384)
     for what in SYNTHETIC:
         for replicate in range(by_effort(effort, smoke=3, standard=10, full=10)):
-            yield what, replicate, "keys", what.draw(n, D, generator(seed, label, what.label, replicate), xp).k
+            keys = what.draw(n, D, generator(seed, label, what.label, replicate), xp).k
+            yield what.label, what.source, replicate, "keys", keys
     for name, stack in stacks(xp).items():
         if name != "queries":
             for head in range(len(stack))[_heads(effort)]:
-                yield REAL, head, name, stack[head]
+                yield REAL.label, REAL.source, head, name, stack[head]
 
 
 def cost_curves(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+    """`costs` of every input; real heads also without their first and last token."""
+    xp = device(backend)
+    return costs(xp, _points(effort, seed, "cost", xp), seed=seed, without=(WITHOUT, slice(1, -1)))
+
+
+def costs(xp: Any, given: Points, *, seed: int, without: tuple[str, slice]) -> pd.DataFrame:
     """Cost of greedy k-center: the covering radius over the largest distance of two points, for 1 to n/4 centres.
 
-    Real heads also without their first and last token, and beside Gaussian points of the same mean and covariance, in
-    units of the head's own largest distance: a cost below theirs is clusters, not merely few directions.
+    Real points also without some of them (the variant's name, and which are left), and beside Gaussian points of the
+    same mean and covariance, in units of the real ones' largest distance: a cost below theirs is clusters, not merely
+    few directions.
 
     Returns
     -------
@@ -100,14 +116,15 @@ def cost_curves(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
         input, source, n, replicate (or head), what ("keys", "values"), variant, m, share (m / n), radius, mean
         (distance to the nearest centre, at m = n/8; else nan).
     """
-    xp, rows = device(backend), []
-    for what, replicate, name, points in _points(effort, seed, "cost", xp):
+    rows = []
+    for label, source, replicate, name, points in given:
         largest = largest_distance(xp, points)
         variants = {CAPTURED: (points, largest)}
-        if what is REAL:
+        if source == "real":
             host, rng = asnumpy(points).astype(np.float64), generator(seed, "null", name, replicate)
             drawn = rng.multivariate_normal(host.mean(axis=0), np.cov(host.T), size=len(host), method="eigh")
-            variants[WITHOUT] = points[1:-1], largest_distance(xp, points[1:-1])
+            fewer = points[without[1]]
+            variants[without[0]] = fewer, largest_distance(xp, fewer)
             variants[NULL] = to_device(drawn.astype(np.float32), xp), largest
         n = len(points)
         ms = sorted({n // PART, *np.geomspace(1, n // 4, 20).round().astype(int).tolist()})
@@ -117,38 +134,39 @@ def cost_curves(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
             radii, mean = np.pad(radii, (0, n // 4 - len(radii))) / unit, float(np.sqrt(squares).mean()) / unit
             for m in ms:
                 own = (m, m / n, radii[m - 1], mean if m == n // PART else np.nan)
-                rows.append((what.label, what.source, n, replicate, name, variant, *own))
+                rows.append((label, source, n, replicate, name, variant, *own))
     columns = ["input", "source", "n", "replicate", "what", "variant", "m", "share", "radius", "mean"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def keys_over_values(rows: pd.DataFrame) -> pd.DataFrame:
-    """At m = n/8, a head's keys over its values, and keys and values over their Gaussian twins.
-
-    Returns
-    -------
-    DataFrame
-        Index: what is compared; "radius" (the cost of k-center) or "mean" (distance to the nearest centre). Median,
-        10 % and 90 % over heads, share of the heads below 1.
-    """
+def ratios(rows: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
+    """At m = n/8, how many times as much one set of points costs as another, head by head: columns (pair, "radius": the
+    cost of k-center, or "mean": distance to the nearest centre)."""
     here = rows[(rows["source"] == "real") & (rows["m"] == rows["n"] // PART)]
-    ratios: dict[tuple[str, str], pd.Series] = {}
+    found: dict[tuple[str, str], pd.Series] = {}
     for measure in ("radius", "mean"):
         cost = here.pivot(index="replicate", columns=["what", "variant"], values=measure)
-        ratios |= {
-            ("keys / values", measure): cost["keys", CAPTURED] / cost["values", CAPTURED],
-            (f"keys / values, {WITHOUT}", measure): cost["keys", WITHOUT] / cost["values", WITHOUT],
-            ("keys / their Gaussian twin", measure): cost["keys", CAPTURED] / cost["keys", NULL],
-            ("values / their Gaussian twin", measure): cost["values", CAPTURED] / cost["values", NULL],
-        }
-    found = pd.DataFrame(ratios)
+        found |= {(name, measure): cost[one] / cost[other] for name, (one, other) in pairs.items()}
+    return pd.DataFrame(found)
+
+
+def keys_over_values(rows: pd.DataFrame) -> pd.DataFrame:
+    """The `ratios` of keys over values, and of both over their Gaussian twins: median, 10 % and 90 % over heads, share
+    of the heads below 1."""
+    found = ratios(rows, PAIRS)
     table = found.quantile([0.5, 0.1, 0.9]).T
     table.columns = pd.Index(["median", "10 %", "90 %"])
     return table.assign(**{"share below 1": (found < 1).mean()})
 
 
 def over_delta(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
-    """SubGen's clusters over delta: how many, and how wide.
+    """`counts` of every input."""
+    xp = device(backend)
+    return counts(xp, _points(effort, seed, "delta", xp), by_effort(effort, smoke=6, standard=12, full=12))
+
+
+def counts(xp: Any, given: Points, radii: int) -> pd.DataFrame:
+    """SubGen's clusters over so many delta: how many, and how wide.
 
     Returns
     -------
@@ -156,21 +174,27 @@ def over_delta(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
         input, source, n, replicate (or head), what, delta, relative (delta over the largest distance), clusters, share
         (clusters / n), widest (largest diameter of a cluster, over delta; nan if all clusters are single points).
     """
-    xp, rows = device(backend), []
-    grid = np.geomspace(CLOSEST, WIDEST, by_effort(effort, smoke=6, standard=12, full=12))
-    for what, replicate, name, points in _points(effort, seed, "delta", xp):
+    rows = []
+    for label, source, replicate, name, points in given:
         n, largest = len(points), largest_distance(xp, points)
-        for relative in grid:
+        for relative in np.geomspace(CLOSEST, WIDEST, radii):
             delta = relative * largest
             count, widest = clustered(xp, points, delta)
             own = (delta, relative, count, count / n, widest / delta)
-            rows.append((what.label, what.source, n, replicate, name, *own))
+            rows.append((label, source, n, replicate, name, *own))
     columns = ["input", "source", "n", "replicate", "what", "delta", "relative", "clusters", "share", "widest"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def head_table(*, backend: str) -> pd.DataFrame:
-    """What Theorem 1 asks of every layer and head of the real input, at m = n/8 clusters.
+    """`needs` of every layer and head of the real input, with the columns layer and head before."""
+    xp, every, found = device(backend), real(), stacks(device(backend))
+    places = pd.DataFrame(list(np.ndindex(*every.k.shape[:2])), columns=["layer", "head"])
+    return places.join(needs(xp, found["queries"], found["keys"], every.scale))
+
+
+def needs(xp: Any, q: Array, k: Array, scale: float) -> pd.DataFrame:
+    """What Theorem 1 asks of heads, q (heads, n_q, d) and k (heads, n, d), at m = n/8 clusters.
 
     `delta` is the covering radius of m greedy centres. These and the farthest point are m + 1 points at distance delta
     and more: no partition into m parts has smaller diameters, so delta is the least that the theorem can be given.
@@ -178,17 +202,14 @@ def head_table(*, backend: str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        layer, head, n, m, delta, r (largest query norm times the scale), delta_r, ratio (`delta r / log n`), factor
+        n, m, delta, r (largest query norm times the scale), delta_r, ratio (`delta r / log n`), factor
         (`e^(2 delta r)`, samples per cluster but for `eps^-2 log n` and the constant).
     """
-    xp, every = device(backend), real()
-    (layers, heads, n, _), m = every.k.shape, every.k.shape[-2] // PART
-    found = stacks(xp)
-    delta = np.array([greedy_radii(xp, found["keys"][i], m)[-1] for i in range(layers * heads)])
-    r = np.array([longest_query(found["queries"][i], every.scale) for i in range(layers * heads)])
-    table = {"layer": np.repeat(np.arange(layers), heads), "head": np.tile(np.arange(heads), layers), "n": n, "m": m}
+    n, m = k.shape[1], k.shape[1] // PART
+    delta = np.array([greedy_radii(xp, k[i], m)[-1] for i in range(len(k))])
+    r = np.array([longest_query(q[i], scale) for i in range(len(q))])
     values = {"delta": delta, "r": r, "delta_r": delta * r, "ratio": delta * r / np.log(n)}
-    return pd.DataFrame({**table, **values, "factor": np.exp(2 * delta * r)})
+    return pd.DataFrame({"n": n, "m": m, **values, "factor": np.exp(2 * delta * r)})
 
 
 def over_n(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
@@ -204,9 +225,7 @@ def over_n(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
     """
     xp, every = device(backend), real()
     rows: list[tuple[Any, ...]] = []
-    lengths = by_effort(
-        effort, smoke=(128, 512, 2048), standard=(128, 512, 2048, 8192), full=(128, 512, 2048, 8192, 32768)
-    )
+    lengths = tuple(128 * 4**i for i in range(by_effort(effort, smoke=3, standard=4, full=5)))
 
     def measure(q: Array, k: Array, scale: float, delta: float) -> tuple[int, float]:
         clusters = OnlineClusters(delta, k[:0])
@@ -252,9 +271,8 @@ def exponents(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
             [np.polyfit(np.log(one["n"]), np.log(one[quantity]), 1)[0] for _, one in group.groupby("replicate")]
         )
         slopes = slopes.round(12) + 0.0  # a constant count has slope 0, not rounding
-        reach = stdtrit(len(slopes) - 1, 0.5 + CONFIDENCE / 2) * slopes.std(ddof=1) / np.sqrt(len(slopes))
-        limits = (slopes.mean() - reach, slopes.mean() + reach, *np.quantile(slopes, [0.1, 0.9]))
-        found.append((name, slopes.mean(), *limits, len(slopes)))
+        middle, reach = mean_and_reach(slopes)
+        found.append((name, middle, middle - reach, middle + reach, *np.quantile(slopes, [0.1, 0.9]), len(slopes)))
     return pd.DataFrame(found, columns=["input", "exponent", "lower", "upper", "10 %", "90 %", "fits"])
 
 
@@ -271,18 +289,18 @@ def online(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
     """
     xp, rows = device(backend), []
     parts = by_effort(effort, smoke=(32, PART), standard=(64, 32, 16, PART, 4), full=(64, 32, 16, PART, 4))
-    for what, replicate, name, points in _points(effort, seed, "online", xp):
+    for label, source, replicate, name, points in _points(effort, seed, "online", xp):
         if name != "keys":
             continue
         n = len(points)
         radii, largest = greedy_radii(xp, points, n // min(parts)), largest_distance(xp, points)
-        rng = generator(seed, "start", what.label, replicate)
+        rng = generator(seed, "start", label, replicate)
         for part in parts:
             m, start = n // part, largest * 2 ** -rng.uniform(10, 11)
             cache = SubGenCache(start, 1, 1, max_clusters=m, rng=rng).update(points, points[:, :1])
             _, squares = nearest(xp, points, cache.centers)
-            ratios = cache.radius / radii[m - 1], float(np.sqrt(squares.max())) / radii[m - 1]
-            rows.append((what.label, what.source, n, replicate, m, m / n, len(cache.counts), *ratios))
+            own = cache.radius / radii[m - 1], float(np.sqrt(squares.max())) / radii[m - 1]
+            rows.append((label, source, n, replicate, m, m / n, len(cache.counts), *own))
     columns = ["input", "source", "n", "replicate", "m", "share", "held", "promised", "reached"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -323,9 +341,9 @@ def findings(curves: pd.DataFrame, heads: pd.DataFrame, grown: pd.DataFrame, fou
             f"are for {(factor > n).sum()} of {len(heads)} heads. Over n the ratio {trend}: exponent "
             f"{needed['exponent']:+.2f} (99 % limits {needed['lower']:+.2f} to {needed['upper']:+.2f}).",
             "- **delta found online.** Doubling ends with a radius of at most "
-            f"{worst:.1f} times the greedy one for real keys, "
-            f"{other_worst:.1f} times for synthetic ones ({PROMISE:g} is promised); no key is "
-            f"farther from its nearest centre than {found['reached'].max():.1f} times the greedy radius. The median "
-            f"cache of real keys ends with {held:.0%} of the clusters that it may hold.",
+            f"{worst:.1f} times the greedy one for real keys, {other_worst:.1f} times for synthetic ones "
+            f"({PROMISE:g} is promised); no key is farther from its nearest centre than {found['reached'].max():.1f} "
+            f"times the greedy radius. The median cache of real keys ends with {held:.0%} of the clusters that it may "
+            "hold.",
         )
     )

@@ -43,8 +43,8 @@ def over_n(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
         included).
     """
     xp = device(backend)
-    lengths = by_effort(effort, smoke=(4096, 16384, 65536, 131072), standard=POWERS[:6], full=POWERS)
-    exact_up_to = by_effort(effort, smoke=16384, standard=32768, full=131072)
+    lengths = by_effort(effort, smoke=(2048, 8192, 32768, 131072), standard=POWERS[:6], full=POWERS)
+    exact_up_to = by_effort(effort, smoke=8192, standard=32768, full=131072)
     replicates = by_effort(effort, smoke=3, standard=5, full=5)
     rows = []
     for n in lengths:

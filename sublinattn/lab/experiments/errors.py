@@ -94,9 +94,11 @@ def against_budget(*, effort: str, seed: int, backend: str, inputs: tuple[Input,
             size = x.q.shape[0]
             y = Yardstick.of(x)
             base = (what.label, what.source, size, replicate)
+            exact = y.error(attention(x.q, x.k, x.v, scale=x.scale))
+            zero = y.error(np.zeros_like(y.exact))
             for budget in (2**i for i in range(5, size.bit_length() - 1)):
-                rows.append((*base, "exact", budget, y.error(attention(x.q, x.k, x.v, scale=x.scale))))
-                rows.append((*base, "zero", budget, y.error(np.zeros_like(y.exact))))
+                rows.append((*base, "exact", budget, exact))
+                rows.append((*base, "zero", budget, zero))
                 for method, out in methods(x, budget, what.exact_keys, rng):
                     rows.append((*base, method, budget, y.error(out)))
     return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "method", "budget", "error"])

@@ -1,0 +1,252 @@
+"""What a real model loses when layers attend approximately, and what that saves; and what it gains from context.
+
+Source: [HA24] Figure 3, which replaces the last layers of ChatGLM2-6B at 32k tokens: perplexity 5.6 becomes 6.3 for
+half of the time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..._xp import Array, asnumpy, namespace, synchronize
+from ...exact import attention
+from ...hardness import hardness
+from ...hyper import hyper_attention
+from ...lm.attend import Attend, Method, per_query_head, replacing
+from ...lm.tokens import as_bytes
+from ..models import Model, open_model
+from .caches import mean_and_reach
+from .setting import by_effort, generator
+
+HYPER, LOCAL, ZERO = "hyper practical", "own block", "zero"
+LAST, FIRST, ALPHA, ALONE = "from the last", "from the first", "least alpha first", "least harm alone first"
+TARGETS = 64
+"""Tokens of a passage whose loss is compared over contexts."""
+REPORTED = 0.5, np.log(6.3) / np.log(5.6)
+"""[HA24] Figure 3 and abstract: share of the time, relative log-perplexity."""
+
+
+# -------------------------------------------------------------------------------------------------- context and losses
+def unit(model: Model) -> str:
+    """What one token of the model is called."""
+    return "byte" if model.encode is as_bytes else "token"
+
+
+def over_context(*, effort: str, seed: int, backend: str, model: str = "tiny", text: str = "") -> pd.DataFrame:
+    """Held-out loss of the same tokens, the last TARGETS of each passage, after more and more of what comes before.
+
+    Returns
+    -------
+    DataFrame
+        n (tokens of passage and targets: each target sees `n - TARGETS` or more), stretched (n beyond the trained
+        context, by YaRN), passage, bits (per token, mean over targets).
+    """
+    opened = open_model(model, text, backend=backend)
+    trained = opened.decoder.trained
+    longest = by_effort(
+        effort, smoke=min(trained, 2048), standard=min(4 * trained, 8192), full=min(16 * trained, 32768)
+    )
+    count = by_effort(effort, smoke=4, standard=32, full=64)
+    lengths = [2**i for i in range(int(np.log2(TARGETS)) + 1, int(np.log2(longest)) + 1)]
+    rng = generator(seed, "context")
+    rows: list[tuple[Any, ...]] = []
+    for passage in range(count):
+        tokens = opened.passage(rng, lengths[-1])
+        for n in lengths:
+            nats = opened.decoder.stretched(n).losses(tokens[-n:])[-TARGETS:]
+            rows.append((n, n > trained, passage, float(nats.mean(dtype=np.float64) / np.log(2))))
+    return pd.DataFrame(rows, columns=["n", "stretched", "passage", "bits"])
+
+
+def gains(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean bits over passages, and what the last doubling of n changed, each with 99 percent t-limits.
+
+    Returns
+    -------
+    DataFrame
+        n, stretched, bits, reach, change (below 0 where more context helps; nan for the least n), change_reach.
+    """
+    table = rows.pivot(index="passage", columns="n", values="bits")
+    changes = table.diff(axis=1)
+    found = [(n, *mean_and_reach(table[n].to_numpy()), *mean_and_reach(changes[n].to_numpy())) for n in table.columns]
+    made = pd.DataFrame(found, columns=["n", "bits", "reach", "change", "change_reach"])
+    made.insert(1, "stretched", rows.groupby("n")["stretched"].first().to_numpy())
+    return made
+
+
+def falls_until(table: pd.DataFrame) -> int:
+    """The n up to which mean bits fall with each doubling."""
+    rises = np.flatnonzero(table["change"].to_numpy()[1:] >= 0)
+    return int(table["n"].iloc[rises[0] if len(rises) else -1])
+
+
+# ------------------------------------------------------------------------------------------------- what replaces layers
+def block(n: int) -> int:
+    """Keys per block, and sampled keys: a sixteenth of the tokens, 256 as in [HA24] from 4096 tokens on."""
+    return min(256, n // 16)
+
+
+def methods(n: int, rng: np.random.Generator) -> dict[str, Method]:
+    """HyperAttention and what it is to be compared with, for `n` tokens.
+
+    HyperAttention's leaves hold two blocks. `LOCAL` is exact within those leaves alone, without the estimate of all
+    else; `ZERO` leaves out the layer's attention.
+    """
+    leaf = 2 * block(n)
+    hyper = partial(hyper_attention, causal=True, block_size=block(n), sample_size=block(n), min_exact=leaf, rng=rng)
+    return {HYPER: hyper, LOCAL: partial(own_block, rows=leaf), ZERO: lambda q, k, v: namespace(v).zeros_like(v)}
+
+
+def own_block(q: Array, k: Array, v: Array, *, rows: int) -> Array:
+    """Exact causal attention within consecutive blocks of so many tokens; (b, heads, n, d), `rows` divides n."""
+    b, heads, n, d = q.shape
+    parts = (x.reshape(b, heads * n // rows, rows, d) for x in (q, k, v))
+    return attention(*parts, causal=True, check_finite=False).reshape(q.shape)
+
+
+class Clock:
+    """An attention that adds up the seconds spent in it."""
+
+    def __init__(self, attend: Attend) -> None:
+        self.attend, self.seconds = attend, 0.0
+
+    def __call__(self, layer: int, q: Array, k: Array, v: Array) -> Array:
+        xp = namespace(q)
+        synchronize(xp)
+        start = time.perf_counter()
+        out = self.attend(layer, q, k, v)
+        synchronize(xp)
+        self.seconds += time.perf_counter() - start
+        return out
+
+
+# ------------------------------------------------------------------------------------------------- which layers first
+def layers_alone(*, effort: str, seed: int, backend: str, model: str = "tiny", text: str = "") -> pd.DataFrame:
+    """Each layer by itself, on passages of their own: alpha, and the harm of HyperAttention in this layer only.
+
+    One evaluation per layer: replacing greedily, each time the layer that harms least given those before, would take
+    of the order of their number squared.
+
+    Returns
+    -------
+    DataFrame
+        layer, alpha (of the later half of the queries on the earlier half of the keys, the largest block that the
+        causal recursion samples in; geometric mean over heads and passages), harm (nats per token, mean over passages),
+        reach (of its 99 percent t-interval).
+    """
+    opened = open_model(model, text, backend=backend)
+    n = by_effort(effort, smoke=256, standard=2048, full=2048)
+    n = min(n, opened.decoder.trained)
+    count = by_effort(effort, smoke=3, standard=8, full=16)
+    rng = generator(seed, "layers alone", n)
+    harms, alphas = [], []
+    for _ in range(count):
+        tokens = opened.passage(rng, n)
+        exact = losses(opened, tokens)
+        replaced = ({layer: methods(n, rng)[HYPER]} for layer in range(opened.decoder.config.layers))
+        harms.append([losses(opened, tokens, chosen) - exact for chosen in replaced])
+        q, k, _ = opened.qkv(tokens)
+        k = per_query_head(opened.decoder.xp, q, k)
+        alpha = hardness(q[..., n // 2 :, :], k[..., : n // 2, :], block_size=block(n), rng=rng).alpha
+        alphas.append(np.log(asnumpy(alpha)).mean(axis=1))
+    middles = [mean_and_reach(np.array(harm)) for harm in zip(*harms, strict=True)]
+    table = pd.DataFrame(middles, columns=["harm", "reach"])
+    return table.assign(layer=table.index, alpha=np.exp(np.mean(alphas, axis=0)))[["layer", "alpha", "harm", "reach"]]
+
+
+def losses(model: Model, tokens: np.ndarray, replaced: Mapping[int, Method] | None = None) -> float:
+    """Mean nats per token with these layers replaced."""
+    decoder = model.decoder.stretched(len(tokens))
+    return float(decoder.losses(tokens, attend=replacing(replaced or {})).mean(dtype=np.float64))
+
+
+def orders(alone: pd.DataFrame) -> dict[str, list[int]]:
+    """In which order layers are replaced, by name."""
+    layers = alone["layer"].tolist()
+    return {
+        LAST: layers[::-1],
+        FIRST: layers,
+        ALPHA: alone.sort_values("alpha")["layer"].tolist(),
+        ALONE: alone.sort_values("harm")["layer"].tolist(),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------ the experiment
+def replaced_layers(
+    alone: pd.DataFrame, *, effort: str, seed: int, backend: str, model: str = "tiny", text: str = ""
+) -> pd.DataFrame:
+    """Loss and time over the number of replaced layers; yardsticks from the last layer on. Nothing else may run.
+
+    Returns
+    -------
+    DataFrame
+        n, stretched, method, order, replaced (number of layers), passage, nats (per token), relative (to those of exact
+        attention: a ratio of log-perplexities), attention and forward (seconds of all layers' attention, of the whole
+        pass). With no layer replaced every method is exact attention.
+    """
+    opened = open_model(model, text, backend=backend)
+    trained, ways = opened.decoder.trained, orders(alone)
+    lengths = by_effort(effort, smoke=(256, 1024), standard=(2048, 4096, 8192), full=(2048, 8192, 32768))
+    count = by_effort(effort, smoke=2, standard=6, full=12)
+    rows: list[tuple[Any, ...]] = []
+    for n in lengths:
+        decoder, rng = opened.decoder.stretched(n), generator(seed, "replaced", n)
+        decoder.losses(opened.passage(rng, n))  # warm: exact attention comes first
+        for passage in range(count):
+            tokens, made = opened.passage(rng, n), methods(n, rng)
+            seen: dict[tuple[str, frozenset[int]], tuple[float, float, float]] = {}
+            tried = [(HYPER, way) for way in ways] + [(LOCAL, LAST), (ZERO, LAST)]
+            for method, way in tried:
+                for number in numbers(len(alone)):
+                    chosen = frozenset(ways[way][:number])
+                    key = (method if chosen else "", chosen)
+                    if key not in seen:
+                        seen[key] = _timed(decoder, tokens, {layer: made[method] for layer in chosen})
+                    nats, *seconds = seen[key]
+                    relative = nats / seen["", frozenset()][0]
+                    rows.append((n, n > trained, method, way, number, passage, nats, relative, *seconds))
+    columns = ["n", "stretched", "method", "order", "replaced", "passage", "nats", "relative", "attention", "forward"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def numbers(layers: int) -> list[int]:
+    """How many layers are replaced: none, all, and up to seven numbers between."""
+    return np.unique(np.linspace(0, layers, min(layers, 8) + 1).round().astype(int)).tolist()
+
+
+def _timed(decoder: Any, tokens: np.ndarray, replaced: Mapping[int, Method]) -> tuple[float, float, float]:
+    clock = Clock(replacing(replaced))
+    start = time.perf_counter()
+    nats = float(decoder.losses(tokens, attend=clock).mean(dtype=np.float64))
+    return nats, clock.seconds, time.perf_counter() - start
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line per n, method, order and number of replaced layers.
+
+    Returns
+    -------
+    DataFrame
+        perplexity (of a token, over all passages), bits (per token), relative with low and high (over passages), and
+        attention and forward: seconds of the fastest passage, as a share of exact attention's.
+    """
+    exact = rows[rows["replaced"] == 0].groupby("n")
+    base = exact[["attention", "forward"]].min().assign(nats=exact["nats"].mean()).loc[rows["n"]]
+    shares = {name: rows[name] / base[name].to_numpy() for name in base.columns}
+    by = ["n", "stretched", "method", "order", "replaced"]
+    table = rows.assign(mean=rows["nats"], low=rows["relative"], high=rows["relative"], **shares).groupby(
+        by, sort=False
+    )
+    found = table.agg(
+        {"mean": "mean", "nats": "mean", "low": "min", "high": "max", "attention": "min", "forward": "min"}
+    )
+    found = found.rename(columns={"nats": "relative"}).reset_index()
+    found.insert(len(by), "perplexity", np.exp(found["mean"]))
+    found["mean"] /= np.log(2)
+    return found.rename(columns={"mean": "bits"})
