@@ -203,9 +203,8 @@ class _Head:
         """Every method on the last queries. Cached methods hold at most the budget; HyperAttention holds all keys, and
         touches as many per query as the budget has."""
         stream, x = self.stream, self.stream.x
-        for method, out, nbytes in unbudgeted(stream):
-            if method != "streaming state" or nbytes <= self.budget:
-                yield self._row(method, out, nbytes)
+        for found in unbudgeted(stream, self.budget):
+            yield self._row(*found)
         out = hyper_attention(
             stream.late, x.k, x.v, scale=x.scale, block_size=self.block,
             sample_size=self.tokens - self.block - SINKS, min_exact=0, exact_keys=SINKS, rng=self.rng,

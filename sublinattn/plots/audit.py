@@ -53,7 +53,7 @@ def audit_hardness(heads: pd.DataFrame) -> Figure:
 
 
 def audit_theorems(heads: pd.DataFrame) -> Figure:
-    """Heat maps of each theorem's size over n, in powers of ten: blue where it is below n, and says something.
+    """Heat maps of each theorem's size over n, in powers of ten: purple where it is below n, and says something.
 
     Parameters
     ----------
@@ -122,4 +122,7 @@ def audit_errors(errors: pd.DataFrame, advice: pd.DataFrame) -> Figure:
 
 
 def _short(value: float) -> str:
+    """Three characters or so: a cell is narrow."""
+    if value >= 1000:
+        return f"1e{int(np.log10(value))}"
     return f"{value:.2f}".lstrip("0") if value < 1 else f"{value:.1f}" if value < 10 else f"{value:.0f}"

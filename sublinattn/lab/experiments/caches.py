@@ -50,11 +50,12 @@ INPUTS = (
 )
 
 
-def unbudgeted(stream: Stream) -> Iterator[tuple[str, Any, int]]:
+def unbudgeted(stream: Stream, most: int | None = None) -> Iterator[tuple[str, Any, int]]:
     """Yardsticks and the streaming state: method, answers to the held-out queries, bytes held.
 
-    The state has the highest degree that is smaller than the exact cache, and is told the largest logit. None where the
-    smallest is larger, a logit is beyond `MAX_RADIUS`, or its polynomial's normaliser is not positive.
+    The state has the highest degree that is below `most` bytes (the exact cache's, if not given), and is told the
+    largest logit. None where the smallest is larger, a logit is beyond `MAX_RADIUS`, or its polynomial's normaliser is
+    not positive.
     """
     x = stream.x
     for name, cache in (("exact", ExactCache()), ("zero", ZeroCache())):
@@ -63,7 +64,7 @@ def unbudgeted(stream: Stream) -> Iterator[tuple[str, Any, int]]:
     d, d_v = x.k.shape[1], x.v.shape[1]
     chunks = ((x.scale * x.q[i : i + CHUNK]) @ x.k.T for i in range(0, len(x.q), CHUNK))
     radius = max(float(max(logits.max(), -logits.min())) for logits in chunks)
-    degrees = [g for g in (1, 2, 3) if math.comb(d + g, g) * (d_v + 2) * 8 < stream.cache_bytes]
+    degrees = [g for g in (1, 2, 3) if math.comb(d + g, g) * (d_v + 2) * 8 < (most or stream.cache_bytes)]
     if degrees and radius <= MAX_RADIUS:
         state = PolynomialState(d, d_v, degree=max(degrees), scale=x.scale, basis="minimax", radius=radius)
         stream.feed(state, CHUNK)
