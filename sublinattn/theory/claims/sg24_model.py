@@ -22,7 +22,7 @@ DRAWS = 2
 
 
 def cluster_cost(rng: np.random.Generator, xp: Any, *, n: int, shuffled: bool = False) -> Trial:
-    """Greedy k-center's cost of a random head's keys on a fresh passage, against that of its values.
+    """Greedy k-center's cost of a random head's keys on a fresh passage, over that of its keys and values together.
 
     `shuffled`: every coordinate of the keys, by itself, over the tokens (a sabotage: no clusters are left).
     """
@@ -32,7 +32,8 @@ def cluster_cost(rng: np.random.Generator, xp: Any, *, n: int, shuffled: bool = 
     k, v = (asnumpy(x[layer, head]) for x in (k, v))
     k = rng.permuted(k, axis=0) if shuffled else k
     keys, values = (_cost(xp, to_device(np.ascontiguousarray(x), xp), n // PART) for x in (k, v))
-    return Trial(keys, values, facts={"n": n, "keys": keys, "values": values})
+    both = keys + values  # in the first layer equal tokens have equal values, whose cost may be 0
+    return Trial(keys / both if both else 0.5, 0.5, facts={"n": n, "keys": keys, "values": values})
 
 
 def _cost(xp: Any, x: Any, m: int) -> float:
