@@ -76,7 +76,7 @@ def _retrieval(slug: str, method: str, words: str) -> Claim:
         trial=told_apart,
         cases={effort: tuple({**case, **size} for case in cases) for effort, size in sizes.items()},
         max_trials={"smoke": 40, "standard": 400},
-        sabotages=(Sabotage("starved", "an eighth of the bytes", {"starved": 8}),),
+        sabotages=(Sabotage("starved", "a quarter of the bytes", {"starved": 4}),),
         reported="about 44 percent against about 34 for sinks and H2O, 9k tokens, equal cache budgets",
         remark=(
             "A sign test: among documents that only one of the two answers, at most half are the other's; a document "
