@@ -83,7 +83,7 @@ def test_the_exponent_of_alpha_is_a_least_squares_slope_over_three_prefixes(foun
 
 def test_sizes_are_the_theorems_with_their_constants(found):
     for _, facts in found.heads.iterrows():
-        assert facts["hyper_size"] == math.ceil(D * facts["srank"] / (EPS**2 * FAILURE))
+        assert facts["hyper_size"] == 2 * math.ceil(D * facts["srank"] / (EPS**2 * FAILURE))
         logit = facts["query_norm"] * facts["key_norm"] / math.sqrt(D)
         degree = 0  # Taylor's explicit bound, by trying
         while 2 * logit + (degree + 1) * math.log(logit) - math.lgamma(degree + 2) > math.log(EPS):

@@ -193,7 +193,8 @@ class _Head:
             "tail": float(tails[n // KEPT]),
             "window_mass": window,
             "heavy_mass": heavy,
-            "hyper_size": amm_sample_size(x.v.shape[1], float(h.srank), eps=EPS, delta=FAILURE),
+            # The block has half of the keys to sample from: as many of n.
+            "hyper_size": 2 * amm_sample_size(x.v.shape[1], float(h.srank), eps=EPS, delta=FAILURE),
             "subgen_size": self._subgen_size(r),
             "onepass_size": int((tails > EPS).sum()) * math.ceil(math.log2(n)),
             "polynomial_size": _monomials(x.k.shape[1], r * key_norm),
