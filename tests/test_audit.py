@@ -114,7 +114,7 @@ def test_no_cache_holds_more_than_its_share(found):
 
 
 def test_a_head_that_no_cache_serves_keeps_exact_attention(found):
-    told = advice(found, tolerance=1e-6)
+    told = advice(found, tolerance=1e-9)
     assert (told["method"] == "exact").all() and told["reason"].str.contains("no cache is within").all()
     with pytest.raises(ValueError, match="tolerance must be above 0, got 0"):
         advice(found, tolerance=0)

@@ -82,7 +82,7 @@ def audit_theorems(heads: pd.DataFrame) -> Figure:
 
 def audit_errors(errors: pd.DataFrame, advice: pd.DataFrame) -> Figure:
     """Relative error of every method (rows) on every head (columns); the best cache of a head has a frame, dashed where
-    it is not good enough.
+    it is not good enough. A dash: no streaming state (`lab.experiments.caches.unbudgeted`).
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def audit_errors(errors: pd.DataFrame, advice: pd.DataFrame) -> Figure:
         fig = figure(PAGE, 0.9 + 0.24 * len(table))
         ax = fig.subplots()
         shown = np.clip(table.to_numpy(), 1e-3, 10)
-        image = ax.imshow(shown, norm=LogNorm(shown.min(), 10), cmap="cividis", aspect="auto")
+        image = ax.imshow(shown, norm=LogNorm(np.nanmin(shown), 10), cmap="cividis", aspect="auto")
         heads = ["{}.{}".format(*place) for place in table.columns.to_list()]
         step = -(-len(heads) // _ANNOTATED)
         ax.set_xticks(range(0, len(heads), step), heads[::step], rotation=90 if len(heads) > 16 else 0)
@@ -123,6 +123,8 @@ def audit_errors(errors: pd.DataFrame, advice: pd.DataFrame) -> Figure:
 
 def _short(value: float) -> str:
     """Three characters or so: a cell is narrow."""
+    if np.isnan(value):
+        return "–"
     if value >= 1000:
         return f"1e{int(np.log10(value))}"
     return f"{value:.2f}".lstrip("0") if value < 1 else f"{value:.1f}" if value < 10 else f"{value:.0f}"
