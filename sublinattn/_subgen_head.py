@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from . import _xp
 from ._rows import GrowingRows
 from ._xp import Array
-from .exact import Partial, partial_attention
+from .exact import partial_attention
 from .primitives.clustering import OnlineClusters
 from .primitives.reservoir import GroupSamples, WeightedSlots
 
@@ -121,23 +122,6 @@ class Head:
         piece = _xp.to_device(self.samples.regroup(counts, into, len(self.clusters.centres)), xp)
         self.sampled = GrowingRows(pieces[piece, xp.arange(self.samples.size)])
 
-    # ---------------------------------------------------------------------------------------------------- the estimate
-    def numerator(self, xp: Any, q: Array, scale: float) -> Partial | None:
-        """`z` as `o`: the slots' values, weighted by `mu / (s ||v||^2)`, for queries (c, d); None while mu is 0."""
-        if not self.slots.mu:
-            return None
-        weights = (self.slots.mu / (self.slots.size * squared_norms(self.slot_values))).astype(q.dtype)
-        weighted = self.slot_values * _xp.to_device(weights, xp)[:, None]
-        return partial_attention(q, self.slot_keys, weighted, scale=scale, check_finite=False)
-
-    def normaliser(self, xp: Any, q: Array, scale: float) -> Partial | None:
-        """`tau` as the one column of `o`: the clusters' samples, weighted by `count / t`; None without clusters."""
-        if not len(self.sampled):
-            return None
-        weights = np.repeat(self.samples.counts / self.samples.size, self.samples.size).astype(q.dtype)
-        keys = self.sampled.rows.reshape(-1, q.shape[1])
-        return partial_attention(q, keys, _xp.to_device(weights, xp)[:, None], scale=scale, check_finite=False)
-
     # --------------------------------------------------------------------------------------------- what it consists of
     def device_arrays(self) -> list[Array]:
         """Arrays on the device of the rows, with the room to spare."""
@@ -180,20 +164,58 @@ class Head:
         self.slots.thresholds = arrays["thresholds"]
 
 
+# -------------------------------------------------------------------------------------------------------- the estimate
+def numerators(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple[Array, Array]:
+    """`z` of every head for its queries (h, c, d): the slots' values, weighted by `mu / (s ||v||^2)`.
+
+    Returns
+    -------
+    m, o : array, shapes (h, c) and (h, c, d_v)
+        `z = exp(m) o`; -inf and 0 while mu is 0.
+    """
+    keys, values = (xp.stack([getattr(head, name) for head in heads]) for name in ("slot_keys", "slot_values"))
+    mu, size = np.array([head.slots.mu for head in heads])[:, None], heads[0].slots.size
+    weights = np.divide(mu / size, squared_norms(values), out=np.zeros((len(heads), size)), where=mu > 0)
+    weighted = values * _xp.to_device(weights.astype(q.dtype), xp)[..., None]
+    found = partial_attention(q, keys, weighted, scale=scale, check_finite=False)
+    return xp.where(_xp.to_device(mu > 0, xp), found.m, -np.inf), found.o
+
+
+def normalisers(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple[Array, Array]:
+    """`tau` of every head for its queries: the clusters' samples, weighted by `count / t`.
+
+    Returns
+    -------
+    m, o : array, shapes (h, c) and (h, c, 1)
+        `tau = exp(m) o`.
+    """
+    most, size = max(len(head.sampled) for head in heads), heads[0].samples.size
+    keys = xp.empty((len(heads), most, size, q.shape[-1]), q.dtype)
+    weights = np.zeros((len(heads), most))
+    for i, head in enumerate(heads):
+        m = len(head.sampled)
+        keys[i, :m], weights[i, :m] = head.sampled.rows, head.samples.counts / size
+        keys[i, m:] = head.sampled.rows[:1]  # without weight, and no larger logit than there is
+    keys, weights = keys.reshape(len(heads), -1, q.shape[-1]), np.repeat(weights, size, axis=1).astype(q.dtype)
+    found = partial_attention(q, keys, _xp.to_device(weights, xp)[..., None], scale=scale, check_finite=False)
+    return found.m, found.o
+
+
 def ratio_of(xp: Any, numerators: list[tuple[Array, Array]], normalisers: list[tuple[Array, Array]]) -> Array:
-    """Sum of the numerators `(m, o)` over that of the normalisers `(m, l)`, each `exp(m)` times what is given.
+    """Sum of the numerators over that of the normalisers, each `exp(m) o`.
 
     The two sums have references of their own: a slot's largest logit may lie far above the clusters' samples, and the
     ratio is then large, but no 0/0. One past the largest float is inf.
     """
     above, below = (_largest(xp, [m for m, _ in parts]) for parts in (numerators, normalisers))
-    z = sum(xp.exp(m - above)[:, None] * o for m, o in numerators)
-    tau = sum(xp.exp(m - below) * total for m, total in normalisers)
+    z = sum(xp.exp(m - above)[..., None] * o for m, o in numerators)
+    tau = sum(xp.exp(m - below)[..., None] * o for m, o in normalisers)
     with np.errstate(over="ignore", invalid="ignore"):
-        half = xp.exp((above - below) / 2)[:, None]  # twice: a small ratio times a large factor may be neither
-        ratio = z / tau[:, None] * half * half
+        half = xp.exp((above - below) / 2)[..., None]  # twice: a small ratio times a large factor may be neither
+        ratio = z / tau * half * half
     return xp.where(z == 0, 0, ratio)
 
 
 def _largest(xp: Any, references: list[Array]) -> Array:
-    return xp.stack(references).max(axis=0)
+    found = xp.stack(references).max(axis=0)
+    return xp.where(xp.isfinite(found), found, 0)  # of numerators there may be none yet

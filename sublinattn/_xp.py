@@ -145,7 +145,13 @@ def _cast(x: Array, dtype: Any) -> Array:
 
 
 def _dtype_name(x: Any) -> str:
-    return str(getattr(x.dtype, "name", x.dtype)).removeprefix("torch.")
+    return _name(x.dtype)
+
+
+@functools.cache
+def _name(dtype: Any) -> str:
+    """NumPy takes some microseconds to spell a dtype's name, and every call of the public face asks for several."""
+    return str(getattr(dtype, "name", dtype)).removeprefix("torch.")
 
 
 def _device(x: Any) -> str:

@@ -164,6 +164,7 @@ def each_query_tile(
     problems, rows, keys = _xp.tile_shape(xp, b)
     if n_q < rows:  # few queries, as in decoding: a tile of as many logits takes more keys
         keys *= rows // n_q
+    problems = max(problems, SPLIT_LOGITS // (n_q * k.shape[1]))
     if causal:  # a tile across the diagonal is half wasted: make it short, and take several problems at once
         problems, rows = 2 * problems, rows // 2
     tiles = [

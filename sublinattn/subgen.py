@@ -33,7 +33,7 @@ import numpy as np
 
 from . import _checks
 from ._cache_parts import MergingCache, check_squares
-from ._subgen_head import Head, ratio_of
+from ._subgen_head import Head, normalisers, numerators, ratio_of
 from ._xp import Array
 from .exact import partial_attention
 from .primitives.reservoir import seed_from
@@ -263,18 +263,16 @@ class SubGenCache(MergingCache):
 
     # ---------------------------------------------------------------------------------------------------- the estimate
     def _attend(self, xp: Any, q: Array, scale: float) -> Array:
-        out = xp.empty((*q.shape[:2], self._width["v"]), q.dtype)
-        for i, head in enumerate(self._heads):
-            above, below = head.numerator(xp, q[i], scale), head.normaliser(xp, q[i], scale)
-            numerators = [] if above is None else [(above.m, above.o)]
-            normalisers = [] if below is None else [(below.m, below.o[:, 0])]
-            if self.recent:
-                held = (self._held[name][i] for name in ("recent_k", "recent_v"))
-                exact = partial_attention(q[i], *held, scale=scale, check_finite=False)
-                numerators.append((exact.m, exact.o))
-                normalisers.append((exact.m, exact.l))
-            out[i] = ratio_of(xp, numerators, normalisers) if numerators else 0  # no value but 0 so far
-        return out
+        above, below = [], []
+        if len(self._heads[0].sampled):  # else all tokens are in the window
+            above.append(numerators(xp, self._heads, q, scale))
+            below.append(normalisers(xp, self._heads, q, scale))
+        if self.recent:
+            held = (self._held[name] for name in ("recent_k", "recent_v"))
+            exact = partial_attention(q, *held, scale=scale, check_finite=False)
+            above.append((exact.m, exact.o))
+            below.append((exact.m, exact.l[..., None]))
+        return ratio_of(xp, above, below)
 
     # --------------------------------------------------------------------------------------------------------- merging
     def _take(self, xp: Any, other: SubGenCache, theirs: dict[str, Array]) -> None:

@@ -14,6 +14,7 @@ import references
 from toy_subgen import D_V, D, Plain, assert_same, blobs, contents, fed
 
 from sublinattn import _xp
+from sublinattn._subgen_head import normalisers
 from sublinattn.subgen import SubGenCache
 
 N = 200
@@ -155,8 +156,8 @@ def test_a_cluster_of_identical_keys_has_no_error_of_tau() -> None:
     k = keys[np.arange(120) % 3]
     cache = SubGenCache(0.1, 2, 4, rng=0).update(k, np.ones((120, D_V)))
     assert cache.counts.tolist() == [40, 40, 40]
-    below = cache._heads[0].normaliser(np, keys, 1.0)
-    tau = np.exp(below.m) * below.o[:, 0]
+    m, o = normalisers(np, cache._heads, keys[None], 1.0)
+    tau = (np.exp(m) * o[..., 0])[0]
     np.testing.assert_allclose(tau, np.exp(keys @ k.T).sum(axis=1), rtol=1e-13)
 
 
@@ -167,6 +168,28 @@ def test_values_all_zero(xp: Any, recent: int) -> None:
     assert cache.mu == 0 and not _xp.asnumpy(cache.attend(xp.asarray(k[:3]))).any()
     cache.update(xp.asarray(k), xp.asarray(v))
     assert cache.mu > 0 and _xp.asnumpy(cache.attend(xp.asarray(k[:3]))).all()
+
+
+@pytest.mark.parametrize("far", [0.0, 100.0])
+def test_problems_of_different_sizes_answer_each_by_itself(far: float) -> None:
+    """Numbers of clusters differ, and one has had no value but 0; with logits near -1e4, where a zero would win."""
+    streams = [blobs(seed, 40, groups) for seed, groups in enumerate((1, 3, 6))]
+    k, v = (np.stack(x) for x in zip(*streams, strict=True))
+    k[..., 0] += far
+    v[2, :-3] = 0
+    q = np.random.default_rng(1).normal(size=(3, 2, D)) - [far, 0, 0, 0]
+    cache = SubGenCache(1.0, 2, 4, recent=3, rng=0).update(k, v)
+    assert [len(x) for x in cache.centers] == [1, 3, 6] and cache.mu[2] == 0
+    for i, (head, got) in enumerate(zip(cache._heads, cache.attend(q, scale=1.0), strict=True)):
+        window = q[i] @ k[i, -3:].T
+        top = window.max(axis=1, keepdims=True)
+        z, tau = np.exp(window - top) @ v[i, -3:], np.exp(window - top).sum(axis=1)
+        if head.slots.mu:
+            weights = head.slots.mu / 4 / (head.slot_values**2).sum(axis=1, keepdims=True)
+            z = z + np.exp(q[i] @ head.slot_keys.T - top) @ (weights * head.slot_values)
+        for count, samples in zip(head.samples.counts, head.sampled.rows, strict=True):
+            tau = tau + count / 2 * np.exp(q[i] @ samples.T - top).sum(axis=1)
+        np.testing.assert_allclose(got, z / tau[:, None], rtol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -216,8 +239,8 @@ def test_normaliser_is_unbiased_and_of_known_variance(options: Any) -> None:
     many = (np.broadcast_to(x, (runs, *x.shape)) for x in (k, v))
     cache = SubGenCache(0.3 if options else 1.0, t, 1, rng=2, **options).update(*many)
     assert options or len(cache.counts[0]) == 4
-    found = [head.normaliser(np, q, 1.0) for head in cache._heads]
-    tau = np.array([np.exp(below.m) * below.o[:, 0] for below in found])
+    m, o = normalisers(np, cache._heads, np.broadcast_to(q, (runs, *q.shape)), 1.0)
+    tau = np.exp(m) * o[..., 0]
     want = np.exp(q @ k.T).sum(axis=1)
     z = (tau.mean(axis=0) - want) / (tau.std(axis=0) / np.sqrt(runs))
     assert abs(z).max() <= 6

@@ -150,6 +150,8 @@ class OnlineClusters:
         -----
         `2 c m d` operations, and as many for new centres as there are of those.
         """
+        if len(x) == 1:
+            return self._absorb_one(xp, x, most)
         old, count = self.centres.rows, len(self.centres)
         index, square = nearest(xp, x, old)
         far = np.flatnonzero(square > self.square)
@@ -164,6 +166,16 @@ class OnlineClusters:
         position, born = _xp.to_device(np.arange(stop), xp), _xp.to_device(made, xp)
         later, later_square = nearest(xp, x, new, position=position, born=born)
         return np.where(later_square < square, count + later, index)  # of equally near ones the older
+
+    def _absorb_one(self, xp: Any, x: Array, most: float) -> np.ndarray:
+        """A single point, as in decoding: the distances that decide, without a product that only excludes."""
+        squares = _xp.asnumpy(squared_distances(x, self.centres.rows))
+        if squares.size and squares[number := int(squares.argmin())] <= self.square:
+            return np.array([number])
+        if len(squares) >= most:
+            return np.zeros(0, np.int64)
+        self.centres.append(xp, x)
+        return np.array([len(squares)])
 
     def _made(self, xp: Any, x: Array, far: np.ndarray, room: float) -> tuple[np.ndarray, int]:
         """Which of the points `far` from all old centres become centres, and before which point there is no more room.

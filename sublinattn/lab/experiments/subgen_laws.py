@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..._subgen_head import Head
+from ..._subgen_head import Head, normalisers, numerators
 from ..._xp import asnumpy, to_device
 from ...primitives.clustering import OnlineClusters
-from ...theory.claims.sg24_estimator import Tokens, relative_variance, value
+from ...theory.claims.sg24_estimator import Tokens, relative_variance, sums
 from ...theory.claims.sg24_laws import SLOTS, TOKENS
 from ...theory.claims.sg24_setting import Cache, fed, members, numbered, numbers, random_chunks
 from ..workloads import real
@@ -127,7 +127,6 @@ def errors(*, effort: str, seed: int, backend: str) -> tuple[pd.DataFrame, pd.Da
     """
     xp, copies = device(backend), by_effort(effort, smoke=150, standard=2000, full=10_000)
     x = Tokens(generator(seed, "errors"), N)
-    query = to_device(x.q, xp)
     unit = float((x.e**2).sum()) * float(np.linalg.norm(x.v, 2)) ** 2
     mean_z = float(x.squares.sum() * (x.e**2).sum() - (x.numerator**2).sum())
     zero = float((x.numerator**2).sum())
@@ -136,13 +135,13 @@ def errors(*, effort: str, seed: int, backend: str) -> tuple[pd.DataFrame, pd.Da
     rows, laws = [], []
     for s in SLOTS_OVER:
         heads = states(generator(seed, "z", s), xp, x, copies, s=s)
-        z = np.array([value(head.numerator(xp, query, 1.0))[0] for head in heads])
+        z = sums(numerators, xp, heads, x.q)[:, 0]
         rows += [("z", s, i, square / unit) for i, square in enumerate(((z - x.numerator) ** 2).sum(axis=1))]
         bound = float(x.squares.sum() * (x.e**2).sum()) / s / unit
         laws.append(("z", s, mean_z / s / unit, bound, bound / FAILURE, uniform_z / s / unit, zero / unit))
     for t in SAMPLES_OVER:
         heads = states(generator(seed, "tau", t), xp, x, copies, t=t)
-        tau = np.array([value(head.normaliser(xp, query, 1.0))[0, 0] for head in heads]) / x.normaliser
+        tau = sums(normalisers, xp, heads, x.q)[:, 0, 0] / x.normaliser
         rows += [("tau", t, i, square) for i, square in enumerate((tau - 1) ** 2)]
         parts = groups(x, heads[0])
         exact = sum(len(e) ** 2 * e.var() for e in parts) / x.normaliser**2 / t
@@ -213,14 +212,13 @@ def ratios(*, effort: str, seed: int, backend: str) -> tuple[pd.DataFrame, pd.Da
     """
     xp, copies = device(backend), by_effort(effort, smoke=250, standard=4000, full=20_000)
     x = Tokens(generator(seed, "ratio"), N, **BIASED)
-    query, exact = to_device(x.q, xp), x.numerator / x.normaliser
+    exact = x.numerator / x.normaliser
     rows, laws = [], []
     cases = [("t", 64, t) for t in BIAS_SAMPLES] + [("s", s, 1) for s in BIAS_SLOTS]
     for varies, s, t in cases:
         heads = states(generator(seed, "ratio", varies, s, t), xp, x, copies, s=s, t=t)
-        for i, head in enumerate(heads):
-            z, tau = (value(part(xp, query, 1.0))[0] for part in (head.numerator, head.normaliser))
-            rows.append((varies, s, t, i, float(z / tau @ exact / (exact @ exact)) - 1))
+        z, tau = (sums(part, xp, heads, x.q)[:, 0] for part in (numerators, normalisers))
+        rows += [(varies, s, t, i, off) for i, off in enumerate(z / tau @ exact / (exact @ exact) - 1)]
         parts = groups(x, heads[0])
         first = sum(len(e) ** 2 * e.var() for e in parts) / x.normaliser**2 / t
         laws.append((varies, s, t, stretch(parts, t) - 1, first))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import sympy as sp
 
 from ..._rows import GrowingRows
-from ..._subgen_head import Head
+from ..._subgen_head import Head, normalisers, numerators
 from ..._xp import asnumpy, to_device
-from ...exact import Partial
 from ...primitives.clustering import OnlineClusters
 from ..claim import Claim, Exact, Mean, Sabotage, Trial
 from .sg24_setting import Cache, chunks, fed, stream
@@ -42,10 +41,10 @@ class Tokens:
         """What `z` is the average of, for each token that a slot may hold."""
 
 
-def value(p: Partial | None) -> np.ndarray:
-    """The sums (queries, columns) that a partial stands for."""
-    assert p is not None
-    return np.exp(asnumpy(p.m))[:, None] * asnumpy(p.o)
+def sums(part: Callable[..., Any], xp: Any, heads: Sequence[Head], q: np.ndarray) -> np.ndarray:
+    """`numerators` or `normalisers` of the heads for queries (c, d), the scale in them: shape (h, c, columns)."""
+    m, o = part(xp, heads, xp.broadcast_to(to_device(q, xp), (len(heads), *q.shape)), 1.0)
+    return np.exp(asnumpy(m))[..., None] * asnumpy(o)
 
 
 def enumerated(
@@ -54,13 +53,13 @@ def enumerated(
     """Mean or variance of `z` from one slot, over all tokens that it can hold, against the sheet's."""
     x = Tokens(rng, n)
     cache = fed(Cache(1.0, 1, 1, rng=rng), xp, x.k, x.v, chunks(n, n))
-    head, query = cache.head, to_device(x.q, xp)
+    head = cache.head
     if forget_mu:
         head.slots.mu = 1.0
     z = []
     for j in range(n):
         head.slot_keys, head.slot_values = (to_device(a[j : j + 1], xp) for a in (x.k, x.v))
-        z.append(value(head.numerator(xp, query, 1.0))[0])
+        z.append(sums(numerators, xp, [head], x.q)[0, 0])
     p = x.law if law == "norm" else np.full(n, 1 / n)
     if moment == 1:
         error = float(np.linalg.norm(p @ np.array(z) - x.numerator))
@@ -88,7 +87,7 @@ def sampled_numerator(
     for head in _copies(rng, xp, x, rows, value_samples=s, broken=broken):
         if forget_mu:
             head.slots.mu = 1.0
-        z.append(value(head.numerator(xp, to_device(x.q, xp), 1.0))[0])
+        z.append(sums(numerators, xp, [head], x.q)[0, 0])
     off = x.terms - x.numerator
     facts = {"n": n, "s": s}
     if moment == 1:
@@ -111,7 +110,7 @@ def sampled_normaliser(
     x = Tokens(rng, n, clusters=3)
     found = []
     for head in _copies(rng, xp, x, rows, cluster_samples=t, broken=broken):
-        found.append(value(head.normaliser(xp, to_device(x.q, xp), 1.0))[0, 0])
+        found.append(sums(normalisers, xp, [head], x.q)[0, 0, 0])
     labels = ((x.k[:, None] - asnumpy(head.clusters.centres.rows)) ** 2).sum(axis=-1).argmin(axis=1)  # far apart
     square = fourth = 0.0  # of the sum over clusters and samples: cumulants add
     for group in range(labels.max() + 1):

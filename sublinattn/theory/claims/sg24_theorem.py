@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from ..._subgen_head import numerators
 from ..._xp import asnumpy, to_device
 from ...lab.workloads import make
 from .. import bounds
 from ..claim import Assumption, Claim, Drop, Growth, Probability, Sabotage, Trial, Vacuity
 from .ha24_setting import critical_size
-from .sg24_estimator import value
+from .sg24_estimator import sums
 from .sg24_setting import Cache, chunks, fed
 
 MISSES = 0.1  # failure probability that defines a critical size
@@ -125,7 +126,7 @@ def chebyshev(
     prescribed = slots_for(x.facts["srank"], eps, p)
     s = max(1, round(prescribed * shrink))
     cache = x.feed(Cache(1e3, 1, s, broken=broken, rng=rng), xp)
-    z = value(cache.head.numerator(xp, to_device(x.q[None], xp), 1.0))[0] * np.exp(-x.top)
+    z = sums(numerators, xp, [cache.head], x.q[None])[0, 0] * np.exp(-x.top)
     error = float(np.linalg.norm(z - x.e @ x.v)) / _numerator_bound(x, 1.0)
     return Trial(error, eps / over, facts={**x.facts, "s": s, "prescribed": prescribed, "varepsilon": eps})
 
