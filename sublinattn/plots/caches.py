@@ -29,7 +29,7 @@ _LABELS = {
 }
 
 
-def _style(name: str) -> dict[str, Any]:
+def style_of(name: str) -> dict[str, Any]:
     if name == "subgen, window":  # the same method, so the same colour
         return method("subgen", markerfacecolor="white", linestyle=":", label="SubGen, half a window")
     if name == "subgen, hindsight":
@@ -67,7 +67,9 @@ def cache_errors(rows: pd.DataFrame, value: str = "relative") -> Figure:
             for place, how in enumerate((*_ORDER, "streaming state")):
                 if (part["method"] == how).any():
                     table = _ranges(part[part["method"] == how], value)
-                    lines(ax, table.assign(held=table["held"] * 1.03 ** (place - 4)), "held", _style(how))  # bars apart
+                    lines(
+                        ax, table.assign(held=table["held"] * 1.03 ** (place - 4)), "held", style_of(how)
+                    )  # bars apart
             ax.set(xscale="log", yscale="log", ylim=(low / 6, 2 * high))
             ax.set_title(name, fontsize=7, fontweight="bold" if (part["source"] == "real").all() else "normal")
             _exact(ax, part[part["method"] == "exact"], value)
@@ -118,7 +120,7 @@ def needles_found(table: pd.DataFrame, *, chance: float) -> Figure:
             if len(part):
                 reach = [part["rate"] - part["low"], part["high"] - part["rate"]]
                 x = part["share"] * 1.025 ** (place - len(order) / 2)  # bars side by side
-                ax.errorbar(x, part["rate"], yerr=np.maximum(reach, 0), elinewidth=0.7, capsize=1.5, **_style(how))
+                ax.errorbar(x, part["rate"], yerr=np.maximum(reach, 0), elinewidth=0.7, capsize=1.5, **style_of(how))
         for how, style in (("exact", {"marker": ""}), ("zero", {"marker": "", "linestyle": "-"})):
             ax.axhline(float(table.loc[table["method"] == how, "rate"].iloc[0]), **method(how, **style))
         ax.axhline(chance, **theory("chance", linestyle=":"))

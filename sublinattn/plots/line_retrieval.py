@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from .caches import _style as style_of
+from .caches import style_of
 from .panels import figure, legend_below, theory
 from .style import PAGE, method, paper_style
 

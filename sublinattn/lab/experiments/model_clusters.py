@@ -17,12 +17,12 @@ from ..._xp import Array, asnumpy
 from ...lm.rope import rotated
 from ..models import Model, open_model
 from . import clusterability
+from .cache_streams import SINKS
 from .caches import mean_and_reach
 from .clusterability import CAPTURED, FIXED, NULL
 from .setting import GAUSSIAN, by_effort, generator
 
-FIRST = 4
-WITHOUT = f"without the first {FIRST}"
+WITHOUT = f"without the first {SINKS}"
 BEFORE = "keys before the rotation"
 PAIRS: clusterability.Pairs = {
     "keys / values": (("keys", CAPTURED), ("values", CAPTURED)),
@@ -72,7 +72,7 @@ def cost_curves(*, effort: str, seed: int, backend: str, model: str, text: str) 
     opened = open_model(model, text, backend=backend)
     every = by_effort(effort, smoke=2, standard=1, full=1)
     points = _points(effort, seed, opened, ("keys", BEFORE, "values"), every=every)
-    rows = clusterability.costs(opened.decoder.xp, points, seed=seed, without=(WITHOUT, slice(FIRST, None)))
+    rows = clusterability.costs(opened.decoder.xp, points, seed=seed, without=(WITHOUT, slice(SINKS, None)))
     config, real = opened.decoder.config, rows["source"] == "real"
     places = np.unravel_index(rows["replicate"], (len(rows), config.layers, config.kv_heads))
     named = dict(zip(("passage", "layer", "head"), places, strict=True))

@@ -22,10 +22,9 @@ from ...exact import attention
 from ...hardness import hardness
 from ..models import Model, open_model
 from . import clusterability
+from .cache_streams import SINKS
 from .setting import by_effort, generator
 
-FIRST = 4
-"""First keys, where attention sinks would be: in the exact part, or not."""
 ALPHAS = ("alpha", "alpha_rest", "block", "block_rest")
 QUANTITIES = (*ALPHAS, "kappa", "srank", "mass")
 
@@ -79,12 +78,12 @@ def _measure(xp: Any, q: Array, k: Array, block_size: int, rng: np.random.Genera
     n, d = q.shape[2:]
     q, k = (xp.ascontiguousarray(x).reshape(-1, n, d) for x in (q, k))
     squares = n * SoftmaxMatrix(xp, q, k, scale=d**-0.5, causal=True).column_squares()
-    block = hardness(q[:, n // 2 :], k[:, : n // 2], block_size=block_size, exact_keys=FIRST, rng=rng)
+    block = hardness(q[:, n // 2 :], k[:, : n // 2], block_size=block_size, exact_keys=SINKS, rng=rng)
     first = xp.zeros((*k.shape[:2], 1), k.dtype)
-    first[:, :FIRST] = 1
+    first[:, :SINKS] = 1
     found = {
         "alpha": squares.max(axis=1),
-        "alpha_rest": squares[:, FIRST:].max(axis=1),
+        "alpha_rest": squares[:, SINKS:].max(axis=1),
         "block": block.alpha,
         "block_rest": block.alpha_residual,
         "kappa": block.kappa,
@@ -92,7 +91,7 @@ def _measure(xp: Any, q: Array, k: Array, block_size: int, rng: np.random.Genera
         "query_norm": xp.sqrt((q * q).sum(axis=2).max(axis=1)),
         "mass": attention(q, k, first, causal=True)[:, n // 2 :].mean(axis=(1, 2)),
     }
-    uniform = FIRST / np.arange(n // 2 + 1, n + 1)
+    uniform = SINKS / np.arange(n // 2 + 1, n + 1)
     return {**{name: asnumpy(x).astype(np.float64) for name, x in found.items()}, "uniform": uniform.mean()}
 
 

@@ -192,13 +192,14 @@ def replaced_layers(
     """
     opened = open_model(model, text, backend=backend)
     trained, ways = opened.decoder.trained, orders(alone)
-    lengths = by_effort(effort, smoke=(256, 1024), standard=(2048, 4096, 8192), full=(2048, 8192, 32768))
-    count = by_effort(effort, smoke=2, standard=6, full=12)
+    lengths = by_effort(effort, smoke=(256, 1024), standard=(2048, 8192, 32768), full=(2048, 4096, 8192, 16384, 32768))
+    most = by_effort(effort, smoke=2, standard=6, full=12)
+    tokens_read = by_effort(effort, smoke=2**11, standard=2**15, full=2**18)
     rows: list[tuple[Any, ...]] = []
     for n in lengths:
         decoder, rng = opened.decoder.stretched(n), generator(seed, "replaced", n)
         decoder.losses(opened.passage(rng, n))  # warm: exact attention comes first
-        for passage in range(count):
+        for passage in range(max(2, min(most, tokens_read // n))):
             tokens, made = opened.passage(rng, n), methods(n, rng)
             seen: dict[tuple[str, frozenset[int]], tuple[float, float, float]] = {}
             tried = [(HYPER, way) for way in ways] + [(LOCAL, LAST), (ZERO, LAST)]

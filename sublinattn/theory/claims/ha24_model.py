@@ -5,7 +5,6 @@ half of the layers attend approximately.
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,11 @@ import sympy as sp
 
 from ..._softmax_matrix import SoftmaxMatrix
 from ..._xp import asnumpy
-from ...hyper import hyper_attention
 from ...lab.experiments.cache_streams import SINKS
+from ...lab.experiments.perplexity import HYPER, ZERO, losses, methods
 from ...lab.models import open_model
-from ...lm.attend import replacing
-from .. import bounds
-from ..claim import Claim, Growth, Probability, Sabotage, Trial
+from ..claim import Claim, Probability, Sabotage, Trial
+from .ha24_alpha import alpha_claim
 
 BEFORE, AFTER = 5.6, 6.3
 """Reported perplexities of ChatGLM2-6B at 32k tokens, exact and approximate."""
@@ -40,40 +38,30 @@ def decoder_alpha(
     return Trial(value * n ** (power - 1), facts={"n": n, "alpha": value})
 
 
-def relative_loss(
-    rng: np.random.Generator, xp: Any, *, n: int, replaced: int, part: int = 16, outputs: str = "hyper"
-) -> Trial:
+def relative_loss(rng: np.random.Generator, xp: Any, *, n: int, replaced: int, method: str = HYPER) -> Trial:
     """Log-perplexity of a fresh passage with the last `replaced` layers approximate, over that with exact attention.
 
-    Blocks and samples are n / part; `outputs`: those of the replaced layers, "hyper", or "zero" (a sabotage).
+    `method`: HyperAttention with blocks and samples of n/16 keys, or `ZERO` (a sabotage).
     """
     model = open_model(backend=xp.__name__)
-    tokens = model.passage(rng, n)
-    size, layers = n // part, model.decoder.config.layers
-    hyper = partial(hyper_attention, causal=True, block_size=size, sample_size=size, min_exact=2 * size, rng=rng)
-    method = hyper if outputs == "hyper" else (lambda q, k, v: xp.zeros_like(v))
-    last = {layer: method for layer in range(layers - replaced, layers)}
-    exact, found = (model.decoder.losses(tokens, **how).mean() for how in ({}, {"attend": replacing(last)}))
+    tokens, layers = model.passage(rng, n), model.decoder.config.layers
+    last = dict.fromkeys(range(layers - replaced, layers), methods(n, rng)[method])
+    exact, found = losses(model, tokens), losses(model, tokens, last)
     facts = {"n": n, "perplexity": math.exp(exact), "replaced_perplexity": math.exp(found)}
-    return Trial(float(found / exact), math.log(AFTER) / math.log(BEFORE), facts=facts)
+    return Trial(found / exact, math.log(AFTER) / math.log(BEFORE), facts=facts)
 
 
-def _alpha_claim(slug: str, words: str, exact_keys: int) -> Claim:
+def _decoder_claim(slug: str, words: str, exact_keys: int) -> Claim:
     lengths = {"smoke": (128, 256, 512, 1024), "standard": (128, 256, 512, 1024, 2048)}
-    return Claim(
-        id=f"ha24.alpha-sublinear-{slug}",
-        paper="HA24",
-        source="Section 2 and experiments (alpha is sublinear in n)",
-        title=f"alpha grows no faster than n: {words}",
-        statement=sp.Eq(sp.Function("alpha")(bounds.n), sp.Function("O")(bounds.n)),
-        kind=Growth(variables={"n": bounds.n}),
+    return alpha_claim(
+        slug,
+        words,
         trial=decoder_alpha,
         cases={
             effort: tuple({"variable": "n", "n": n, "exact_keys": exact_keys} for n in sizes)
             for effort, sizes in lengths.items()
         },
         max_trials={"smoke": 8, "standard": 24},
-        sabotages=(Sabotage("n^3", "n^3 max |P e_j|^2 instead of n max |P e_j|^2", {"power": 3}),),
         reported="alpha of ChatGLM2-6B's heads grows sublinearly in n on LongBench",
         remark=(
             "Of the model that ships (byte-level, 4 layers of 4 heads), on modules that it was not trained on; "
@@ -86,8 +74,8 @@ def _alpha_claim(slug: str, words: str, exact_keys: int) -> Claim:
 
 
 CLAIMS = (
-    _alpha_claim("decoder", "heads of a trained decoder", 0),
-    _alpha_claim("decoder-first-removed", f"heads of a trained decoder, the first {SINKS} keys exact", SINKS),
+    _decoder_claim("decoder", "heads of a trained decoder", 0),
+    _decoder_claim("decoder-first-removed", f"heads of a trained decoder, the first {SINKS} keys exact", SINKS),
     Claim(
         id="ha24.perplexity-half",
         paper="HA24",
@@ -100,7 +88,7 @@ CLAIMS = (
         trial=relative_loss,
         cases={"smoke": ({"n": 512, "replaced": 2},), "standard": ({"n": 2048, "replaced": 2},)},
         max_trials={"smoke": 60, "standard": 400},
-        sabotages=(Sabotage("zero", "the replaced layers answer 0", {"outputs": "zero"}),),
+        sabotages=(Sabotage("zero", "the replaced layers answer 0", {"method": ZERO}),),
         reported="perplexity 5.6 becomes 6.3 for 50 percent less inference time",
         remark=(
             "On the typical text: the promise is that at least every other passage does so well. Perplexities of "
