@@ -1,8 +1,7 @@
 """The softmax matrix `P = D^{-1} A` as an operator: products, column norms, operator norm, without its entries.
 
-Every pass recomputes the entries tile by tile: `O(n_q n_k d)` operations, `O(n)` memory plus a tile per thread. Row
-results are summed by the thread that owns the rows and column results by the one that owns the columns, so that no
-result depends on the number of threads.
+Every pass recomputes the entries tile by tile: `O(n_q n_k d)` operations, `O(n)` memory plus a tile per thread. Who
+sums what, and in which order, depends on the sizes alone, so that no result depends on the number of threads.
 """
 
 from __future__ import annotations
@@ -48,29 +47,6 @@ class SoftmaxMatrix:
             p += xp.where(above, -np.inf, 0).astype(p.dtype)
         return xp.exp(p, out=p)
 
-    def _sweep(self, by_rows: bool, add: Callable[[Array, int, slice, slice], None]) -> None:
-        """Call `add(entries, problem, rows, columns)` on all tiles; one thread owns a row (or column) range."""
-        n_q, n_k = self.q.shape[1], self.k.shape[1]
-        _, t, c = _xp.tile_shape(self.xp, len(self.q))
-        row_tiles = [slice(s, s + t) for s in range(0, n_q, t)]
-        column_tiles = [slice(s, s + c) for s in range(0, n_k, c)]
-        owned, others = (row_tiles, column_tiles) if by_rows else (column_tiles, row_tiles)
-
-        def make_worker() -> Callable[[tuple[int, slice]], None]:
-            scratch = Scratch(self.xp, self.q.dtype)
-
-            def worker(where: tuple[int, slice]) -> None:
-                b, mine = where
-                for other in others:
-                    rows, columns = (mine, other) if by_rows else (other, mine)
-                    if self.causal and columns.start >= min(rows.stop, n_q):
-                        continue
-                    add(self._entries(scratch, b, rows, columns), b, rows, columns)
-
-            return worker
-
-        _xp.for_tiles(self.xp, [(b, mine) for mine in owned for b in range(len(self.q))], make_worker)
-
     def gram_times(self, x: Array) -> tuple[Array, Array]:
         """`x^T P^T P x` (B,) and `P^T P x` (B, n_k), for `x` (B, n_k), in one pass over the entries.
 
@@ -109,13 +85,24 @@ class SoftmaxMatrix:
         return strip
 
     def column_squares(self) -> Array:
-        """Squared column norms `||P e_j||_2^2`, shape (B, n_k)."""
-        squares = self.xp.zeros(self.k.shape[:2], np.float64)
+        """Squared column norms `||P e_j||_2^2`, shape (B, n_k); one thread owns a range of columns."""
+        (b, n_q, _), n_k = self.q.shape, self.k.shape[1]
+        squares = self.xp.zeros((b, n_k), np.float64)
+        _, t, c = _xp.tile_shape(self.xp, b)
 
-        def add(p: Array, b: int, rows: slice, columns: slice) -> None:
-            squares[b, columns] += self.xp.einsum("ij,ij->j", p, p)
+        def make_worker() -> Callable[[tuple[int, slice]], None]:
+            scratch = Scratch(self.xp, self.q.dtype)
 
-        self._sweep(False, add)
+            def worker(where: tuple[int, slice]) -> None:
+                problem, columns = where
+                first = columns.start // t * t if self.causal else 0  # the tile of rows that the diagonal enters
+                for rows in (slice(s, s + t) for s in range(first, n_q, t)):
+                    p = self._entries(scratch, problem, rows, columns)
+                    squares[problem, columns] += self.xp.einsum("ij,ij->j", p, p)
+
+            return worker
+
+        _xp.for_tiles(self.xp, [(i, slice(s, s + c)) for s in range(0, n_k, c) for i in range(b)], make_worker)
         return squares
 
     def operator_norm(self, *, rtol: float = 1e-4, max_steps: int = 50) -> Array:

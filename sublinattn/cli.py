@@ -214,7 +214,8 @@ def capture(
         Path | None, typer.Option(help="UTF-8 text.", show_default="Python modules that tiny was not trained on")
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option("-n", "--tokens", min=1, help="First tokens of the text.", show_default="all")
+        int | None,
+        typer.Option("-n", "--tokens", min=1, help="First tokens of the text.", show_default="the trained context"),
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Write float16: half of the bytes.")] = False,
     backend: BackendOption = Backend.auto,
@@ -250,15 +251,17 @@ def audit(
 ) -> None:
     """Say which method suits which head: hardness, whose theorem holds there, and every method's measured error."""
     from .lab import audit_page
+    from .lab.advice import check_tolerance
     from .lab.audit import audit as measure
     from .lab.captured import Captured
 
     try:
+        check_tolerance(tolerance)
         opened = Captured.open(captured)
         with _counting("heads") as progress:
             found = measure(opened, share=share, seed=seed, progress=progress)
         page = audit_page.write(found, out, tolerance=tolerance, seed=seed)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         _fail(error)
     _frame(audit_page.summary(found, tolerance=tolerance))
     console.print(f"Page: {page}", soft_wrap=True, highlight=False)

@@ -151,7 +151,7 @@ def hardness(
 
     Notes
     -----
-    About `4 + 2 * (Lanczos' steps)` passes over the entries; the steps are few, since the leading singular
+    About `4 + (Lanczos' steps)` passes over the entries; the steps are few, since the leading singular
     vector of a softmax matrix is close to constant unless its columns are very uneven.
     """
     values = {} if v is None else {"v": v}

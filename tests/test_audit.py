@@ -11,7 +11,10 @@ import pytest
 from sublinattn.lab import audit_page
 from sublinattn.lab.advice import advice
 from sublinattn.lab.audit import EPS, FAILURE, SIZES, audit
+from sublinattn.lab.experiments import caches
+from sublinattn.lab.experiments.cache_streams import Stream
 from sublinattn.lab.experiments.model_audit import Passage
+from sublinattn.lab.instance import Instance
 
 N, D, QUERIES = 512, 16, 128
 
@@ -133,9 +136,32 @@ def test_too_short_a_text_or_too_small_a_share_is_refused():
     with pytest.raises(ValueError, match="at least 128 tokens, got 100"):
         audit(Passage(x, x, x, ""))
     x = np.zeros((1, 1, 256, 8), np.float32)
-    for share in (0.01, 1.5):
+    for share in (0.01, 1.5, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=f"share must be between .* got {share}"):
             audit(Passage(x, x, x, ""), share=share)
+
+
+def test_what_is_wrong_with_a_head_names_it():
+    x = np.ones((1, 2, 128, 8), np.float32)
+    v = x.copy()
+    v[0, 1, 3] = np.nan
+    with pytest.raises(ValueError, match="^layer 0, head 1: v must be finite"):
+        audit(Passage(x, x, v, ""), share=1 / 4)
+
+
+def test_the_streaming_state_is_told_the_logits_of_the_queries_held_out_too(monkeypatch):
+    class Told(Exception):
+        """What the state was told."""
+
+    def state(*args, radius, **how):
+        raise Told(radius)
+
+    monkeypatch.setattr(caches, "PolynomialState", state)
+    k = np.random.default_rng(3).standard_normal((64, 2)).astype(np.float32)
+    x = Instance(0.1 * k, k, k, scale=1.0)
+    with pytest.raises(Told) as told:
+        list(caches.unbudgeted(Stream.over(x, early=x.q, asked=np.ones(64, bool), late=k[:4])))
+    assert told.value.args[0] == pytest.approx(abs(k[:4] @ k.T).max(), rel=1e-5)
 
 
 def test_files_hold_what_was_measured_and_the_page_says_it(found, tmp_path):

@@ -29,6 +29,25 @@ def test_a_query_head_reads_the_keys_and_values_of_its_group(tmp_path, dtype):
                 assert getattr(x, tensor).dtype == np.float32
 
 
+def test_bfloat16_is_read(tmp_path):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    made = arrays(dtype=ml_dtypes.bfloat16)
+    save_file(made, tmp_path / "qkv.safetensors")
+    found = Captured.open(tmp_path / "qkv.safetensors").head(1, 3)
+    np.testing.assert_array_equal(found.v, made["v"][1, 1].astype(np.float32))
+
+
+def test_integers_and_metadata_of_another_kind_are_refused(tmp_path):
+    path = tmp_path / "qkv.safetensors"
+    save_file(arrays(dtype=np.int32), path)
+    with pytest.raises(ValueError, match=r"must hold tensors in one of .*F16.* got \['I32', 'I32', 'I32'\]"):
+        Captured.open(path)
+    for text in ("no json", "[1]", '{"scale": "wide"}', '{"scale": null}', '{"scale": NaN}'):
+        save_file(arrays(), path, metadata={"sublinattn.Instance": text})
+        with pytest.raises(ValueError, match="qkv.safetensors has metadata .* that is no JSON object with a scale"):
+            Captured.open(path)
+
+
 def test_a_dump_without_metadata_has_the_usual_scale_and_may_be_of_one_layer(tmp_path):
     made = {name: x[0] for name, x in arrays(d=16, d_v=5).items()}
     save_file(made, tmp_path / "one.safetensors")

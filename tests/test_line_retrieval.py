@@ -109,6 +109,15 @@ def test_pieces_of_a_tokenizer_that_frames_and_merges(model: Model) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- the answers
+def answered(model: Model, asked: list[Any], make: Any = None) -> list[bool]:
+    found = (
+        line_retrieval.answers(model, asked, lambda: {0: make()})
+        if make
+        else line_retrieval.exact_answers(model, asked)
+    )
+    return found["right"].tolist()
+
+
 @pytest.mark.parametrize("make", [None, sinks])
 def test_right_is_what_greedy_decoding_says(model: Model, make: Any) -> None:
     own = make or (lambda: [ExactCache() for _ in range(LAYERS)])
@@ -119,15 +128,14 @@ def test_right_is_what_greedy_decoding_says(model: Model, make: Any) -> None:
         for i in range(DIGITS)
         for lines, question, answer in said
     ]
-    found = line_retrieval.answered(model, right + wrong, make)
-    assert found.tolist() == [True] * len(right) + [False] * len(wrong)
+    assert answered(model, right + wrong, make) == [True] * len(right) + [False] * len(wrong)
 
 
 def test_order_of_documents_of_several_lengths(model: Model) -> None:
     own = [with_answer(lines[46 * (i % 2) :], question, b"00000") for i, (lines, question) in enumerate(prompts(6))]
     truly = {2: greedy(model, own[2].text[: own[2].asked], prompts(6)[2][1], line_retrieval.exact_caches(model))}
     own[2] = with_answer(own[2].text[: own[2].asked], prompts(6)[2][1], truly[2])
-    assert line_retrieval.answered(model, own).tolist() == [i == 2 for i in range(6)]
+    assert answered(model, own) == [i == 2 for i in range(6)]
 
 
 def test_bits_are_the_decoders_losses(model: Model) -> None:

@@ -145,7 +145,7 @@ def test_stretching_keeps_the_weights_and_refuses_to_stretch_twice(tmp_path: Pat
     assert (longer.trained, longer.config.context, longer.config.rope.magnitude > 1) == (200, 201, True)
     assert longer._weights is model._weights
     assert model.stretched(200) is model and longer.stretched(201) is longer
-    with pytest.raises(ValueError, match=r"^context must be at most 201, what this decoder was stretched to, got 202$"):
+    with pytest.raises(ValueError, match=r"^context must be at most 201, what this decoder is stretched to, got 202$"):
         longer.stretched(202)
     with pytest.raises(ValueError, match="^context must be at least 1, got 0$"):
         model.stretched(0)
@@ -153,10 +153,19 @@ def test_stretching_keeps_the_weights_and_refuses_to_stretch_twice(tmp_path: Pat
         model.stretched(400.0)  # type: ignore[arg-type]
 
 
-def test_stretching_keeps_the_temperature_of_a_checkpoint_that_has_one(tmp_path: Path) -> None:
-    scaling = {"rope_type": "yarn", "factor": 2.0, "attention_factor": 1.5}
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "yarn", "factor": 2.0},
+        {"rope_type": "linear", "factor": 2.0},
+        {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    ],
+)
+def test_a_checkpoint_that_is_stretched_itself_is_not_stretched_again(tmp_path: Path, scaling: dict) -> None:
     model = decoder(tmp_path, rope_parameters=scaling)
-    np.testing.assert_allclose(model.stretched(400).config.rope.magnitude, 1.5 * (0.1 * np.log(2) + 1))
+    assert model.stretched(200) is model
+    with pytest.raises(ValueError, match=r"^context must be at most 200, what this decoder is stretched to, got 201$"):
+        model.stretched(201)
 
 
 # ------------------------------------------------------------------------------------------------------------ transfers

@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 import toy_llama
 
+from sublinattn.exact import attention
 from sublinattn.lab.experiments import perplexity
 from sublinattn.lab.models import open_model
 from sublinattn.lm.attend import replacing
@@ -97,6 +98,24 @@ def test_no_method_looks_ahead(name: str) -> None:
         for given in ((q, k, v), (changed[0], changed[1], changed[2]))
     ]
     assert np.array_equal(*outs)
+
+
+def test_a_uniform_sample_stands_for_the_keys_before_the_block() -> None:
+    """With all of them sampled it is exact attention; else each counts `start / size` times, and its own block once."""
+    rng = np.random.default_rng(4)
+    q, k, v = (rng.standard_normal((1, 2, 12, 3)) for _ in range(3))
+    np.testing.assert_allclose(
+        perplexity.uniform_before(q, k, v, rows=4, size=12, rng=rng), attention(q, k, v, causal=True), rtol=1e-12
+    )
+    found = perplexity.uniform_before(q, k, v, rows=4, size=2, rng=np.random.default_rng(5))
+    again = np.random.default_rng(5)
+    chosen = {start: again.choice(start, 2, replace=False) for start in (4, 8)}
+    for head, i in np.ndindex(2, 12):
+        start = i // 4 * 4
+        seen = [*range(start, i + 1), *chosen.get(start, ())]
+        counts = np.array([1.0] * (i + 1 - start) + [start / 2] * (len(seen) - (i + 1 - start)))
+        weights = counts * np.exp(q[0, head, i] @ k[0, head, seen].T / np.sqrt(3))
+        np.testing.assert_allclose(found[0, head, i], weights @ v[0, head, seen] / weights.sum(), rtol=1e-12)
 
 
 # ------------------------------------------------------------------------------------------------------ the experiment

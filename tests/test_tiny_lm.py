@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sublinattn.lab.experiments.line_retrieval import answered, documents, exact_caches
+from sublinattn.lab.experiments.line_retrieval import answers, documents, exact_answers, exact_caches
 from sublinattn.lab.models import TINY, open_model
 
 
@@ -22,12 +22,14 @@ def test_it_answers_line_retrieval(model):
     """The card measured 99 of 100 or more at each length: fewer than 10 of 12 with probability below 3e-4 at 0.99."""
     rng = np.random.default_rng(0)
     for nbytes, count in ((256, 12), (1024, 12)):
-        assert answered(model, documents(rng, nbytes, count)).sum() >= 10
+        assert exact_answers(model, documents(rng, nbytes, count))["right"].sum() >= 10
 
 
 def test_decoding_from_a_cache_of_everything_answers_as_one_pass_does(model):
     asked = documents(np.random.default_rng(1), 256, 4)
-    np.testing.assert_array_equal(answered(model, asked), answered(model, asked, lambda: exact_caches(model)))
+    decoded = answers(model, asked, lambda: {"exact": exact_caches(model)})
+    assert decoded["right"].tolist() == exact_answers(model, asked)["right"].tolist()
+    np.testing.assert_allclose(decoded["bits"], exact_answers(model, asked)["bits"], atol=1e-4)
 
 
 def test_more_context_makes_held_out_text_more_certain(model):

@@ -37,8 +37,7 @@ def advice(audit: Audit, *, tolerance: float = 0.1) -> pd.DataFrame:
     ValueError
         A tolerance that is not above 0.
     """
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be above 0, got {tolerance}")
+    check_tolerance(tolerance)
     errors = audit.errors.pivot(index=["layer", "head"], columns="method", values="relative")
     caches = errors.drop(columns=[*YARDSTICKS, HYPER])
     rows = []
@@ -56,10 +55,16 @@ def advice(audit: Audit, *, tolerance: float = 0.1) -> pd.DataFrame:
                 "hyper": float(errors.loc[where, HYPER]),
                 "uniform": float(errors.loc[where, "uniform"]),
                 "bites": ", ".join(biting(facts)),
-                "reason": _reason(audit.about, facts, taken, best, error, tolerance),
+                "reason": _reason(audit, facts, taken, best, error, tolerance),
             }
         )
     return pd.DataFrame(rows)
+
+
+def check_tolerance(tolerance: float) -> None:
+    """ValueError unless it is above 0."""
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be above 0, got {tolerance}")
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -72,10 +77,8 @@ def biting(facts: Mapping[str, Any]) -> list[str]:
     return [paper for size, paper in SIZES.items() if facts[size] < facts["n"]]
 
 
-def _reason(
-    about: Mapping[str, Any], facts: Mapping[str, Any], taken: str, best: str, error: float, tolerance: float
-) -> str:
-    part, label = f"1/{round(1 / about['share'])} of the bytes", METHODS[best]["label"]
+def _reason(audit: Audit, facts: Mapping[str, Any], taken: str, best: str, error: float, tolerance: float) -> str:
+    about, part, label = audit.about, f"{audit.budget} of the bytes", METHODS[best]["label"]
     heavy = f"the heaviest {about['share']:.1%} of the keys have {facts['heavy_mass']:.0%} of the attention"
     largest = facts["query_norm"] * facts["key_norm"] * about["scale"]
     if taken == KEEP:

@@ -5,8 +5,10 @@ queries. Hardness is that of the largest block without a mask, the later half of
 the keys: it is what HyperAttention approximates under a causal mask ([HA24] Algorithm 4), and alone says something, for
 under the mask the first rows have few keys, and alpha is at least of the order of n whatever the model does.
 
-Sizes that a theorem asks for are computed from what was measured, for an error of `EPS` in the theorem's norm
-with probability `1 - FAILURE`, with explicit constants where there are any: a theorem bites where its size is below n.
+Sizes that a theorem asks for are computed from what was measured, with explicit constants where there are any. Each
+part of an estimate is given all of `EPS` and all of `FAILURE`: a theorem that has to share them asks for more. So they
+are what is needed at the least, and where they are not below n the theorem says nothing; of [HA24] it is the product's
+size (Lemma 2), without the normaliser's, of [ALSY23] without the constants.
 """
 
 from __future__ import annotations
@@ -95,6 +97,11 @@ class Audit:
     errors: pd.DataFrame
     radii: pd.DataFrame
 
+    @property
+    def budget(self) -> str:
+        """The share of the bytes in percent."""
+        return f"{100 * self.about['share']:.3g}%"
+
 
 def audit(
     captured: Model,
@@ -117,7 +124,8 @@ def audit(
     Raises
     ------
     ValueError
-        Fewer than 128 tokens, or a share that leaves no room for the caches.
+        Fewer than 128 tokens, or a share that leaves no room for the caches; what is wrong with a head's arrays, with
+        its layer and number.
 
     Notes
     -----
@@ -126,16 +134,19 @@ def audit(
     n = captured.tokens
     if n < 128:
         raise ValueError(f"an audit needs at least 128 tokens, got {n}")
-    if not 16 <= int(share * n) <= n:
+    if not 16 <= share * n <= n:
         raise ValueError(f"share must be between {16 / n:.2g} (16 tokens of {n}) and 1, got {share}")
     heads, errors, radii = [], [], []
     every = [(layer, head) for layer in range(captured.layers) for head in range(captured.heads)]
     for done, (layer, head) in enumerate(every):
         x, where = captured.head(layer, head), {"layer": layer, "head": head}
         rng = generator(seed, "audit", layer, head)
-        found = _Head(x, share, rng)
-        heads.append({**where, **found.facts()})
-        errors += [{**where, **row} for row in found.errors()]
+        try:
+            found = _Head(x, share, rng)
+            heads.append({**where, **found.facts()})
+            errors += [{**where, **row} for row in found.errors()]
+        except ValueError as error:
+            raise ValueError(f"layer {layer}, head {head}: {error}") from error
         radii += [{**where, "m": m, "radius": radius} for m, radius in found.radii.items()]
         progress(done + 1, len(every))
     about = {

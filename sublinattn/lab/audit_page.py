@@ -57,6 +57,7 @@ def write(audit: Audit, out: str | os.PathLike[str], *, tolerance: float = 0.1, 
         sizes=SIZES,
         methods=_medians(audit.errors),
         tolerance=tolerance,
+        budget=audit.budget,
         eps=EPS,
         failure=FAILURE,
         hyper=HYPER,
@@ -99,13 +100,12 @@ def _medians(errors: pd.DataFrame) -> list[dict[str, Any]]:
 def _figures(audit: Audit, told: pd.DataFrame, out: Path, tolerance: float, seed: int) -> list[dict[str, Any]]:
     about = audit.about
     where = f"{about['layers']} layers of {about['heads']} heads, {about['tokens']} tokens"
-    part = f"1/{round(1 / about['share'])}"
     captions: dict[str, tuple[Figure, pd.DataFrame | dict[str, pd.DataFrame], str]] = {
         "errors": (
             plots.audit_errors(audit.errors, told),
             {"errors": audit.errors, "advice": told},
-            f"Relative error of the last {about['queries']} queries with {part} of the exact cache's bytes "
-            f"(HyperAttention: {part} of the keys per query): {where}. Framed: the best cache of a head; solid where "
+            f"Relative error of the last {about['queries']} queries with {audit.budget} of the exact cache's bytes "
+            f"(HyperAttention: {audit.budget} of the keys per query): {where}. Framed: the best cache of a head; solid where "
             f"it is within {tolerance:.0%}.",
         ),
         "hardness": (

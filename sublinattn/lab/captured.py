@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import safetensors
 
+from ..lm.checkpoint import register_bfloat16
 from .instance import ENTRY, TENSORS, Instance
+
+_FLOATS = ("F16", "BF16", "F32", "F64")
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,20 @@ class Captured:
         FileNotFoundError
             There is no such file.
         ValueError
-            It is not a safetensors file, lacks a tensor, or its tensors do not fit together.
+            It is not a safetensors file, lacks a tensor, or its tensors or what it says of itself do not fit.
+        ImportError
+            bfloat16 without ml_dtypes (the extra `lm`).
         """
         with _opened(path) as file:
             if missing := [t for t in TENSORS if t not in file.keys()]:  # noqa: SIM118 - a file is no mapping
                 raise ValueError(f"{path} lacks the tensors {missing}, it has {sorted(file.keys())}")
             q, k, v = (tuple(file.get_slice(t).get_shape()) for t in TENSORS)
-            about = json.loads((file.metadata() or {}).get(ENTRY, "{}"))
+            dtypes = [file.get_slice(t).get_dtype() for t in TENSORS]
+            about = _about(path, (file.metadata() or {}).get(ENTRY, "{}"))
+        if not set(dtypes) <= set(_FLOATS):
+            raise ValueError(f"{path} must hold tensors in one of {_FLOATS}, got {dtypes}")
+        if "BF16" in dtypes:
+            register_bfloat16(path)
         lead = q[:-3]
         alike = q[-2:] == k[-2:] and k[:-1] == v[:-1] and k[:-3] == lead
         if len(q) not in (3, 4) or len(k) != len(q) or not alike or 0 in (*q, *k, *v) or q[-3] % k[-3]:
@@ -74,7 +84,7 @@ class Captured:
             tokens=q[-2],
             scale=float(about.get("scale", q[-1] ** -0.5)),
             source=str(about.get("source", "")),
-            params=dict(about.get("params", {})),
+            params=about.get("params", {}),
         )
 
     def head(self, layer: int, head: int) -> Instance:
@@ -97,6 +107,17 @@ class Captured:
         q, k, v = found
         params = {"layer": layer, "head": head}
         return Instance(q, k, v, scale=self.scale, name="captured", params=params, source=self.source)
+
+
+def _about(path: str | os.PathLike[str], text: str) -> dict[str, Any]:
+    """What the file says of how it was made."""
+    try:
+        about = json.loads(text)
+        if isinstance(about, dict) and np.isfinite(float(about.get("scale", 1.0))):
+            return about
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} has metadata {ENTRY!r} that is no JSON object with a scale: {text!r}") from error
+    raise ValueError(f"{path} has metadata {ENTRY!r} that is no JSON object with a scale: {text!r}")
 
 
 def _opened(path: str | os.PathLike[str]) -> Any:

@@ -59,21 +59,26 @@ class Model:
         return self.texts[chosen][start : start + n]
 
     def beginning(self, n: int | None = None) -> np.ndarray:
-        """The first `n` tokens of the first text that has so many; all of the first text by default.
+        """The first `n` tokens of the first text that has so many; by default as many as the model was trained on, or
+        the longest text has.
 
         Raises
         ------
-        ValueError
-            If no text is so long.
+        TypeError, ValueError
+            If `n` is no integer of at least 1, or no text is so long.
         """
-        found = next((text for text in self.texts if len(text) >= (n or 1)), None)
+        longest = max(map(len, self.texts))
+        n = min(longest, self.decoder.trained) if n is None else _checks.integer("n", n, least=1)
+        found = next((text for text in self.texts if len(text) >= n), None)
         if found is None:
-            longest = max(map(len, self.texts))
             raise ValueError(f"n must be at most {longest}, the tokens of the longest text ({self.source}), got {n}")
         return found[:n]
 
     def qkv(self, tokens: np.ndarray) -> tuple[Any, Any, Any]:
-        """Rotated queries and keys, and values, on one text: each (layers, heads or kv_heads, n, head_dim)."""
+        """Rotated queries and keys, and values, on one text: each (layers, heads or kv_heads, n, head_dim).
+
+        All of them in memory, after exact attention: `O(n^2)` operations. Errors as `Decoder.logits`.
+        """
         seen = []
 
         def attend(layer: int, q: Any, k: Any, v: Any) -> Any:
@@ -105,8 +110,8 @@ def open_model(model: str = "tiny", text: str = "", *, backend: str = "numpy") -
     decoder = Decoder.load(folder, xp=_xp.backend(backend))
     encode = load_encoder(folder, decoder.config.vocabulary)
     texts = {text: Path(text).read_bytes()} if text else corpus.held_out()
+    source = text or "held-out modules of Python's standard library"
     tokens = tuple(encode(content) for content in texts.values())
     if not any(map(len, tokens)):
-        raise ValueError(f"text must not be empty, got {text}")
-    source = text or "held-out modules of Python's standard library"
+        raise ValueError(f"text must not be empty, got {source}")
     return Model(model, decoder, encode, tokens, source)

@@ -78,14 +78,15 @@ def _tensors(path: Path, wanted: dict[str, tuple[int, ...]], *, tied: bool) -> I
                     f"{name!r} in {path} must be {wanted[name]} in one of {_FLOATS}, got {shape} in {dtype}"
                 )
             if dtype == "BF16":
-                _register_bfloat16(path)
+                register_bfloat16(path)
             tensor = file.get_tensor(name).astype(np.float32, copy=False)
             if not np.isfinite(tensor).all():
                 raise ValueError(f"{name!r} in {path} must be finite, got NaN or Inf")
             yield name, tensor
 
 
-def _register_bfloat16(path: Path) -> None:
+def register_bfloat16(path: str | os.PathLike[str]) -> None:
+    """Let NumPy read bfloat16; ImportError naming the file and the extra where it cannot."""
     try:
         import ml_dtypes  # noqa: F401 - it registers the dtype with NumPy
     except ImportError as error:

@@ -4,7 +4,6 @@ It is on every machine with Python, under the PSF licence; which release it came
 """
 
 import sysconfig
-from functools import cache
 from pathlib import Path
 
 # Whole modules, long enough for 32k bytes in one piece or typical of the rest; no text of theirs is trained on.
@@ -26,10 +25,9 @@ HELD_OUT = (
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__", "pydoc_data"}
 
 
-@cache
 def modules() -> dict[str, bytes]:
     """Source of every module of the running Python's standard library by its path there, tests and data aside."""
-    root = Path(sysconfig.get_path("stdlib"))
+    root = _root()
     found = sorted(path for path in root.rglob("*.py") if not LEFT_OUT & set(path.relative_to(root).parts))
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
 
@@ -41,4 +39,8 @@ def training() -> bytes:
 
 def held_out() -> dict[str, bytes]:
     """The held-out modules that this Python has, by path."""
-    return {name: modules()[name] for name in HELD_OUT if name in modules()}
+    return {name: (_root() / name).read_bytes() for name in HELD_OUT if (_root() / name).exists()}
+
+
+def _root() -> Path:
+    return Path(sysconfig.get_path("stdlib"))

@@ -5,7 +5,7 @@ rounding (float32). The decoder itself remembers nothing: what one layer's queri
 business of the attention that it is given (`attend`), be it exact, HyperAttention, or one backed by caches.
 
 Cost per token: `2 * parameters` operations, and what the attention takes. Memory beyond the weights: a few rows of
-hidden state per token; the MLP and the output projection are made for some thousands of rows at a time.
+hidden state per token, and those of the MLP and of a loss's logits for some rows at a time (8 MiB on a CPU).
 """
 
 from __future__ import annotations
@@ -65,13 +65,14 @@ class Decoder:
         Raises
         ------
         TypeError, ValueError
-            No integer of at least 1, or a decoder that has been stretched already.
+            No integer of at least 1; beyond its context, a decoder that has been stretched already, by this method or
+            by its checkpoint.
         """
         if _checks.integer("context", context, least=1) <= self.config.context:
             return self
-        if self.config.context != self.trained:
+        if self.config.rope.scaled:
             raise ValueError(
-                f"context must be at most {self.config.context}, what this decoder was stretched to, got {context}"
+                f"context must be at most {self.config.context}, what this decoder is stretched to, got {context}"
             )
         rope = self.config.rope.stretched(context / self.trained, self.trained)
         return type(self)(replace(self.config, rope=rope, context=context), self._weights, self.xp, self.trained)
@@ -108,8 +109,7 @@ class Decoder:
     def losses(self, tokens: np.ndarray, *, attend: Attend = causal) -> np.ndarray:
         """Negative log-likelihood of each token but the first given those before it, in nats.
 
-        Never more than some thousands of rows of logits exist at once. Parameters and errors as `logits`, and at least
-        two tokens.
+        Logits exist for some rows at a time only. Parameters and errors as `logits`, and at least two tokens.
 
         Returns
         -------

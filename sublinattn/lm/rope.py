@@ -79,7 +79,7 @@ class Rope:
         if given.get("partial_rotary_factor", 1) != 1:
             raise ValueError(f"partial_rotary_factor must be 1, got {given['partial_rotary_factor']}")
         theta, trained = float(given.get("rope_theta", 10000)), given.get(_TRAINED, context)
-        rope = cls(theta ** -(np.arange(0, head_dim, 2) / head_dim), 1.0, theta)
+        rope = cls(_frequencies(theta, head_dim), 1.0, theta)
         if kind == "linear":
             return replace(rope, frequencies=rope.frequencies / given["factor"])
         if kind == "llama3":
@@ -93,7 +93,7 @@ class Rope:
 
         Pairs that turn more than `beta_fast` times within the trained context stay, those that turn less than
         `beta_slow` times are slowed down by the factor, and the others lie between; logits grow by
-        `(0.1 ln(factor) + 1)^2`.
+        `(0.1 ln(factor) + 1)^2`. Of frequencies that are not stretched yet.
         """
         given = given or {}
         fast, slow = given.get("beta_fast", 32), given.get("beta_slow", 1)
@@ -110,6 +110,11 @@ class Rope:
         frequencies = self.frequencies * (slowed / factor + 1 - slowed)
         return replace(self, frequencies=frequencies, magnitude=self.magnitude * _magnitude(factor, given))
 
+    @property
+    def scaled(self) -> bool:
+        """Whether the frequencies are other than theta's own."""
+        return not np.array_equal(self.frequencies, _frequencies(self.theta, 2 * len(self.frequencies)))
+
     def turns(self, xp: Any, start: int, count: int) -> tuple[Array, Array]:
         """Cosines and sines of `count` positions from `start` on, (count, d/2) float32."""
         angles = np.arange(start, start + count)[:, None] * self.frequencies
@@ -122,6 +127,10 @@ def rotated(xp: Any, x: Array, turns: tuple[Array, Array]) -> Array:
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
     return xp.concatenate([first * cosines - second * sines, second * cosines + first * sines], axis=-1)
+
+
+def _frequencies(theta: float, d: int) -> np.ndarray:
+    return theta ** -(np.arange(0, d, 2) / d)
 
 
 def _positive(value: Any) -> bool:

@@ -81,7 +81,7 @@ def audit_theorems(heads: pd.DataFrame) -> Figure:
 
 
 def audit_errors(errors: pd.DataFrame, advice: pd.DataFrame) -> Figure:
-    """Relative error of every method (rows) on every head (columns); the best cache of a head has a frame, dashed where
+    """Relative error of every method (rows) on every head (columns); the best cache of a head has a frame, dotted where
     it is not good enough. A dash: no streaming state (`lab.experiments.caches.unbudgeted`).
 
     Parameters

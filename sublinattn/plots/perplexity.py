@@ -21,7 +21,8 @@ _ORDERS = {
     "least harm alone first": {"color": OKABE_ITO["purple"], "marker": "v"},
 }
 _YARDSTICKS = {
-    "own block": {"color": OKABE_ITO["orange"], "marker": "D", "linestyle": ":", "label": "own block alone"},
+    "own block": {"color": "black", "marker": "s", "markersize": 3, "linestyle": ":", "label": "own block alone"},
+    "uniform": method("uniform", linestyle=":", label="own block, uniform sample"),
     "zero": method("zero", linestyle=":"),
 }
 
@@ -63,7 +64,8 @@ def bits_over_context(table: pd.DataFrame, *, unit: str) -> Figure:
 
 def perplexity_over_layers(table: pd.DataFrame, *, unit: str) -> Figure:
     """A column per n: perplexity over the number of replaced layers with the yardsticks, and HyperAttention's by itself
-    as log-perplexity over that of exact attention; ranges over passages.
+    as log-perplexity over that of exact attention, with its range over passages. Above, the bars are exact attention's
+    mean perplexity to the powers of that range: perplexities themselves differ by passage far more than by method.
 
     Parameters
     ----------

@@ -80,34 +80,18 @@ def pieces(model: Model, what: Document) -> list[np.ndarray]:
 
 
 # --------------------------------------------------------------------------------------------------------- the answers
-def answered(
-    model: Model, documents: Sequence[Document], caches: Callable[[], Sequence[KVCache]] | None = None
-) -> np.ndarray:
-    """Whether the model's greedy answer to each document's first question is right.
+def exact_answers(model: Model, documents: Sequence[Document]) -> pd.DataFrame:
+    """The model's greedy answers to each document's first question with everything kept, in one pass each.
 
     The answer's own tokens are fed, and the model is right if each of them was its most likely one: up to the first
-    wrong token, greedy decoding has fed the same tokens to the same caches, so that both are right together.
-
-    Parameters
-    ----------
-    model : Model
-        Stretched by YaRN for documents longer than the context that it was trained on.
-    documents : sequence of Document
-    caches : callable, optional
-        Makes empty caches, one per layer; called for each batch of documents that are cut at the same places, whose
-        caches have leading axes (documents, kv_heads). Without it, attention is exact.
+    wrong token, greedy decoding has fed the same tokens to the same caches, so that both are right together. Documents
+    longer than the trained context are read by YaRN. Errors as `Decoder.logits`.
 
     Returns
     -------
-    numpy array of bool, shape (len(documents),)
+    DataFrame
+        document (its number, in order), right (bool), bits (of the answer, mean over its tokens).
     """
-    if caches is None:
-        return exact_answers(model, documents)["right"].to_numpy()
-    return answers(model, documents, lambda: {"caches": caches()})["right"].to_numpy()
-
-
-def exact_answers(model: Model, documents: Sequence[Document]) -> pd.DataFrame:
-    """The model's answers with everything kept, each document in one pass: document, right and bits as `answers`."""
     cut = [pieces(model, what) for what in documents]
     decoder = model.decoder.stretched(max(sum(map(len, parts)) for parts in cut))
     rows: list[tuple[Any, ...]] = []
@@ -122,11 +106,14 @@ def exact_answers(model: Model, documents: Sequence[Document]) -> pd.DataFrame:
 def answers(model: Model, documents: Sequence[Document], make: Make) -> pd.DataFrame:
     """The model's answers under several caches: each prompt runs once, and all of them absorb it.
 
+    `make` is called for each batch of documents that are cut at the same places; its caches then have leading axes
+    (documents, kv_heads). Cost: a pass over the prompts, and a pass over question and answer for each set of caches.
+
     Returns
     -------
     DataFrame
-        document (its number, in order), caches (a name that `make` gives), right (as `answered`), bits (of the answer,
-        mean over its tokens), nbytes (that the caches of all layers hold for the document after the lines).
+        document (its number, in order), caches (a name that `make` gives), right and bits (as
+        `exact_answers`), nbytes (that the caches of all layers hold for the document after the lines).
     """
     cut = [pieces(model, what) for what in documents]
     decoder = model.decoder.stretched(max(sum(map(len, parts)) for parts in cut))
@@ -255,7 +242,8 @@ def longest_answered(rows: pd.DataFrame) -> int:
 def over_bytes(
     *, effort: str, seed: int, backend: str, longest: int, model: str = "tiny", text: str = ""
 ) -> pd.DataFrame:
-    """Answers under every cache over the bytes that it may hold, for documents of `longest` tokens and shorter.
+    """Answers under every cache over the bytes that it may hold, for documents of half of `longest` tokens; at smoke
+    effort shorter ones, at full effort of a quarter, half and all of it.
 
     Returns
     -------

@@ -20,6 +20,7 @@ from ..._softmax_matrix import SoftmaxMatrix
 from ..._xp import Array, asnumpy
 from ...exact import attention
 from ...hardness import hardness
+from ...lm.attend import per_query_head
 from ..models import Model, open_model
 from . import clusterability
 from .cache_streams import SINKS
@@ -65,12 +66,11 @@ def _prefixes(opened: Model, tokens: np.ndarray, lengths: Sequence[int]) -> Iter
 
     No token sees a later one: within the trained context one run serves all lengths.
     """
-    xp, config = opened.decoder.xp, opened.decoder.config
     within = [n for n in lengths if n <= opened.decoder.trained]
     whole = opened.qkv(tokens[: within[-1]]) if within else None
     for n in lengths:
         q, k, _ = whole if whole and n in within else opened.qkv(tokens[:n])
-        yield q[:, :, :n], xp.repeat(k[:, :, :n], config.heads // config.kv_heads, axis=1)
+        yield q[:, :, :n], per_query_head(opened.decoder.xp, q, k[:, :, :n])
 
 
 def _measure(xp: Any, q: Array, k: Array, block_size: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -110,7 +110,8 @@ def by_head(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def exponents(rows: pd.DataFrame) -> pd.DataFrame:
-    """Slopes of the logarithm of each quantity on log n within the trained context.
+    """Slopes of the logarithm of each quantity on log n within the trained context; rows where it is not positive and
+    finite are left out (kappa may overflow).
 
     Returns
     -------

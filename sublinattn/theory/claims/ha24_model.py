@@ -13,13 +13,10 @@ import sympy as sp
 from ..._softmax_matrix import SoftmaxMatrix
 from ..._xp import asnumpy
 from ...lab.experiments.cache_streams import SINKS
-from ...lab.experiments.perplexity import HYPER, ZERO, losses, methods
+from ...lab.experiments.perplexity import AFTER, BEFORE, HYPER, ZERO, losses, methods
 from ...lab.models import open_model
 from ..claim import Claim, Probability, Sabotage, Trial
 from .ha24_alpha import alpha_claim
-
-BEFORE, AFTER = 5.6, 6.3
-"""Reported perplexities of ChatGLM2-6B at 32k tokens, exact and approximate."""
 
 
 def decoder_alpha(
