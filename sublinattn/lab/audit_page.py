@@ -105,8 +105,8 @@ def _figures(audit: Audit, told: pd.DataFrame, out: Path, tolerance: float, seed
             plots.audit_errors(audit.errors, told),
             {"errors": audit.errors, "advice": told},
             f"Relative error of the last {about['queries']} queries with {audit.budget} of the exact cache's bytes "
-            f"(HyperAttention: {audit.budget} of the keys per query): {where}. Framed: the best cache of a head; solid where "
-            f"it is within {tolerance:.0%}.",
+            f"(HyperAttention: {audit.budget} of the keys per query): {where}. Framed: the best cache of a head; solid "
+            f"where it is within {tolerance:.0%}.",
         ),
         "hardness": (
             plots.audit_hardness(audit.heads),

@@ -63,9 +63,10 @@ def bits_over_context(table: pd.DataFrame, *, unit: str) -> Figure:
 
 
 def perplexity_over_layers(table: pd.DataFrame, *, unit: str) -> Figure:
-    """A column per n: perplexity over the number of replaced layers with the yardsticks, and HyperAttention's by itself
-    as log-perplexity over that of exact attention, with its range over passages. Above, the bars are exact attention's
-    mean perplexity to the powers of that range: perplexities themselves differ by passage far more than by method.
+    """A column per n: perplexity over the number of replaced layers, and log-perplexity over that of exact attention.
+
+    Below are HyperAttention and the uniform sample alone, with ranges over passages. Above, bars are exact attention's
+    mean perplexity to the powers of these: perplexities themselves differ by passage far more than by method.
 
     Parameters
     ----------
@@ -92,6 +93,8 @@ def perplexity_over_layers(table: pd.DataFrame, *, unit: str) -> Figure:
                 part = panel[panel["method"] == name]
                 style = {**style, "label": f"{style['label']}, {part['order'].iloc[0]}"}
                 _over_layers(above, part, "perplexity", exact ** part[["low", "high"]], style)
+                if name == "uniform":  # the others would set the scale
+                    _over_layers(below, part, "relative", part[["low", "high"]], style)
             above.set(title=f"n = {n}" + (" (YaRN)" if panel["stretched"].iloc[0] else ""), yscale="log")
             below.set_xlabel("layers replaced")
             below.xaxis.set_major_locator(MaxNLocator(integer=True))
