@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+ENTRY = "sublinattn.Instance"
+"""The one metadata entry of our safetensors files: the library writes several in no fixed order."""
+
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:

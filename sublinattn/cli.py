@@ -231,14 +231,13 @@ def capture(
         opened = models.open_model(model, str(text or ""), backend=backend.value)
         read = opened.beginning(tokens)
         decoder = opened.decoder.stretched(len(read))
+        how = "" if decoder is opened.decoder else f", stretched by YaRN from {decoder.trained} tokens"
         with _counting("tokens") as progress:
-            dtype, source = "float16" if half else "float32", f"{model}, {opened.source}"
+            dtype, source = "float16" if half else "float32", f"{model}, {opened.source}{how}"
             write(decoder, read, out, dtype=dtype, source=source, progress=progress)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         _fail(error)
-    if decoder is not opened.decoder:
-        console.print(f"Rotations stretched by YaRN from {decoder.trained} to {len(read)} positions", highlight=False)
-    console.print(f"Captured {len(read)} tokens: {out}", soft_wrap=True, highlight=False)
+    console.print(f"Captured {len(read)} tokens{how}: {out}", soft_wrap=True, highlight=False)
 
 
 @app.command(epilog="Example: [bold]sublinattn audit qkv.safetensors --share 0.125 --tolerance 0.05[/]")

@@ -153,6 +153,16 @@ def test_stretching_keeps_the_weights_and_refuses_to_stretch_twice(tmp_path: Pat
         model.stretched(400.0)  # type: ignore[arg-type]
 
 
+def test_tokens_beyond_the_context_are_refused(tmp_path: Path) -> None:
+    model, tokens = decoder(tmp_path), np.zeros(201, np.int64)
+    for call in (model.logits, model.losses):
+        with pytest.raises(ValueError, match=r"^tokens must end within the context of 200 \(see stretched\), got 201$"):
+            call(tokens)
+    with pytest.raises(ValueError, match="within the context of 200"):
+        model.logits(tokens[:2], start=199)
+    assert model.logits(tokens[:2], start=198).shape[0] == model.stretched(201).losses(tokens).shape[0] - 198
+
+
 @pytest.mark.parametrize(
     "scaling",
     [

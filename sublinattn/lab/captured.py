@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import safetensors
 
+from .._files import ENTRY
 from ..lm.checkpoint import register_bfloat16
-from .instance import ENTRY, TENSORS, Instance
+from .instance import TENSORS, Instance
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
 

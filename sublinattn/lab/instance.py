@@ -13,10 +13,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from sublinattn._files import atomic
+from sublinattn._files import ENTRY, atomic
 from sublinattn._xp import asnumpy, to_device
 
-ENTRY = "sublinattn.Instance"  # the file's one metadata entry: safetensors writes several in no fixed order
 TENSORS = ("q", "k", "v")
 
 

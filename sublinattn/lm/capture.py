@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from .. import _xp
-from .._files import atomic
+from .._files import ENTRY, atomic
 from .._xp import Array
 from ..exact import partial_attention
-from ..lab.instance import ENTRY
 from .attend import per_query_head
 from .decoder import Decoder
 from .tokens import checked

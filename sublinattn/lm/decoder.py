@@ -100,7 +100,8 @@ class Decoder:
         Raises
         ------
         TypeError, ValueError
-            No integers, no tokens, or a token outside the vocabulary; `start` is no integer of at least 0.
+            No integers, no tokens, or a token outside the vocabulary; `start` is no integer of at least 0; tokens
+            beyond the context (`stretched`).
         """
         hidden = self._hidden(tokens, attend, _checks.integer("start", start, least=0))
         out = self._linear(hidden[:, -1:] if last else hidden, self._head)
@@ -133,6 +134,8 @@ class Decoder:
         """Hidden states after the last norm, (b, n, width)."""
         xp, config = self.xp, self.config
         tokens = checked(tokens, config.vocabulary)
+        if (end := start + tokens.shape[1]) > config.context:
+            raise ValueError(f"tokens must end within the context of {config.context} (see stretched), got {end}")
         x = self._weights["model.embed_tokens.weight"][_xp.to_device(tokens, xp)]
         turns = config.rope.turns(xp, start, tokens.shape[1])
         for layer in range(config.layers):
