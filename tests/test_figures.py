@@ -222,7 +222,7 @@ REPLACED = table(
         for n in (256, 1024)
         for m, o in (
             *(("hyper practical", o) for o in perplexity.orders(pd.DataFrame({"layer": [0], "alpha": 1, "harm": 0}))),
-            *(("own block", "from the last"), ("zero", "from the last")),
+            *(("own block", "from the last"), ("uniform", "from the last"), ("zero", "from the last")),
         )
         for r in (0, 1, 2)
     ),
@@ -349,7 +349,7 @@ def test_axes_are_named_and_the_figure_draws(figures, name):
     "name",
     [
         *("error_against_budget", "error_by_position", "dropped_assumptions", "cache_errors", "needles_found"),
-        "retrieval_over_bytes",
+        *("retrieval_over_bytes", "perplexity_over_layers"),
     ],
 )
 def test_error_figures_have_every_yardstick(figures, name):

@@ -22,7 +22,7 @@ _ORDERS = {
 }
 _YARDSTICKS = {
     "own block": {"color": "black", "marker": "s", "markersize": 3, "linestyle": ":", "label": "own block alone"},
-    "uniform": method("uniform", linestyle=":", label="own block, uniform sample"),
+    "uniform": method("uniform", linestyle=":", label="uniform sampling and own block"),
     "zero": method("zero", linestyle=":"),
 }
 
