@@ -173,7 +173,7 @@ def numerators(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple[
     m, o : array, shapes (h, c) and (h, c, d_v)
         `z = exp(m) o`; -inf and 0 while mu is 0.
     """
-    keys, values = (xp.stack([getattr(head, name) for head in heads]) for name in ("slot_keys", "slot_values"))
+    keys, values = (_stacked(xp, [getattr(head, name) for head in heads]) for name in ("slot_keys", "slot_values"))
     mu, size = np.array([head.slots.mu for head in heads])[:, None], heads[0].slots.size
     weights = np.divide(mu / size, squared_norms(values), out=np.zeros((len(heads), size)), where=mu > 0)
     weighted = values * _xp.to_device(weights.astype(q.dtype), xp)[..., None]
@@ -189,16 +189,23 @@ def normalisers(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple
     m, o : array, shapes (h, c) and (h, c, 1)
         `tau = exp(m) o`.
     """
-    most, size = max(len(head.sampled) for head in heads), heads[0].samples.size
-    keys = xp.empty((len(heads), most, size, q.shape[-1]), q.dtype)
-    weights = np.zeros((len(heads), most))
-    for i, head in enumerate(heads):
-        m = len(head.sampled)
-        keys[i, :m], weights[i, :m] = head.sampled.rows, head.samples.counts / size
-        keys[i, m:] = head.sampled.rows[:1]  # without weight, and no larger logit than there is
-    keys, weights = keys.reshape(len(heads), -1, q.shape[-1]), np.repeat(weights, size, axis=1).astype(q.dtype)
-    found = partial_attention(q, keys, _xp.to_device(weights, xp)[..., None], scale=scale, check_finite=False)
+    keys, size = _stacked(xp, [head.sampled.rows for head in heads]), heads[0].samples.size
+    weights = np.zeros(keys.shape[:3], q.dtype)
+    for its, head in zip(weights, heads, strict=True):
+        its[: len(head.sampled)] = (head.samples.counts / size)[:, None]
+    keys, weights = keys.reshape(len(heads), -1, q.shape[-1]), weights.reshape(len(heads), -1, 1)
+    found = partial_attention(q, keys, _xp.to_device(weights, xp), scale=scale, check_finite=False)
     return found.m, found.o
+
+
+def _stacked(xp: Any, arrays: Sequence[Array]) -> Array:
+    """Arrays (m_i, ...) as one, each filled up with its first row: no larger logit comes in. A view of a single one."""
+    if len(arrays) == 1:
+        return arrays[0][None]
+    out = xp.empty((len(arrays), max(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype)
+    for i, x in enumerate(arrays):
+        out[i, : len(x)], out[i, len(x) :] = x, x[:1]
+    return out
 
 
 def ratio_of(xp: Any, numerators: list[tuple[Array, Array]], normalisers: list[tuple[Array, Array]]) -> Array:
