@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sublinattn.lab.experiments.line_retrieval import answers, documents, exact_answers, exact_caches
+from sublinattn.lab.experiments.line_retrieval import answers, documents, exact_answers, exact_caches, over_slots
 from sublinattn.lab.models import TINY, open_model
 
 
@@ -41,3 +41,10 @@ def test_more_context_makes_held_out_text_more_certain(model):
         bits.append([model.decoder.losses(tokens[-n:])[-64:].mean() / np.log(2) for n in (128, 1024)])
     short, long = np.mean(bits, axis=0)
     assert long < short < 2 and long < 1.6
+
+
+def test_subgen_answers_once_it_has_far_more_slots_than_tokens():
+    """Towards the exact limit: 83 of 100 documents at 4 slots a token, none at 1/4 (notebook 21 at standard effort)."""
+    rows = over_slots(effort="smoke", seed=0, backend="numpy")
+    right = rows.groupby("slots")["right"].sum()
+    assert right[1 / 4] == 0 and right[4] >= 2 and (rows.groupby("slots").size() == 4).all()

@@ -79,7 +79,7 @@ def biting(facts: Mapping[str, Any]) -> list[str]:
 
 def _reason(audit: Audit, facts: Mapping[str, Any], taken: str, best: str, error: float, tolerance: float) -> str:
     about, part, label = audit.about, f"{audit.budget} of the bytes", METHODS[best]["label"]
-    heavy = f"the heaviest {about['share']:.1%} of the keys have {facts['heavy_mass']:.0%} of the attention"
+    heavy = f"the heaviest {audit.budget} of the keys have {facts['heavy_mass']:.0%} of the attention"
     largest = facts["query_norm"] * facts["key_norm"] * about["scale"]
     if taken == KEEP:
         return f"no cache is within {tolerance:.0%} in {part}: the best, {label}, has {error:.2g}; {heavy}"

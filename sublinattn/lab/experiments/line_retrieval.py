@@ -20,6 +20,7 @@ from ..._xp import Array, asnumpy
 from ...caches import ExactCache, KCenterCache, ZeroCache
 from ...lm.attend import Attend, CachedAttention, causal
 from ...lm.retrieval import DIGITS, Document, document, line_bytes, question_bytes
+from ...subgen import SubGenCache
 from ..instance import Instance
 from ..models import Model, open_model
 from .cache_streams import WINDOW, competing_online, row_bytes
@@ -30,6 +31,8 @@ BATCH_TOKENS, BATCH_LOGITS = 2**13, 2**22
 """Tokens of prompts in one call of the decoder; logits, where those of all tokens are made."""
 ANSWERED = 0.9
 """From this accuracy on exact attention counts as answering."""
+SLOTS = (1 / 4, 1, 4, 16)
+"""SubGen's value slots per token where nothing else is estimated."""
 OURS, THEIRS = (WINDOW, "subgen", "k-center"), ("sinks", "heavy hitters")
 REPORTED = 0.44, 0.34
 """[SG24]: accuracy of its method, and of sinks and heavy hitters, at 9k tokens and equal budgets."""
@@ -275,6 +278,28 @@ def over_bytes(
         held = table["nbytes"] / (whole * config.layers * config.kv_heads)
         tables.append(table.drop(columns=["caches", "nbytes"]).assign(n=n, held=held))
     return pd.concat(tables, ignore_index=True)
+
+
+def over_slots(*, effort: str, seed: int, backend: str, model: str = "tiny", text: str = "") -> pd.DataFrame:
+    """SubGen's answers to short documents over its value slots alone: every key is a cluster, so that tau is exact.
+
+    Returns
+    -------
+    DataFrame
+        slots (per token of the lines), document, right, bits.
+    """
+    opened = open_model(model, text, backend=backend)
+    multiples = by_effort(effort, smoke=(1 / 4, 4), standard=SLOTS, full=SLOTS)
+    asked = of_length(opened, 256, seed, by_effort(effort, smoke=4, standard=100, full=100))
+    tokens, rng = len(pieces(opened, asked[0])[0]), generator(seed, "line slots")
+
+    def make() -> dict[Any, list[KVCache]]:
+        return {
+            slots: [SubGenCache(0.0, 1, round(slots * tokens), rng=rng) for _ in range(opened.decoder.config.layers)]
+            for slots in multiples
+        }
+
+    return answers(opened, asked, make).rename(columns={"caches": "slots"}).drop(columns="nbytes")
 
 
 def accuracies(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
