@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,12 +113,10 @@ class Captured:
 
 def _about(path: str | os.PathLike[str], text: str) -> dict[str, Any]:
     """What the file says of how it was made."""
-    try:
+    with suppress(ValueError, TypeError):
         about = json.loads(text)
         if isinstance(about, dict) and np.isfinite(float(about.get("scale", 1.0))):
             return about
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} has metadata {ENTRY!r} that is no JSON object with a scale: {text!r}") from error
     raise ValueError(f"{path} has metadata {ENTRY!r} that is no JSON object with a scale: {text!r}")
 
 
