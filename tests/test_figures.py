@@ -221,7 +221,7 @@ REPLACED = table(
         (n, n > 256, m, o, r, 4.0 + r, 1.0 + r / 9, 1.0, 1.0 + r / 4, 1.0 - r / 9, 1.0 - r / 18)
         for n in (256, 1024)
         for m, o in (
-            *(("hyper practical", o) for o in perplexity.orders(pd.DataFrame({"layer": [0], "alpha": 1, "harm": 0}))),
+            *(("hyper practical", o) for o in perplexity.orders(pd.DataFrame({"layer": [0], "alpha": 1, "turn": 0}))),
             *(("own block", "from the last"), ("uniform", "from the last"), ("zero", "from the last")),
         )
         for r in (0, 1, 2)

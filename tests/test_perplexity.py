@@ -120,12 +120,12 @@ def test_a_uniform_sample_stands_for_the_keys_before_the_block() -> None:
 
 # ------------------------------------------------------------------------------------------------------ the experiment
 def test_replaced_layers_are_those_of_the_order(how: dict[str, Any]) -> None:
-    alone = pd.DataFrame({"layer": [0, 1, 2], "alpha": [3.0, 1.0, 2.0], "harm": [0.2, 0.3, 0.1]})
+    alone = pd.DataFrame({"layer": [0, 1, 2], "alpha": [3.0, 1.0, 2.0], "turn": [1, 2, 0]})
     assert perplexity.orders(alone) == {
         perplexity.LAST: [2, 1, 0],
         perplexity.FIRST: [0, 1, 2],
         perplexity.ALPHA: [1, 2, 0],
-        perplexity.ALONE: [2, 0, 1],
+        perplexity.GREEDY: [2, 0, 1],
     }
     rows = perplexity.replaced_layers(alone, **how)
     assert (rows["attention"] > 0).all() and (rows["attention"] < rows["forward"]).all()
@@ -152,11 +152,21 @@ def test_layers_alone_are_zero_where_attention_does_not_count(how: dict[str, Any
     heard = perplexity.layers_alone(**how)
     assert heard["layer"].tolist() == [0, 1, 2] and (heard["alpha"] >= 1).all() and heard["alpha"].nunique() == 3
     assert (heard["harm"].abs() > 1e-6).any()
+    assert sorted(heard["turn"]) == [0, 1, 2] and heard["harm"].argmin() == heard["turn"].argmin()
     without_attention(how)
     open_model.cache_clear()
     silent = perplexity.layers_alone(**how)
     assert silent["harm"].tolist() == [0, 0, 0]
     assert silent["alpha"][0] == pytest.approx(heard["alpha"][0])  # the first layer's queries and keys are the same
+
+
+def test_greedily_each_layer_harms_least_given_those_before(how: dict[str, Any], monkeypatch: Any) -> None:
+    """Layer 2 harms least alone, but with it layer 0 harms less than layer 1, which is the second alone."""
+    harm = {(): 0.0, (0,): 0.5, (1,): 0.4, (2,): 0.1, (0, 2): 0.2, (1, 2): 0.7, (0, 1): 0.6, (0, 1, 2): 1.0}
+    monkeypatch.setattr(perplexity, "losses", lambda model, tokens, replaced=(): 3.0 + harm[tuple(sorted(replaced))])
+    found = perplexity.layers_alone(**how)
+    np.testing.assert_allclose(found["harm"], [0.5, 0.4, 0.1])
+    assert found["turn"].tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize(("layers", "wanted"), [(4, [0, 1, 2, 3, 4]), (32, [0, 4, 8, 12, 16, 20, 24, 28, 32])])

@@ -18,7 +18,7 @@ _ORDERS = {
     "from the last": {"color": OKABE_ITO["blue"], "marker": "o"},
     "from the first": {"color": OKABE_ITO["vermillion"], "marker": "^"},
     "least alpha first": {"color": OKABE_ITO["sky"], "marker": "P"},
-    "least harm alone first": {"color": OKABE_ITO["purple"], "marker": "v"},
+    "greedily": {"color": OKABE_ITO["purple"], "marker": "v"},
 }
 _YARDSTICKS = {
     "own block": {"color": "black", "marker": "s", "markersize": 3, "linestyle": ":", "label": "own block alone"},

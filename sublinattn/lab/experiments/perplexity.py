@@ -7,7 +7,7 @@ half of the time.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from .caches import mean_and_reach
 from .setting import by_effort, generator
 
 HYPER, LOCAL, UNIFORM, ZERO = "hyper practical", "own block", "uniform", "zero"
-LAST, FIRST, ALPHA, ALONE = "from the last", "from the first", "least alpha first", "least harm alone first"
+LAST, FIRST, ALPHA, GREEDY = "from the last", "from the first", "least alpha first", "greedily"
 TARGETS = 64
 """Tokens of a passage whose loss is compared over contexts."""
 BEFORE, AFTER = 5.6, 6.3
@@ -152,36 +152,46 @@ class Clock:
 
 # ------------------------------------------------------------------------------------------------- which layers first
 def layers_alone(*, effort: str, seed: int, backend: str, model: str = "tiny", text: str = "") -> pd.DataFrame:
-    """Each layer by itself, on passages of their own: alpha, and the harm of HyperAttention in this layer only.
+    """What decides which layer is replaced first, measured on passages of their own.
 
-    One evaluation per layer: replacing greedily, each time the layer that harms least given those before, would take
-    of the order of their number squared.
+    Of the order of the number of layers squared evaluations: greedily the layer goes that harms least with those before
+    it replaced, too.
 
     Returns
     -------
     DataFrame
         layer, alpha (of the later half of the queries on the earlier half of the keys, the largest block that the
-        causal recursion samples in; geometric mean over heads and passages), harm (nats per token, mean over passages),
-        reach (of its 99 percent t-interval).
+        causal recursion samples in; geometric mean over heads and passages), harm (of HyperAttention in this layer
+        only: nats per token, mean over passages), reach (of its 99 percent t-interval), turn (0 for the layer that
+        goes first greedily).
     """
     opened = open_model(model, text, backend=backend)
+    layers = range(opened.decoder.config.layers)
     n = by_effort(effort, smoke=256, standard=2048, full=2048)
     n = min(n, opened.decoder.trained)
     count = by_effort(effort, smoke=3, standard=8, full=16)
     rng = generator(seed, "layers alone", n)
-    harms, alphas = [], []
-    for _ in range(count):
-        tokens = opened.passage(rng, n)
-        exact = losses(opened, tokens)
-        replaced = ({layer: methods(n, rng)[HYPER]} for layer in range(opened.decoder.config.layers))
-        harms.append([losses(opened, tokens, chosen) - exact for chosen in replaced])
+    passages = [opened.passage(rng, n) for _ in range(count)]
+    exact = [losses(opened, tokens) for tokens in passages]
+
+    def harms(replaced: Collection[int]) -> list[float]:
+        chosen = dict.fromkeys(replaced, methods(n, rng)[HYPER])
+        return [losses(opened, tokens, chosen) - base for tokens, base in zip(passages, exact, strict=True)]
+
+    alone = [mean_and_reach(np.array(harms([layer]))) for layer in layers]
+    turns = [int(np.argmin([harm for harm, _ in alone]))]
+    while len(turns) < len(layers):
+        rest = [layer for layer in layers if layer not in turns]
+        turns.append(min(rest, key=lambda layer: float(np.mean(harms([*turns, layer])))))
+    logs = []
+    for tokens in passages:
         q, k, _ = opened.qkv(tokens)
         k = per_query_head(opened.decoder.xp, q, k)
         alpha = hardness(q[..., n // 2 :, :], k[..., : n // 2, :], block_size=block(n), rng=rng).alpha
-        alphas.append(np.log(asnumpy(alpha)).mean(axis=1))
-    middles = [mean_and_reach(np.array(harm)) for harm in zip(*harms, strict=True)]
-    table = pd.DataFrame(middles, columns=["harm", "reach"])
-    return table.assign(layer=table.index, alpha=np.exp(np.mean(alphas, axis=0)))[["layer", "alpha", "harm", "reach"]]
+        logs.append(np.log(asnumpy(alpha)).mean(axis=1))
+    table = pd.DataFrame(alone, columns=["harm", "reach"])
+    table = table.assign(layer=layers, alpha=np.exp(np.mean(logs, axis=0)), turn=[turns.index(i) for i in layers])
+    return table[["layer", "alpha", "harm", "reach", "turn"]]
 
 
 def losses(model: Model, tokens: np.ndarray, replaced: Mapping[int, Method] | None = None) -> float:
@@ -197,7 +207,7 @@ def orders(alone: pd.DataFrame) -> dict[str, list[int]]:
         LAST: layers[::-1],
         FIRST: layers,
         ALPHA: alone.sort_values("alpha")["layer"].tolist(),
-        ALONE: alone.sort_values("harm")["layer"].tolist(),
+        GREEDY: alone.sort_values("turn")["layer"].tolist(),
     }
 
 
