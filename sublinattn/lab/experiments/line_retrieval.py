@@ -172,6 +172,11 @@ def exact_caches(model: Model) -> list[KVCache]:
     return [ExactCache() for _ in range(model.decoder.config.layers)]
 
 
+def lines_bytes(model: Model, what: Document) -> int:
+    """Bytes of all keys and values of the document's lines, of one key-value head of one layer."""
+    return len(pieces(model, what)[0]) * 2 * model.decoder.config.head_dim * np.dtype(np.float32).itemsize
+
+
 class ClusteredOnce(KCenterCache):
     """Greedy k-center of the prompt and the last tokens, as the experiments of [SG24]: later tokens only pass through
     the window."""
@@ -264,7 +269,7 @@ def over_bytes(
     tables = []
     for n in sorted({max(256, n) for n in lengths}):
         asked, rng = of_length(opened, n, seed, count), generator(seed, "line caches", n)
-        whole = len(pieces(opened, asked[0])[0]) * 2 * config.head_dim * np.dtype(np.float32).itemsize
+        whole = lines_bytes(opened, asked[0])
 
         def make(whole: int = whole, rng: np.random.Generator = rng) -> dict[Any, list[KVCache]]:
             found: dict[Any, list[KVCache]] = {}

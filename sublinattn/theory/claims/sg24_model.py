@@ -10,9 +10,9 @@ import numpy as np
 import sympy as sp
 
 from ..._xp import asnumpy, to_device
-from ...lab.experiments.line_retrieval import answers, caches_within, documents, pieces
+from ...lab.experiments.clusterability import greedy_radii, largest_distance
+from ...lab.experiments.line_retrieval import answers, caches_within, documents, lines_bytes
 from ...lab.models import open_model
-from ...primitives.kcenter import diameters, greedy_k_center
 from ..claim import Case, Claim, Probability, Sabotage, Trial
 
 PART = 8
@@ -36,7 +36,7 @@ def cluster_cost(rng: np.random.Generator, xp: Any, *, n: int, shuffled: bool = 
 
 def _cost(xp: Any, x: Any, m: int) -> float:
     """Covering radius of m centres over the largest distance of two points."""
-    return float(greedy_k_center(xp, x, m)[1][-1]) / float(diameters(xp, x, np.zeros(len(x), np.int64))[0])
+    return float(greedy_radii(xp, x, m)[-1]) / largest_distance(xp, x)
 
 
 def told_apart(
@@ -57,8 +57,7 @@ def told_apart(
     model = open_model(backend=xp.__name__)
     found = 0
     for document in documents(rng, nbytes, draws):
-        row = 2 * model.decoder.config.head_dim * np.dtype(np.float32).itemsize
-        budget = int(share * row * len(pieces(model, document)[0]))
+        budget = int(share * lines_bytes(model, document))
         budgets = {method: budget // starved, against: budget}
         made = {name: caches_within(model, most, rng)[name] for name, most in budgets.items()}
         right = answers(model, [document], made.copy).set_index("caches")["right"]
