@@ -1,5 +1,8 @@
 """The file that an audit reads: what `capture` wrote, what a user dumped, and what is refused."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -33,8 +36,13 @@ def test_bfloat16_is_read(tmp_path):
     ml_dtypes = pytest.importorskip("ml_dtypes")
     made = arrays(dtype=ml_dtypes.bfloat16)
     save_file(made, tmp_path / "qkv.safetensors")
-    found = Captured.open(tmp_path / "qkv.safetensors").head(1, 3)
-    np.testing.assert_array_equal(found.v, made["v"][1, 1].astype(np.float32))
+    program = (  # of its own: this one has ml_dtypes loaded, which is what makes NumPy read bfloat16
+        "import sys; from sublinattn.lab.captured import Captured; "
+        "print(float(Captured.open(sys.argv[1]).head(1, 3).v.astype('f8').sum()))"
+    )
+    run = subprocess.run([sys.executable, "-c", program, tmp_path / "qkv.safetensors"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) == made["v"][1, 1].astype(np.float64).sum()
 
 
 def test_integers_and_metadata_of_another_kind_are_refused(tmp_path):
