@@ -6,16 +6,17 @@ in `sublinattn.theory` and `sublinattn.lab`; figures in `sublinattn.plots`; the 
 
 from importlib.metadata import version
 
-from ._stages import stage_times
-from .baselines import uniform_attention
-from .caches import ExactCache, HeavyHitterCache, KCenterCache, ReservoirCache, SinkCache, ZeroCache
-from .exact import Partial, attention, partial_attention
-from .hardness import Hardness, hardness
-from .hyper import hyper_attention
-from .onepass import OnePassSketch
-from .polynomial import PolynomialState, polynomial_attention
-from .primitives.recovery import SparseColumns
-from .subgen import SubGenCache
+from .core.exact import Partial, attention, partial_attention
+from .core.timing import stage_times
+from .methods.baselines.uniform import uniform_attention
+from .methods.caches.caches import ExactCache, HeavyHitterCache, KCenterCache, SinkCache, ZeroCache
+from .methods.caches.reservoir import ReservoirCache
+from .methods.countsketch.recovery import SparseColumns
+from .methods.hyperattention.hardness import Hardness, hardness
+from .methods.hyperattention.hyper import hyper_attention
+from .methods.onepass.onepass import OnePassSketch
+from .methods.polynomial.polynomial import PolynomialState, polynomial_attention
+from .methods.subgen.subgen import SubGenCache
 
 __version__ = version("sublinattn")
 

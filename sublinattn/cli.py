@@ -87,7 +87,7 @@ def run(
 
     Fails when a notebook fails, or when a claim is refuted that the ledger on record has as supported.
     """
-    from .lab import runner
+    from .suite import runner
 
     try:
         result = runner.run(
@@ -170,7 +170,7 @@ def claims(as_json: JsonOption = False) -> None:
 @app.command(epilog="Example: [bold]sublinattn report out[/]")
 def report(out: Annotated[Path, typer.Argument(help="Folder of a run.")] = Path("out")) -> None:
     """Make the report of a run again."""
-    from .lab import report as pages
+    from .suite import report as pages
 
     try:
         console.print(f"Report: {pages.build(out)}", soft_wrap=True, highlight=False)
@@ -186,22 +186,22 @@ def bench(
 ) -> None:
     """Measure speed, or the error rates of the verdict engine."""
     if what is Bench.hyper:
-        from .lab import bench as speed
+        from .suite import bench as speed
 
         _frame(speed.hyper())
         _frame(speed.memory())
     elif what is Bench.stream:
-        from .lab import bench_stream
+        from .suite import bench_stream
 
         _frame(bench_stream.stream())
     elif what is Bench.subgen:
-        from .lab import bench_subgen
+        from .suite import bench_subgen
 
         _frame(bench_subgen.ingest())
         _frame(bench_subgen.query())
         _frame(bench_subgen.held())
     else:
-        from .lab import error_rates
+        from .theory import error_rates
 
         _frame(error_rates.bars(error_rates.measure()))
 
@@ -249,21 +249,21 @@ def audit(
     seed: SeedOption = 0,
 ) -> None:
     """Say which method suits which head: hardness, whose theorem holds there, and every method's measured error."""
-    from .lab import audit_page
-    from .lab.advice import check_tolerance
-    from .lab.audit import audit as measure
-    from .lab.captured import Captured
+    from .lab.workloads.captured import Captured
+    from .suite.audit import page
+    from .suite.audit.advice import check_tolerance
+    from .suite.audit.measure import audit as measure
 
     try:
         check_tolerance(tolerance)
         opened = Captured.open(captured)
         with _counting("heads") as progress:
             found = measure(opened, share=share, seed=seed, progress=progress)
-        page = audit_page.write(found, out, tolerance=tolerance, seed=seed)
+        written = page.write(found, out, tolerance=tolerance, seed=seed)
     except (ValueError, OSError, ImportError) as error:
         _fail(error)
-    _frame(audit_page.summary(found, tolerance=tolerance))
-    console.print(f"Page: {page}", soft_wrap=True, highlight=False)
+    _frame(page.summary(found, tolerance=tolerance))
+    console.print(f"Page: {written}", soft_wrap=True, highlight=False)
 
 
 @contextmanager
@@ -309,7 +309,7 @@ def _frame(frame: pd.DataFrame) -> None:
 
 def _show(record: Mapping[str, Any]) -> None:
     """Summary of one verdict."""
-    from .lab.views import claim_view, number, percent
+    from .suite.report.views import claim_view, number, percent
 
     view = claim_view(record)
     colour = COLOURS[view["outcome"]]

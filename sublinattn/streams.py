@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from . import _checks
-from ._sources import Source, open_source
-from ._xp import Array
+from .core import checks
+from .core.backends import Array
+from .core.sources import Source, open_source
 
 State = TypeVar("State")
 Rows = Any
@@ -89,7 +89,7 @@ def absorb(
     >>> data = {name: ("qkv.safetensors", name) for name in ("keys", "values", "queries")}
     >>> absorb(sketch, **data, checkpoint=path).decode()  # doctest: +SKIP
     """
-    rows = _checks.integer("rows", rows, least=1)
+    rows = checks.integer("rows", rows, least=1)
     saver = _Saver(state, checkpoint, every)
     streams = _streams(state, keys, values, queries)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn()]

@@ -10,7 +10,7 @@ from typing import Any
 import fake_device
 import pytest
 
-from sublinattn import _xp
+from sublinattn.core import backends
 
 # `SUBLINATTN_TEST_BACKEND=cupy` (scripts/check_gpu) runs the same tests on a GPU.
 BACKENDS = os.environ.get("SUBLINATTN_TEST_BACKEND", "numpy fake_device").split()
@@ -18,11 +18,11 @@ BACKENDS = os.environ.get("SUBLINATTN_TEST_BACKEND", "numpy fake_device").split(
 
 @pytest.fixture(scope="session", params=BACKENDS)
 def xp(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """An array namespace: `xp.asarray` moves test data in, `_xp.asnumpy` moves results out."""
+    """An array namespace: `xp.asarray` moves test data in, `backends.asnumpy` moves results out."""
     if request.param == fake_device.__name__:
-        _xp._NAMESPACES[fake_device.__name__] = fake_device.__name__
+        backends._NAMESPACES[fake_device.__name__] = fake_device.__name__
         yield fake_device
-        del _xp._NAMESPACES[fake_device.__name__]
+        del backends._NAMESPACES[fake_device.__name__]
     else:
         yield import_module(request.param)
 
@@ -30,4 +30,4 @@ def xp(request: pytest.FixtureRequest) -> Iterator[Any]:
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles so small that every loop over tiles turns several times, with a short one at the end."""
-    monkeypatch.setattr(_xp, "tile_shape", lambda xp, batch: (2, 12, 7))
+    monkeypatch.setattr(backends, "tile_shape", lambda xp, batch: (2, 12, 7))

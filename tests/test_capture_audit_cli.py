@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from sublinattn.cli import app
-from sublinattn.lab.captured import Captured
 from sublinattn.lab.models import TINY, open_model
+from sublinattn.lab.workloads.captured import Captured
 
 RUN = CliRunner()
 

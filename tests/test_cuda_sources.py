@@ -30,7 +30,7 @@ def nvrtc() -> ctypes.CDLL:
 
 
 def compile_log(nvrtc: ctypes.CDLL, source: str, architecture: str) -> str | None:
-    """None when the source compiles to machine code, else the compiler's log. Options as `_xp._module` gives them."""
+    """None when the source compiles to machine code, else the compiler's log. Options as `core.backends` gives them."""
     program = ctypes.c_void_p()
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None) == 0
     try:
@@ -64,7 +64,7 @@ def test_the_check_can_fail(nvrtc: ctypes.CDLL, path: Path) -> None:
 
 def test_kernels_asked_for_are_defined() -> None:
     assert SOURCES
-    code = (PACKAGE / "_xp.py").read_text()
+    code = (PACKAGE / "core/backends.py").read_text()
     asked = re.findall(r'_module\("([^"]+)"\)\.get_function\("([^"]+)"\)', code)
     assert asked
     for file, kernel in asked:

@@ -17,7 +17,6 @@ import references
 from sublinattn import (
     OnePassSketch,
     PolynomialState,
-    _xp,
     attention,
     hardness,
     hyper_attention,
@@ -25,12 +24,13 @@ from sublinattn import (
     polynomial_attention,
     uniform_attention,
 )
-from sublinattn.primitives import countsketch
+from sublinattn.core import backends
+from sublinattn.methods.countsketch import countsketch
 
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setitem(_xp._NAMESPACES, fake_device.__name__, fake_device.__name__)
+    monkeypatch.setitem(backends._NAMESPACES, fake_device.__name__, fake_device.__name__)
     yield fake_device
 
 
@@ -39,7 +39,7 @@ def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """Tiles within one problem, tiles that straddle problems unevenly, and those of a device with 512 MiB."""
     shapes = {"small": (2, 12, 7), "uneven": (2, 60, 12)}
     if request.param in shapes:
-        monkeypatch.setattr(_xp, "tile_shape", lambda xp, batch: shapes[request.param])
+        monkeypatch.setattr(backends, "tile_shape", lambda xp, batch: shapes[request.param])
 
 
 def parts(result: Any) -> list[Any]:
@@ -145,7 +145,7 @@ def test_polynomial_attention_syncs_for_the_norms_and_once_per_problem_for_the_n
     device: Any, monkeypatch: pytest.MonkeyPatch, causal: bool, rows: int | None
 ) -> None:
     if rows is not None:
-        monkeypatch.setattr(_xp, "feature_rows", lambda xp, features, dtype: rows)
+        monkeypatch.setattr(backends, "feature_rows", lambda xp, features, dtype: rows)
     for sizes in causal_sizes(causal):
         arrays = references.qkv(8, *sizes, lead=(2, 2), size=0.7)
         assert on_both(device, lambda *a: polynomial_attention(*a, degree=4, causal=causal), arrays) == 1 + 4
@@ -153,7 +153,7 @@ def test_polynomial_attention_syncs_for_the_norms_and_once_per_problem_for_the_n
 
 @pytest.mark.parametrize("n", [1, 10, 1000])
 def test_polynomial_state_syncs_do_not_depend_on_n(device: Any, monkeypatch: pytest.MonkeyPatch, n: int) -> None:
-    monkeypatch.setattr(_xp, "feature_rows", lambda xp, features, dtype: 7)
+    monkeypatch.setattr(backends, "feature_rows", lambda xp, features, dtype: 7)
     q, k, v = (device.asarray(x) for x in references.qkv(9, n, n, size=0.7))
     state = PolynomialState(4, 3, degree=4)
     before = device.syncs

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sublinattn.lab.workloads import make
+from sublinattn.methods.subgen.subgen import SubGenCache
 from sublinattn.streams import absorb
-from sublinattn.subgen import SubGenCache
 
 N, D, ROWS = 2**20, 16, 4096
 CACHE = {"delta": 1.0, "cluster_samples": 4, "value_samples": 32, "recent": 50, "max_clusters": 60, "rng": 7}

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import references
 
-from sublinattn import _xp
-from sublinattn.caches import ExactCache, HeavyHitterCache, KCenterCache, ReservoirCache, SinkCache, ZeroCache
+from sublinattn.core import backends
+from sublinattn.methods.caches.caches import ExactCache, HeavyHitterCache, KCenterCache, SinkCache, ZeroCache
+from sublinattn.methods.caches.reservoir import ReservoirCache
 
 D, D_V = 4, 3
 BUDGET = 9
@@ -44,8 +45,8 @@ def feed(cache: Any, k: Any, v: Any, cuts: list[int]) -> Any:
 
 def tokens(cache: Any, k: Any, head: int = 0) -> list[int]:
     """Which tokens of the stream the slots of a head hold, in the order of the slots; empty ones are left out."""
-    k = _xp.asnumpy(k).reshape(-1, *k.shape[-2:])[head]
-    slots = _xp.asnumpy(cache._held["keys"])[head]
+    k = backends.asnumpy(k).reshape(-1, *k.shape[-2:])[head]
+    slots = backends.asnumpy(cache._held["keys"])[head]
     return [int(np.flatnonzero((k == row).all(axis=1))[0]) for row in slots if row.any()]
 
 
@@ -56,7 +57,7 @@ def contents(cache: Any, folder: Path) -> bytes:
 
 def over(q: Any, k: Any, v: Any, kept: list[int], scale: float | None = None) -> np.ndarray:
     """Softmax attention of one problem over some of its tokens, by plain loops."""
-    q, k, v = (_xp.asnumpy(x) for x in (q, k, v))
+    q, k, v = (backends.asnumpy(x) for x in (q, k, v))
     return references.attention(q, k[kept], v[kept], scale=scale)[0]
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import references
 
-from sublinattn import OnePassSketch, _xp
+from sublinattn import OnePassSketch
+from sublinattn.core import backends
 
 N, D, D_V = 60, 3, 2
 
@@ -33,7 +34,7 @@ def arrays(sketch: OnePassSketch) -> dict[str, np.ndarray]:
     for name, part in kept.sketches().items():
         if part.table is not None:
             out |= {f"{name}.table": part.table, f"{name}.bits": part.bits}
-    return {name: _xp.asnumpy(x) for name, x in out.items() if 0 not in x.shape}
+    return {name: backends.asnumpy(x) for name, x in out.items() if 0 not in x.shape}
 
 
 def assert_close(one: OnePassSketch, other: OnePassSketch, tolerance: float = 1e-12) -> None:

@@ -5,9 +5,9 @@ import hashlib
 import numpy as np
 import safetensors.numpy
 
-from sublinattn import _checkpoint, _xp
-from sublinattn.onepass import OnePassSketch
-from sublinattn.polynomial import PolynomialState
+from sublinattn.core import backends, checkpoint
+from sublinattn.methods.onepass.onepass import OnePassSketch
+from sublinattn.methods.polynomial.polynomial import PolynomialState
 
 N, D, D_V, ROWS = 150, 3, 2, 32
 CUTS = [32, 32, 32, 32, 22]
@@ -21,7 +21,7 @@ class Recorder:
 
     def update(self, k, v):
         assert len(k) == len(v)
-        k, v = np.array(_xp.asnumpy(k)), np.array(_xp.asnumpy(v))
+        k, v = np.array(backends.asnumpy(k)), np.array(backends.asnumpy(v))
         if not (np.isfinite(k).all() and np.isfinite(v).all()):
             raise ValueError("k must be finite")
         self.chunks.append((k, v))
@@ -34,12 +34,12 @@ class Recorder:
         self.digest = hashlib.sha256(data).hexdigest()
 
     def save(self, path):
-        _checkpoint.write(path, type(self).__name__, {"digest": self.digest, "tokens_seen": self.tokens_seen}, {})
+        checkpoint.write(path, type(self).__name__, {"digest": self.digest, "tokens_seen": self.tokens_seen}, {})
 
     @classmethod
     def load(cls, path):
         state = cls()
-        vars(state).update(_checkpoint.read(path, cls.__name__)[0])
+        vars(state).update(checkpoint.read(path, cls.__name__)[0])
         return state
 
 
@@ -65,7 +65,7 @@ class TwoPhases(Recorder):
 
     def save(self, path):
         names = ("n", "digest", "tokens_seen", "queries_seen")
-        _checkpoint.write(path, "TwoPhases", {name: getattr(self, name) for name in names}, {})
+        checkpoint.write(path, "TwoPhases", {name: getattr(self, name) for name in names}, {})
 
 
 class Reads:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from sublinattn import _xp
+from sublinattn.core import backends
+from sublinattn.methods.subgen.subgen import SubGenCache
 from sublinattn.primitives.reservoir import seed_from, uniforms
-from sublinattn.subgen import SubGenCache
 
 D, D_V = 4, 3
 
@@ -38,7 +38,7 @@ def contents(cache: SubGenCache, folder: Path) -> bytes:
 
 def members(cache: SubGenCache) -> list[list[tuple[float, ...]]]:
     """Distinct samples of each cluster: with many samples, all its members."""
-    samples = _xp.asnumpy(cache._heads[0].sampled.rows)
+    samples = backends.asnumpy(cache._heads[0].sampled.rows)
     return [sorted({tuple(x) for x in its}) for its in samples.tolist()]
 
 
@@ -156,7 +156,7 @@ def assert_same(cache: SubGenCache, plain: Plain, head: int = 0) -> None:
         "slot values": (its.slot_values, [v for _, v in plain.slots]),
     }
     for name, (mine, expected) in pairs.items():
-        np.testing.assert_array_equal(_xp.asnumpy(mine), np.array(expected), err_msg=name)
+        np.testing.assert_array_equal(backends.asnumpy(mine), np.array(expected), err_msg=name)
     assert its.samples.counts.tolist() == plain.counts and its.slots.mu == plain.mu
     assert its.samples.due.tolist() == plain.due and its.slots.thresholds.tolist() == plain.threshold
     assert (its.radius, its.clusters.delta) == (plain.radius, plain.delta)

@@ -14,15 +14,15 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import files
-from .provenance import provenance
+from ..core import files
+from ..core.provenance import provenance
 
 if TYPE_CHECKING:
     import pandas as pd
     import sympy
 
     from ..theory.claim import Claim
-    from ..theory.verify import Verdict
+    from ..theory.result import Verdict
 
 OUTCOMES = ("supported", "refuted", "undecided", "vacuous")
 SCHEMA = 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _checks, _xp
+from ..core import backends, checks
 from ..lm import corpus
 from ..lm.attend import causal
 from ..lm.decoder import Decoder
@@ -49,7 +49,7 @@ class Model:
         TypeError, ValueError
             If `n` is no integer of at least 1, or no text is so long.
         """
-        n = _checks.integer("n", n, least=1)
+        n = checks.integer("n", n, least=1)
         places = np.array([max(0, len(text) - n + 1) for text in self.texts])
         if not places.any():
             longest = max(map(len, self.texts))
@@ -68,7 +68,7 @@ class Model:
             If `n` is no integer of at least 1, or no text is so long.
         """
         longest = max(map(len, self.texts))
-        n = min(longest, self.decoder.trained) if n is None else _checks.integer("n", n, least=1)
+        n = min(longest, self.decoder.trained) if n is None else checks.integer("n", n, least=1)
         found = next((text for text in self.texts if len(text) >= n), None)
         if found is None:
             raise ValueError(f"n must be at most {longest}, the tokens of the longest text ({self.source}), got {n}")
@@ -107,7 +107,7 @@ def open_model(model: str = "tiny", text: str = "", *, backend: str = "numpy") -
         As `Decoder.load` and `load_encoder`; no such text, or an empty one.
     """
     folder = TINY if model == "tiny" else Path(model)
-    decoder = Decoder.load(folder, xp=_xp.backend(backend))
+    decoder = Decoder.load(folder, xp=backends.backend(backend))
     encode = load_encoder(folder, decoder.config.vocabulary)
     texts = {text: Path(text).read_bytes()} if text else corpus.held_out()
     source = text or "held-out modules of Python's standard library"

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .. import _xp
-from .._kvcache import KVCache
-from .._xp import Array
-from ..caches import HeavyHitterCache
-from ..exact import attention
+from ..core import backends
+from ..core.backends import Array
+from ..core.exact import attention
+from ..methods.caches.base import KVCache
+from ..methods.caches.caches import HeavyHitterCache
 
 Attend = Callable[[int, Array, Array, Array], Array]
 Method = Callable[[Array, Array, Array], Array]
@@ -28,7 +28,7 @@ def per_query_head(xp: Any, q: Array, x: Array) -> Array:
 
 def causal(layer: int, q: Array, k: Array, v: Array) -> Array:
     """Exact causal attention over the tokens given."""
-    xp = _xp.namespace(q)
+    xp = backends.namespace(q)
     return attention(q, per_query_head(xp, q, k), per_query_head(xp, q, v), causal=True, check_finite=False)
 
 
@@ -38,7 +38,7 @@ def replacing(methods: Mapping[int, Method]) -> Attend:
     def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
         if layer not in methods:
             return causal(layer, q, k, v)
-        xp = _xp.namespace(q)
+        xp = backends.namespace(q)
         return methods[layer](q, per_query_head(xp, q, k), per_query_head(xp, q, v))
 
     return attend
@@ -72,7 +72,7 @@ class CachedAttention:
         cache, n = self.caches[layer], q.shape[2]
         if cache.tokens_seen:
             steps = [self._step(cache, *(x[:, :, i : i + 1] for x in (q, k, v))) for i in range(n)]
-            return _xp.namespace(q).concatenate(steps, axis=2)
+            return backends.namespace(q).concatenate(steps, axis=2)
         self.absorb(layer, q, k, v)
         return causal(layer, q, k, v)
 

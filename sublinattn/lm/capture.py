@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import _xp
-from .._files import ENTRY, atomic
-from .._xp import Array
-from ..exact import partial_attention
+from ..core import backends
+from ..core.backends import Array
+from ..core.exact import partial_attention
+from ..core.files import ENTRY, atomic
 from .attend import per_query_head
 from .decoder import Decoder
 from .tokens import checked
@@ -103,14 +103,16 @@ class _Recording:
         rows = slice(self.start, self.start + q.shape[2])
         for name, x in (("q", q), ("k", k), ("v", v)):
             with np.errstate(over="ignore"):
-                kept = _xp.asnumpy(x[0]).astype(self.arrays[name].dtype)
+                kept = backends.asnumpy(x[0]).astype(self.arrays[name].dtype)
             if not np.isfinite(kept).all():
                 raise ValueError(f"{name} of layer {layer} does not fit in {kept.dtype}: write it as float32")
             self.arrays[name][layer, :, rows] = kept
         own = partial_attention(q, *self._of_queries(q, k, v), causal=True, check_finite=False)
         for start in range(0, self.start, BLOCK):
             past = slice(start, min(start + BLOCK, self.start))
-            k, v = (_xp.to_device(self.arrays[name][layer, None, :, past].astype(np.float32), self.xp) for name in "kv")
+            k, v = (
+                backends.to_device(self.arrays[name][layer, None, :, past].astype(np.float32), self.xp) for name in "kv"
+            )
             own.merge(partial_attention(q, *self._of_queries(q, k, v), check_finite=False))
         return own.output()
 

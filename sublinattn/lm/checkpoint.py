@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from .. import _xp
-from .._xp import Array
+from ..core import backends
+from ..core.backends import Array
 from .config import Config
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -36,7 +36,7 @@ def read_weights(folder: str | os.PathLike[str], config: Config, xp: Any) -> dic
     wanted, found = config.shapes(), {}
     for path in _files(Path(folder)):
         for name, tensor in _tensors(path, wanted, tied=config.tied):
-            found[name] = _xp.to_device(tensor, xp)
+            found[name] = backends.to_device(tensor, xp)
     if missing := [name for name in wanted if name not in found]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ValueError(f"{folder} lacks the tensor {missing[0]!r}{more}")

@@ -18,8 +18,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from .. import _checks, _xp
-from .._xp import Array
+from ..core import backends, checks
+from ..core.backends import Array
 from .attend import Attend, causal
 from .checkpoint import read_weights
 from .config import Config
@@ -68,7 +68,7 @@ class Decoder:
             No integer of at least 1; beyond its context, a decoder that has been stretched already, by this method or
             by its checkpoint.
         """
-        if _checks.integer("context", context, least=1) <= self.config.context:
+        if checks.integer("context", context, least=1) <= self.config.context:
             return self
         if self.config.rope.scaled:
             raise ValueError(
@@ -103,7 +103,7 @@ class Decoder:
             No integers, no tokens, or a token outside the vocabulary; `start` is no integer of at least 0; tokens
             beyond the context (`stretched`).
         """
-        hidden = self._hidden(tokens, attend, _checks.integer("start", start, least=0))
+        hidden = self._hidden(tokens, attend, checks.integer("start", start, least=0))
         out = self._linear(hidden[:, -1:] if last else hidden, self._head)
         return out if np.ndim(tokens) == 2 else out[0]
 
@@ -119,14 +119,14 @@ class Decoder:
         xp = self.xp
         if checked(tokens, self.config.vocabulary).shape[1] < 2:
             raise ValueError("tokens must be two or more for a loss, got 1")
-        hidden, ahead = self._hidden(tokens, attend, 0), _xp.to_device(np.atleast_2d(tokens)[:, 1:], xp)
+        hidden, ahead = self._hidden(tokens, attend, 0), backends.to_device(np.atleast_2d(tokens)[:, 1:], xp)
         pieces = []
         for rows in self._rows(ahead.shape[1], self.config.vocabulary):
             logits = self._linear(hidden[:, :-1][:, rows], self._head)
             logits -= logits.max(axis=-1, keepdims=True)
             chosen = xp.take_along_axis(logits, ahead[:, rows, None], axis=-1)[..., 0]
             pieces.append(xp.log(xp.exp(logits).sum(axis=-1)) - chosen)
-        out = _xp.asnumpy(xp.concatenate(pieces, axis=1))
+        out = backends.asnumpy(xp.concatenate(pieces, axis=1))
         return out if np.ndim(tokens) == 2 else out[0]
 
     # ------------------------------------------------------------------------------------------------------ the layers
@@ -136,7 +136,7 @@ class Decoder:
         tokens = checked(tokens, config.vocabulary)
         if (end := start + tokens.shape[1]) > config.context:
             raise ValueError(f"tokens must end within the context of {config.context} (see stretched), got {end}")
-        x = self._weights["model.embed_tokens.weight"][_xp.to_device(tokens, xp)]
+        x = self._weights["model.embed_tokens.weight"][backends.to_device(tokens, xp)]
         turns = config.rope.turns(xp, start, tokens.shape[1])
         for layer in range(config.layers):
             x = x + self._attention(layer, self._norm(x, f"layers.{layer}.input_layernorm"), turns, attend)
@@ -179,5 +179,5 @@ class Decoder:
         return "model.embed_tokens" if self.config.tied else "lm_head"
 
     def _rows(self, n: int, columns: int) -> Iterator[slice]:
-        step = _xp.feature_rows(self.xp, columns, np.float32)
+        step = backends.feature_rows(self.xp, columns, np.float32)
         return (slice(i, i + step) for i in range(0, n, step))

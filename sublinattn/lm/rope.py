@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import _xp
-from .._xp import Array
+from ..core import backends
+from ..core.backends import Array
 
 TYPES = ("default", "linear", "llama3", "yarn")
 _NEEDED = {
@@ -118,7 +118,7 @@ class Rope:
     def turns(self, xp: Any, start: int, count: int) -> tuple[Array, Array]:
         """Cosines and sines of `count` positions from `start` on, (count, d/2) float32."""
         angles = np.arange(start, start + count)[:, None] * self.frequencies
-        return tuple(_xp.to_device((self.magnitude * f(angles)).astype(np.float32), xp) for f in (np.cos, np.sin))
+        return tuple(backends.to_device((self.magnitude * f(angles)).astype(np.float32), xp) for f in (np.cos, np.sin))
 
 
 def rotated(xp: Any, x: Array, turns: tuple[Array, Array]) -> Array:

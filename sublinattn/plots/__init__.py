@@ -1,7 +1,6 @@
 """Figures: one style, one way to save, one function per kind of figure."""
 
 from .ablation import ablation_curves, ablation_parts, ablation_settings
-from .audit import audit_errors, audit_hardness, audit_theorems
 from .caches import cache_errors, needles_found
 from .clusterability import clusters_over_delta, clusters_over_n, kcenter_curves, online_radius
 from .collision import collision_curves
@@ -22,7 +21,6 @@ from .onepass import streaming_over_n
 from .perplexity import bits_over_context, perplexity_for_time, perplexity_over_layers
 from .phase import phase_curves, phase_maps
 from .polynomial import error_over_degree
-from .publish import publish
 from .recovery import recovery_excess
 from .recursion import recursion_map
 from .save import save
@@ -40,9 +38,6 @@ __all__ = [
     "ablation_curves",
     "ablation_parts",
     "ablation_settings",
-    "audit_errors",
-    "audit_hardness",
-    "audit_theorems",
     "bits_over_context",
     "cache_errors",
     "clusters_over_delta",
@@ -78,7 +73,6 @@ __all__ = [
     "phase_maps",
     "projections",
     "psi_rows",
-    "publish",
     "rank_growth",
     "ratio_bias",
     "recovery_excess",

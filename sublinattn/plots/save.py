@@ -20,8 +20,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import _xp
-from ..lab import files, provenance
+from ..core import backends, files, provenance
 from .style import paper_style
 
 _PNG_DPI = 200
@@ -81,7 +80,7 @@ def save(
     if not caption.strip():
         raise ValueError("caption must say what the figure shows, got an empty string")
     identity = {
-        "backend": _xp.backend(backend).__name__,
+        "backend": backends.backend(backend).__name__,
         "claims": [claim] if isinstance(claim, str) else list(claim or ()),
         "code": provenance.source_hash(),
         "params": dict(params),

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import _xp
-from .._rows import GrowingRows
-from .._xp import Array, Scratch
+from ..core import backends
+from ..core.backends import Array, Scratch
+from .growing import GrowingRows
 
 SEQUENTIAL = 256
 """Points that the sequential rule looks at together: their distances to each other are one product."""
@@ -83,14 +83,14 @@ def nearest(
             if born is not None:
                 found = xp.where(xp.isfinite(least[:, 0]), found, np.inf)
                 several &= xp.isfinite(least[:, 0])
-            host, host_square = _xp.asnumpy(best).astype(np.int64), _xp.asnumpy(found)
-            if bool(_xp.asnumpy(several.any())):
+            host, host_square = backends.asnumpy(best).astype(np.int64), backends.asnumpy(found)
+            if bool(backends.asnumpy(several.any())):
                 _decide(xp, part, centres, close & several[:, None], host, host_square)
             index[tile], square[tile] = host, host_square
 
         return worker
 
-    _xp.for_tiles(xp, [slice(i, min(i + rows, c)) for i in range(0, c, rows)], make_worker)
+    backends.for_tiles(xp, [slice(i, min(i + rows, c)) for i in range(0, c, rows)], make_worker)
     index[np.isinf(square)] = -1
     return index, square
 
@@ -98,8 +98,8 @@ def nearest(
 def _decide(xp: Any, x: Array, centres: Array, close: Array, index: np.ndarray, square: np.ndarray) -> None:
     """Choose among the candidates `close` (c, m) of each point by their distances in float64 (in place)."""
     at, candidate = xp.nonzero(close)
-    found = _xp.asnumpy(squared_distances(x[at], centres[candidate]))
-    point, number = _xp.asnumpy(at), _xp.asnumpy(candidate)
+    found = backends.asnumpy(squared_distances(x[at], centres[candidate]))
+    point, number = backends.asnumpy(at), backends.asnumpy(candidate)
     order = np.lexsort((number, found, point))
     first = order[np.concatenate([[True], point[order][1:] != point[order][:-1]])]
     index[point[first]], square[point[first]] = number[first], found[first]
@@ -109,7 +109,7 @@ def _tile_rows(xp: Any, m: int, dtype: Any) -> int:
     """Points per tile: 1 MiB of products with all centres on the CPU, at least 64 of them."""
     if xp is np:
         return max(64, 2**20 // (m * np.dtype(dtype).itemsize))
-    free, _ = _xp.device_memory(xp)
+    free, _ = backends.device_memory(xp)
     return max(64, free // 16 // (m * np.dtype(dtype).itemsize))
 
 
@@ -161,15 +161,15 @@ class OnlineClusters:
         x, index, square = x[:stop], index[:stop], square[:stop]
         if not made.size:
             return index
-        new = x[_xp.to_device(made, xp)]
+        new = x[backends.to_device(made, xp)]
         self.centres.append(xp, new)
-        position, born = _xp.to_device(np.arange(stop), xp), _xp.to_device(made, xp)
+        position, born = backends.to_device(np.arange(stop), xp), backends.to_device(made, xp)
         later, later_square = nearest(xp, x, new, position=position, born=born)
         return np.where(later_square < square, count + later, index)  # of equally near ones the older
 
     def _absorb_one(self, xp: Any, x: Array, most: float) -> np.ndarray:
         """A single point, as in decoding: the distances that decide, without a product that only excludes."""
-        squares = _xp.asnumpy(squared_distances(x, self.centres.rows))
+        squares = backends.asnumpy(squared_distances(x, self.centres.rows))
         if squares.size and squares[number := int(squares.argmin())] <= self.square:
             return np.array([number])
         if len(squares) >= most:
@@ -187,10 +187,10 @@ class OnlineClusters:
         for at in range(0, len(far), SEQUENTIAL):
             block = far[at : at + SEQUENTIAL]
             if made:
-                earlier = x[_xp.to_device(np.array(made), xp)]
-                _, square = nearest(xp, x[_xp.to_device(block, xp)], earlier)
+                earlier = x[backends.to_device(np.array(made), xp)]
+                _, square = nearest(xp, x[backends.to_device(block, xp)], earlier)
                 block = block[square > self.square]
-            near = _xp.asnumpy(_within(xp, x[_xp.to_device(block, xp)], self.square))
+            near = backends.asnumpy(_within(xp, x[backends.to_device(block, xp)], self.square))
             covered = np.zeros(len(block), bool)
             for i, point in enumerate(block):
                 if not covered[i]:

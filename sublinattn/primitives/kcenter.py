@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import _xp
-from .._xp import Array
+from ..core import backends
+from ..core.backends import Array
 
 
 def greedy_k_center(xp: Any, k: Array, m: int, *, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -49,13 +49,13 @@ def greedy_k_center(xp: Any, k: Array, m: int, *, start: int = 0) -> tuple[np.nd
         return worker
 
     while True:
-        _xp.for_tiles(xp, range(len(tiles)), make_worker)
-        peaks = _xp.asnumpy(xp.stack([least[tile][at] for tile, at in zip(tiles, farthest, strict=True)]))
+        backends.for_tiles(xp, range(len(tiles)), make_worker)
+        peaks = backends.asnumpy(xp.stack([least[tile][at] for tile, at in zip(tiles, farthest, strict=True)]))
         best = int(peaks.argmax())
         radii.append(float(np.sqrt(peaks[best])))
         if len(indices) == m or radii[-1] == 0:
             return np.array(indices), np.array(radii)
-        indices.append(tiles[best].start + int(_xp.asnumpy(farthest[best])))
+        indices.append(tiles[best].start + int(backends.asnumpy(farthest[best])))
 
 
 def diameters(xp: Any, k: Array, labels: np.ndarray) -> np.ndarray:
@@ -79,10 +79,10 @@ def diameters(xp: Any, k: Array, labels: np.ndarray) -> np.ndarray:
     order = np.argsort(labels, kind="stable")
     sizes = np.bincount(labels)
     ends = np.cumsum(sizes)
-    at, first = (_xp.to_device(x, xp) for x in (order, order[np.repeat(ends - sizes, sizes)]))
+    at, first = (backends.to_device(x, xp) for x in (order, order[np.repeat(ends - sizes, sizes)]))
     sorted_k = k[at] - k[first]  # a common offset would cost digits
     squares = xp.einsum("ij,ij->i", sorted_k, sorted_k)
-    problems, rows, keys = _xp.tile_shape(xp, 1)
+    problems, rows, keys = backends.tile_shape(xp, 1)
     tiles = [
         (group, slice(i, min(i + rows, end)), slice(j, min(j + keys, end)))
         for group, (begin, end) in enumerate(zip(ends - sizes, ends, strict=True))
@@ -99,8 +99,19 @@ def diameters(xp: Any, k: Array, labels: np.ndarray) -> np.ndarray:
 
         return worker
 
-    _xp.for_tiles(xp, tiles, make_worker)
+    backends.for_tiles(xp, tiles, make_worker)
     out = np.zeros(len(sizes))
-    values = _xp.asnumpy(xp.stack([value for _, value in found]))
+    values = backends.asnumpy(xp.stack([value for _, value in found]))
     np.maximum.at(out, [group for group, _ in found], values)
     return np.sqrt(out)
+
+
+def greedy_radii(xp: Any, x: Array, m: int) -> np.ndarray:
+    """Covering radii with 1 to m greedy centres, shape (m,): 0 once every point is one."""
+    _, radii = greedy_k_center(xp, x, m)
+    return np.pad(radii, (0, m - len(radii)))
+
+
+def largest_distance(xp: Any, x: Array) -> float:
+    """Largest distance of two points."""
+    return float(diameters(xp, x, np.zeros(len(x), np.int64))[0])

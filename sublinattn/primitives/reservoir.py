@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import _checks
+from ..core import backends, checks
+from ..core.backends import Array
 
 _NEVER = 2**62
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -22,7 +23,7 @@ _MIX = ((30, np.uint64(0xBF58476D1CE4E5B9)), (27, np.uint64(0x94D049BB133111EB))
 
 def seed_from(rng: np.random.Generator | int | None) -> int:
     """A seed for `uniforms`, drawn from the caller's generator."""
-    return int(_checks.generator(rng).integers(2**63))
+    return int(checks.generator(rng).integers(2**63))
 
 
 def uniforms(seed: int, *counters: Any) -> np.ndarray:
@@ -184,3 +185,9 @@ class GroupSamples:
         start = np.concatenate([[0], np.cumsum(total)[:-1]])
         self.counts, self.due = total, next_count(total[:, None], again)
         return order[np.searchsorted(ends, start[:, None] + item, side="right")]
+
+
+def squared_norms(v: Array) -> np.ndarray:
+    """`||v_j||^2` of rows (c, d_v) in float64, on the host: for a row the same in any chunk."""
+    wide = v.astype(np.float64)
+    return backends.asnumpy((wide * wide).sum(axis=-1))

@@ -1,7 +1,41 @@
 """What the papers claim, and whether it holds: `CLAIMS` by id, and `verify`."""
 
-from .claims import CLAIMS
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import walk_packages
+from typing import TYPE_CHECKING, Any
+
 from .result import Verdict
 from .verify import verify
 
+if TYPE_CHECKING:
+    from .claim import Claim
+
+    CLAIMS: dict[str, Claim]
+
 __all__ = ["CLAIMS", "Verdict", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "CLAIMS":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = _collect()
+    return globals()[name]
+
+
+def _collect() -> dict[str, Claim]:
+    """Every claim by id: the tuples named `CLAIMS` of all modules in the methods' folders `claims`.
+
+    Collected at the first use, because the modules of the claims import this package.
+    """
+    from .. import methods
+
+    collected: dict[str, Claim] = {}
+    for info in walk_packages(methods.__path__, f"{methods.__name__}."):
+        if ".claims" in info.name and not info.ispkg:
+            for claim in getattr(import_module(info.name), "CLAIMS", ()):
+                if claim.id in collected:
+                    raise ValueError(f"two claims have the id {claim.id!r}, the second in {info.name}")
+                collected[claim.id] = claim
+    return dict(sorted(collected.items()))

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats takes a third of a second to load
 
-from .verdict import CONFIDENCE, Outcome
+from .sequential import CONFIDENCE, Outcome
 
 _ROUNDING = 1e-9  # a smaller excess exponent is rounding
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .verdict import Outcome
+from .sequential import Outcome
 
 
 @dataclass(frozen=True)

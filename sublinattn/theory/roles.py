@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import sympy
 
-from . import growth, verdict
+from . import growth, sequential
 from .claim import Case, Claim, Exact, Growth, Mean, Probability, Trial
 from .facts import evaluate
 from .result import Fit
-from .verdict import Outcome, SequentialTest
+from .sequential import Outcome, SequentialTest
 
 FIRST_LOOK = 4
 """Replicates at which a sabotaged growth is judged for the first time: Student's t errs no more with 4 than with 8
@@ -178,8 +178,8 @@ def roles_of(claim: Claim, effort: str, level: float) -> list[Role]:
 def _test(claim: Claim, limit: int, level: float) -> SequentialTest:
     kind = claim.kind
     if isinstance(kind, Probability):
-        return verdict.Rate(kind.p, level)
+        return sequential.Rate(kind.p, level)
     if isinstance(kind, Mean):
-        return verdict.Mean(kind.resolution, level)
+        return sequential.Mean(kind.resolution, level)
     assert isinstance(kind, Exact)
-    return verdict.Always(kind.relation, kind.rtol, limit)
+    return sequential.Always(kind.relation, kind.rtol, limit)

@@ -15,13 +15,13 @@ from concurrent.futures import Executor
 import numpy as np
 import pandas as pd
 
-from .._xp import backend as resolve
-from ..lab.trials import Stream, run_trials
+from ..core.backends import backend as resolve
 from .claim import Claim, Growth, Sabotage, Trial
 from .facts import evaluate
 from .result import CaseResult, DropResult, Fit, SabotageResult, VacuityResult, Verdict
 from .roles import Role, roles_of
-from .verdict import Outcome
+from .sequential import Outcome
+from .trials import Stream, run_trials
 
 __all__ = ["CaseResult", "DropResult", "Fit", "SabotageResult", "VacuityResult", "Verdict", "verify"]
 
@@ -110,7 +110,7 @@ def verify(
 def _find(claim: Claim | str) -> Claim:
     if isinstance(claim, Claim):
         return claim
-    from .claims import CLAIMS  # here, because the modules of the claims may import this one
+    from . import CLAIMS
 
     if claim not in CLAIMS:
         raise KeyError(f"no claim has the id {claim!r}; there are {sorted(CLAIMS)}")
@@ -127,7 +127,7 @@ def _seed(rng: int | None) -> int:
 
 def _family_size(claim: Claim, effort: str) -> int:
     """Number of hypotheses over which LEVEL is split: those of the whole ledger, or of a claim that is not in it."""
-    from .claims import CLAIMS
+    from . import CLAIMS
 
     family: Iterable[Claim] = CLAIMS.values() if CLAIMS.get(claim.id) is claim else (claim,)
     return sum(len(c.kind.variables) if isinstance(c.kind, Growth) else len(c.at(c.cases, effort)) for c in family)

@@ -1,0 +1,298 @@
+"""Arrays: the one file that knows which array library is in use, and the only one that names CuPy.
+
+NumPy on the host, CuPy on an NVIDIA GPU, through one duck-typed namespace `xp` (their common subset). PyTorch and JAX
+arrays enter and leave through DLPack, without a copy where the device allows. Random numbers are drawn on the host and
+moved, so that one seed gives the same draws everywhere. On the CPU, tiles run on a thread pool with one BLAS thread
+each; a GPU gets few large tiles.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import sys
+import tracemalloc
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .threads import for_tiles as for_tiles
+
+Array = Any
+"""An array of the namespace in use (`numpy.ndarray` or `cupy.ndarray`)."""
+
+_NAMESPACES: dict[str, str] = {"numpy": "numpy", "cupy": "cupy"}  # root module of an array's type -> its namespace
+_LOW_PRECISION = ("float16", "bfloat16")
+_FLOATS = (*_LOW_PRECISION, "float32", "float64")
+
+
+# ---------------------------------------------------------------------------------------------- namespaces and devices
+def _root(x: object) -> str:
+    return type(x).__module__.partition(".")[0]
+
+
+def namespace(*arrays: Array) -> Any:
+    """Namespace (`numpy` or `cupy`) that all `arrays` share; TypeError if they do not."""
+    roots = {_root(a) for a in arrays}
+    if len(roots) != 1 or not roots <= set(_NAMESPACES):
+        raise TypeError(f"arrays must all be NumPy or all be CuPy arrays, got {sorted(roots)}")
+    return import_module(_NAMESPACES[roots.pop()])
+
+
+def gpu_available() -> bool:
+    """Whether CuPy is installed and sees a device."""
+    try:
+        return bool(import_module("cupy").is_available())
+    except ImportError:
+        return False
+
+
+def backend(name: str = "auto") -> Any:
+    """Namespace by name: `numpy`, `cupy`, or `auto` (CuPy when a GPU is there)."""
+    if name == "auto":
+        name = "cupy" if gpu_available() else "numpy"
+    if name not in ("numpy", "cupy"):
+        raise ValueError(f"backend must be 'auto', 'numpy' or 'cupy', got {name!r}")
+    if name == "cupy" and not gpu_available():
+        raise RuntimeError("backend 'cupy' needs an NVIDIA GPU and the extra `sublinattn[gpu]`; use 'numpy' or 'auto'")
+    return import_module(name)
+
+
+def asnumpy(x: Array) -> np.ndarray:
+    """Copy of a device array on the host (a host sync); a NumPy array as it is."""
+    return x if isinstance(x, np.ndarray) else np.asarray(x.get() if hasattr(x, "get") else x)
+
+
+def to_device(x: np.ndarray, xp: Any) -> Array:
+    """A host array on the device of `xp`: where draws made on the host are moved."""
+    return x if xp is np else xp.asarray(x)
+
+
+def together(x: Array, y: Array) -> tuple[Array, Array]:
+    """Both on one device: where one is on the host, such as what a file held, it goes to the other's."""
+    return (
+        to_device(x, namespace(y)) if isinstance(x, np.ndarray) else x,
+        to_device(y, namespace(x)) if isinstance(y, np.ndarray) else y,
+    )
+
+
+def follow(xp: Any, name: str, *arrays: Array) -> list[Array]:
+    """A state's arrays on the device of the new rows `name`; they go there from the host only, where they begin."""
+    if xp is np and not all(isinstance(x, np.ndarray) for x in arrays):
+        raise TypeError(f"{name} must be on the device of the rows before it, got an array on the host")
+    return [to_device(x, xp) if isinstance(x, np.ndarray) else x for x in arrays]
+
+
+def synchronize(xp: Any) -> None:
+    """Wait until the device has finished: needed before reading a clock."""
+    if xp is not np:
+        xp.cuda.get_current_stream().synchronize()
+
+
+# ------------------------------------------------------------------------------------------------------- the boundary
+def enter(**named: Any) -> tuple[Any, list[Array], Callable[[Array], Any]]:
+    """Take the caller's arrays in: namespace, arrays of that namespace, and the way back.
+
+    NumPy and CuPy arrays pass as they are; PyTorch and JAX arrays go through DLPack (bfloat16 through float32, which
+    NumPy's DLPack lacks). `leave(result)` returns a result in the caller's kind, device and dtype.
+
+    Raises
+    ------
+    TypeError
+        Not an array, an integer or mixed dtype, mixed kinds or devices, or a tensor that tracks gradients.
+    """
+    first_name, first = next(iter(named.items()))
+    for name, x in named.items():
+        if not hasattr(x, "dtype") or not hasattr(x, "shape"):
+            raise TypeError(f"{name} must be an array (NumPy, CuPy, PyTorch or JAX), got {type(x).__name__}")
+        dtype = _dtype_name(x)
+        if dtype not in _FLOATS:
+            raise TypeError(f"{name} must have a floating dtype {_FLOATS}, got {dtype}")
+        if _root(x) != _root(first):
+            raise TypeError(f"{name} must be of the same kind as {first_name} ({_root(first)}), got {_root(x)}")
+        if dtype != _dtype_name(first):
+            raise TypeError(f"{name} must have the dtype of {first_name} ({_dtype_name(first)}), got {dtype}")
+        if _device(x) != _device(first):
+            raise TypeError(f"{name} must be on the device of {first_name} ({_device(first)}), got {_device(x)}")
+        if getattr(x, "requires_grad", False):
+            raise TypeError(f"{name} tracks gradients, and sublinattn has no backward pass: pass {name}.detach()")
+    if _root(first) in _NAMESPACES:
+        xp = namespace(first)
+        dtype = first.dtype
+        return xp, list(named.values()), lambda out: _cast(out, dtype)
+    if _root(first) == "torch":
+        torch = sys.modules["torch"]
+        wide = (x.float() if _dtype_name(x) == "bfloat16" else x for x in named.values())
+        arrays = [_from_dlpack(x, on_host=first.device.type == "cpu") for x in wide]
+        xp = namespace(*arrays)
+        return xp, arrays, lambda out: torch.from_dlpack(out).to(first.dtype)
+    if _root(first) in ("jax", "jaxlib"):
+        jnp = import_module("jax.numpy")
+        wide = (x.astype("float32") if _dtype_name(x) == "bfloat16" else x for x in named.values())
+        arrays = [_from_dlpack(x, on_host=first.device.platform == "cpu") for x in wide]
+        xp = namespace(*arrays)
+        return xp, arrays, lambda out: jnp.from_dlpack(out).astype(first.dtype)
+    raise TypeError(f"{first_name} must be a NumPy, CuPy, PyTorch or JAX array, got {type(first).__name__}")
+
+
+def _cast(x: Array, dtype: Any) -> Array:
+    with np.errstate(over="ignore"):  # an estimate or an lse past the largest float16 is inf there
+        return x.astype(dtype, copy=False)
+
+
+def _dtype_name(x: Any) -> str:
+    return _name(x.dtype)
+
+
+@functools.cache
+def _name(dtype: Any) -> str:
+    """NumPy takes some microseconds to spell a dtype's name, and every call of the public face asks for several."""
+    return str(getattr(dtype, "name", dtype)).removeprefix("torch.")
+
+
+def _device(x: Any) -> str:
+    return "cpu" if isinstance(x, np.ndarray) else str(getattr(x, "device", "cpu"))
+
+
+def _from_dlpack(x: Any, *, on_host: bool) -> Array:
+    return np.from_dlpack(x) if on_host else import_module("cupy").from_dlpack(x)
+
+
+def working_dtype(x: Array) -> np.dtype:
+    """Accumulation dtype: float32 for float16 and bfloat16, else the array's own."""
+    return np.dtype(np.float32) if _dtype_name(x) in _LOW_PRECISION else np.dtype(x.dtype)
+
+
+# ---------------------------------------------------------------------------------------------------- tiles and threads
+def tile_shape(xp: Any, batch: int) -> tuple[int, int, int]:
+    """Tile of a blocked matrix product: (problems, query rows, keys) handled at once.
+
+    On the CPU one problem with 512 x 512 float32 logits (1 MiB: they and their operands stay in a core's L2 cache);
+    on a GPU as many problems as keep the logits near a sixteenth of the free memory.
+    """
+    if xp is np:
+        return 1, 512, 512
+    free, _ = device_memory(xp)
+    rows, keys = 1024, 4096
+    return max(1, min(batch, free // 16 // (4 * rows * keys))), rows, keys
+
+
+def feature_rows(xp: Any, features: int, dtype: Any) -> int:
+    """Rows whose `features` numbers each are made and used at once, within 16 and 16384 (2^20 on a GPU).
+
+    8 MiB of them on the CPU: an operation touches a part, and the fewer and longer they are, the less the threads wait
+    for the interpreter's lock (1 MiB took 1.6 times as long on two cores). A sixteenth of the free memory on a GPU.
+    """
+    size, most = (2**23, 2**14) if xp is np else (device_memory(xp)[0] // 16, 2**20)
+    return int(min(most, max(16, size // (features * np.dtype(dtype).itemsize))))
+
+
+class Scratch:
+    """Reused work arrays of one worker: the CPU is spared page faults; a GPU has a memory pool of its own."""
+
+    def __init__(self, xp: Any, dtype: np.dtype) -> None:
+        self._xp, self.dtype, self._flat = xp, dtype, dict[str, np.ndarray]()
+
+    def __call__(self, name: str, *shape: int) -> Array:
+        """Uninitialised array of `shape`; what `name` held before is overwritten."""
+        if self._xp is not np:
+            return self._xp.empty(shape, dtype=self.dtype)
+        size = math.prod(shape)
+        flat = self._flat.get(name)
+        if flat is None or flat.size < size:
+            flat = self._flat[name] = np.empty(size, dtype=self.dtype)
+        return flat[:size].reshape(shape)
+
+
+def gather(xp: Any, x: Array, rows: Array, out: Array | None = None) -> Array:
+    """`x[rows]`, in `out` if given, along the first axis; on the CPU rows are not checked to be in range."""
+    if xp is np:
+        return np.take(x, rows, axis=0, out=out, mode="clip")
+    return xp.take(x, rows, axis=0, out=out)
+
+
+def scatter(xp: Any, out: Array, rows: Array, values: Array) -> None:
+    """`out[rows] = values` along the first axis of a contiguous 2-d `out`.
+
+    On the CPU rows are moved as opaque bytes, which is twice as fast.
+    """
+    if xp is np:
+        row = np.dtype((np.void, out.shape[1] * out.itemsize))
+        out.view(row)[rows.ravel(), 0] = np.ascontiguousarray(values).reshape(-1, out.shape[1]).view(row)[:, 0]
+    else:
+        out[rows] = values
+
+
+# -------------------------------------------------------------------------------------------------- CUDA C++ fast paths
+def gray_kernel(xp: Any) -> Callable[[Any, Array], Array] | None:
+    """The fused sign-pack-Gray kernel of `methods/hyperattention/lsh.cu` on a GPU; None elsewhere."""
+    return None if xp.__name__ != "cupy" else _gray_buckets
+
+
+@functools.cache
+def _module(file: str) -> Any:
+    source = (Path(__file__).parents[1] / file).read_text()
+    return import_module("cupy").RawModule(code=source, options=("--std=c++17",))
+
+
+def _gray_buckets(xp: Any, projections: Array) -> Array:
+    rows, bits = projections.shape
+    projections = xp.ascontiguousarray(projections, dtype=np.float32)
+    out = xp.empty(rows, dtype=np.uint16)
+    threads = 256
+    grid = (-(-rows // threads),)
+    kernel = _module("methods/hyperattention/lsh.cu").get_function("gray_buckets")
+    kernel(grid, (threads,), (projections, out, np.int64(rows), np.int32(bits)))
+    return out
+
+
+# -------------------------------------------------------------------------------------------------------------- memory
+def device_memory(xp: Any) -> tuple[int, int]:
+    """Free and total bytes of the device in use (of the machine, for NumPy)."""
+    if xp is not np:
+        return xp.cuda.runtime.memGetInfo()
+    page = os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")  # "available" counts reclaimable cache, which sysconf's free pages do not
+    if meminfo.exists():
+        kib = {line.split(":")[0]: int(line.split()[1]) for line in meminfo.read_text().splitlines()}
+        return kib["MemAvailable"] * 1024, kib["MemTotal"] * 1024
+    total = os.sysconf("SC_PHYS_PAGES") * page
+    return total, total
+
+
+def peak_bytes(xp: Any, call: Callable[[], Any]) -> int:
+    """Most bytes that `call()` held at once beyond what was there before (tracemalloc, or the CuPy pool's hooks)."""
+    if xp is np:
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+            call()
+            return tracemalloc.get_traced_memory()[1] - before
+        finally:
+            tracemalloc.stop()
+    hook = _peak_hook(xp)
+    with hook:
+        call()
+    return hook.peak
+
+
+def _peak_hook(xp: Any) -> Any:
+    class Peak(xp.cuda.MemoryHook):
+        name = "sublinattn-peak"
+
+        def __init__(self) -> None:
+            self.held = self.peak = 0
+
+        def malloc_postprocess(self, **kwargs: Any) -> None:
+            self.held += kwargs["mem_size"]
+            self.peak = max(self.peak, self.held)
+
+        def free_postprocess(self, **kwargs: Any) -> None:
+            self.held -= kwargs["mem_size"]
+
+    return Peak()

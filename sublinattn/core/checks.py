@@ -1,0 +1,120 @@
+"""What every attention function refuses before any work: wrong shapes, empty input, NaN, Inf, impossible parameters."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from . import backends
+from .backends import Array
+
+
+def integer(name: str, value: Any, *, least: int) -> int:
+    """`value` as an int of at least `least`, or a TypeError / ValueError that names it."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
+
+
+def real(name: str, value: Any) -> float:
+    """`value` as a float, or a TypeError that names it."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
+    return float(value)
+
+
+def resolve_scale(scale: Any, d: int) -> float:
+    """The logits' scale: `1/sqrt(d)` for None."""
+    if scale is None:
+        return 1 / math.sqrt(d)
+    if isinstance(scale, bool) or not isinstance(scale, Real):
+        raise TypeError(f"scale must be a real number or None, got {type(scale).__name__}")
+    if not math.isfinite(scale):
+        raise ValueError(f"scale must be finite, got {scale}")
+    return float(scale)
+
+
+def generator(rng: np.random.Generator | int | None) -> np.random.Generator:
+    """The source of all draws [SPEC 7]."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"rng must be a numpy.random.Generator, an int of at least 0 or None, got {rng!r}") from error
+
+
+def shapes(q: Array, k: Array, v: Array | None) -> None:
+    """Shapes `(..., n_q, d)`, `(..., n_k, d)`, `(..., n_k, d_v)` with equal leading axes and nothing empty."""
+    named = {"q": q, "k": k} | ({} if v is None else {"v": v})
+    for name, x in named.items():
+        if x.ndim < 2:
+            raise ValueError(f"{name} must have shape (..., n, d), got {tuple(x.shape)}")
+        if 0 in x.shape:
+            raise ValueError(f"{name} must not be empty, got shape {tuple(x.shape)}")
+        if x.shape[:-2] != q.shape[:-2]:
+            raise ValueError(f"{name} must have the leading axes of q {tuple(q.shape[:-2])}, got {tuple(x.shape[:-2])}")
+    if k.shape[-1] != q.shape[-1]:
+        raise ValueError(f"k must have the last axis of q (d = {q.shape[-1]}), got {k.shape[-1]}")
+    if v is not None and v.shape[-2] != k.shape[-2]:
+        raise ValueError(f"v must have as many rows as k (n_k = {k.shape[-2]}), got {v.shape[-2]}")
+
+
+def largest_norms(xp: Any, check_finite: bool, **named: Array) -> list[float]:
+    """Largest row norm of each `(B, n, d)` array, in one transfer to the host; with it the scan for NaN and Inf.
+
+    A row with a NaN or Inf has a norm that is not finite; a norm may also overflow on finite numbers, so only then is
+    every entry looked at.
+    """
+    partial: list[Array] = []
+
+    def worker(tile: tuple[int, Array]) -> None:
+        slot, rows = tile
+        with np.errstate(over="ignore", invalid="ignore"):  # per thread
+            partial.append((slot, xp.einsum("ij,ij->i", rows, rows).max()))
+
+    tiles = []
+    for slot, x in enumerate(named.values()):
+        flat = x.reshape(-1, x.shape[-1])
+        step = 32768 if xp is np else len(flat)
+        tiles += [(slot, flat[start : start + step]) for start in range(0, len(flat), step)]
+    if sum(len(x) for _, x in tiles) <= 32768:  # the threads' hand-over alone would take longer
+        for tile in tiles:
+            worker(tile)
+    else:
+        backends.for_tiles(xp, tiles, lambda: worker)
+    values = backends.asnumpy(xp.stack([value for _, value in partial])).astype(float)
+    slots = np.array([slot for slot, _ in partial])
+    squares = [values[slots == slot].max() for slot in range(len(named))]
+    for (name, x), square in zip(named.items(), squares, strict=True):
+        if check_finite and not math.isfinite(square) and not bool(backends.asnumpy(xp.isfinite(x).all())):
+            raise ValueError(f"{name} must be finite, got NaN or Inf entries")
+    return [math.sqrt(square) for square in squares]
+
+
+def rows(width: dict[str, int], **named: Array) -> list[Array]:
+    """Rows of a stream as `(c, width)` arrays: one row `(width,)` or a chunk of them, as many in each array."""
+    out = []
+    for name, x in named.items():
+        if x.ndim not in (1, 2) or x.shape[-1] != width[name]:
+            shape = tuple(x.shape)
+            raise ValueError(f"{name} must have shape ({width[name]},) or (c, {width[name]}), got {shape}")
+        if x.ndim == 2 and not len(x):
+            raise ValueError(f"{name} must not be empty, got shape {tuple(x.shape)}")
+        out.append(x.reshape(-1, width[name]))
+    first = next(iter(named))
+    for name, x in zip(named, out, strict=True):
+        if named[name].ndim != named[first].ndim or len(x) != len(out[0]):
+            both = f"{tuple(named[name].shape)} and {tuple(named[first].shape)}"
+            raise ValueError(f"{name} must have as many rows as {first}, got {both}")
+    return out
+
+
+def check_squares(name: str, x: Array, norm: float) -> None:
+    """Refuse rows `x`, of largest norm `norm`, whose squared distances or sums of squares overflow."""
+    most = min(float(np.finfo(x.dtype).max) / max(32, x.shape[-1]), float(np.finfo(np.float64).max) / 2.0**63)
+    if not norm**2 < most:  # sums over tokens are in float64
+        raise ValueError(f"{name} must have rows whose squared norms are finite in {x.dtype}, got norm {norm:.3g}")

@@ -1,0 +1,312 @@
+"""Exact attention in tiles, and the partial results that merge into it.
+
+Source: Rabe, Staats, *Self-attention does not need O(n^2) memory*, arXiv 2112.05682 [RS21]. Time
+`O(n_q n_k (d + d_v))`; memory `O(n (d + d_v))` plus one tile per thread, never `n_q x n_k`.
+
+Differs from the paper in:
+
+1. When the Cauchy-Schwarz bound on the logits is small (`scale * max|q| * max|k| <= 40`) no maximum is subtracted:
+   nothing can overflow or underflow, and a pass over the logits is saved. A partial's `m` is then 0: any reference
+   works, the merge does not care.
+2. A query that sees no key gets output 0 and `lse = -inf`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from . import backends, checks
+from .backends import Array, Scratch
+
+SPLIT_LOGITS, MOST_SEGMENTS = 2**16, 16  # fewer logits are done before a second thread has begun
+SAFE_LOGIT = 40.0  # e^40 * 2^40 keys < 3e38, and e^-40 is far from underflow: float32 needs no shift below this
+
+
+@dataclass
+class Partial:
+    """Softmax-weighted sums over one set of keys, ready to be merged with those over another [RS21].
+
+    Attributes
+    ----------
+    m : array, shape (..., n_q)
+        Reference logit: the largest one, or 0 where no shift was needed; `-inf` over an empty set.
+    l : array, shape (..., n_q)
+        `sum_j exp(s<q_i, k_j> - m_i)`.
+    o : array, shape (..., n_q, d_v)
+        `sum_j exp(s<q_i, k_j> - m_i) v_j`.
+    """
+
+    m: Array
+    l: Array  # noqa: E741 - the paper's letter
+    o: Array
+
+    @classmethod
+    def empty(cls, xp: Any, shape: tuple[int, ...], d_v: int, dtype: Any) -> Self:
+        """Partial over no keys at all: the neutral element of `merge`."""
+        return cls(xp.full(shape, -np.inf, dtype), xp.zeros(shape, dtype), xp.zeros((*shape, d_v), dtype))
+
+    def merge(self, other: Partial) -> Self:
+        """Add the keys of `other`, in place: associative and commutative up to rounding; returns self."""
+        xp = backends.namespace(self.m, other.m)
+        m = xp.maximum(self.m, other.m)
+        keep, add = (xp.exp(part.m - _finite(xp, m)) for part in (self, other))
+        self.m[...] = m
+        self.l[...] = keep * self.l + add * other.l
+        self.o[...] = keep[..., None] * self.o + add[..., None] * other.o
+        return self
+
+    def output(self) -> Array:
+        """Attention output `o / l`, shape (..., n_q, d_v); 0 where no key was seen."""
+        xp = backends.namespace(self.l)
+        return self.o / xp.where(self.l == 0, 1, self.l)[..., None]
+
+    def lse(self) -> Array:
+        """Log of the normaliser, `m + log l`, shape (..., n_q)."""
+        xp = backends.namespace(self.l)
+        with np.errstate(divide="ignore"):
+            return self.m + xp.log(self.l)
+
+
+def _finite(xp: Any, m: Array) -> Array:
+    return xp.where(m == -np.inf, 0, m)  # -inf - (-inf) would be NaN
+
+
+class Softmax:
+    """One tile of queries, absorbing tiles of keys: the running (m, l, o) and the arrays to work in."""
+
+    def __init__(self, xp: Any, scratch: Scratch, *, shift: bool) -> None:
+        self.xp, self.scratch, self.shift = xp, scratch, shift
+        self._masks: dict[int, Array] = {}
+
+    def start(self, name: str, g: int, t: int, d_v: int) -> Partial:
+        """An empty partial for a (g, t) tile, in scratch memory called `name`."""
+        p = Partial(self.scratch(name + "m", g, t), self.scratch(name + "l", g, t), self.scratch(name + "o", g, t, d_v))
+        p.m.fill(-np.inf if self.shift else 0)
+        p.l.fill(0)
+        p.o.fill(0)
+        return p
+
+    def above_diagonal(self, t: int) -> Array:
+        """`-inf` above the diagonal and 0 elsewhere, shape (t, t); made once."""
+        if t not in self._masks:
+            i = self.xp.arange(t)
+            self._masks[t] = self.xp.where(i > i[:, None], -np.inf, 0).astype(self.scratch.dtype)
+        return self._masks[t]
+
+    def logits(self, q: Array, k: Array) -> Array:
+        """`q k^T` for scaled queries (g, t, d) and keys (g or 1, c, d), in scratch memory."""
+        return self.xp.matmul(q, k.swapaxes(-1, -2), out=self.scratch("logits", *q.shape[:2], k.shape[1]))
+
+    def exponentials(self, p: Partial, logits: Array) -> Array:
+        """`exp(logits - m)` in place, after raising `m` to the largest logit and rescaling `l` and `o` to it."""
+        xp = self.xp
+        if self.shift:
+            m = xp.maximum(p.m, logits.max(axis=-1))
+            reference = _finite(xp, m)
+            logits -= reference[..., None]
+            rescale = xp.exp(p.m - reference)
+            p.l *= rescale
+            p.o *= rescale[..., None]
+            p.m[...] = m
+        return xp.exp(logits, out=logits)
+
+    def absorb(self, p: Partial, logits: Array, v: Array, counts: Array | None = None) -> None:
+        """Add keys with these logits and values (g or 1, c, d_v).
+
+        With `counts` (g, c), key j counts that often for the queries of g, and `v` has been multiplied by it: the
+        weight goes to the c x d_v values and to the ones that sum the rows, not to the t x c exponentials.
+        """
+        xp, (g, t, c), d_v = self.xp, logits.shape, v.shape[-1]
+        e = self.exponentials(p, logits)
+        if counts is None:
+            counts = self.scratch("ones", 1, c)
+            counts.fill(1)
+        p.l += xp.matmul(e, counts[..., None], out=self.scratch("rowsum", g, t, 1))[..., 0]
+        p.o += xp.matmul(e, v, out=self.scratch("product", g, t, d_v))
+
+
+def absorb_range(tile: Softmax, p: Partial, q: Array, k: Array, v: Array, *, keys: int, diagonal: int | None) -> None:
+    """Absorb all of `k` (g, n, d), `keys` at a time; causal if `diagonal` says which key the first query of `q` is."""
+    t = q.shape[1]
+    n = k.shape[1] if diagonal is None else min(k.shape[1], diagonal + t)
+    for start in range(0, n, keys):
+        stop = min(start + keys, n)
+        logits = tile.logits(q, k[:, start:stop])
+        if diagonal is not None and stop > diagonal + 1:
+            first = max(start, diagonal)  # only the corner past the first query's own key needs the mask
+            corner = logits[:, :, first - start :]
+            corner += tile.above_diagonal(t)[:, first - diagonal : stop - diagonal]
+        tile.absorb(p, logits, v[:, start:stop])
+
+
+def needs_shift(scale: float, q_norm: float, k_norm: float) -> bool:
+    """Whether some logit may exceed `SAFE_LOGIT` (Cauchy-Schwarz)."""
+    return not abs(scale) * q_norm * k_norm <= SAFE_LOGIT
+
+
+def each_query_tile(
+    xp: Any,
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    scale: float,
+    causal: bool,
+    shift: bool,
+    finish: Callable[[slice, slice, Partial], None],
+) -> None:
+    """Exact attention of (B, n, d) arrays; `finish(problems, rows, partial)` takes each tile's (scratch) partial."""
+    b, n_q, _ = q.shape
+    problems, rows, keys = backends.tile_shape(xp, b)
+    if n_q < rows:  # few queries, as in decoding: a tile of as many logits takes more keys
+        keys *= rows // n_q
+    problems = max(problems, SPLIT_LOGITS // (n_q * k.shape[1]))
+    if causal:  # a tile across the diagonal is half wasted: make it short, and take several problems at once
+        problems, rows = 2 * problems, rows // 2
+    tiles = [
+        (slice(i, min(i + problems, b)), slice(r, min(r + rows, n_q)))
+        for r in reversed(range(0, n_q, rows))  # under a causal mask the late rows take longest: first
+        for i in range(0, b, problems)
+    ]
+
+    def make_worker() -> Callable[[tuple[slice, slice]], None]:
+        scratch = Scratch(xp, q.dtype)
+        tile = Softmax(xp, scratch, shift=shift)
+
+        def worker(where: tuple[slice, slice]) -> None:
+            at, r = where
+            part = q[at, r]
+            scaled = xp.multiply(part, scale, out=scratch("q", *part.shape))
+            p = tile.start("partial", part.shape[0], part.shape[1], v.shape[-1])
+            absorb_range(tile, p, scaled, k[at], v[at], keys=keys, diagonal=r.start if causal else None)
+            finish(at, r, p)
+
+        return worker
+
+    backends.for_tiles(xp, tiles, make_worker)
+
+
+def partial_attention(
+    q: Array, k: Array, v: Array, *, causal: bool = False, scale: float | None = None, check_finite: bool = True
+) -> Partial:
+    """Partial of exact attention over the keys given: merge those over disjoint key sets to get the whole.
+
+    Parameters
+    ----------
+    q, k, v : array, shapes (..., n_q, d), (..., n_k, d), (..., n_k, d_v)
+        As `attention`, on NumPy or CuPy.
+    causal : bool
+        Query i sees keys 0..i of this set.
+    scale : float, optional
+        Factor of the logits; `1/sqrt(d)` by default.
+    check_finite : bool
+        Refuse NaN and Inf.
+
+    Returns
+    -------
+    Partial
+        In the accumulation dtype (float32 for half precision). Cost and errors as `attention` [RS21].
+    """
+    xp, (q, k, v), _ = backends.enter(q=q, k=k, v=v)
+    checks.shapes(q, k, v)
+    scale = checks.resolve_scale(scale, q.shape[-1])
+    dtype, lead, n_q = backends.working_dtype(q), q.shape[:-2], q.shape[-2]
+    q, k, v = (x.astype(dtype, copy=False).reshape(-1, *x.shape[-2:]) for x in (q, k, v))
+    if check_finite or n_q > q.shape[-1]:
+        q_norm, k_norm, _ = checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
+        shift = needs_shift(scale, q_norm, k_norm)
+    else:  # to subtract a maximum from few rows of logits takes less than the norms of all keys
+        shift = True
+    segments = 1 if causal else _segments(xp, len(q), n_q, k.shape[1])
+    cut = k.shape[1] // segments * segments
+    total = _partial(xp, q, k[:, cut:], v[:, cut:], scale, causal=False, shift=shift) if cut < k.shape[1] else None
+    if segments > 1:
+        keys, values = (x[:, :cut].reshape(segments, cut // segments, -1) for x in (k, v))
+        whole = _joined(_partial(xp, xp.repeat(q, segments, axis=0), keys, values, scale, causal=False, shift=shift))
+    else:
+        whole = _partial(xp, q, k, v, scale, causal=causal, shift=shift)
+    total = whole if total is None else whole.merge(total)
+    return Partial(total.m.reshape(*lead, n_q), total.l.reshape(*lead, n_q), total.o.reshape(*lead, n_q, -1))
+
+
+def _segments(xp: Any, b: int, n_q: int, n_k: int) -> int:
+    """Into how many segments of keys one problem with a single tile of queries is cut, so that all CPU threads work.
+
+    It depends on the sizes alone, or results would depend on the machine.
+    """
+    alone = xp is np and b == 1 and n_q <= backends.tile_shape(xp, b)[1]
+    return max(1, min(MOST_SEGMENTS, n_q * n_k // SPLIT_LOGITS)) if alone else 1
+
+
+def _joined(parts: Partial) -> Partial:
+    """The partials of the segments (s, n_q) of one problem, merged: (1, n_q)."""
+    m = parts.m.max(axis=0, keepdims=True)
+    weight = np.exp(parts.m - _finite(np, m))
+    l, o = weight * parts.l, weight[..., None] * parts.o  # noqa: E741 - the paper's letter
+    return Partial(m, l.sum(axis=0, keepdims=True), o.sum(axis=0, keepdims=True))
+
+
+def _partial(xp: Any, q: Array, k: Array, v: Array, scale: float, *, causal: bool, shift: bool) -> Partial:
+    """Partial of (B, n, d) arrays in the working dtype."""
+    total = Partial.empty(xp, q.shape[:2], v.shape[-1], q.dtype)
+
+    def finish(at: slice, rows: slice, p: Partial) -> None:
+        total.m[at, rows], total.l[at, rows], total.o[at, rows] = p.m, p.l, p.o
+
+    each_query_tile(xp, q, k, v, scale=scale, causal=causal, shift=shift, finish=finish)
+    return total
+
+
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    return_lse: bool = False,
+    check_finite: bool = True,
+) -> Any:
+    """Exact softmax attention, tiled.
+
+    Parameters
+    ----------
+    q : array, shape (..., n_q, d)
+        Queries. NumPy, CuPy, PyTorch or JAX; float16, bfloat16, float32 or float64.
+    k : array, shape (..., n_k, d)
+        Keys.
+    v : array, shape (..., n_k, d_v)
+        Values.
+    causal : bool
+        Query i sees keys 0..i (`A * tril(1)`, top-left aligned when `n_q != n_k`).
+    scale : float, optional
+        Factor of the logits; `1/sqrt(d)` by default.
+    return_lse : bool
+        Return also the log normaliser.
+    check_finite : bool
+        Refuse NaN and Inf.
+
+    Returns
+    -------
+    out : array, shape (..., n_q, d_v)
+        Of the caller's kind, device and dtype; accumulated in float32 for half precision.
+    lse : array, shape (..., n_q)
+        `log sum_j exp(scale <q_i, k_j>)`, if `return_lse`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating arrays of one kind, dtype and device; shapes that do not fit; empty, NaN or Inf input.
+
+    Notes
+    -----
+    `O(n_q n_k (d + d_v))` operations, `O(n (d + d_v))` memory [RS21]. Logits up to 1e4 in size are safe.
+    """
+    _, _, leave = backends.enter(q=q, k=k, v=v)
+    p = partial_attention(q, k, v, causal=causal, scale=scale, check_finite=check_finite)
+    out = leave(p.output())
+    return (out, leave(p.lse())) if return_lse else out

@@ -1,0 +1,70 @@
+"""Files are written whole or not at all, whatever happens to the process or the power; JSON, and rows as Parquet."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+ENTRY = "sublinattn.Instance"
+"""The one metadata entry of our safetensors files: the library writes several in no fixed order."""
+
+
+@contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path; rename it to `path` on success, remove it on any exception. Parent folders are made.
+
+    It lies in a hidden folder of its own beside `path`, under the same name: writers choose their format by it, and a
+    reader who lists the folder meanwhile (`*.json`) does not meet a file that is half written. Its bytes are on the
+    disk before it gets its name: a rename may outlive a power cut that the bytes do not.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+    try:
+        yield folder / path.name
+        with open(folder / path.name, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(folder / path.name, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write strict JSON atomically: sorted keys, two spaces, trailing newline."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def write_rows(rows: DataFrame, name: str, *, out: str | os.PathLike[str]) -> Path:
+    """Write `out/rows/<name>.parquet`, whole or not at all; `name` is that of the figure that shows the rows.
+
+    Raises
+    ------
+    ValueError
+        A table without rows: an experiment that measured nothing is no experiment.
+    """
+    if rows.empty:
+        raise ValueError(f"rows of {name!r} must hold at least one measurement, got none")
+    path = Path(out) / "rows" / f"{name}.parquet"
+    with atomic(path) as temporary:
+        rows.to_parquet(temporary, index=False)
+    return path

@@ -1,0 +1,140 @@
+"""The softmax matrix `P = D^{-1} A` as an operator: products, column norms, operator norm, without its entries.
+
+Every pass recomputes the entries tile by tile: `O(n_q n_k d)` operations, `O(n)` memory plus a tile per thread. Who
+sums what, and in which order, depends on the sizes alone, so that no result depends on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import backends
+from .backends import Array, Scratch
+from .exact import each_query_tile
+
+STRIP, TILE, GROUPS = 128, 2048, 16
+"""Rows of P that are kept at once, their columns that are made at once, and sums of strips that are kept apart."""
+
+
+class SoftmaxMatrix:
+    """`P` of `B` problems: entry `(i, j)` is `exp(scale <q_i, k_j> - lse_i)`, 0 above the diagonal if `causal`.
+
+    Parameters
+    ----------
+    q, k : array, shapes (B, n_q, d) and (B, n_k, d)
+    """
+
+    def __init__(self, xp: Any, q: Array, k: Array, *, scale: float, causal: bool) -> None:
+        self.xp, self.q, self.k, self.scale, self.causal = xp, q, k, scale, causal
+        self.lse = xp.empty(q.shape[:2], q.dtype)
+
+        def finish(at: slice, rows: slice, p: Any) -> None:
+            self.lse[at, rows] = p.lse()
+
+        nothing = k[..., :0]
+        each_query_tile(xp, q, k, nothing, scale=scale, causal=causal, shift=True, finish=finish)
+
+    def _entries(self, scratch: Scratch, b: int, rows: slice, columns: slice) -> Array:
+        xp, q, k = self.xp, self.q[b, rows], self.k[b, columns]
+        p = xp.matmul(q, k.T, out=scratch("p", len(q), len(k)))
+        p *= self.scale
+        p -= self.lse[b, rows, None]
+        if self.causal and columns.start + len(k) > rows.start + 1:
+            above = columns.start + xp.arange(len(k)) > rows.start + xp.arange(len(q))[:, None]
+            p += xp.where(above, -np.inf, 0).astype(p.dtype)
+        return xp.exp(p, out=p)
+
+    def gram_times(self, x: Array) -> tuple[Array, Array]:
+        """`x^T P^T P x` (B,) and `P^T P x` (B, n_k), for `x` (B, n_k), in one pass over the entries.
+
+        A strip of rows is kept until its products with x are known: memory of `STRIP * n_k` numbers per thread. Strips
+        are summed in `GROUPS` groups, each by one thread, and these in order.
+        """
+        xp, (b, n_q, _), n_k = self.xp, self.q.shape, self.k.shape[1]
+        strips = [slice(s, s + STRIP) for s in range(0, n_q, STRIP)]
+        groups = [strips[g::GROUPS] for g in range(min(GROUPS, len(strips)))]
+        squares, sums = xp.zeros((len(groups), b)), xp.zeros((len(groups), b, n_k))
+        x = x.astype(self.q.dtype)
+
+        def make_worker() -> Callable[[tuple[int, int]], None]:
+            scratch = Scratch(xp, self.q.dtype)
+
+            def worker(where: tuple[int, int]) -> None:
+                g, problem = where
+                for rows in groups[g]:
+                    seen = slice(0, min(n_k, rows.stop) if self.causal else n_k)
+                    p = self._strip(scratch, problem, rows, seen)
+                    y = p @ x[problem, seen]
+                    squares[g, problem] += (y.astype(np.float64) ** 2).sum()
+                    sums[g, problem, seen] += y @ p
+
+            return worker
+
+        backends.for_tiles(xp, [(g, problem) for g in range(len(groups)) for problem in range(b)], make_worker)
+        return squares.sum(axis=0), sums.sum(axis=0)
+
+    def _strip(self, scratch: Scratch, b: int, rows: slice, columns: slice) -> Array:
+        """Entries of whole rows, tile by tile."""
+        strip = scratch("strip", min(rows.stop, self.q.shape[1]) - rows.start, columns.stop)
+        for start in range(0, columns.stop, TILE):
+            part = slice(start, min(start + TILE, columns.stop))
+            strip[:, part] = self._entries(scratch, b, rows, part)
+        return strip
+
+    def column_squares(self) -> Array:
+        """Squared column norms `||P e_j||_2^2`, shape (B, n_k); one thread owns a range of columns."""
+        (b, n_q, _), n_k = self.q.shape, self.k.shape[1]
+        squares = self.xp.zeros((b, n_k), np.float64)
+        _, t, c = backends.tile_shape(self.xp, b)
+
+        def make_worker() -> Callable[[tuple[int, slice]], None]:
+            scratch = Scratch(self.xp, self.q.dtype)
+
+            def worker(where: tuple[int, slice]) -> None:
+                problem, columns = where
+                first = columns.start // t * t if self.causal else 0  # the tile of rows that the diagonal enters
+                for rows in (slice(s, s + t) for s in range(first, n_q, t)):
+                    p = self._entries(scratch, problem, rows, columns)
+                    squares[problem, columns] += self.xp.einsum("ij,ij->j", p, p)
+
+            return worker
+
+        backends.for_tiles(self.xp, [(i, slice(s, s + c)) for s in range(0, n_k, c) for i in range(b)], make_worker)
+        return squares
+
+    def operator_norm(self, *, rtol: float = 1e-4, max_steps: int = 50) -> Array:
+        """`||P||`, shape (B,), by Lanczos' method from below, until it grows by less than `rtol` in a step.
+
+        `P^T P` has no negative entry, so its leading eigenvector has none either (Perron), and the constant start
+        vector is never orthogonal to it. A step takes one pass over the entries.
+        """
+        return self.xp.sqrt(largest_eigenvalue(self.xp, self.gram_times, self.k.shape[:2], rtol, max_steps))
+
+
+def largest_eigenvalue(
+    xp: Any, times: Callable[[Array], tuple[Array, Array]], shape: tuple[int, ...], rtol: float, max_steps: int
+) -> Array:
+    """Largest eigenvalue of `B` positive semi-definite matrices G, from the constant vector of `shape` (B, n).
+
+    Lanczos' method, every vector made orthogonal to all before it. `times(x)` is `x^T G x` and `G x`.
+    """
+    b, n = shape
+    basis, most = [xp.full(shape, n**-0.5)], min(n, max_steps)
+    tridiagonal = np.zeros((b, most, most))  # basis^T G basis, of each problem
+    found: np.ndarray = np.zeros(b)
+    for step in range(most):
+        diagonal, x = times(basis[-1])
+        tridiagonal[:, step, step] = backends.asnumpy(diagonal)
+        before, found = found, np.linalg.eigvalsh(tridiagonal[:, : step + 1, : step + 1])[:, -1]
+        if step + 1 == most or (found - before <= 2 * rtol * found).all():  # twice: of its root
+            break
+        for _ in range(2):  # once loses orthogonality to rounding
+            for v in basis:
+                x -= (x * v).sum(axis=1, keepdims=True) * v
+        length = xp.sqrt((x * x).sum(axis=1))
+        tridiagonal[:, step, step + 1] = tridiagonal[:, step + 1, step] = backends.asnumpy(length)
+        basis.append(x / xp.where(length == 0, 1, length)[:, None])
+    return xp.asarray(found)

@@ -1,0 +1,184 @@
+"""Where the rows of a stream come from: arrays, `.npy` and `.safetensors` files, iterables of chunks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+
+from . import backends
+from .backends import Array
+
+_DTYPES = {
+    "BF16": "bfloat16",
+    "F16": "float16",
+    "F32": "float32",
+    "F64": "float64",
+}  # in safetensors' words, in NumPy's
+
+
+class Source:
+    """Rows in order, each handed out once.
+
+    Attributes
+    ----------
+    name : str
+        The argument it was given as.
+    total, width : int or None
+        Rows, and numbers per row; None as long as an iterable has not shown them.
+    position : int
+        Rows handed out or skipped.
+    """
+
+    def __init__(self, name: str, total: int | None = None, width: int | None = None) -> None:
+        self.name, self.total, self.width, self.position = name, total, width, 0
+
+    @property
+    def length(self) -> str:
+        """Number of rows, as far as it is known, in words."""
+        return f"at least {self.position}" if self.total is None else str(self.total)
+
+    def read(self, count: int) -> Array | None:
+        """The next `count` rows, shape (count, width), fewer at the end only; None after the end."""
+        raise NotImplementedError
+
+    def skip(self, count: int) -> None:
+        """Pass over the next `count` rows, fewer at the end only."""
+        raise NotImplementedError
+
+    def _entered(self, x: Any) -> Array:
+        """A chunk as a NumPy or CuPy array."""
+        return backends.enter(**{self.name: x})[1][0]
+
+
+class _Sliced(Source):
+    """What has a shape and gives slices of rows. Slices past the end are not asked for: not everything clips them."""
+
+    def __init__(self, name: str, slices: Any, shape: tuple[int, ...]) -> None:
+        if len(shape) != 2:
+            raise ValueError(f"{name} must have shape (n, d), got {shape}")
+        if 0 in shape:
+            raise ValueError(f"{name} must not be empty, got shape {shape}")
+        super().__init__(name, *shape)
+        self._slices, self._end = slices, shape[0]
+
+    def read(self, count: int) -> Array | None:
+        start = self.position
+        self.skip(count)
+        return None if self.position == start else self._entered(self._slices[start : self.position])
+
+    def skip(self, count: int) -> None:
+        self.position = min(self.position + count, self._end)
+
+
+class _Chunks(Source):
+    """An iterable of chunks. It is asked for its next chunk only when the rows of the last one are used up."""
+
+    def __init__(self, name: str, chunks: Iterable[Any]) -> None:
+        super().__init__(name)
+        self._chunks = iter(chunks)
+        self._rest: Array | None = None
+        self._dtype: Any = None
+
+    def read(self, count: int) -> Array | None:
+        pieces = []
+        while count and (piece := self._next(count)) is not None:
+            pieces.append(piece.copy())  # a reader may fill one buffer again and again
+            count -= len(piece)
+        if len(pieces) < 2:
+            return pieces[0] if pieces else None
+        return backends.namespace(*pieces).concatenate(pieces)
+
+    def skip(self, count: int) -> None:
+        while count and (piece := self._next(count)) is not None:
+            count -= len(piece)
+
+    def _next(self, most: int) -> Array | None:
+        """At most `most` rows of the chunk in hand, or of the next that has any."""
+        while self._rest is None or not len(self._rest):
+            try:
+                chunk = next(self._chunks)
+            except StopIteration:
+                self.total = self.position
+                return None
+            self._rest = self._checked(chunk)
+        piece, self._rest = self._rest[:most], self._rest[most:]
+        self.position += len(piece)
+        return piece
+
+    def _checked(self, chunk: Any) -> Array:
+        x = self._entered(chunk)
+        if x.ndim == 1:
+            x = x.reshape(1, -1)
+        if x.ndim != 2 or not x.shape[1] or self.width not in (None, x.shape[1]):
+            width = "d" if self.width is None else self.width
+            shape = tuple(x.shape)
+            raise ValueError(f"{self.name} must come in chunks (c, {width}) or rows ({width},), got shape {shape}")
+        # Joined, chunks of two dtypes would be promoted, here or there as the cuts fall.
+        if self._dtype is not None and self._dtype != x.dtype:
+            raise TypeError(f"{self.name} must be of one dtype, got a chunk of {x.dtype} after {self._dtype}")
+        self.width, self._dtype = x.shape[1], x.dtype
+        return x
+
+
+def open_source(name: str, rows: Any) -> Source:
+    """The source that the argument `name` stands for; files are opened, no rows are read.
+
+    Raises
+    ------
+    TypeError, ValueError, FileNotFoundError
+        As `streams.absorb`.
+    """
+    if isinstance(rows, tuple) and len(rows) == 2 and isinstance(rows[0], (str, os.PathLike)):
+        return _safetensors(name, *rows)
+    if isinstance(rows, (str, os.PathLike)):
+        rows = _npy(name, Path(rows))
+    if hasattr(rows, "shape") and hasattr(rows, "__getitem__"):
+        source = _Sliced(name, rows, tuple(rows.shape))
+        source._entered(rows[:0])  # its kind and dtype are checked before any work
+        return source
+    if isinstance(rows, Iterable):
+        return _Chunks(name, rows)
+    raise TypeError(
+        f"{name} must be an array, a path to a .npy file, a pair (path to a .safetensors file, tensor's name) or an "
+        f"iterable of chunks, got {type(rows).__name__}"
+    )
+
+
+def _npy(name: str, path: Path) -> np.ndarray:
+    if path.suffix == ".safetensors":
+        raise ValueError(f"{name}: of a .safetensors file, name the tensor: ({str(path)!r}, name)")
+    if path.suffix != ".npy":
+        raise ValueError(f"{name} must be a .npy file, or a .safetensors file with the tensor's name, got {path}")
+    try:
+        return np.asarray(np.load(path, mmap_mode="r"))  # as a plain array, still mapped
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{name}: {path} is not a whole .npy file of numbers: {error}") from error
+
+
+def _safetensors(name: str, path: str | os.PathLike[str], tensor: Any) -> Source:
+    try:
+        file = safetensors.safe_open(path, framework="np")
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{name}: {path} is not a whole safetensors file: {error}") from error
+    tensors = sorted(file.keys())
+    if tensor not in tensors:
+        raise ValueError(f"{name}: {path} has no tensor {tensor!r}, it has {tensors}")
+    slices = file.get_slice(tensor)
+    dtype = _DTYPES.get(slices.get_dtype())
+    if dtype is None:
+        got = slices.get_dtype()
+        raise TypeError(f"{name} must have a floating dtype {(*_DTYPES.values(),)}, got {got} in {path}")
+    if dtype == "bfloat16":
+        try:
+            import ml_dtypes  # noqa: F401 - it registers the dtype with NumPy
+        except ImportError as error:
+            raise TypeError(
+                f"{name}: {tensor!r} in {path} is bfloat16, which NumPy reads with the package ml_dtypes only: install "
+                "it, or write the tensor as float32"
+            ) from error
+    return _Sliced(name, slices, tuple(slices.get_shape()))

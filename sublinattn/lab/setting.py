@@ -1,0 +1,73 @@
+"""What the experiments share: sizes by effort, seeds by label, the inputs that figures compare, limits."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..core import backends
+from .workloads import make, real
+from .workloads.instance import Instance
+
+T = TypeVar("T")
+
+
+def by_effort(effort: str, *, smoke: T, standard: T, full: T) -> T:
+    """The entry for an effort; ValueError for any other word."""
+    table = {"smoke": smoke, "standard": standard, "full": full}
+    if effort not in table:
+        raise ValueError(f"effort must be one of {list(table)}, got {effort!r}")
+    return table[effort]
+
+
+def generator(seed: int, *labels: Any) -> np.random.Generator:
+    """The stream of draws of one measurement: it depends on the seed and the labels alone, not on the order of work."""
+    return np.random.default_rng([seed, zlib.crc32("/".join(map(str, labels)).encode())])
+
+
+@dataclass(frozen=True)
+class Input:
+    """A workload as the figures show it."""
+
+    label: str
+    workload: str
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    exact_keys: int = 0
+    """How many first keys are attention sinks, and may go into the exact part."""
+    value_mean: float = 0.0
+    """Added to every entry of V: with zero-mean values P V all but vanishes, and answering 0 is hard to beat."""
+
+    @property
+    def source(self) -> str:
+        return "real" if self.workload == "real" else "synthetic"
+
+    def draw(self, n: int, d: int, rng: np.random.Generator, xp: Any = np) -> Instance:
+        """A fresh instance in float32 on the device; for "real" the first `n` tokens (or all) of a random head."""
+        if self.workload == "real":
+            stack = real()
+            layers, heads, longest, d = stack.q.shape
+            layer, head = int(rng.integers(layers)), int(rng.integers(heads))
+            return make("real", min(n, longest), d, rng=None, layer=layer, head=head).to(xp)
+        made = make(self.workload, n, d, rng=rng, **self.knobs)
+        made.v[...] += self.value_mean
+        return made.to(xp)
+
+
+GAUSSIAN = Input("Gaussian", "gaussian")
+GAUSSIAN_MEAN = Input("Gaussian, values + 2", "gaussian", value_mean=2.0)
+CLUSTERED = Input("clustered", "clustered")
+PLANTED = Input("planted pairs", "planted")
+SINKS = Input("4 sinks", "sinks", exact_keys=4)
+ALPHA = Input("alpha dial = 16", "alpha", {"noise": 0.5})
+KAPPA = Input("kappa dial = 16", "kappa")
+HEAVY_VALUES = Input("heavy values", "heavy_values", {"mass": 0.5})
+REAL = Input("real (MiniLM heads)", "real", exact_keys=1)
+
+
+def device(backend: str) -> Any:
+    """The array namespace of a backend's name."""
+    return backends.backend(backend)

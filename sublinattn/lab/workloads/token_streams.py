@@ -1,0 +1,245 @@
+"""Streams of tokens whose keys fall into clusters that are known exactly [SG24]: as many as wanted, drifting, or with
+needles to retrieve.
+
+[SG24] calls keys (m, delta)-clusterable if they can be cut into m parts in which any two keys are within
+delta. Here, besides, keys of different parts are farther apart than delta, so that no cut with fewer parts exists, and
+a rule that opens a cluster for every key farther than delta from all clusters opens m, in any order. Both hold after
+rounding to float32; float16 is too coarse to promise either.
+
+Where the centres are. A million points in d dimensions cannot be compared pair by pair. The centres are an orbit of a
+cyclic group of rotations instead (a group code, Slepian 1968), rotated at random: coordinates are paired into d/2
+planes, centre j has the angle `2 pi j g_t / m` in plane t, for random integers g_t, and all have one norm. The distance
+of two depends on the difference of their numbers only, so there are just m/2 distances, and the least is looked at.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sublinattn.lab.workloads.knobs import check, check_count
+
+Array = np.ndarray
+Arrays = tuple[Array, Array, Array]
+Rng = np.random.Generator
+
+ORDERS = ("random", "norm", "cluster")
+SEPARATION = 3.0
+"""Distance between centres, in units of delta, where it is no knob."""
+_TRIES = 16
+
+
+def clusterable(
+    rng: Rng,
+    n: int,
+    d: int,
+    d_v: int,
+    s: float,
+    *,
+    clusters: float = 32,
+    exponent: float = 0.0,
+    delta: float = 1.0,
+    separation: float = SEPARATION,
+    norm: float = 8.0,
+    query_norm: float = 5.0,
+    mean: float = 0.0,
+    order: str = "random",
+) -> Arrays:
+    """Keys in `m = round(clusters * n^exponent)` parts of diameter `delta`; values that do not cluster.
+
+    Exponent 0 gives m = clusters; with `clusters=1`, exponent 0.5 gives sqrt(n) parts and exponent 1 parts of one key.
+    Keys lie at distance delta/2 from centres of length `norm`, which are pairwise farther apart than
+    `separation * delta`, more than twice delta. Sizes of parts differ by at most one.
+
+    Queries have norm `query_norm`, the r of [SG24]'s theorem. Those in even positions point at a random centre, at a
+    cosine of about `2/sqrt(5)`; the others have uniform directions. Values are N(mean, 1), whatever the key.
+
+    `order` permutes tokens, of one seed always the same: "random"; "norm", by ascending norm of the value, in which a
+    reservoir weighted by it replaces what it holds most often; "cluster", part after part.
+
+    m, delta, r: the knobs, exactly. Inside a part `exp(s <q, k>)` varies by a factor of at most `exp(s delta r)`.
+    srank(V): about `d_v (1 + mean^2) / (1 + d_v mean^2)` for n >> d_v.
+    alpha, kappa: at most `exp(4 R)` and `exp(2 R)`, where `R = s r (norm + delta/2)` bounds the logits.
+    """
+    check("clusters", clusters, 0, open_ends=True)
+    check("exponent", exponent, 0, 1)
+    _check_lengths(delta=delta, norm=norm, query_norm=query_norm)
+    check("separation", separation, 2, open_ends=True)
+    check("mean", mean, -np.inf)
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+    m = round(clusters * n**exponent)
+    if not 1 <= m <= n:
+        raise ValueError(f"clusters={clusters}, exponent={exponent} are {m} parts of n={n} keys; there must be 1 to n")
+
+    centres = _centres(rng, m, d, norm, separation * delta)
+    part = rng.permutation(n) % m
+    k = _around(rng, centres[part], delta, norm)
+    q = _queries(rng, n, centres, query_norm)
+    v = rng.standard_normal((n, d_v))
+    v += mean
+    if order != "random":
+        at = np.argsort(part if order == "cluster" else np.linalg.norm(v, axis=1), kind="stable")
+        k, v = k[at], v[at]
+    return q, k, v
+
+
+def drifting(
+    rng: Rng,
+    n: int,
+    d: int,
+    d_v: int,
+    s: float,
+    *,
+    clusters: int = 32,
+    delta: float = 1.0,
+    speed: float = 4.0,
+    norm: float = 8.0,
+    query_norm: float = 5.0,
+) -> Arrays:
+    """Keys around centres that all move by `speed * delta` from the first token to the last, at constant speed.
+
+    At any moment keys are within `delta/2` of those of the same centre, and farther than delta from all others, at any
+    time. The drift is orthogonal to everything else, queries included: logits and outputs do not depend on the speed,
+    and only the number of clusters grows. Queries and values are those of `clusterable` (mean 0).
+
+    m: of diameter at most delta, `clusters * max(1, ceil(2 speed / sqrt(3)))` parts are enough (stretches of the drift
+    of `sqrt(3)/2 delta`: the hypotenuse to `delta/2` is delta), and about `clusters * max(1, speed)` are needed, as
+    long as a centre has many keys on a stretch. Clusters of radius delta that open at their first key are between them.
+    alpha, kappa: at most `exp(4 R)` and `exp(2 R)`, `R = s query_norm (norm + delta/4)`.
+    """
+    check_count("d", d, least=3)
+    check_count("clusters", clusters, most=n)
+    _check_lengths(delta=delta, norm=norm, query_norm=query_norm)
+    check("speed", speed, 0)
+    centres = _centres(rng, clusters, d - 1, norm, SEPARATION * delta)
+    k = _around(rng, centres[rng.permutation(n) % clusters], delta / 2, float(np.hypot(norm, speed * delta / 2)))
+    q = _queries(rng, n, centres, query_norm)
+    rotation = _rotation(rng, d)
+    q, k = q @ rotation[1:], k @ rotation[1:]
+    k += np.linspace(-0.5, 0.5, n)[:, None] * (speed * delta * rotation[0])
+    return q, k, rng.standard_normal((n, d_v))
+
+
+def needles(
+    rng: Rng,
+    n: int,
+    d: int,
+    d_v: int,
+    s: float,
+    *,
+    needles: int = 4,
+    mass: float = 0.9,
+    clusters: int = 32,
+    delta: float = 1.0,
+    norm: float = 8.0,
+) -> Arrays:
+    """Retrieval: `needles` keys at random positions, far from all others, and queries that each look for one of them.
+
+    A query is parallel to its needle's key, which takes the share `mass` of its softmax; all needles are asked for
+    equally often, by equal queries, in random order. The other keys are those of `clusterable`.
+
+    The value of needle number t is `sqrt(d_v)` times the unit vector e_t, as long as the others, which are N(0, 1), so
+    that its norm gives nothing away. From the arrays alone:
+
+    - `at = np.flatnonzero(np.count_nonzero(v, axis=1) == 1)` are the needles' positions, `v[at].argmax(axis=1)` their
+      numbers;
+    - `at[(q @ k[at].T).argmax(axis=1)]` is the position that each query looks for: all needles' keys have one norm;
+    - `argmax` of an output row is its needle's number if the row was answered exactly, as long as `mass * sqrt(d_v)`
+      exceeds `1 - mass` times the spread of the rest's mean entries: far from it at 0.5 and more.
+
+    m: `clusters + needles` parts of diameter delta, exactly; a needle is a part of its own.
+    mass: the knob, to 1e-9 (in float64).
+    alpha: `n^2 mass^2 / needles`, quadratic in n; with the needles in the exact part, that of the rest.
+    kappa: `exp(s norm (max_i |q_i| - min_i |q_i|))`, 1 for one needle and close to it for several.
+    """
+    check_count("d_v", d_v, least=2)
+    check_count("needles", needles, most=min(d_v, n - 1))
+    check_count("clusters", clusters, most=n - needles)
+    check("mass", mass, 1 / n, 1, open_ends=True)
+    _check_lengths(delta=delta, norm=norm)
+    centres = _centres(rng, clusters + needles, d, norm, SEPARATION * delta)
+    position = rng.permutation(n)
+    at, rest = position[:needles], position[needles:]
+    k, v = np.empty((n, d)), rng.standard_normal((n, d_v))
+    k[at] = centres[:needles]
+    k[rest] = _around(rng, centres[needles + np.arange(n - needles) % clusters], delta, norm)
+    v[at] = np.sqrt(d_v) * np.eye(needles, d_v)
+    asked = np.stack([k[i] * _length(s * (k @ k[i]), i, mass) for i in at])
+    return asked[rng.permutation(n) % needles], k, v
+
+
+def _check_lengths(**knobs: float) -> None:
+    for name, value in knobs.items():
+        check(name, value, 0, open_ends=True)
+
+
+def _centres(rng: Rng, m: int, d: int, norm: float, apart: float) -> Array:
+    """m points of length `norm`, pairwise farther apart than `apart` (checked): see the top of this file."""
+    check_count("d", d, least=2)
+    planes, best = d // 2, 0.0
+    for _ in range(_TRIES):
+        steps = rng.integers(min(1, m - 1), m, size=planes)
+        squares = np.zeros(m // 2)
+        number = np.arange(1, m // 2 + 1)
+        for step in steps:
+            squares += np.sin(np.pi / m * (number * step % m)) ** 2
+        least = 2 * norm * np.sqrt(squares.min(initial=np.inf) / planes)  # |e^ia - e^ib| = 2 |sin((a - b)/2)|
+        if least > apart:
+            break
+        best = max(best, least)
+    else:
+        raise ValueError(
+            f"{m} centres in d={d} dimensions, farther than {apart:.3g} apart, need a norm of "
+            f"{'about ' + format(1.05 * norm * apart / best, '.3g') if best else 'more'}, got norm={norm}"
+        )
+    angles = 2 * np.pi / m * (np.arange(m)[:, None] * steps % m)
+    points = np.zeros((m, d))
+    points[:, :planes], points[:, planes : 2 * planes] = np.cos(angles), np.sin(angles)
+    points *= norm / np.sqrt(planes)
+    return points @ _rotation(rng, d)
+
+
+def _rotation(rng: Rng, d: int) -> Array:
+    return np.linalg.qr(rng.standard_normal((d, d)))[0]
+
+
+def _around(rng: Rng, x: Array, diameter: float, norm: float) -> Array:
+    """Each row moved (in place) in a uniform direction, to a sphere of this diameter around it.
+
+    The sphere is smaller by what rounding to float32 can add to the distance of two points of length `norm`.
+    """
+    room = float(np.finfo(np.float32).eps) * (norm + diameter)
+    aside = rng.standard_normal(x.shape)
+    aside *= (max(0.0, diameter - room) / 2 / np.linalg.norm(aside, axis=1))[:, None]
+    x += aside
+    return x
+
+
+def _queries(rng: Rng, n: int, centres: Array, norm: float) -> Array:
+    """n queries of one norm; every other one in a centre's direction, plus half as much of a random one."""
+    q = rng.standard_normal((n, centres.shape[1]))
+    near = q[::2]
+    near *= (0.5 / np.linalg.norm(near, axis=1))[:, None]
+    near += (centres / np.linalg.norm(centres, axis=1, keepdims=True))[rng.integers(len(centres), size=len(near))]
+    q *= (norm / np.linalg.norm(q, axis=1))[:, None]
+    return q
+
+
+def _length(logits: Array, at: int, mass: float) -> float:
+    """The factor of `logits` at which entry `at` takes the share `mass` of the softmax.
+
+    Newton on the log-odds `x l_at - log sum_others exp(x l_j)`, concave in x and below the root at 0: iterates rise.
+    """
+    others = np.delete(logits, at) - logits[at]
+    if others.max() >= 0:
+        raise ValueError("a needle's key must have the largest logit of its query: use a smaller delta or norm")
+    wanted, x = np.log(mass) - np.log1p(-mass), 0.0
+    for _ in range(100):
+        top = x * others.max()
+        weights = np.exp(x * others - top)
+        total = weights.sum()
+        missing = wanted + top + np.log(total)
+        if missing < 1e-12:
+            break
+        x += missing / -(weights @ others / total)
+    return x

@@ -1,0 +1,132 @@
+"""The sketched matrix product, a building block of the one-pass algorithm [ALSY23]."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import sympy as sp
+
+from ....core.backends import asnumpy, to_device
+from ....theory import symbols
+from ....theory.claim import Claim, Exact, Probability, Sabotage, Trial, Vacuity
+from ...polynomial.monomials import Monomials, feature_matrix
+from ..hashing import PRIME, cubics
+from .signals import sketched
+
+FAILURE = 0.1
+
+
+def product_inputs(rng: np.random.Generator, xp: Any, n: int, values: str) -> tuple[np.ndarray, np.ndarray]:
+    """Monomial features U of random keys, and values V: independent ones, a constant, or U's leading direction."""
+    keys = 0.3 * rng.standard_normal((n, 4))
+    u = asnumpy(feature_matrix(xp, Monomials(4, 3), to_device(keys, xp)))
+    if values == "aligned":
+        return u, np.linalg.svd(u, full_matrices=False)[0][:, :1]
+    return u, rng.standard_normal((n, 4)) if values == "independent" else np.ones((n, 1))
+
+
+def expected_square(u: np.ndarray, v: np.ndarray, width: int) -> float:
+    """`E ||U^T S^T S V - U^T V||_F^2 = (1/w) sum_{i != j} (|u_i|^2 |v_j|^2 + <u_i, u_j> <v_i, v_j>)`."""
+    each_u, each_v = (u**2).sum(axis=1), (v**2).sum(axis=1)
+    pairs = each_u.sum() * each_v.sum() + ((u.T @ v) ** 2).sum()
+    return float((pairs - 2 * (each_u * each_v).sum()) / width)
+
+
+def sketched_product(
+    rng: np.random.Generator, xp: Any, *, n: int, eps: float, values: str, signs: bool = True, divide: float = 1.0
+) -> Trial:
+    """`||U^T S^T S V - U^T V||_F` over `||U||_F ||V||_F`, with `2/(p eps^2)` buckets; the bound is `eps / divide`."""
+    u, v = product_inputs(rng, xp, n, values)
+    width = math.ceil(2 / (FAILURE * eps**2))
+    table = asnumpy(sketched(xp, cubics(rng, 1), np.hstack([u, v]), width=width, signs=signs).table[0])
+    t, size = u.shape[1], float(np.linalg.norm(u) * np.linalg.norm(v))
+    error = float(np.linalg.norm(table[:, :t].T @ table[:, t:] - u.T @ v) / size)
+    facts = {
+        "n": n,
+        "w": width,
+        "varepsilon": eps,
+        "zero": float(np.linalg.norm(u.T @ v)) / size,
+        "tightness": expected_square(u, v, width) / (2 / width * size**2),
+    }
+    return Trial(error, eps / divide, facts=facts)
+
+
+def enumerated_product(rng: np.random.Generator, xp: Any, *, width: int, signs: bool = True) -> Trial:
+    """Mean of the squared error over all buckets and signs of four rows: one table each, under the cubic that gives
+    them.
+    """
+    u, v = rng.standard_normal((4, 3)), rng.standard_normal((4, 2))
+    sketch = sketched(xp, all_cubics(width), np.hstack([u, v]), width=width, signs=signs)
+    table = asnumpy(sketch.table)
+    errors = table[:, :, :3].swapaxes(1, 2) @ table[:, :, 3:] - u.T @ v
+    law = expected_square(u, v, width)
+    return Trial(float((errors**2).sum(axis=(1, 2)).mean()), law, scale=law, facts={"w": width, "tables": len(table)})
+
+
+def all_cubics(width: int) -> np.ndarray:
+    """Cubics (Lagrange's) that give indices 0 to 3 every combination of bucket and sign, each once."""
+    bucket, negative = np.divmod(np.arange(2 * width), 2)
+    value = 2 * -(-(bucket << 30) // width) + negative  # the first value of each bucket, and the next
+    basis = np.zeros((4, 4), dtype=np.uint64)
+    for i in range(4):
+        others = [j for j in range(4) if j != i]
+        scale = pow(math.prod(i - j for j in others), -1, PRIME)
+        basis[i] = [scale * int(c) % PRIME for c in np.rint(np.poly(others))]
+    targets = np.stack(np.meshgrid(*[value.astype(np.uint64)] * 4, indexing="ij"), axis=-1).reshape(-1, 4)
+    return ((targets[:, :, None] * basis % PRIME).sum(axis=1)) % PRIME
+
+
+PRODUCTS = tuple(
+    {"n": 512, "eps": eps, "values": values}
+    for values, eps in (("constant", 0.5), ("aligned", 0.5), ("aligned", 0.25), ("independent", 0.5))
+)
+U_F, V_F, DIFFERENCE = sp.symbols(
+    r"\left\|U\right\|_F \left\|V\right\|_F \left\|U^{\top}S^{\top}SV-U^{\top}V\right\|_F", positive=True
+)
+PAIRS = sp.Symbol(
+    r"\sum_{i\neq j}\left(\|u_i\|^2\|v_j\|^2+\langle u_i,u_j\rangle\langle v_i,v_j\rangle\right)", positive=True
+)
+E = sp.Function(r"\mathbb{E}")
+NO_SIGNS = Sabotage("signs dropped", "every sign is +1", {"signs": False})
+
+CLAIMS = (
+    Claim(
+        id="alsy23.amm",
+        paper="ALSY23",
+        source="Approximate matrix product (Psi); constants derived here",
+        title="A CountSketch of 2/(p eps^2) buckets multiplies matrices within eps |U|_F |V|_F",
+        statement=sp.Le(DIFFERENCE, symbols.eps * U_F * V_F),
+        kind=Probability(p=FAILURE),
+        trial=sketched_product,
+        cases={"smoke": PRODUCTS},
+        max_trials={"smoke": 400, "standard": 4000},
+        sabotages=(
+            NO_SIGNS,
+            Sabotage("a bound ten times smaller", "the error must be at most eps/10", {"divide": 10.0}),
+        ),
+        vacuity=Vacuity(symbols.eps >= symbols.ZERO),
+        remark=(
+            "U: monomial features of random keys. The variance is as large as the bound says where U and V are nearly "
+            "of rank 1 and aligned (fact tightness); Markov's inequality is not tight. On independent values the "
+            "answer 0 meets the bound."
+        ),
+    ),
+    Claim(
+        id="alsy23.amm-expectation",
+        paper="ALSY23",
+        source="Approximate matrix product (Psi); derived here, after CCF02",
+        title="The squared error of that product has a known mean",
+        statement=sp.Eq(E(DIFFERENCE**2), PAIRS / sp.Symbol("w", positive=True)),
+        kind=Exact("==", rtol=1e-9),
+        trial=enumerated_product,
+        cases={"smoke": tuple({"width": width} for width in (1, 2, 3))},
+        max_trials={"smoke": 2},
+        sabotages=(NO_SIGNS,),
+        remark=(
+            "Enumerates every bucket and sign of four rows, each by the cubic that gives them: no term of the mean is "
+            "about more than four rows."
+        ),
+    ),
+)

@@ -1,0 +1,157 @@
+"""CountSketch of a long matrix, row by row: the linear map behind both sketches of the one-pass algorithm.
+
+Source: Charikar, Chen, Farach-Colton, *Finding frequent items in data streams* [CCF02]. The n x p matrix `X` becomes
+`r` tables of `w` buckets of p numbers: bucket `h_j(i)` of table `j` gains `g_j(i) X_i`, with `h_j`, `g_j` a seeded
+hash of the index `i`. The sketching matrix (`Psi`, `Phi` in [ALSY23]) is never stored. The map is linear: sketches of
+disjoint index ranges add up to that of their union.
+
+- One table approximates a matrix product: `E ||X^T S^T S Y - X^T Y||_F^2 = (1/w) sum_{i != j} (|x_i|^2 |y_j|^2 +
+  <x_i, x_j> <y_i, y_j>) <= (2/w) ||X||_F^2 ||Y||_F^2`.
+- `g_j(i) table_j[h_j(i)]` estimates `X_i` without bias, with variance at most `||X||^2 / w` in each column; the median
+  over tables estimates it robustly.
+- *Bit counters*, in the first few tables: beside each bucket, one more per bit of the index, which sums only the
+  indices where that bit is 1. A row that dominates its bucket spells out its own index.
+
+Adding a chunk of `c` rows: sort it by bucket, pad each bucket to the fullest, and multiply: `signs (and bits) x rows`,
+a batch of small matrix products. `O(c r)` hash values and `O(c p (r + b log2 n))` operations, padding apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...core import backends
+from ...core.backends import Array
+from .hashing import IndexHash, cubics
+
+TOGETHER = 4096  # (row, table) pairs that are sorted at once when a chunk is short: few, large array operations
+PIECE = 2**22  # numbers in the rows added at once: they are read once per table
+PIECE_ROWS = 2**14
+
+
+@dataclass(eq=False)
+class CountSketch:
+    """CountSketch of an n x p matrix whose rows arrive in any order, each once.
+
+    Attributes
+    ----------
+    n, p : int
+        Shape of the matrix.
+    hash : IndexHash
+        Of the indices; `hash.width` buckets.
+    bit_tables : int
+        How many tables have bit counters.
+    table : array, shape (r, w, p), or None before `allocate`
+        The buckets.
+    bits : array, shape (bit_tables, w, bit_length(n), p), or None before `allocate`
+        The bit counters of the first tables.
+    """
+
+    n: int
+    p: int
+    hash: IndexHash
+    bit_tables: int
+    table: Array = None
+    bits: Array = None
+
+    @classmethod
+    def seeded(
+        cls, n: int, p: int, *, tables: int, width: int, rng: np.random.Generator, bit_tables: int = 0
+    ) -> CountSketch:
+        """A sketch of nothing: `tables` tables of `width` buckets, bit counters in the first `bit_tables` of them."""
+        return cls(n, p, IndexHash(cubics(rng, tables), width), bit_tables)
+
+    def allocate(self, xp: Any, dtype: Any) -> None:
+        """Make the tables, or move them to the device of `xp`; they keep their dtype."""
+        if self.table is None:
+            r, w = len(self.hash.coefficients), self.hash.width
+            self.table = xp.zeros((r, w, self.p), dtype=dtype)
+            self.bits = xp.zeros((self.bit_tables, w, bit_length(self.n), self.p), dtype=dtype)
+        elif xp is not np and isinstance(self.table, np.ndarray):
+            self.table, self.bits = (backends.to_device(x, xp) for x in (self.table, self.bits))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tables and of the hash."""
+        tables = 0 if self.table is None else self.table.nbytes + self.bits.nbytes
+        return int(tables + self.hash.coefficients.nbytes)
+
+    def add(self, start: int, rows: Array) -> None:
+        """Add rows `start, start + 1, ...` of the matrix: `rows` of shape (c, p), in the tables' dtype."""
+        step = min(PIECE_ROWS, max(1, PIECE // self.p))
+        for at in range(0, len(rows), step):
+            self._add_piece(start + at, rows[at : at + step])
+
+    def _add_piece(self, start: int, rows: Array) -> None:
+        xp, c, r = backends.namespace(rows), len(rows), len(self.table)
+        together = max(1, TOGETHER // c)
+        # A tile is some tables with bit counters, or some without.
+        edges = sorted({*range(0, self.bit_tables, together), *range(self.bit_tables, r, together), r})
+        tiles = [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        index = xp.arange(start, start + c)
+        backends.for_tiles(xp, tiles, lambda: lambda tables: self._add(xp, index, rows, tables))
+
+    def _add(self, xp: Any, index: Array, rows: Array, tables: slice) -> None:
+        """Add rows to some tables, all of which have bit counters or none."""
+        bucket, sign = self.hash(xp, index[None], tables)
+        r, c = bucket.shape
+        w = self.hash.width
+        flat = (bucket + w * xp.arange(r)[:, None]).reshape(-1)  # bucket of each (table, row) pair
+        order = xp.argsort(flat.astype(np.uint16) if r * w <= 2**16 else flat, kind="stable")  # 16 bits: radix sort
+        counts = xp.bincount(flat, minlength=r * w)
+        filled = xp.flatnonzero(counts)
+        counts, first = counts[filled], (xp.cumsum(counts) - counts)[filled]
+        fullest = xp.arange(int(backends.asnumpy(counts.max())))
+        there = fullest < counts[:, None]
+        pair = order[xp.where(there, first[:, None] + fullest, 0)]  # (filled buckets, fullest)
+        row = pair % c
+        weights = (xp.where(there, sign.reshape(-1)[pair], 0).astype(rows.dtype))[:, None, :]
+        padded = backends.gather(xp, rows, row)
+        self._flat(self.table, tables)[filled] += xp.matmul(weights, padded)[:, 0]
+        if tables.start < self.bit_tables:
+            bit = (index[row][:, None, :] >> xp.arange(self.bits.shape[2])[:, None]) & 1
+            self._flat(self.bits, tables)[filled] += xp.matmul(weights * bit.astype(rows.dtype), padded)
+
+    @staticmethod
+    def _flat(array: Array, tables: slice) -> Array:
+        part = array[tables]
+        return part.reshape(-1, *part.shape[2:])
+
+    def merge(self, other: CountSketch) -> None:
+        """Add the sketch of other indices, in place: same hash, disjoint ranges."""
+        self.table += backends.together(self.table, other.table)[1]
+        self.bits += backends.together(self.bits, other.bits)[1]
+
+    def times(self, matrix: Array) -> CountSketch:
+        """The sketch of `X M` for a (p, p') matrix: linearity on the other side."""
+        xp = backends.namespace(matrix)
+        table, bits = xp.matmul(self.table, matrix), xp.matmul(self.bits, matrix)
+        return CountSketch(self.n, matrix.shape[1], self.hash, self.bit_tables, table, bits)
+
+    def estimates(self, xp: Any, index: Array) -> Array:
+        """Median estimates of the rows `index` (c,), shape (c, p); or (c, p) of entry (index[i, j], j) for (c, p).
+
+        `O(c r p)` operations.
+        """
+        bucket, sign = self.hash(xp, index[None])
+        table = xp.arange(len(self.table)).reshape((-1,) + (1,) * index.ndim)
+        if index.ndim == 1:
+            found = self.table[table, bucket] * sign[..., None].astype(self.table.dtype)
+        else:
+            found = self.table[table, bucket, xp.arange(self.p)] * sign.astype(self.table.dtype)
+        return median(xp, found)
+
+
+def median(xp: Any, x: Array) -> Array:
+    """Median along the first axis: by partition, `xp.median` takes three times as long."""
+    middle = sorted({(len(x) - 1) // 2, len(x) // 2})
+    part = xp.partition(xp.ascontiguousarray(xp.moveaxis(x, 0, -1)), middle, axis=-1)
+    return (part[..., middle[0]] + part[..., middle[-1]]) / 2
+
+
+def bit_length(n: int) -> int:
+    """Bits that spell out an index below n."""
+    return max(1, (n - 1).bit_length())

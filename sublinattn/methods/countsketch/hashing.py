@@ -1,0 +1,69 @@
+"""Seeded hashing of indices: the implicit rows of a sketching matrix.
+
+Carter and Wegman's polynomials over a prime field: a random cubic modulo `p = 2^31 - 1` sends distinct indices below
+`p` to values in `[0, p)` that are uniform and 4-wise independent. The low bit is the sign, the others give the
+bucket. So buckets and signs are 4-wise independent, jointly, and their laws are within `(width + 1) / 2^30` of uniform.
+CountSketch's point estimates need pairwise independent buckets
+and signs [CCF02], 3-wise where one value gives both, as here; the variance of its matrix product needs four signs
+at a time.
+
+The arithmetic is in 64-bit unsigned integers, exact and the same on every device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...core import backends
+from ...core.backends import Array
+
+PRIME = 2**31 - 1
+MAX_INDEX = PRIME
+"""Indices lie below this."""
+
+
+def cubics(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Coefficients of random cubics, highest power first, shape (count, 4), uint64 on the host."""
+    return rng.integers(PRIME, size=(count, 4), dtype=np.uint64)
+
+
+@dataclass(frozen=True, eq=False)
+class IndexHash:
+    """Bucket and sign of every index, `len(coefficients)` times independently.
+
+    Attributes
+    ----------
+    coefficients : numpy array of uint64, shape (r, 4)
+        The cubics, highest power first.
+    width : int
+        Number of buckets, below 2^30.
+    """
+
+    coefficients: np.ndarray
+    width: int
+
+    def __call__(self, xp: Any, index: Array, which: Any = slice(None)) -> tuple[Array, Array]:
+        """Buckets (int64, in [0, width)) and signs (int8, +-1), shape (r', ...), under the cubics that `which` slices.
+
+        `index` has shape (1, ...), the same indices for all of them, or (r', ...). About 20 integer operations a value.
+        """
+        value = self._values(xp, index, which)
+        width, one, shift = (xp.asarray(x, dtype=np.uint64) for x in (self.width, 1, 30))
+        bucket = ((value >> one) * width) >> shift
+        return bucket.astype(np.int64), (1 - 2 * (value & one).astype(np.int8)).astype(np.int8)
+
+    def _values(self, xp: Any, index: Array, which: slice) -> Array:
+        """The cubics at `index`, modulo PRIME: Horner's rule; a Mersenne prime is divided by with a shift."""
+        coefficients = backends.to_device(self.coefficients[which], xp)
+        coefficients = coefficients.reshape(coefficients.shape + (1,) * (index.ndim - 1))
+        prime, shift = (xp.asarray(x, dtype=np.uint64) for x in (PRIME, 31))
+        x = index.astype(np.uint64)
+        value = coefficients[:, 0]
+        for power in (1, 2, 3):
+            value = value * x + coefficients[:, power]  # below 2^62, 2^63 and 3 * 2^62, and 2^31 more
+            value = (value & prime) + (value >> shift)  # congruent, and below 2^32, 3 * 2^31 and 2^33
+        value = (value & prime) + (value >> shift)
+        return xp.where(value >= prime, value - prime, value)

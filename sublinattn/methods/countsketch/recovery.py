@@ -1,0 +1,149 @@
+"""Sparse recovery from a CountSketch: the k largest entries of every column, by a scan or by identification.
+
+Sources: Charikar, Chen, Farach-Colton [CCF02] (the median estimate); Addanki et al. [ALSY23] and Nakos, Song, *Stronger
+L2/L2 compressed sensing; without iterating* [NS19] (the guarantee, and why a scan will not do); Price, Woodruff,
+*(1+eps)-approximate sparse recovery* [PW11] (what a k-sparse output can reach).
+
+With `w = O(k/eps1)` buckets and `r = O(log n)` tables every estimate is within `sqrt(eps1/k) ||tail_k(y)||_2` of its
+entry, so that
+
+- the *2k* largest estimates are within `(1 + O(eps1)) ||tail_k(y)||^2` of `y` in square;
+- the *k* largest only within `1 + O(sqrt(eps1))`: near-ties between the k-th and the next entries may fall either way.
+  `w = O(k/eps1^2)` would be needed for `1 + eps1`, and no algorithm does better [PW11].
+
+Decoders: `scan` estimates all n entries, `O(n r)` per column. `identify` reads candidates off the bit counters, in
+`O(b w log n)` per column: bit j of the index that dominates a bucket is 1 where the counter of bit j outweighs the
+rest of the bucket; a candidate that does not hash to the bucket it came from is dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...core import backends
+from ...core.backends import Array
+from .countsketch import CountSketch
+
+WIDTH = 4
+"""Buckets per `k / eps1`: in one table a heavy entry meets another with probability at most `eps1 / 4`."""
+FAILURE = 0.005
+"""Probability that some entry is lost to such meetings: half of the 0.01 that [ALSY23] allows."""
+LEAST_BIT_TABLES = 7  # for entries that only just stand out: they dominate their bucket in some tables only
+SCAN_ROWS = 2**11  # their estimates from all tables stay in a core's cache
+
+
+@dataclass(frozen=True, eq=False)
+class SparseColumns:
+    """A matrix with k stored entries in every column.
+
+    Attributes
+    ----------
+    indices : array of int64, shape (d_v, k)
+        Rows of the entries of column c, all different, by decreasing magnitude.
+    values : array, shape (d_v, k)
+    shape : (int, int)
+        `(n, d_v)`.
+    """
+
+    indices: Array
+    values: Array
+    shape: tuple[int, int]
+
+    def todense(self) -> Array:
+        """The (n, d_v) matrix."""
+        xp = backends.namespace(self.values)
+        out = xp.zeros(self.shape, dtype=self.values.dtype)
+        out[self.indices, xp.arange(self.shape[1])[:, None]] = self.values
+        return out
+
+
+def tables_for(entries: int, eps1: float) -> int:
+    """Tables, an odd number, so that of `entries` medians none is spoilt by heavy neighbours: `O(log entries)`.
+
+    A median is spoilt if more than half of its tables are: `entries P[Bin(r, eps1/4) > r/2] <= FAILURE / 2`, and no
+    fewer than there are bit counters for. (The noise of the tail moves estimates besides.)
+    """
+    r = 1
+    while entries * _majority(r, eps1 / WIDTH) > FAILURE / 2:
+        r += 2
+    return max(r, bit_tables_for(entries, eps1) | 1)
+
+
+def _majority(r: int, share: float) -> float:
+    """`P[Bin(r, share) > r/2]`."""
+    return math.fsum(math.comb(r, i) * share**i * (1 - share) ** (r - i) for i in range(r // 2 + 1, r + 1))
+
+
+def bit_tables_for(heavy: int, eps1: float) -> int:
+    """Tables with bit counters, so that each of `heavy` entries is alone in its bucket in one: `O(log heavy)`."""
+    return max(LEAST_BIT_TABLES, math.ceil(math.log(2 * heavy / FAILURE) / math.log(WIDTH / eps1)))
+
+
+def width_for(k: int, eps1: float) -> int:
+    """Buckets per table: `WIDTH k / eps1`, rounded up."""
+    return math.ceil(WIDTH * k / eps1)
+
+
+def identify(xp: Any, sketch: CountSketch, k: int) -> tuple[Array, Array]:
+    """The k largest entries of each column among those that the bit counters spell out.
+
+    The first k rows are candidates too, so that there always are k.
+
+    Returns
+    -------
+    indices, values : array, shape (p, k)
+        By decreasing magnitude. `O(p w b (log2 n + r))` operations, no n among them.
+    """
+    tables, w, length, p = sketch.bits.shape
+    ones = xp.abs(sketch.bits)
+    zeros = xp.abs(sketch.table[:tables, :, None] - sketch.bits)
+    powers = (1 << xp.arange(length))[:, None]
+    spelled = xp.where(ones > zeros, powers, 0).sum(axis=2)  # (tables, w, p)
+    candidates = xp.empty((p, tables * w + k), dtype=np.int64)
+    candidates[:, tables * w :] = xp.arange(k)
+    bucket, _ = sketch.hash(xp, spelled.reshape(tables, -1), slice(0, tables))
+    consistent = (bucket.reshape(spelled.shape) == xp.arange(w)[:, None]) & (spelled < sketch.n)
+    candidates[:, : tables * w] = xp.where(consistent, spelled, 0).reshape(-1, p).T
+    candidates.sort(axis=1)
+    new = xp.ones(candidates.shape, dtype=bool)
+    new[:, 1:] = candidates[:, 1:] != candidates[:, :-1]
+    order = xp.argsort(~new, axis=1, kind="stable")[:, : int(backends.asnumpy(new.sum(axis=1).max()))]
+    candidates, new = (xp.take_along_axis(x, order, axis=1) for x in (candidates, new))
+    return _largest(xp, sketch, candidates, k, new)
+
+
+def scan(xp: Any, sketch: CountSketch, k: int) -> tuple[Array, Array]:
+    """The k largest entries of each column by their estimates, all n of them made.
+
+    Returns
+    -------
+    indices, values : array, shape (p, k)
+        By decreasing magnitude. `O(n r p)` operations, in tiles.
+    """
+    parts = [(start, min(start + SCAN_ROWS, sketch.n)) for start in range(0, sketch.n, SCAN_ROWS)]
+    found: list[Any] = [None] * len(parts)
+
+    def worker(tile: int) -> None:
+        start, stop = parts[tile]
+        magnitude = xp.abs(sketch.estimates(xp, xp.arange(start, stop)).T)
+        if k < stop - start:
+            found[tile] = start + xp.argpartition(magnitude, -k, axis=1)[:, -k:]
+        else:
+            found[tile] = xp.broadcast_to(xp.arange(start, stop), magnitude.shape)
+
+    backends.for_tiles(xp, range(len(parts)), lambda: worker)
+    return _largest(xp, sketch, xp.concatenate(found, axis=1), k)
+
+
+def _largest(xp: Any, sketch: CountSketch, candidates: Array, k: int, new: Array | None = None) -> tuple[Array, Array]:
+    """The k of the candidates (p, m) with the largest estimates; those that are not `new` do not count."""
+    values = sketch.estimates(xp, candidates.T).T
+    magnitude = xp.abs(values)
+    if new is not None:
+        magnitude = xp.where(new, magnitude, -1)
+    order = xp.argsort(-magnitude, axis=1, kind="stable")[:, :k]
+    return xp.take_along_axis(candidates, order, axis=1), xp.take_along_axis(values, order, axis=1)

@@ -1,0 +1,185 @@
+"""HyperAttention's causal recursion: what it may see, and its exact limit [HA24, Algorithm 4]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import sympy as sp
+
+from ....core.backends import asnumpy, to_device
+from ....theory.claim import Claim, Exact, Sabotage, Trial
+from ..hyper import HyperRun, practical_estimator, theory_estimator
+
+MAKERS = {"practical": practical_estimator, "theory": theory_estimator}
+
+
+class ForgetsTheTop(HyperRun):
+    """Sabotage: the topmost `A21` (later half of the queries, earlier half of the keys) is left out."""
+
+    def _leaf(self, n: int) -> tuple[int, int]:
+        leaf, levels = super()._leaf(n)
+        return leaf, max(levels - 1, 0)
+
+
+def _causal(run: HyperRun, exact_keys: int) -> tuple[Any, Any]:
+    return run.causal(exact_keys)
+
+
+def _unmasked(run: HyperRun, exact_keys: int) -> tuple[Any, Any]:
+    return run.full(exact_keys)
+
+
+RECURSIONS: dict[str, tuple[type[HyperRun], Callable[[HyperRun, int], tuple[Any, Any]]]] = {
+    "paper": (HyperRun, _causal),
+    "no mask": (HyperRun, _unmasked),
+    "top left out": (ForgetsTheTop, _causal),
+}
+
+
+def _output(
+    arrays: list[np.ndarray],
+    xp: Any,
+    *,
+    estimator: str,
+    block_size: int,
+    sample_size: int,
+    exact_keys: int,
+    recursion: str,
+    seed: int,
+) -> np.ndarray:
+    q, k, v = (to_device(x[None], xp) for x in arrays)
+    kind, call = RECURSIONS[recursion]
+    run = kind(
+        xp,
+        q,
+        k,
+        v,
+        scale=q.shape[-1] ** -0.5,
+        shift=True,
+        block_size=block_size,
+        sample_size=sample_size,
+        lsh_bits=None,
+        min_exact=0,
+        make=MAKERS[estimator],
+        rng=np.random.default_rng(seed),
+    )
+    return asnumpy(call(run, exact_keys)[0])[0]
+
+
+def leak(
+    rng: np.random.Generator,
+    xp: Any,
+    *,
+    n: int,
+    estimator: str,
+    block_size: int,
+    sample_size: int,
+    exact_keys: int = 0,
+    queries: bool = False,
+    recursion: str = "paper",
+) -> Trial:
+    """Largest change of outputs 0..i when keys and values (and `queries`) after a random i are redrawn, same seed."""
+    arrays = [rng.standard_normal((n, 8)) for _ in range(3)]
+    last = int(rng.integers(n // 4, n - 1))
+    changed = [x.copy() for x in arrays]
+    for x in changed if queries else changed[1:]:
+        x[last + 1 :] = rng.standard_normal((n - last - 1, 8))
+    how = {
+        "estimator": estimator,
+        "block_size": block_size,
+        "sample_size": sample_size,
+        "exact_keys": exact_keys,
+        "recursion": recursion,
+    }
+    before, after = (_output(x, xp, seed=0, **how) for x in (arrays, changed))  # type: ignore[arg-type]
+    return Trial(float(abs(before - after)[: last + 1].max()), 0.0, facts={"n": n, "i": last})
+
+
+def exact_limit(
+    rng: np.random.Generator, xp: Any, *, n: int, block_size: int, exact_keys: int = 0, recursion: str = "paper"
+) -> Trial:
+    """Largest distance from exact causal attention when every key is sampled."""
+    q, k, v = (rng.standard_normal((n, 8)) for _ in range(3))
+    out = _output(
+        [q, k, v],
+        xp,
+        estimator="practical",
+        block_size=block_size,
+        sample_size=n,
+        exact_keys=exact_keys,
+        recursion=recursion,
+        seed=0,
+    )
+    a = np.tril(np.exp(q @ k.T / np.sqrt(8)))
+    return Trial(float(abs(out - (a @ v) / a.sum(axis=1, keepdims=True)).max()), 0.0, facts={"n": n})
+
+
+LEAKS = tuple(
+    {"n": n, "estimator": estimator, "block_size": 16, "sample_size": 16, "exact_keys": c}
+    for estimator in ("practical", "theory")
+    for n, c in ((128, 0), (203, 4))
+)
+LIMITS = (
+    {"n": 128, "block_size": 16},
+    {"n": 333, "block_size": 7},
+    {"n": 250, "block_size": 16, "exact_keys": 5},
+    {"n": 65, "block_size": 64},
+)
+i, j = sp.symbols("i j", integer=True)
+o_i, k_j, v_j, q_j = (sp.Symbol(name) for name in ("o_i", "k_j", "v_j", "q_j"))
+d_dk, d_dv, d_dq = (sp.Symbol(rf"\partial o_i/\partial {name}_j") for name in "kvq")
+FUTURE = sp.Gt(j, i)
+
+CLAIMS = (
+    Claim(
+        id="ha24.causality",
+        paper="HA24",
+        source="Algorithm 4",
+        title="An output does not depend on later keys and values",
+        statement=sp.Implies(FUTURE, sp.And(sp.Eq(d_dk, 0), sp.Eq(d_dv, 0))),
+        kind=Exact("==", rtol=0.0),
+        trial=leak,
+        cases={"smoke": LEAKS},
+        max_trials={"smoke": 10, "standard": 50},
+        sabotages=(Sabotage("no mask", "the algorithm without the causal recursion", {"recursion": "no mask"}),),
+        remark=(
+            "To the bit, under the same draws: keys and values after a random position are redrawn, the outputs up "
+            "to it compared."
+        ),
+    ),
+    Claim(
+        id="ha24.causality-queries",
+        paper="HA24",
+        source="Algorithm 4 (implied by its use in autoregressive models)",
+        title="An output does not depend on later queries either",
+        statement=sp.Implies(FUTURE, sp.Eq(d_dq, 0)),
+        kind=Exact("==", rtol=0.0),
+        trial=leak,
+        cases={"smoke": tuple({**case, "queries": True} for case in LEAKS)},
+        max_trials={"smoke": 10, "standard": 50},
+        sabotages=(Sabotage("no mask", "the algorithm without the causal recursion", {"recursion": "no mask"}),),
+        remark=(
+            "The paper does not state this; a decoder needs it. Inside A21 the queries are sorted together, and a "
+            "query's block depends on its rank "
+            "among all queries of the later half, those after it included. No key or value leaks, but the estimate "
+            "of row i changes."
+        ),
+    ),
+    Claim(
+        id="ha24.recursion-exact",
+        paper="HA24",
+        source="Algorithm 4",
+        title="With every key sampled the causal recursion is exact causal attention",
+        statement=sp.Eq(sp.Symbol("O_{m=n}"), sp.Symbol(r"\mathrm{softmax}(QK^{\top}/\sqrt{d} + \mathrm{mask})V")),
+        kind=Exact("==", rtol=1e-12),
+        trial=exact_limit,
+        cases={"smoke": LIMITS},
+        max_trials={"smoke": 3},
+        sabotages=(
+            Sabotage("top left out", "the topmost off-diagonal block is never added", {"recursion": "top left out"}),
+        ),
+        remark="Odd sizes, blocks that do not divide them, sinks in the exact part.",
+    ),
+)

@@ -1,0 +1,211 @@
+"""The parameters that decide which theorems apply to an input: alpha, kappa, stable rank, norms, clusters of keys.
+
+Source: [HA24], section 2 (alpha and kappa) and Lemma 2 (srank); entry bound: Alman, Song [AS23]; clusters: [SG24]. Each
+pass over the entries costs `O(n_q n_k d)` operations; memory is `O(n d)` and a tile per thread, never `n_q x n_k`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...core import backends, checks
+from ...core.backends import Array
+from ...core.checks import check_squares
+from ...core.softmax_matrix import SoftmaxMatrix
+from ...primitives.clustering import OnlineClusters
+from ...primitives.kcenter import greedy_k_center
+from .estimators import unmasked_row_sums
+from .sort_lsh import buckets, default_bits, hyperplanes, sort_blocks
+
+
+@dataclass(frozen=True)
+class Hardness:
+    """Measured hardness of each attention problem; arrays have the leading axes of the input.
+
+    Attributes
+    ----------
+    alpha : array
+        `n_k max_j ||P e_j||_2^2` over all keys: between 1 and `n^2` for square P.
+    alpha_residual : array
+        The same over the keys that are not exact (`j >= exact_keys`): what the sampling sees when sinks are handled
+        exactly.
+    kappa : array
+        Largest over smallest unmasked row sum `<1 - M_i, A_i>`, M the sortLSH mask; nan when one block holds all keys,
+        inf past the largest float64.
+    srank : array
+        `||P||_F^2 / ||P||^2 <= alpha`.
+    spectral_norm : array
+        `||P||`, by Lanczos' method (from below, to 1e-4).
+    entry_bound : array
+        `B`: largest absolute entry of q, k and v.
+    query_norm_max, key_norm_max : array
+        Largest row norms.
+    column_norms : array, shape (..., n_k)
+        `||P e_j||_2` of every key, in the keys' order.
+    keys : array, shape (..., n_k, d)
+        What was measured, in the working dtype: for `cluster_count` and `cluster_radius`.
+    """
+
+    alpha: Array
+    alpha_residual: Array
+    kappa: Array
+    srank: Array
+    spectral_norm: Array
+    entry_bound: Array
+    query_norm_max: Array
+    key_norm_max: Array
+    column_norms: Array = field(repr=False)
+    keys: Array = field(repr=False)
+
+    def cluster_count(self, delta: float) -> Array:
+        """Clusters that the keys fall into in their order, as SubGen makes them: int64, the leading axes' shape.
+
+        At most the number of parts of any partition into parts of diameter delta [SG24]; their balls of radius delta
+        cover the keys. `2 n d` operations per cluster.
+
+        Raises
+        ------
+        TypeError, ValueError
+            delta is not a number of at least 0.
+        """
+        if not 0 <= checks.real("delta", delta) < math.inf:
+            raise ValueError(f"delta must be a finite number of at least 0, got {delta}")
+
+        def count(xp: Any, k: Array) -> int:
+            clusters = OnlineClusters(float(delta), k[:0])
+            clusters.absorb(xp, k)
+            return len(clusters.centres)
+
+        return self._of_keys(count)
+
+    def cluster_radius(self, m: int) -> Array:
+        """Radius at which the balls around m greedily chosen keys cover all: float64, the leading axes' shape.
+
+        At most twice the least radius that m centres can have [GON85]. `2 n m d` operations.
+
+        Raises
+        ------
+        TypeError, ValueError
+            m is not an integer in 1..n_k.
+        """
+        if checks.integer("m", m, least=1) > self.keys.shape[-2]:
+            raise ValueError(f"m must be at most the number of keys ({self.keys.shape[-2]}), got {m}")
+        return self._of_keys(lambda xp, k: greedy_k_center(xp, k, m)[1][-1])
+
+    def _of_keys(self, measure: Callable[[Any, Array], float]) -> Array:
+        xp = backends.namespace(self.keys)
+        check_squares("keys", self.keys, float(backends.asnumpy(self.key_norm_max.max())))
+        heads = self.keys.reshape(-1, *self.keys.shape[-2:])
+        found = [measure(xp, heads[i]) for i in range(len(heads))]
+        return backends.to_device(np.array(found).reshape(self.keys.shape[:-2]), xp)
+
+
+def hardness(
+    q: Array,
+    k: Array,
+    v: Array | None = None,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    block_size: int = 256,
+    exact_keys: int = 0,
+    rng: np.random.Generator | int | None = None,
+    check_finite: bool = True,
+) -> Hardness:
+    """Measure the hardness parameters of attention problems.
+
+    Parameters
+    ----------
+    q, k : array, shapes (..., n_q, d) and (..., n_k, d)
+        Queries and keys (as `attention`).
+    v : array, shape (..., n_k, d_v), optional
+        Values; only the entry bound looks at them.
+    scale : float, optional
+        Factor of the logits; `1/sqrt(d)` by default.
+    causal : bool
+        alpha, srank and the norms are those of the causal softmax matrix; kappa is that of the largest unmasked block
+        of the causal recursion (later half of the queries, earlier half of the keys: [HA24] Algorithm 4).
+    block_size : int
+        Block of the sortLSH mask that kappa leaves out.
+    exact_keys : int
+        The first keys (attention sinks) count as masked for kappa, and are left out of `alpha_residual`.
+    rng : Generator, int or None
+        For the hash.
+    check_finite : bool
+        Refuse NaN and Inf.
+
+    Returns
+    -------
+    Hardness
+        NumPy or CuPy arrays in float64 (0-d for a single problem).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `attention`; `exact_keys` not below the number of keys.
+
+    Notes
+    -----
+    About `4 + (Lanczos' steps)` passes over the entries; the steps are few, since the leading singular
+    vector of a softmax matrix is close to constant unless its columns are very uneven.
+    """
+    values = {} if v is None else {"v": v}
+    xp, (q, k, *rest), _ = backends.enter(q=q, k=k, **values)
+    checks.shapes(q, k, rest[0] if rest else None)
+    scale = checks.resolve_scale(scale, q.shape[-1])
+    block_size = checks.integer("block_size", block_size, least=1)
+    exact_keys = checks.integer("exact_keys", exact_keys, least=0)
+    if exact_keys >= k.shape[-2]:
+        raise ValueError(f"exact_keys must be below the number of keys ({k.shape[-2]}), got {exact_keys}")
+    dtype, lead = backends.working_dtype(q), q.shape[:-2]
+    q, k, *rest = (xp.ascontiguousarray(x.astype(dtype, copy=False)).reshape(-1, *x.shape[-2:]) for x in (q, k, *rest))
+    checks.largest_norms(xp, check_finite, q=q, k=k, **({"v": rest[0]} if rest else {}))
+
+    p = SoftmaxMatrix(xp, q, k, scale=scale, causal=causal)
+    squares = p.column_squares()
+    norm = p.operator_norm()
+    per_key = k.shape[1] * squares
+    fields = {
+        "alpha": per_key.max(axis=1),
+        "alpha_residual": per_key[:, exact_keys:].max(axis=1),
+        "kappa": _kappa(xp, q, k, scale, causal, block_size, exact_keys, checks.generator(rng)),
+        "srank": squares.sum(axis=1) / norm**2,
+        "spectral_norm": norm,
+        "entry_bound": xp.stack([abs(x).max(axis=(1, 2)) for x in (q, k, *rest)]).max(axis=0),
+        "query_norm_max": _largest_norm(xp, q),
+        "key_norm_max": _largest_norm(xp, k),
+        "column_norms": xp.sqrt(squares),
+    }
+    measured = {name: x.astype(np.float64).reshape((*lead, *x.shape[1:])) for name, x in fields.items()}
+    return Hardness(**measured, keys=k.reshape(*lead, *k.shape[1:]).copy())
+
+
+def _largest_norm(xp: Any, x: Array) -> Array:
+    return xp.sqrt(xp.einsum("bij,bij->bi", x, x).max(axis=1))
+
+
+def _kappa(
+    xp: Any, q: Array, k: Array, scale: float, causal: bool, block_size: int, exact_keys: int, rng: np.random.Generator
+) -> Array:
+    """Ratio of unmasked row sums, shape (B,)."""
+    n_k = k.shape[1]
+    if causal:
+        q, k = q[:, n_k // 2 :], k[:, : max(n_k // 2, 1)]
+    k = k[:, exact_keys:]
+    (b, n_q, d), n_k = q.shape, k.shape[1]
+    if n_k <= block_size or n_q == 0:
+        return xp.full(b, np.nan)
+    planes = backends.to_device(hyperplanes(rng, b, d, default_bits(n_k, block_size)), xp)
+    blocks = sort_blocks(
+        xp, buckets(xp, q, planes), buckets(xp, k, planes),
+        block_size=block_size, q_start=np.arange(b) * n_q, k_start=np.arange(b) * n_k,
+    )  # fmt: skip
+    ranks = np.broadcast_to(np.arange(n_q), (b, n_q))
+    sums = unmasked_row_sums(xp, q.reshape(-1, d), k.reshape(-1, d), blocks, ranks, scale=scale).astype(np.float64)
+    with np.errstate(over="ignore"):
+        return xp.exp(sums.max(axis=1) - sums.min(axis=1))

@@ -1,0 +1,169 @@
+"""Hamming-sorted locality-sensitive hashing, and the block-diagonal mask that sorting by it gives.
+
+Sources: Zandieh et al., *KDEformer*, arXiv 2302.02451 [KDE23] (the hash); Han et al., *HyperAttention*,
+arXiv 2310.05869 [HA24], Definition 1 and Algorithm 1 (sortLSH).
+
+`r` random hyperplanes give `r` sign bits; a point's bucket is the position of that bit string in the binary reflected
+Gray code, so that neighbouring buckets differ in one bit. For two points at angle theta:
+
+- same bucket: probability `(1 - theta/pi)^r`;
+- neighbouring buckets on the cycle (`+-1 mod 2^r`, `r >= 2`): exactly `2 (theta/pi) (1 - theta/pi)^(r-1)`, because the
+  reflected code is cyclic; on the line (no wrap-around) the factor 2 becomes `2 - 2^(1-r)`; for `r = 1` there is one
+  neighbour: `theta/pi`.
+
+Cost: `O(n d r)` for the hash, `O(n log n)` comparisons or a radix pass for the sort.
+
+Differs from the papers in:
+
+1. When `n_q != n_k`, queries and keys are cut at proportional ranks: query blocks of `ceil(b n_q / n_k)` rows.
+2. The last block may be short; nothing is padded.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...core import backends
+from ...core.backends import Array
+
+MAX_BITS = 16  # buckets fit uint16, which NumPy sorts by radix
+
+
+def default_bits(n: int, block_size: int) -> int:
+    """Hyperplanes that make a bucket about as large as a block: `ceil(log2(n / block_size))`, within 1..16."""
+    return min(MAX_BITS, max(1, math.ceil(math.log2(n / block_size))))
+
+
+def hyperplanes(rng: np.random.Generator, batch: int, d: int, bits: int) -> np.ndarray:
+    """Normals of random hyperplanes, shape (batch, d, bits), float32, drawn on the host."""
+    return rng.standard_normal((batch, d, bits), dtype=np.float32)
+
+
+def gray_rank(code: Array) -> Array:
+    """Position of each bit string (uint16) in the binary reflected Gray code: the inverse of `p -> p ^ (p >> 1)`."""
+    for step in (1, 2, 4, 8):  # prefix XOR by doubling
+        code = code ^ (code >> step)
+    return code
+
+
+def buckets(xp: Any, x: Array, planes: Array) -> Array:
+    """Bucket of every row.
+
+    Parameters
+    ----------
+    x : array, shape (B, n, d)
+        Points.
+    planes : array, shape (B, d, r) with r <= 16
+        Hyperplane normals, on the device of `x`.
+
+    Returns
+    -------
+    array, shape (B, n), uint16
+        `gray_rank` of the sign bits.
+    """
+    batch, n, _ = x.shape
+    out = xp.empty((batch, n), dtype=np.uint16)
+    planes = planes.astype(x.dtype, copy=False)
+    pack = backends.gray_kernel(xp) or _pack_signs
+    step = 16384 if xp is np else n
+    tiles = [(b, slice(start, start + step)) for b in range(batch) for start in range(0, n, step)]
+
+    def worker(tile: tuple[int, slice]) -> None:
+        b, rows = tile
+        out[b, rows] = pack(xp, x[b, rows] @ planes[b])
+
+    backends.for_tiles(xp, tiles, lambda: worker)
+    return out
+
+
+def _pack_signs(xp: Any, projections: Array) -> Array:
+    powers = 2.0 ** xp.arange(projections.shape[-1], dtype=np.float32)  # sums below 2^16 are exact in float32
+    return gray_rank(((projections > 0).astype(np.float32) @ powers).astype(np.uint16))
+
+
+@dataclass(frozen=True)
+class BlockGroup:
+    """Blocks of one shape: the rows of q and k that each of `G` blocks of the mask holds.
+
+    Attributes
+    ----------
+    q_rows, k_rows : array of int, shapes (G, t) and (G, c)
+        Row numbers in the flattened `(B n, d)` arrays.
+    problem, block : numpy array, shape (G,)
+        Which attention problem the block belongs to, and its place on that problem's diagonal.
+    """
+
+    q_rows: Array
+    k_rows: Array
+    problem: np.ndarray
+    block: np.ndarray
+
+
+@dataclass(frozen=True)
+class SortedBlocks:
+    """The sortLSH mask of `P` problems with `n_q` queries and `n_k` keys each [HA24, Algorithm 1].
+
+    Attributes
+    ----------
+    q_order, k_order : array of int, shapes (P, n_q) and (P, n_k)
+        Flattened row numbers in bucket order.
+    block_size, q_block_size : int
+        Keys and queries per block: rank `i` of the queries lies in block `i // q_block_size`.
+    groups : list of BlockGroup
+        The full blocks, and the short last ones if there are any.
+    """
+
+    q_order: Array
+    k_order: Array
+    block_size: int
+    q_block_size: int
+    groups: list[BlockGroup]
+
+
+def sort_blocks(
+    xp: Any, q_buckets: Array, k_buckets: Array, *, block_size: int, q_start: np.ndarray, k_start: np.ndarray
+) -> SortedBlocks:
+    """Sort queries and keys by bucket and cut both into blocks.
+
+    Parameters
+    ----------
+    q_buckets, k_buckets : array, shapes (P, n_q) and (P, n_k)
+        Buckets of the queries and keys of each problem.
+    block_size : int
+        Keys per block.
+    q_start, k_start : numpy array of int, shape (P,)
+        Flattened row number of each problem's first query and key.
+    """
+    (p, n_q), n_k = q_buckets.shape, k_buckets.shape[1]
+    t = -(-block_size * n_q // n_k)
+    full = min(n_q // t, n_k // block_size)
+    q_order, k_order = _argsort(xp, q_buckets, k_buckets)
+    q_order += backends.to_device(q_start[:, None], xp)
+    k_order += backends.to_device(k_start[:, None], xp)
+    groups = []
+    if full:
+        q_rows = q_order[:, : full * t].reshape(p * full, t)
+        k_rows = k_order[:, : full * block_size].reshape(p * full, block_size)
+        groups.append(BlockGroup(q_rows, k_rows, np.repeat(np.arange(p), full), np.tile(np.arange(full), p)))
+    if full * t < n_q:
+        last = k_order[:, full * block_size : (full + 1) * block_size]
+        groups.append(BlockGroup(q_order[:, full * t :], last, np.arange(p), np.full(p, full)))
+    return SortedBlocks(q_order, k_order, block_size, t, groups)
+
+
+def _argsort(xp: Any, *arrays: Array) -> list[Array]:
+    """Stable argsort of each row of each array; on the CPU one row per thread."""
+    if xp is not np:
+        return [xp.argsort(bucket, axis=-1, kind="stable") for bucket in arrays]
+    orders = [np.empty(bucket.shape, dtype=np.int64) for bucket in arrays]
+
+    def worker(where: tuple[int, int]) -> None:
+        which, row = where
+        orders[which][row] = np.argsort(arrays[which][row], kind="stable")
+
+    backends.for_tiles(xp, [(which, row) for which, x in enumerate(arrays) for row in range(len(x))], lambda: worker)
+    return orders

@@ -1,0 +1,140 @@
+"""SortLSH seen directly: collision rates against the law, and what the block-diagonal mask catches [HA24, Definition 1
+and Algorithm 1]."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ....core.backends import asnumpy, to_device
+from ....lab.setting import CLUSTERED, GAUSSIAN, PLANTED, REAL, SINKS, by_effort, device, generator
+from ....lab.statistics import proportion
+from ....lab.workloads.instance import Instance
+from ....theory import symbols
+from ....theory.facts import evaluate
+from ..sort_lsh import buckets, default_bits, hyperplanes, sort_blocks
+
+BITS = (1, 2, 4, 8)
+D = 16  # dimension of the points; the laws do not depend on it
+HEAVY = 10.0
+"""An entry of P is heavy if it is at least this many times the mean entry 1/n."""
+
+LAWS = {"same bucket": symbols.LSH_COLLISION, "neighbouring bucket": symbols.GRAY_ADJACENCY}
+
+
+def collision_rates(*, effort: str, seed: int, backend: str, angles: int = 11) -> pd.DataFrame:
+    """Share of independent hashes under which two points meet in one bucket, and in neighbouring ones (cyclically).
+
+    Returns
+    -------
+    DataFrame
+        event, bits, angle (degrees), draws, rate with exact 99 percent limits low and high, law. Every point has draws
+        of its own. With a
+        single bit a bucket has one neighbour, not two, so the neighbours' law begins at two bits.
+    """
+    xp, draws = device(backend), by_effort(effort, smoke=1500, standard=20000, full=100000)
+    rows = []
+    for bits in BITS:
+        for angle in np.linspace(0, np.pi, angles + 2)[1:-1]:
+            gap = _bucket_gaps(xp, generator(seed, "collision", bits, round(angle, 6)), angle, bits, draws)
+            hits = {"same bucket": gap == 0, "neighbouring bucket": np.isin(gap, (1, 2**bits - 1))}
+            for event, hit in hits.items():
+                if event == "neighbouring bucket" and bits == 1:
+                    continue
+                rate, low, high = proportion(int(hit.sum()), draws)
+                law = evaluate(LAWS[event], {"theta": angle, "r": bits})
+                rows.append((event, bits, np.degrees(angle), draws, rate, low, high, float(law)))
+    return pd.DataFrame(rows, columns=["event", "bits", "angle", "draws", "rate", "low", "high", "law"])
+
+
+def collision_laws(points: int = 121) -> pd.DataFrame:
+    """The laws on a fine grid of angles: event, bits, angle (degrees), law."""
+    rows = [
+        (event, bits, np.degrees(angle), float(evaluate(law, {"theta": angle, "r": bits})))
+        for event, law in LAWS.items()
+        for bits in BITS
+        for angle in np.linspace(0, np.pi, points)
+        if event == "same bucket" or bits > 1
+    ]
+    return pd.DataFrame(rows, columns=["event", "bits", "angle", "law"])
+
+
+def _bucket_gaps(xp: Any, rng: np.random.Generator, angle: float, bits: int, draws: int) -> np.ndarray:
+    """Difference modulo 2^bits of the buckets of two points, one independent hash per draw."""
+    pair = np.zeros((draws, 2, D), np.float32)
+    pair[:, :, 0] = 1, np.cos(angle)
+    pair[:, 1, 1] = np.sin(angle)
+    h = asnumpy(buckets(xp, to_device(pair, xp), to_device(hyperplanes(rng, draws, D, bits), xp))).astype(int)
+    return (h[:, 0] - h[:, 1]) % 2**bits
+
+
+def _ranks(xp: Any, x: Instance, block_size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+    """Place of every query and key in sortLSH's order, and the queries per block."""
+    n, d = x.k.shape
+    planes = to_device(hyperplanes(rng, 1, d, default_bits(n, block_size)), xp)
+    of = [buckets(xp, a[None].astype(np.float32), planes) for a in (x.q, x.k)]
+    start = np.zeros(1, int)
+    blocks = sort_blocks(xp, *of, block_size=block_size, q_start=start, k_start=start)
+    q_rank, k_rank = (np.argsort(asnumpy(order)[0]) for order in (blocks.q_order, blocks.k_order))
+    return q_rank, k_rank, blocks.q_block_size
+
+
+def _softmax_matrix(x: Instance) -> np.ndarray:
+    q, k = (asnumpy(a).astype(np.float64) for a in (x.q, x.k))
+    p = np.exp(x.scale * (q @ k.T))
+    return p / p.sum(axis=1, keepdims=True)
+
+
+def sorted_matrix(
+    *, effort: str, seed: int, backend: str, n: int, block_size: int, floor: float = 0.002
+) -> pd.DataFrame:
+    """The softmax matrix of clustered queries and keys before and after sorting.
+
+    Returns
+    -------
+    DataFrame
+        The entries above `floor` times the largest one: query, key, their places after sorting, the entry p, and
+        whether the mask has it.
+    """
+    xp = device(backend)
+    rng = generator(seed, "matrix")
+    x = CLUSTERED.draw(n, 64, rng, xp)
+    p = _softmax_matrix(x)
+    q_rank, k_rank, q_block = _ranks(xp, x, block_size, rng)
+    query, key = np.nonzero(p > floor * p.max())
+    places = {"query_place": q_rank[query], "key_place": k_rank[key]}
+    masked = places["query_place"] // q_block == places["key_place"] // block_size
+    return pd.DataFrame({"query": query, "key": key, **places, "p": p[query, key].round(9), "masked": masked})
+
+
+def heavy_caught(*, effort: str, seed: int, backend: str, block_size: int = 64) -> pd.DataFrame:
+    """What the sortLSH mask holds of the heavy entries and of the softmax mass, beside a random mask of the same size.
+
+    Returns
+    -------
+    DataFrame
+        input, source, n, replicate (fresh input, fresh hash), mask ("sortLSH", "random"), heavy (their number),
+        heavy_share, mass_share.
+    """
+    xp = device(backend)
+    n = by_effort(effort, smoke=1024, standard=4096, full=8192)
+    replicates = by_effort(effort, smoke=8, standard=20, full=20)
+    rows = []
+    for what in (GAUSSIAN, CLUSTERED, PLANTED, SINKS, REAL):
+        for replicate in range(replicates):
+            rng = generator(seed, "caught", what.label, replicate)
+            x = what.draw(n, 64, rng, xp)
+            p = _softmax_matrix(x)
+            heavy = p >= HEAVY / len(p)
+            q_rank, k_rank, q_block = _ranks(xp, x, block_size, rng)
+            shuffled = rng.permutation(len(q_rank)), rng.permutation(len(k_rank))
+            for mask, (i, j) in {"sortLSH": (q_rank, k_rank), "random": shuffled}.items():
+                held = (i // q_block)[:, None] == (j // block_size)[None, :]
+                share = (heavy & held).sum() / max(heavy.sum(), 1)
+                rows.append(
+                    (what.label, what.source, len(p), replicate, mask, int(heavy.sum()), share, p[held].sum() / len(p))
+                )
+    columns = ["input", "source", "n", "replicate", "mask", "heavy", "heavy_share", "mass_share"]
+    return pd.DataFrame(rows, columns=columns)

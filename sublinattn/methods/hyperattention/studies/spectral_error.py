@@ -1,0 +1,121 @@
+"""Spectral error of HyperAttention against budget, with the yardsticks: exact, uniform sampling at equal budget,
+answering zero."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ....core.backends import asnumpy
+from ....core.exact import attention
+from ....lab.setting import (
+    CLUSTERED,
+    GAUSSIAN,
+    GAUSSIAN_MEAN,
+    HEAVY_VALUES,
+    PLANTED,
+    REAL,
+    SINKS,
+    Input,
+    by_effort,
+    device,
+    generator,
+)
+from ....lab.workloads.instance import Instance
+from ...baselines.uniform import uniform_attention
+from ..hardness import hardness
+from ..hyper import hyper_attention
+
+D = 64
+INPUTS = (GAUSSIAN, GAUSSIAN_MEAN, CLUSTERED, PLANTED, HEAVY_VALUES, SINKS, REAL)
+SINKS_EXACT = "hyper practical, sinks exact"
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """The exact answer in float64 and the unit of every error, `||P|| ||V||`."""
+
+    x: Instance
+    exact: np.ndarray
+    unit: float
+
+    @classmethod
+    def of(cls, x: Instance) -> Yardstick:
+        """O(n^2 d): a few passes over P."""
+        q, k, v = (a.astype(np.float64) for a in (x.q, x.k, x.v))
+        p_norm = float(asnumpy(hardness(q, k, scale=x.scale).spectral_norm))
+        v_norm = float(np.linalg.norm(asnumpy(v), 2))
+        return cls(x, asnumpy(attention(q, k, v, scale=x.scale)), p_norm * v_norm)
+
+    def error(self, out: Any) -> float:
+        """`||out - P V|| / (||P|| ||V||)`, operator norms."""
+        return float(np.linalg.norm(asnumpy(out).astype(np.float64) - self.exact, 2) / self.unit)
+
+
+def methods(x: Instance, budget: int, exact_keys: int, rng: np.random.Generator) -> Iterator[tuple[str, Any]]:
+    """Outputs of all methods that touch `budget` key columns per query.
+
+    Practical: half for the block, half for the sample; keys moved into the exact part come out of the sample. Theory:
+    half for the block, a quarter each for ApproxD's uniform keys and for the row-norm keys (ApproxD's test queries,
+    which see all keys, are not counted).
+    """
+    arrays, half = (x.q, x.k, x.v), budget // 2
+    common: dict[str, Any] = {"scale": x.scale, "rng": rng}
+    block: dict[str, Any] = {**common, "block_size": half, "min_exact": 0}
+    yield "hyper practical", hyper_attention(*arrays, sample_size=half, **block)
+    if exact_keys:
+        yield SINKS_EXACT, hyper_attention(*arrays, sample_size=half - exact_keys, exact_keys=exact_keys, **block)
+    yield "hyper theory", hyper_attention(*arrays, sample_size=half // 2, estimator="theory", **block)
+    yield "uniform", uniform_attention(*arrays, sample_size=budget, **common)
+
+
+def against_budget(*, effort: str, seed: int, backend: str, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
+    """Error of every method on every input over the budget.
+
+    Returns
+    -------
+    DataFrame
+        input, source, n, replicate (fresh input, for "real" a random head; fresh draws), method, budget (key columns
+        per query), error.
+    """
+    xp = device(backend)
+    n = by_effort(effort, smoke=1024, standard=4096, full=16384)
+    replicates = by_effort(effort, smoke=6, standard=12, full=12)
+    heads = by_effort(effort, smoke=24, standard=72, full=72)  # real heads differ more than draws do
+    rows = []
+    for what in inputs:
+        for replicate in range(heads if what is REAL else replicates):
+            rng = generator(seed, "error", what.label, replicate)
+            x = what.draw(n, D, rng, xp)
+            size = x.q.shape[0]
+            y = Yardstick.of(x)
+            base = (what.label, what.source, size, replicate)
+            exact = y.error(attention(x.q, x.k, x.v, scale=x.scale))
+            zero = y.error(np.zeros_like(y.exact))
+            for budget in (2**i for i in range(5, size.bit_length() - 1)):
+                rows.append((*base, "exact", budget, exact))
+                rows.append((*base, "zero", budget, zero))
+                for method, out in methods(x, budget, what.exact_keys, rng):
+                    rows.append((*base, method, budget, y.error(out)))
+    return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "method", "budget", "error"])
+
+
+def beaten(rows: pd.DataFrame) -> pd.DataFrame:
+    """For each input and method: the smallest budget whose median error is below that of answering zero (nan: none),
+    and
+    the error relative to uniform sampling's, geometric mean over budgets."""
+    medians = rows.groupby(["input", "method", "budget"], sort=False)["error"].median().unstack("method")
+    found = []
+    for name, table in medians.groupby("input", sort=False):
+        for method in table.columns.difference(["zero", "uniform", "exact"], sort=False):
+            if table[method].isna().all():
+                continue
+            below = table.index.get_level_values("budget")[table[method] < table["zero"]]
+            ratio = float(np.exp(np.log(table[method] / table["uniform"]).mean()))
+            found.append((name, method, float(min(below, default=np.nan)), ratio))
+    columns = ["input", "method", "budget to beat zero", "error / uniform's"]
+    return pd.DataFrame(found, columns=columns).set_index(["input", "method"]).round(3)

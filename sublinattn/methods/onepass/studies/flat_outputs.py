@@ -1,0 +1,190 @@
+"""What k d_v non-zeros do to outputs that are not compressible, and how compressible outputs are [ALSY23].
+
+The one-pass algorithm returns k entries per column. Its error is at least that of the best k-sparse answer,
+`tail_k(y)`: small if a few rows of the output are large, nearly `|y|` if all are of one size.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ....core.backends import asnumpy
+from ....core.exact import attention
+from ....lab import growth_rows
+from ....lab.setting import CLUSTERED, GAUSSIAN, REAL, SINKS, Input, by_effort, device, generator
+from ....lab.workloads import make, real
+from ....lab.workloads.instance import Instance
+from ...baselines.uniform import uniform_attention
+from ...polynomial.polynomial import PolynomialState
+from ..claims.main_theorem_cost import FALLS
+from ..onepass import OnePassSketch
+
+D, DEGREE, SPARSITY, EPS = 8, 4, 64, 0.5
+"""d = d_v, degree of the polynomial, k, and eps1 = eps2."""
+DECAYS = (0.0, 0.25, 0.5, 1.0, 2.0)
+KEPT = 1 / 64
+"""Share k/n of the entries at which inputs are compared: k = 64 of 4096."""
+FLAT = Input("flat (decay 0)", "compressible", {"decay": 0.0})
+COMPRESSIBLE = Input("compressible (decay 1)", "compressible", {"decay": 1.0})
+FALLING = ("compressible", "flat")
+FALLING_ROW = 4 * (6 + 8)  # bytes of a key and a value in the trials of those claims
+SYNTHETIC = (COMPRESSIBLE, FLAT, GAUSSIAN, CLUSTERED, SINKS)
+
+
+def drawn(n: int, decay: float, rng: np.random.Generator, xp: Any) -> Instance:
+    """The compressible workload at this notebook's sizes, float32, on the device."""
+    return make("compressible", n, D, rng=rng, decay=decay).to(xp)
+
+
+def exact(x: Instance) -> np.ndarray:
+    """Attention in float64, on the host."""
+    return asnumpy(attention(*(a.astype(np.float64) for a in (x.q, x.k, x.v)), scale=x.scale))
+
+
+def best_sparse(y: np.ndarray, k: int) -> np.ndarray:
+    """The k largest entries of every column (..., n, d_v), 0 elsewhere: no k-sparse answer is closer."""
+    order = np.argsort(-np.abs(y), axis=-2)[..., :k, :]
+    out = np.zeros_like(y)
+    np.put_along_axis(out, order, np.take_along_axis(y, order, axis=-2), axis=-2)
+    return out
+
+
+def relative_error(t: np.ndarray, y: np.ndarray) -> float:
+    """`||t - y||_F / ||y||_F`."""
+    return float(np.linalg.norm(t - y) / np.linalg.norm(y))
+
+
+def rows_zero(t: np.ndarray) -> float:
+    """Share of rows whose entries are all 0."""
+    return float((t == 0).all(axis=1).mean())
+
+
+def one_pass(x: Instance, variant: str, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    """Decoded output of the one-pass sketch at this notebook's parameters, and the bytes it held."""
+    parameters: dict[str, Any] = {"degree": DEGREE, "sparsity": SPARSITY, "eps1": EPS, "eps2": EPS}
+    sketch = OnePassSketch(len(x.q), D, D, variant=variant, scale=x.scale, rng=rng, **parameters)
+    sketch.absorb_keys(x.k, x.v).absorb_queries(x.q)
+    return asnumpy(sketch.decode().todense()), sketch.nbytes
+
+
+def over_decay(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+    """Every method on outputs from flat (decay 0) to steep; n fixed, d = d_v = 8, degree 4, k = 64, eps1 = eps2 = 0.5.
+
+    Returns
+    -------
+    DataFrame
+        decay, n, replicate (fresh input, fresh hashes), method, error (`||T - y||_F / ||y||_F`), rows_zero (share of
+        rows that come back as 0), nbytes (held between keys and answer; nan where nothing is), keys (of n, that
+        uniform sampling holds in those bytes; else nan).
+    """
+    xp = device(backend)
+    n = by_effort(effort, smoke=2**12, standard=2**14, full=2**17)
+    replicates = by_effort(effort, smoke=2, standard=5, full=10)
+    rows = []
+    for decay in DECAYS:
+        for replicate in range(replicates):
+            rng = generator(seed, "flat", decay, replicate)
+            x = drawn(n, decay, rng, xp)
+            y = exact(x)
+            for method, t, nbytes, keys in _answers(x, y, rng):
+                rows.append((decay, n, replicate, method, relative_error(t, y), rows_zero(t), nbytes, keys))
+    columns = ["decay", "n", "replicate", "method", "error", "rows_zero", "nbytes", "keys"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _answers(x: Instance, y: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray, float, float]]:
+    """Method, output, bytes held, keys held. Uniform sampling gets the bytes of the fused sketch, then of the state."""
+    row, n = x.k[0].nbytes + x.v[0].nbytes, len(x.k)
+    paper, paper_bytes = one_pass(x, "paper", rng)
+    fused, fused_bytes = one_pass(x, "fused", rng)
+    state = PolynomialState(D, D, degree=DEGREE, scale=x.scale).update(x.k, x.v)
+    yield "one-pass paper", paper, paper_bytes, np.nan
+    yield "one-pass fused", fused, fused_bytes, np.nan
+    yield "best k-sparse", best_sparse(y, SPARSITY), np.nan, np.nan
+    yield "streaming state", asnumpy(state.attend(x.q)), state.nbytes, np.nan
+    for method, nbytes in (("uniform", fused_bytes), ("uniform, state's bytes", state.nbytes)):
+        keys = min(n, nbytes // row)
+        sample = uniform_attention(x.q, x.k, x.v, sample_size=keys, scale=x.scale, rng=rng)
+        yield method, asnumpy(sample), keys * row, keys
+    yield "exact", asnumpy(attention(x.q, x.k, x.v, scale=x.scale)), n * row, np.nan
+    yield "zero", np.zeros_like(y), np.nan, np.nan
+
+
+def falling(*, out: str | os.PathLike[str]) -> pd.DataFrame:
+    """The trials of the claims that the error falls with n, as `lab.ledger.check` left them in the run's folder.
+
+    Returns
+    -------
+    DataFrame
+        output ("compressible", "flat"), n, error (`||T - y||_F / ||y||_F`), nbytes (of the fused sketch), cache (bytes
+        of all keys and values).
+
+    Raises
+    ------
+    FileNotFoundError
+        A claim has not been checked.
+    """
+    parts = []
+    for output in FALLING:
+        path = Path(out) / "rows" / f"alsy23.error-falls-{output}.parquet"
+        if not path.exists():
+            raise FileNotFoundError(f"no {path.name} in {path.parent.name}/: check the claim before drawing it")
+        rows = pd.read_parquet(path).query("role == 'claim'")
+        parts.append(rows[["n", "error", "nbytes"]].assign(output=output, cache=rows["n"] * FALLING_ROW))
+    return pd.concat(parts, ignore_index=True)
+
+
+def falling_rates(*, out: str | os.PathLike[str]) -> pd.DataFrame:
+    """Exponents of n in the error, from the verdicts on the same claims: output, measured, lower, upper, wanted."""
+    fits = growth_rows.fits([f"alsy23.error-falls-{output}" for output in FALLING], out=out)
+    shifted = fits[["measured", "lower", "upper"]] - float(FALLS)  # the claims measure error times n^FALLS
+    return shifted.assign(output=FALLING, wanted=-float(FALLS))
+
+
+def profiles(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+    """How much of exact outputs lies outside the k largest entries of each column, for all k.
+
+    Returns
+    -------
+    DataFrame
+        input, source, n, replicate (fresh input; for "real" the head's number), k, share (k/n), tail
+        (`||tail_k(y)||_F / ||y||_F`).
+    """
+    xp = device(backend)
+    n = by_effort(effort, smoke=2**12, standard=2**14, full=2**16)
+    replicates = by_effort(effort, smoke=4, standard=8, full=8)
+    rows = []
+    for what in SYNTHETIC:
+        for replicate in range(replicates):
+            rng = generator(seed, "profile", what.label, replicate)
+            rows += _profile(
+                what, replicate, exact(what.draw(n, D if what.workload == "compressible" else 64, rng, xp))
+            )
+    heads = real().to(xp)
+    outputs = exact(heads)
+    for number, y in enumerate(outputs.reshape(-1, *outputs.shape[-2:])):
+        rows += _profile(REAL, number, y)
+    return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "k", "share", "tail"])
+
+
+def _profile(what: Input, replicate: int, y: np.ndarray) -> list[tuple[Any, ...]]:
+    n = len(y)
+    squares = np.sort(y**2, axis=0)
+    outside = np.cumsum(squares, axis=0).sum(axis=1)[::-1]  # of the n - k smallest of each column, at place k
+    ks = sorted({round(n * KEPT), *np.unique(np.geomspace(1, n - 1, 40).astype(int)).tolist()})
+    return [(what.label, what.source, n, replicate, k, k / n, float(np.sqrt(outside[k] / outside[0]))) for k in ks]
+
+
+def tails(rows: pd.DataFrame) -> pd.DataFrame:
+    """Tails at k = n/64, per input: n, k, median, 10 and 90 percent, and the share of outputs with a tail below 0.5."""
+    here = rows[rows["share"] == KEPT]
+    groups = here.groupby(["input", "n", "k"], sort=False)["tail"]
+    table = groups.quantile(np.array([0.1, 0.5, 0.9])).unstack()
+    table.columns = pd.Index(["10 %", "median", "90 %"])
+    return table.assign(**{"share below 0.5": groups.apply(lambda tail: float((tail < 0.5).mean()))})

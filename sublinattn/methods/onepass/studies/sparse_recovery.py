@@ -1,0 +1,74 @@
+"""How much worse than the best k-sparse answer the decoders are, over the accuracy asked for."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ....core.backends import asnumpy, to_device
+from ....lab.setting import by_effort, device, generator
+from ....theory.symbols import estimate_spread, recovery_factor
+from ...countsketch.countsketch import CountSketch
+from ...countsketch.recovery import FAILURE, bit_tables_for, tables_for, width_for
+from ..onepass import DECODERS
+
+K, COLUMNS = 32, 4
+SIGNALS = ("power law", "spikes over noise", "flat")
+ACCURACIES = (1.0, 0.5, 0.25, 0.1)
+
+
+def signal(name: str, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Columns (n, COLUMNS): entries `rank^-1` of random sign in random order; K ones over Gaussian noise of the same
+    total energy as 0.04 of theirs; all Gaussian."""
+    if name == "power law":
+        ranks = np.stack([rng.permutation(n) + 1.0 for _ in range(COLUMNS)], axis=1)
+        return rng.choice([-1.0, 1.0], size=ranks.shape) / ranks
+    y = rng.standard_normal((n, COLUMNS))
+    if name == "spikes over noise":
+        y *= 0.2 * math.sqrt(K / n)
+        for c in range(COLUMNS):
+            y[rng.choice(n, K, replace=False), c] = rng.choice([-1.0, 1.0], K)
+    return y
+
+
+def over_accuracy(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+    """Excess `||T - y|| / ||tail_k(y)|| - 1` of each column.
+
+    Returns
+    -------
+    DataFrame
+        signal, eps1, method ("identify", "scan", "zero"), replicate, column, excess; bytes held, and `proven`, the
+        excess that `theory.bounds.recovery_factor` proves for these sizes (inf where it proves none).
+    """
+    xp = device(backend)
+    n = by_effort(effort, smoke=2**13, standard=2**15, full=2**18)
+    replicates = by_effort(effort, smoke=5, standard=30, full=30)
+    rows: list[tuple[Any, ...]] = []
+    for name in SIGNALS:
+        for eps1 in ACCURACIES:
+            width, tables = width_for(K, eps1), tables_for(n * COLUMNS, eps1)
+            spread = estimate_spread(K, width=width, tables=tables, entries=n * COLUMNS, failure=2 * FAILURE)
+            proven = recovery_factor(spread * K / width, twice=False) - 1
+            for r in range(replicates):
+                rng = generator(seed, "recovery", name, eps1, r)
+                y = signal(name, n, rng)
+                sketch = CountSketch.seeded(
+                    n, COLUMNS, tables=tables, width=width, bit_tables=bit_tables_for(K * COLUMNS, eps1), rng=rng
+                )
+                sketch.allocate(xp, np.float64)
+                sketch.add(0, to_device(y, xp))
+                tail = np.sqrt(np.sort(y**2, axis=0)[: n - K].sum(axis=0))
+                for method, decoder in DECODERS.items():
+                    indices, values = map(asnumpy, decoder(xp, sketch, K))
+                    for c in range(COLUMNS):
+                        rest = y[:, c].copy()
+                        rest[indices[c]] -= values[c]
+                        excess = float(np.linalg.norm(rest) / tail[c] - 1)
+                        rows.append((name, eps1, method, r, c, excess, sketch.nbytes, proven))
+                for c in range(COLUMNS):
+                    excess = float(np.linalg.norm(y[:, c]) / tail[c] - 1)
+                    rows.append((name, eps1, "zero", r, c, excess, 0, proven))
+    return pd.DataFrame(rows, columns=["signal", "eps1", "method", "replicate", "column", "excess", "bytes", "proven"])

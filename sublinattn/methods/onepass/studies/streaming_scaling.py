@@ -1,0 +1,141 @@
+"""Error, memory and time of the one-pass sketches, the streaming state and exact attention over n."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ....core.backends import Array, asnumpy, synchronize, to_device
+from ....core.exact import attention
+from ....lab.setting import by_effort, device, generator
+from ....lab.workloads.instance import Instance
+from ...polynomial.polynomial import PolynomialState
+from ..onepass import OnePassSketch
+from . import flat_outputs
+
+SKETCH: Mapping[str, Any] = {
+    "degree": flat_outputs.DEGREE,
+    "sparsity": flat_outputs.SPARSITY,
+    "eps1": flat_outputs.EPS,
+    "eps2": flat_outputs.EPS,
+}
+CACHE_ROW = 2 * flat_outputs.D * 4
+"""Bytes of one key and value in the exact cache, float32."""
+CHUNK = 65536
+EXACT_MOST = 2**15
+"""Longest input that exact attention is run on; beyond, the output is compared with `REFERENCE`'s."""
+SAMPLED_ROWS = 8192
+REFERENCE: Mapping[str, Any] = {"degree": 7, "basis": "minimax", "radius": 1.01}
+"""In float64; relative error of every entry 2e-7 for logits up to 1."""
+
+
+def reference(x: Instance) -> np.ndarray:
+    """Exact output, float64 on the host: by exact attention, or for long inputs by a polynomial of error 2e-7."""
+    if len(x.q) <= EXACT_MOST:
+        return flat_outputs.exact(x)
+    q, k, v = (a.astype(np.float64) for a in (x.q, x.k, x.v))
+    state = PolynomialState(flat_outputs.D, flat_outputs.D, scale=x.scale, **REFERENCE)
+    for at in range(0, len(k), CHUNK):
+        state.update(k[at : at + CHUNK], v[at : at + CHUNK])
+    return np.concatenate([asnumpy(state.attend(q[at : at + CHUNK])) for at in range(0, len(q), CHUNK)])
+
+
+def fed(x: Instance, variant: str, rng: np.random.Generator) -> OnePassSketch:
+    """A sketch that has read all of `x`, chunk by chunk."""
+    n = len(x.q)
+    sketch = OnePassSketch(n, flat_outputs.D, flat_outputs.D, variant=variant, scale=x.scale, rng=rng, **SKETCH)
+    for at in range(0, n, CHUNK):
+        sketch.absorb_keys(x.k[at : at + CHUNK], x.v[at : at + CHUNK])
+    for at in range(0, n, CHUNK):
+        sketch.absorb_queries(x.q[at : at + CHUNK])
+    return sketch
+
+
+def streamed(x: Instance) -> tuple[PolynomialState, Array]:
+    """The streaming state after all keys, and its answers."""
+    state = PolynomialState(flat_outputs.D, flat_outputs.D, degree=flat_outputs.DEGREE, scale=x.scale)
+    for at in range(0, len(x.k), CHUNK):
+        state.update(x.k[at : at + CHUNK], x.v[at : at + CHUNK])
+    return state, state.attend(x.q)
+
+
+def over_n(*, effort: str, seed: int, backend: str, decay: float = 1.0) -> pd.DataFrame:
+    """Error, bytes and seconds of every method over n.
+
+    Returns
+    -------
+    DataFrame
+        quantity ("error": `||out - y||_F / ||y||_F`; "bytes" held; "absorb": seconds for keys and queries; "decode":
+        seconds), method, n, replicate, value. The methods' "decode" is "identify" and "scan"; "exact" holds the cache,
+        and its "absorb" is the whole of attention.
+    """
+    xp = device(backend)
+    lengths = by_effort(
+        effort,
+        smoke=(2**10, 2**13, 2**16),
+        standard=tuple(2**i for i in range(10, 19)),
+        full=tuple(2**i for i in range(10, 21)),
+    )
+    replicates = by_effort(effort, smoke=2, standard=5, full=2)
+    rows: list[tuple[str, str, int, int, float]] = []
+    for n in lengths:
+        for r in range(replicates):
+            x = flat_outputs.drawn(n, decay, generator(seed, "onepass", n, r), xp)
+            y = reference(x)
+            for variant in ("paper", "fused"):
+                method = f"one-pass {variant}"
+                sketch, seconds = _timed(xp, partial(fed, x, variant, generator(seed, variant, n, r)))
+                rows.append(("absorb", method, n, r, seconds))
+                rows.append(("bytes", method, n, r, float(sketch.nbytes)))
+                for how in ("identify", "scan"):
+                    columns, seconds = _timed(xp, partial(sketch.decode, how))
+                    rows.append(("decode", f"{method}, {how}", n, r, seconds))
+                    if how == "identify":
+                        rows.append(("error", method, n, r, flat_outputs.relative_error(asnumpy(columns.todense()), y)))
+            (state, out), seconds = _timed(xp, partial(streamed, x))
+            rows.append(("absorb", "streaming state", n, r, seconds))
+            rows.append(("bytes", "streaming state", n, r, float(state.nbytes)))
+            rows.append(("error", "streaming state", n, r, flat_outputs.relative_error(asnumpy(out), y)))
+            rows.append(
+                (
+                    "error",
+                    "best k-sparse",
+                    n,
+                    r,
+                    flat_outputs.relative_error(flat_outputs.best_sparse(y, flat_outputs.SPARSITY), y),
+                )
+            )
+            uniform = sampled_error(x, y, sketch.nbytes, generator(seed, "uniform", n, r), xp)
+            rows.append(("error", "uniform", n, r, uniform))
+            rows.append(("bytes", "exact", n, r, float(n * CACHE_ROW)))
+            if n <= EXACT_MOST:
+                _, seconds = _timed(xp, partial(attention, x.q, x.k, x.v, scale=x.scale))
+                rows.append(("absorb", "exact", n, r, seconds))
+    return pd.DataFrame(rows, columns=["quantity", "method", "n", "replicate", "value"])
+
+
+def sampled_error(x: Instance, y: np.ndarray, nbytes: int, rng: np.random.Generator, xp: Any) -> float:
+    """Relative error of attention over as many uniformly drawn keys as fit into `nbytes` (0 where all do).
+
+    Estimated from SAMPLED_ROWS random rows: this error is spread over all rows alike.
+    """
+    n = len(y)
+    if nbytes // CACHE_ROW >= n:
+        return 0.0
+    rows = rng.choice(n, min(n, SAMPLED_ROWS), replace=False)
+    keys = to_device(rng.choice(n, nbytes // CACHE_ROW, replace=False), xp)
+    out = asnumpy(attention(x.q[to_device(rows, xp)], x.k[keys], x.v[keys], scale=x.scale))
+    return float(np.linalg.norm(out - y[rows]) * np.sqrt(n / len(rows)) / np.linalg.norm(y))
+
+
+def _timed(xp: Any, call: Callable[[], Any]) -> tuple[Any, float]:
+    synchronize(xp)
+    start = time.perf_counter()
+    result = call()
+    synchronize(xp)
+    return result, time.perf_counter() - start

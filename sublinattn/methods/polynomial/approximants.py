@@ -1,0 +1,225 @@
+"""Polynomials that stand for `exp` on `[-R, R]` with small *relative* error: Taylor, Chebyshev, minimax.
+
+Alman, Song, *Fast Attention Requires Bounded Entries*, NeurIPS 2023, arXiv 2302.13214 [AS23], Corollary 2.2, takes
+its polynomial from Aggarwal, Alman, *Optimal-degree polynomial approximations for exponentials and Gaussian kernel
+density estimation*, CCC 2022 [AA22]. What counts is `f(x) = p(x) exp(-x) - 1`, since a factor `1 +- eps` on every entry
+of `exp(s Q K^T)` is what the output's error follows from.
+
+Facts used below. (1) For Taylor's polynomial `f' = -x^g exp(-x)/g!`, so its error is attained at `-R` and is
+`int_0^R t^g e^t dt / g!` exactly. (2) `p - exp` has at most `g + 1` zeros on a line, because its `(g+1)`-th derivative
+has none. A polynomial that attains them (an interpolant; a levelled one) has exactly one extremum of `f` between each
+two neighbouring zeros, where `p' = p`, and its other two at the ends: nothing has to be searched on a grid. (3) So the
+functions `x^l exp(-x)` are a Haar system, and Remez' exchange converges to the one polynomial whose `f` alternates
+between `+-error` at `g + 2` points; on the way, de la Vallee Poussin's theorem makes the levelled error a lower bound
+on what any polynomial of that degree can reach.
+
+All of it in multiple precision: `f` is the small difference of large numbers (`exp(2R)/error` of them is lost).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from ...core import checks
+
+BASES = ("taylor", "chebyshev", "minimax")
+MAX_RADIUS = 300.0  # for the last two bases: digits grow with it, and float64 cannot hold exp(2R) beyond 354
+NEGLIGIBLE = 1e-290  # Taylor's error below which no float64 tells the bases apart
+GUARD_DIGITS = 30
+
+
+@dataclass(frozen=True)
+class Approximant:
+    """A polynomial `p(x) = sum_l coefficients[l] x^l` for `exp` on `[-radius, radius]`.
+
+    Attributes
+    ----------
+    basis : "taylor", "chebyshev" or "minimax"
+    degree : int
+    radius : float
+        `R`.
+    coefficients : tuple of float
+        `degree + 1` of them, rounded to float64, which moves `p(x) exp(-x)` by at most about `exp(2R)` unit roundoffs.
+    error : float
+        `max |p(x) exp(-x) - 1|` on `[-R, R]`, before that rounding.
+    """
+
+    basis: str
+    degree: int
+    radius: float
+    coefficients: tuple[float, ...]
+    error: float
+
+
+@lru_cache(maxsize=4096, typed=True)
+def approximant(basis: str, degree: int, radius: float) -> Approximant:
+    """The polynomial of a basis.
+
+    Parameters
+    ----------
+    basis : "taylor", "chebyshev" or "minimax"
+        Taylor's at 0; the interpolant at the Chebyshev nodes of `[-R, R]`; the one with the smallest relative error.
+    degree : int
+        `g`, at least 0.
+    radius : float
+        `R`, at least 0; at most MAX_RADIUS for the last two. At 0 all three are Taylor's, the limit for small R.
+
+    Returns
+    -------
+    Approximant
+        `O(g^2)` multiple-precision operations, some 10 times that for each exchange of "minimax"; kept for later calls.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Impossible parameters.
+    """
+    degree, radius = checks.integer("degree", degree, least=0), _radius(basis, radius)
+    series = _exp(_log_taylor_error(degree, radius))
+    if basis == "taylor" or series < NEGLIGIBLE:
+        return Approximant(basis, degree, radius, _taylor(degree), series)
+    from .minimax import multiprecision  # here: what it needs takes a second to load, and streams need Taylor's only
+
+    return Approximant(basis, degree, radius, *multiprecision(basis, degree, radius, _digits(degree, radius)))
+
+
+@lru_cache(maxsize=4096, typed=True)
+def minimal_degree(basis: str, eps: float, radius: float) -> int:
+    """Smallest degree whose relative error on `[-radius, radius]` is at most `eps`.
+
+    Parameters
+    ----------
+    basis : "taylor", "chebyshev" or "minimax"
+    eps : float
+        In (0, 1): the polynomial 0 has the error 1.
+    radius : float
+        As `approximant`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Impossible parameters.
+
+    Notes
+    -----
+    Bisection: below 1 the error falls with the degree. (Taylor's rises at first if `R > 1.6`, from `exp(R) - 1`
+    upwards.)
+    """
+    radius = _radius(basis, radius)
+    if not 0 < checks.real("eps", eps) < 1:
+        raise ValueError(f"eps must lie in (0, 1), got {eps}")
+
+    log_eps = math.log(eps)
+    if not radius:
+        return 0
+    if basis == "taylor":
+        return _smallest(lambda degree: _log_taylor_error(degree, radius) <= log_eps, math.ceil(radius))
+    likely = log_eps - (radius if basis == "chebyshev" else 0)
+    guess = _smallest(lambda degree: _log_minimax_estimate(degree, radius) <= likely, math.ceil(radius / 2))
+    return _smallest(lambda degree: approximant(basis, degree, radius).error <= eps, guess)
+
+
+def taylor_bound(degree: int, radius: float) -> float:
+    """`e^{2R} R^{g+1}/(g+1)!`: no less than the relative error of Taylor's polynomial on `[-R, R]`, for any g and R.
+
+    (Remainder at most `e^R R^{g+1}/(g+1)!`, relative to `exp(x) >= e^{-R}`. With fact (1) above a factor `e^R` could be
+    spared.) Infinite where float64 overflows.
+    """
+    degree, radius = checks.integer("degree", degree, least=0), _radius("taylor", radius)
+    return _exp(log_taylor_bound(degree, radius))
+
+
+def taylor_degree(log_eps: float, radius: float) -> int:
+    """Smallest degree whose `taylor_bound` is at most `exp(log_eps)`, in logarithms: any size.
+
+    Parameters
+    ----------
+    log_eps : float
+        Negative; -1e6 or less is no trouble.
+    radius : float
+
+    Raises
+    ------
+    ValueError
+        Impossible parameters.
+    """
+    radius = _radius("taylor", radius)
+    if not -math.inf < checks.real("log_eps", log_eps) < 0:
+        raise ValueError(f"log_eps must be negative and finite, got {log_eps}")
+    # For R > 1 the bound is above 1 until the degree has passed R, and falls from there.
+    return _smallest(lambda degree: log_taylor_bound(degree, radius) <= log_eps, math.ceil(radius))
+
+
+# ------------------------------------------------------------------------------------------------------------ the bases
+def _taylor(degree: int) -> tuple[float, ...]:
+    terms = [1.0]
+    for i in range(1, degree + 1):
+        terms.append(terms[-1] / i)
+    return tuple(terms)
+
+
+def _digits(degree: int, radius: float) -> int:
+    """Decimal digits: for the error's smallness, for exp(2R) between the ends, and for monomials on [-1, 1]."""
+    smallest = _log_minimax_estimate(degree, radius) - radius
+    return GUARD_DIGITS + math.ceil((max(-smallest, 0.0) + 2 * radius) / math.log(10) + 0.8 * degree)
+
+
+# ------------------------------------------------------------------------------------------------------------- degrees
+def log_taylor_bound(degree: float, radius: float) -> float:
+    """Log of `taylor_bound`, at any size; the degree need not be whole."""
+    if not radius:
+        return -math.inf
+    return 2 * radius + (degree + 1) * math.log(radius) - math.lgamma(degree + 2)
+
+
+def _log_minimax_estimate(degree: int, radius: float) -> float:
+    """Log of `2 (R/2)^{g+1}/(g+1)!`: what x^{g+1}/(g+1)! differs from lower powers on [-R, R]. Near the minimax error;
+    the interpolant's is about e^R times as large."""
+    return math.log(2) + (degree + 1) * math.log(radius / 2) - math.lgamma(degree + 2)
+
+
+def _log_taylor_error(degree: int, radius: float) -> float:
+    """Log of `int_0^R t^g e^t dt / g!`, by its series `R^{g+1}/g! sum_j R^j / (j! (g+1+j))`: no term is negative."""
+    if not radius:
+        return -math.inf
+    log_terms: list[float] = []
+    log_power = 0.0  # of R^j / j!
+    while len(log_terms) <= radius or log_terms[-1] > max(log_terms) - 40:
+        log_terms.append(log_power - math.log(degree + 1 + len(log_terms)))
+        log_power += math.log(radius / len(log_terms))
+    return (degree + 1) * math.log(radius) - math.lgamma(degree + 1) + float(np.logaddexp.reduce(log_terms))
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 709 else math.inf
+
+
+def _smallest(holds: Callable[[int], bool], guess: int) -> int:
+    """Smallest integer from 0 on that satisfies a predicate which, once true, stays true: strides, then bisection."""
+    low, high, stride = -1, guess, 1
+    if holds(guess):
+        while high and holds(max(high - stride, 0)):
+            high, stride = max(high - stride, 0), 2 * stride
+        low = max(high - stride, -1)
+    else:
+        while not holds(high):
+            low, high, stride = high, high + stride, 2 * stride
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _radius(basis: str, radius: float) -> float:
+    if basis not in BASES:
+        raise ValueError(f"basis must be one of {BASES}, got {basis!r}")
+    if not 0 <= checks.real("radius", radius) < math.inf:
+        raise ValueError(f"radius must be finite and at least 0, got {radius}")
+    if basis != "taylor" and radius > MAX_RADIUS:
+        raise ValueError(f"radius must be at most {MAX_RADIUS:g} for basis {basis!r}, got {radius:g}")
+    return float(radius)

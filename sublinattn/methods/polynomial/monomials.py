@@ -1,0 +1,204 @@
+"""Monomial features: polynomials of a scalar product, factored [AS23].
+
+`<x, y>^l = sum_{|a|=l} (l!/a!) x^a y^a`, so `p(s <q, k>) = sum_a w_a q^a k^a` with one feature per monomial of degree
+at most `g` in `d` variables, and `w_a = c_|a| s^|a| |a|!/a!` (`c_l` the coefficients of `p`). The rank is `C(d+g, g)`.
+
+A monomial of degree `l` whose first variable is `x_j` is `x_j` times one of degree `l - 1` in `x_j, ..., x_{d-1}`. Kept
+in that order, the second factors are the tail of the level before: one multiplication per monomial, `d g` array
+operations in all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from math import comb
+from typing import Any
+
+import numpy as np
+
+from ...core import backends
+from ...core.backends import Array, Scratch
+
+MAX_RANK = 2**22
+"""Features that are built at most: 4 million of them, with d_v = 64 values each in float64, are 2 GB."""
+
+LANES = 16  # parts of a stream that are summed at once; fixed, so that the number of threads changes no result
+LANE_BYTES = 2**24  # that their sums may take together
+
+
+class Monomials:
+    """All monomials of degree at most `degree` in `d` variables, in the order of the recursion.
+
+    Attributes
+    ----------
+    d, degree : int
+    rank : int
+        `C(d + degree, degree)`, their number [AS23].
+    """
+
+    def __init__(self, d: int, degree: int) -> None:
+        self.d, self.degree, self.rank = d, degree, comb(d + degree, degree)
+        if self.rank > MAX_RANK:
+            raise ValueError(
+                f"degree {degree} in d = {d} variables has {Decimal(self.rank):.3g} monomials, at most {MAX_RANK} are "
+                "built: the polynomial method needs a small d or small entries"
+            )
+        # (first feature, last, first of the factors): block j of level l is x_j times the tail of level l - 1.
+        self._blocks: list[list[tuple[int, int, int]]] = []
+        tails, end = [0] * d, 1
+        for level in range(1, degree + 1):
+            blocks = []
+            for j in range(d):
+                size = comb(d - j + level - 2, level - 1)
+                blocks.append((end, end + size, tails[j]))
+                end += size
+            self._blocks.append(blocks)
+            tails = [start for start, _, _ in blocks]
+
+    def check(self, dtype: Any, **norms: float) -> None:
+        """ValueError if a monomial of rows of these largest norms could overflow: the sums would be lost."""
+        largest = float(np.finfo(dtype).max)
+        for name, norm in norms.items():
+            if norm > 1 and self.degree * math.log(norm) > math.log(largest):
+                raise ValueError(
+                    f"{name} must have rows whose norm to the power of the degree ({self.degree}) is below "
+                    f"{largest:.2g}, the largest {dtype}, got a norm of {norm:.3g}: use float64 or shorter rows"
+                )
+
+    def fill(self, xp: Any, x: Array, out: Array) -> Array:
+        """Monomials of the columns of `x` (d, c), in `out` (rank, c); `rank` multiplications per column."""
+        out[0] = 1
+        for blocks in self._blocks:
+            for j, (start, stop, tail) in enumerate(blocks):
+                xp.multiply(out[tail : tail + stop - start], x[j], out=out[start:stop])
+        return out
+
+    def weights(self, coefficients: Sequence[float], scale: float) -> np.ndarray:
+        """`c_|a| s^|a| |a|!/a!` of every monomial, shape (rank,), float64 on the host.
+
+        From one level to the next: `l!/a! = (l / a_j) (l-1)!/a'!`, where `x_j` is the monomial's first variable and
+        `a_j` how often it occurs, once more than in the factor `a'`.
+        """
+        multinomial, leading = np.ones(self.rank), np.zeros(self.rank)  # l!/a!, and a_j
+        out = np.full(self.rank, float(coefficients[0]))
+        for level, blocks in enumerate(self._blocks, start=1):
+            for j, (start, stop, tail) in enumerate(blocks):
+                factors = slice(tail, tail + stop - start)
+                again = self._starting_with(level - 1, j)  # factors that begin with x_j, too
+                leading[start:stop] = 1
+                leading[start : start + again] += leading[tail : tail + again]
+                multinomial[start:stop] = level / leading[start:stop] * multinomial[factors]
+            whole = slice(blocks[0][0], blocks[-1][1])
+            out[whole] = coefficients[level] * scale**level * multinomial[whole]
+        return out
+
+    def _starting_with(self, level: int, j: int) -> int:
+        """Number of monomials of this level whose first variable is `x_j`."""
+        return comb(self.d - j + level - 2, level - 1) if level else 0
+
+
+# -------------------------------------------------------------------------------------------------- sums over features
+def moments(xp: Any, monomials: Monomials, k: Array, v: Array) -> Array:
+    """`U2^T V`, shape (t, c), float64, of keys (n, d) and values (n, c): `n t` multiplications and `2 n t c` flops."""
+    return lane_moments(xp, monomials, k, v, lanes(xp, monomials, k, v)).sum(axis=0)
+
+
+def lanes(xp: Any, monomials: Monomials, k: Array, v: Array) -> list[slice]:
+    """The rows in up to LANES parts of whole chunks; they depend on the shapes only, never on the threads."""
+    rows = backends.feature_rows(xp, monomials.rank, k.dtype)
+    most = 1 if xp is not np else min(LANES, max(1, LANE_BYTES // (8 * monomials.rank * v.shape[1])))
+    step = rows * -(-len(k) // (rows * most))
+    return [slice(start, min(start + step, len(k))) for start in range(0, len(k), step)]
+
+
+def lane_moments(xp: Any, monomials: Monomials, k: Array, v: Array, parts: list[slice]) -> Array:
+    """`U2^T V` of each part, shape (parts, t, c), float64."""
+    out = xp.zeros((len(parts), monomials.rank, v.shape[1]))
+    rows = backends.feature_rows(xp, monomials.rank, k.dtype)
+
+    def make_worker() -> Callable[[int], None]:
+        features = Features(xp, monomials, k.dtype)
+
+        def worker(lane: int) -> None:
+            for chunk in chunks(parts[lane], rows):
+                out[lane] += xp.matmul(features(k[chunk]), v[chunk])
+
+        return worker
+
+    backends.for_tiles(xp, range(len(parts)), make_worker)
+    return out
+
+
+def chunks(part: slice, rows: int) -> list[slice]:
+    """`part` cut after every `rows` rows."""
+    return [slice(start, min(start + rows, part.stop)) for start in range(part.start, part.stop, rows)]
+
+
+class Features:
+    """Makes the features of a chunk of rows, in memory that the next chunk reuses: (c, d) -> (t, c)."""
+
+    def __init__(self, xp: Any, monomials: Monomials, dtype: Any) -> None:
+        self.xp, self.monomials, self.scratch = xp, monomials, Scratch(xp, dtype)
+
+    def __call__(self, x: Array) -> Array:
+        columns = self.scratch("columns", x.shape[1], len(x))
+        columns[...] = x.T
+        return self.monomials.fill(self.xp, columns, self.scratch("features", self.monomials.rank, len(x)))
+
+
+def feature_matrix(xp: Any, monomials: Monomials, x: Array) -> Array:
+    """`U`, shape (n, t), of rows (n, d)."""
+    out = xp.empty((len(x), monomials.rank), dtype=x.dtype)
+
+    def make_worker() -> Callable[[slice], None]:
+        features = Features(xp, monomials, x.dtype)
+
+        def worker(chunk: slice) -> None:
+            out[chunk] = features(x[chunk]).T
+
+        return worker
+
+    backends.for_tiles(xp, chunks(slice(0, len(x)), backends.feature_rows(xp, monomials.rank, x.dtype)), make_worker)
+    return out
+
+
+def evaluate(xp: Any, monomials: Monomials, q: Array, weighted: Array) -> Array:
+    """`u(q) W`, shape (n, c), for queries (n, d) and `W` (t, c) = weights times moments."""
+    out = xp.empty((len(q), weighted.shape[1]), dtype=q.dtype)
+    weighted = weighted.astype(q.dtype)
+
+    def make_worker() -> Callable[[slice], None]:
+        features = Features(xp, monomials, q.dtype)
+
+        def worker(chunk: slice) -> None:
+            out[chunk] = xp.matmul(features(q[chunk]).T, weighted)
+
+        return worker
+
+    backends.for_tiles(xp, chunks(slice(0, len(q)), backends.feature_rows(xp, monomials.rank, q.dtype)), make_worker)
+    return out
+
+
+def with_ones(xp: Any, v: Array) -> Array:
+    """`[V, 1]`: what the numerator and the normaliser sum."""
+    return xp.concatenate([v, xp.ones((len(v), 1), dtype=v.dtype)], axis=1)
+
+
+def divided(xp: Any, sums: Array, degree: int) -> Array:
+    """Numerators (n, d_v) over the normalisers in the last column; one host sync to see that these are positive."""
+    return sums[:, :-1] / positive(xp, sums[:, -1:], degree)
+
+
+def positive(xp: Any, normaliser: Array, degree: int) -> Array:
+    """The row sums, or ValueError if one is not positive, or has overflowed."""
+    least, most = map(float, backends.asnumpy(xp.stack([normaliser.min(), normaliser.max()])))
+    if not math.isfinite(least + most):
+        raise ValueError(f"q and k must have shorter rows (or be float64): the row sums overflow in {normaliser.dtype}")
+    if not least > 0:
+        raise ValueError(
+            f"degree must be high enough that the polynomial's row sums are positive, got {degree} and a row sum of "
+            f"{least:.3g}: raise it, or make it even (Taylor's is then positive)"
+        )
+    return normaliser

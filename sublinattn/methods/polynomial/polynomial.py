@@ -1,0 +1,346 @@
+"""The polynomial method: attention through a polynomial of the logits, in linear time and from a fixed state.
+
+Source: Alman, Song, *Fast Attention Requires Bounded Entries*, NeurIPS 2023, arXiv 2302.13214 [AS23]: Corollary 2.2
+(the polynomial), Lemma 3.2 (features and their number), Lemmas 3.5 and 3.6 (the error), Theorem 3.8 (the algorithm).
+With `p(x) = exp(x) (1 +- eps)` on `[-R, R]`, `R >= |s <q, k>|`, and `p(s <q, k>) = <u1(q), u2(k)>`, attention is
+`u1(q) (U2^T V) / (u1(q) U2^T 1)`: every output entry is off by at most `2 eps ||V||_max`.
+
+Cost: rank `t = C(d+g, g)` multiplications and `2 t (d_v + 1)` operations per row, twice (keys, then queries); memory
+`t (d_v + 1)` numbers, whatever n is. With a causal mask the keys' half is done twice (prefix sums by lanes of
+rows, then inside each), and inside a chunk of up to CAUSAL_ROWS rows the polynomial itself.
+
+Differs from the paper in:
+
+1. Taylor, Chebyshev and relative-minimax polynomials are offered; the paper takes the last, from Aggarwal and Alman.
+2. The rank is that of the monomials, `C(d+g, g)`; the paper's bound is `C(2(g+d), 2g)`.
+3. Chunks of keys are summed up in float64; monomials and products are made in the input's dtype (float32 for half
+   precision), whose rounding alone costs a relative error of about `exp(2R)` times its unit roundoff.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from ...core import backends, checkpoint, checks
+from ...core.backends import Array
+from .approximants import BASES, approximant, minimal_degree
+from .monomials import Features, Monomials, chunks, divided, evaluate, lane_moments, lanes, moments, with_ones
+
+CAUSAL_ROWS = 512  # inside a chunk of so many rows the polynomial is evaluated entry by entry
+
+
+class PolynomialState:
+    """Attention over a growing set of keys from a state of fixed size: the streaming corollary of [AS23].
+
+    The state is `U2^T [V, 1]`, `t (d_v + 1)` numbers in float64, `t = C(d+g, g)`. It answers any query in
+    `O(t d_v)`, causal by construction (a query sees what came before it), and two states add.
+
+    Parameters
+    ----------
+    d, d_v : int
+        Width of the keys and of the values.
+    degree : int
+        `g`; error and rank grow with it as `approximants.approximant` and `rank` say.
+    scale : float, optional
+        Factor of the logits; `1/sqrt(d)` by default.
+    basis : "taylor", "chebyshev" or "minimax"
+        The polynomial. Taylor's does not depend on `radius`; the others have the smaller error on `[-R, R]` at the same
+        degree, hence at the same cost.
+    radius : float, optional
+        `R`, the largest `|scale <q, k>|`; needed by, and only by, the last two. It is not checked: past it these
+        polynomials soon have nothing to do with `exp`.
+
+    Attributes
+    ----------
+    rank : int
+        Features per key.
+    tokens_seen : int
+        Keys so far.
+    nbytes : int
+        Bytes of all arrays that the state holds.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Impossible parameters; more than `_monomials.MAX_RANK` features.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        d_v: int,
+        *,
+        degree: int,
+        scale: float | None = None,
+        basis: str = "taylor",
+        radius: float | None = None,
+    ) -> None:
+        self.d, self.d_v = (checks.integer(name, x, least=1) for name, x in (("d", d), ("d_v", d_v)))
+        self.degree = checks.integer("degree", degree, least=0)
+        self.scale = checks.resolve_scale(scale, d)
+        _check_basis(basis)
+        if (radius is None) != (basis == "taylor"):
+            raise ValueError(f"radius must be given if, and only if, basis is not 'taylor', got {radius} and {basis!r}")
+        polynomial = approximant(basis, self.degree, 0.0 if radius is None else radius)
+        self.basis, self.radius = basis, None if radius is None else polynomial.radius
+        self._monomials = Monomials(self.d, self.degree)
+        self._weights: Array = self._monomials.weights(polynomial.coefficients, self.scale)
+        self._moments: Array = np.zeros((self.rank, self.d_v + 1))  # moved to the keys' device with the first of them
+        self.tokens_seen = 0
+
+    @property
+    def rank(self) -> int:
+        """Number of features, `C(d + degree, degree)`."""
+        return self._monomials.rank
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the state's arrays: they do not grow."""
+        return int(self._moments.nbytes + self._weights.nbytes)
+
+    def update(self, k: Array, v: Array, *, check_finite: bool = True) -> Self:
+        """Absorb one key and value, `(d,)` and `(d_v,)`, or a chunk, `(c, d)` and `(c, d_v)`; returns self.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `attention`; rows so long that their monomials could overflow, or not on the device of those before. The
+            state is then as it was.
+        """
+        xp, (k, v), _ = backends.enter(k=k, v=v)
+        k, v = checks.rows({"k": self.d, "v": self.d_v}, k=k, v=v)
+        k, v = (x.astype(backends.working_dtype(x), copy=False) for x in (k, v))
+        k_norm, _ = checks.largest_norms(xp, check_finite, k=k, v=v)
+        self._monomials.check(k.dtype, k=k_norm)
+        self._moments, self._weights = backends.follow(xp, "k", self._moments, self._weights)
+        self._moments += moments(xp, self._monomials, k, with_ones(xp, v))
+        self.tokens_seen += len(k)
+        return self
+
+    def attend(self, q: Array, *, check_finite: bool = True) -> Any:
+        """Attention of one query `(d,)` or of a chunk `(c, d)` over all keys so far.
+
+        Returns
+        -------
+        array, shape (d_v,) or (c, d_v)
+            Of the caller's kind, device and dtype. `O(c t d_v)` operations.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `attention`; no keys yet; a normaliser that is not positive (the degree is too low for these logits).
+        """
+        if not self.tokens_seen:
+            raise ValueError("attend needs a state with keys, got an empty one: call update first")
+        xp, (q,), leave = backends.enter(q=q)
+        (rows,) = checks.rows({"q": self.d}, q=q)
+        rows = rows.astype(backends.working_dtype(rows), copy=False)
+        (q_norm,) = checks.largest_norms(xp, check_finite, q=rows)
+        self._monomials.check(rows.dtype, q=q_norm)
+        self._moments, self._weights = backends.follow(xp, "q", self._moments, self._weights)
+        weighted = self._weights[:, None] * self._moments / self.tokens_seen
+        out = divided(xp, evaluate(xp, self._monomials, rows, weighted), self.degree)
+        return leave(out.reshape(*q.shape[:-1], self.d_v))
+
+    def merge(self, other: PolynomialState) -> Self:
+        """Add the keys of `other`, in place; returns self. The order of merges changes rounding only.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Not a state, or one with other parameters.
+        """
+        if not isinstance(other, PolynomialState):
+            raise TypeError(f"other must be a PolynomialState, got {type(other).__name__}")
+        if self._about() != other._about():
+            raise ValueError(f"other must have this state's parameters {self._about()}, got {other._about()}")
+        mine, its = backends.together(self._moments, other._moments)
+        self._moments, self._weights = mine + its, backends.together(self._weights, mine)[0]
+        self.tokens_seen += other.tokens_seen
+        return self
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to a file, whole or not at all."""
+        about = {**self._about(), "tokens_seen": self.tokens_seen}
+        checkpoint.write(path, "PolynomialState", about, {"moments": backends.asnumpy(self._moments)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote: the state continues on the device of the next keys or queries.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            No such file, or not a whole state.
+        """
+        about, arrays = checkpoint.read(path, "PolynomialState")
+        seen = about.pop("tokens_seen")
+        state = cls(**about)
+        state._moments, state.tokens_seen = arrays["moments"], seen
+        return state
+
+    def _about(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("d", "d_v", "degree", "scale", "basis", "radius")}
+
+
+def _check_basis(basis: str) -> None:
+    if basis not in BASES:
+        raise ValueError(f"basis must be one of {BASES}, got {basis!r}")
+
+
+def polynomial_attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    degree: int | None = None,
+    eps: float | None = None,
+    basis: str = "taylor",
+    causal: bool = False,
+    scale: float | None = None,
+    check_finite: bool = True,
+) -> Any:
+    """Attention with the exponential replaced by a polynomial, in time linear in n.
+
+    Parameters
+    ----------
+    q, k, v : array, shapes (..., n_q, d), (..., n_k, d), (..., n_k, d_v)
+        As `attention`.
+    degree : int, optional
+        `g`. By default the smallest one that reaches `eps`.
+    eps : float, optional
+        Relative error of every entry of `exp(scale q k^T)`, in (0, 1). If neither it nor `degree` is given: `1/n_k`
+        ([AS23]'s accuracy), but at most 0.1, and no less than what rounding costs.
+    basis : "taylor", "chebyshev" or "minimax"
+        The polynomial; the last needs the smallest degree.
+    causal : bool
+        Query i sees keys 0..i.
+    scale : float, optional
+        Factor of the logits; `1/sqrt(d)` by default.
+    check_finite : bool
+        Refuse NaN and Inf.
+
+    Returns
+    -------
+    array, shape (..., n_q, d_v)
+        Of the caller's kind, device and dtype. Every entry is within `2 eps max|v|` of exact attention, and rounding
+        adds about `exp(2R)` unit roundoffs, `R = scale max|q_i| max|k_j|` ([AS23, Lemma 3.6]).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `attention`; both `degree` and `eps` given; an `eps` that rounding alone exceeds; more than
+        `_monomials.MAX_RANK` features; a normaliser that is not positive.
+
+    Notes
+    -----
+    `O((n_q + n_k) t d_v)` operations and `O(t d_v)` memory per head beyond the output, `t = C(d+g, g)`; with a mask
+    half as many again, and `O(CAUSAL_ROWS (d + d_v))` per row.
+    """
+    xp, (q, k, v), leave = backends.enter(q=q, k=k, v=v)
+    checks.shapes(q, k, v)
+    scale = checks.resolve_scale(scale, q.shape[-1])
+    _check_basis(basis)
+    dtype, shape = backends.working_dtype(q), (*q.shape[:-1], v.shape[-1])
+    q, k, v = (x.astype(dtype, copy=False).reshape(-1, *x.shape[-2:]) for x in (q, k, v))
+    q_norm, k_norm, _ = checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
+    radius = _rounded_up(abs(scale) * q_norm * k_norm)
+    degree = _degree(degree, eps, basis, radius, k.shape[1], dtype)
+    monomials = Monomials(q.shape[-1], degree)
+    monomials.check(dtype, q=q_norm, k=k_norm)
+    polynomial = approximant(basis, degree, 0.0 if basis == "taylor" else radius).coefficients  # Taylor's has no R
+    weights = backends.to_device(monomials.weights(polynomial, scale), xp)[:, None]
+    out = xp.empty((len(q), *shape[-2:]), dtype=dtype)
+    for b in range(len(q)):
+        values = with_ones(xp, v[b])
+        if causal:
+            sums = _causal_sums(xp, monomials, weights, q[b], k[b], values, polynomial, scale)
+        else:
+            sums = evaluate(xp, monomials, q[b], weights * moments(xp, monomials, k[b], values) / len(values))
+        out[b] = divided(xp, sums, degree)
+    return leave(out.reshape(shape))
+
+
+def _rounded_up(radius: float) -> float:
+    """To ten bits: polynomials are made per radius, and kept."""
+    if not math.isfinite(radius):
+        raise ValueError(f"q and k must have rows whose norms are finite in their dtype, got scale |q| |k| = {radius}")
+    fraction, exponent = math.frexp(radius)
+    return math.ldexp(math.ceil(math.ldexp(fraction, 10)), exponent - 10)
+
+
+def _degree(degree: int | None, eps: float | None, basis: str, radius: float, n_k: int, dtype: Any) -> int:
+    """The degree asked for, or the smallest that reaches `eps` on [-radius, radius]."""
+    if degree is not None:
+        if eps is not None:
+            raise ValueError(f"degree and eps must not both be given, got {degree} and {eps}")
+        return checks.integer("degree", degree, least=0)
+    rounding = math.exp(min(2 * radius, 700.0)) * float(np.finfo(dtype).eps)
+    got = "" if eps is None else f"; got {checks.real('eps', eps):.2g}"
+    eps = min(0.1, max(1 / n_k, rounding)) if eps is None else eps
+    if not 0 < eps < 1:
+        raise ValueError(f"eps must lie in (0, 1), got {eps}")
+    if eps < rounding:
+        raise ValueError(
+            f"eps must be at least {rounding:.2g}, what rounding costs in {dtype} with logits up to {radius:.3g}{got}: "
+            "use float64, smaller entries, or give degree"
+        )
+    return minimal_degree(basis, eps, radius)
+
+
+def _causal_sums(
+    xp: Any,
+    monomials: Monomials,
+    weights: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    coefficients: Sequence[float],
+    scale: float,
+) -> Array:
+    """Numerators and normaliser of every query over the keys up to its own, shape (n_q, d_v + 1).
+
+    Prefix sums of the state: over lanes first, then inside each lane over its chunks; inside a chunk the polynomial
+    itself under the mask. Queries past the last key see all keys.
+    """
+    n = min(len(q), len(k))
+    k, v = k[:n], v[:n]
+    parts = lanes(xp, monomials, k, v)
+    before = xp.cumsum(lane_moments(xp, monomials, k, v, parts), axis=0)
+    rows = min(CAUSAL_ROWS, backends.feature_rows(xp, monomials.rank, q.dtype))
+    out = xp.empty((len(q), v.shape[1]), dtype=q.dtype)
+    i = xp.arange(rows)
+    visible = (i <= i[:, None]).astype(q.dtype)
+
+    def make_worker() -> Callable[[int], None]:
+        of_q, of_k = (Features(xp, monomials, q.dtype) for _ in range(2))
+
+        def worker(lane: int) -> None:
+            state = before[lane - 1].copy() if lane else xp.zeros_like(before[0])
+            for chunk in chunks(parts[lane], rows):
+                c = chunk.stop - chunk.start
+                entries = _horner(xp, xp.matmul(q[chunk], k[chunk].T) * q.dtype.type(scale), coefficients)
+                entries *= visible[:c, :c]
+                weighted = (weights * state).astype(q.dtype)
+                out[chunk] = xp.matmul(of_q(q[chunk]).T, weighted) + xp.matmul(entries, v[chunk])
+                state += xp.matmul(of_k(k[chunk]), v[chunk])
+
+        return worker
+
+    backends.for_tiles(xp, range(len(parts)), make_worker)
+    if len(q) > n:
+        out[n:] = evaluate(xp, monomials, q[n:], weights * before[-1])
+    return out
+
+
+def _horner(xp: Any, x: Array, coefficients: Sequence[float]) -> Array:
+    out = xp.full(x.shape, coefficients[-1], dtype=x.dtype)
+    for c in reversed(coefficients[:-1]):
+        out *= x
+        out += c
+    return out

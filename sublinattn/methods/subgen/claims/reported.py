@@ -1,0 +1,127 @@
+"""What SubGen's paper reports of trained decoders, on the one that ships: keys cluster and values do not, and lines are
+found again under a compressed cache.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import sympy as sp
+
+from ....core.backends import asnumpy, to_device
+from ....lab.models import open_model
+from ....primitives.kcenter import greedy_radii, largest_distance
+from ....theory.claim import Case, Claim, Probability, Sabotage, Trial
+from .retrieval import answers, caches_within, documents, lines_bytes
+
+PART = 8
+"""Centres: the tokens over so many."""
+
+
+def cluster_cost(rng: np.random.Generator, xp: Any, *, n: int, shuffled: bool = False) -> Trial:
+    """Greedy k-center's cost of a random head's keys on a fresh passage, over that of its keys and values together.
+
+    `shuffled`: every coordinate of the keys, by itself, over the tokens (a sabotage: no clusters are left).
+    """
+    model = open_model(backend=xp.__name__)
+    _, k, v = model.qkv(model.passage(rng, n))
+    layer, head = (int(rng.integers(size)) for size in k.shape[:2])
+    k, v = (asnumpy(x[layer, head]) for x in (k, v))
+    k = rng.permuted(k, axis=0) if shuffled else k
+    keys, values = (_cost(xp, to_device(np.ascontiguousarray(x), xp), n // PART) for x in (k, v))
+    both = keys + values  # in the first layer equal tokens have equal values, whose cost may be 0
+    return Trial(keys / both if both else 0.5, 0.5, facts={"n": n, "keys": keys, "values": values})
+
+
+def _cost(xp: Any, x: Any, m: int) -> float:
+    """Covering radius of m centres over the largest distance of two points."""
+    return float(greedy_radii(xp, x, m)[-1]) / largest_distance(xp, x)
+
+
+def told_apart(
+    rng: np.random.Generator,
+    xp: Any,
+    *,
+    method: str,
+    against: str,
+    nbytes: int,
+    share: float,
+    draws: int,
+    starved: int = 1,
+) -> Trial:
+    """Of the first document that only one of two caches answers: 1 if that is `against`, 0 if it is `method`.
+
+    A coin where there is none in `draws` documents. `starved` divides the method's bytes (for the sabotage).
+    """
+    model = open_model(backend=xp.__name__)
+    found = 0
+    for document in documents(rng, nbytes, draws):
+        budget = int(share * lines_bytes(model, document))
+        budgets = {method: budget // starved, against: budget}
+        made = {name: caches_within(model, most, rng)[name] for name, most in budgets.items()}
+        right = answers(model, [document], made.copy).set_index("caches")["right"]
+        found = int(right[method]) - int(right[against])
+        if found:
+            break
+    tie = float(rng.integers(2))
+    return Trial(tie if not found else float(found < 0), 0.5, facts={"n": nbytes, "told_apart": abs(found)})
+
+
+def _retrieval(slug: str, method: str, words: str, *, draws: int) -> Claim:
+    """`draws` at smoke effort: SubGen takes long to read a document."""
+
+    def case(rival: str, nbytes: int, draws: int) -> Case:
+        return {"method": method, "against": rival, "nbytes": nbytes, "share": 0.25, "draws": draws}
+
+    return Claim(
+        id=f"sg24.retrieval-ahead{slug}",
+        paper="SG24",
+        source="Section 4, Table 1 (line retrieval)",
+        title=f"{words} answers line retrieval no less often than sinks and heavy hitters in the same bytes",
+        statement=sp.Ge(sp.Symbol("p_SubGen"), sp.Symbol("p_other")),
+        kind=Probability(0.5),
+        trial=told_apart,
+        cases={
+            "smoke": (case("sinks", 256, draws),),
+            "standard": tuple(case(rival, 1024, 8) for rival in ("sinks", "heavy hitters")),
+        },
+        max_trials={"smoke": 30, "standard": 120},
+        sabotages=(
+            Sabotage(
+                "starved",
+                "the method in a quarter of its bytes, against a cache of everything",
+                {"starved": 4, "against": "exact", "draws": 1},
+            ),
+        ),
+        reported="about 44 percent against about 34 for sinks and H2O, 9k tokens, equal cache budgets",
+        remark=(
+            "A sign test: among documents that only one of the two answers, at most half are the other's. Documents "
+            "are drawn until there is one, and a coin decides after a few: the rate is above half exactly if the "
+            "other's accuracy is higher. Each cache has a quarter of the exact cache's bytes. The model is small, its "
+            "lines are short, and the caches see the lines before the question is known."
+        ),
+    )
+
+
+CLAIMS = (
+    Claim(
+        id="sg24.keys-cluster",
+        paper="SG24",
+        source="Section 2.1, Figure 1 (keys cluster, values do not)",
+        title="Greedy k-center covers a head's keys at a lower cost than its values",
+        statement=sp.Le(sp.Function("cost")(sp.Symbol("K")), sp.Function("cost")(sp.Symbol("V"))),
+        kind=Probability(0.5),
+        trial=cluster_cost,
+        cases={"smoke": ({"n": 512},), "standard": ({"n": 2048},)},
+        max_trials={"smoke": 400, "standard": 2000},
+        sabotages=(Sabotage("shuffled", "each coordinate of the keys shuffled over the tokens", {"shuffled": True}),),
+        reported="keys of Llama-2 heads fall into clusters, values do not (greedy k-center, t-SNE)",
+        remark=(
+            "Of at least half of the heads and passages: the cost is the covering radius of n/8 greedy centres over "
+            "the largest distance of two points. Keys as a cache holds them, rotated."
+        ),
+    ),
+    _retrieval("", "subgen", "SubGen", draws=1),
+    _retrieval("-offline", "k-center", "The offline k-center that SubGen's experiments ran", draws=8),
+)

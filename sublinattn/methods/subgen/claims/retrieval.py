@@ -1,0 +1,191 @@
+"""Answers of a decoder to line-retrieval questions, with its keys and values in a compressed cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from os.path import commonprefix
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ....core.backends import Array, asnumpy
+from ....lab.comparison.registry import competing_online, row_bytes
+from ....lab.models import Model
+from ....lab.workloads.instance import Instance
+from ....lm.attend import Attend, CachedAttention, causal
+from ....lm.retrieval import DIGITS, Document, document, line_bytes, question_bytes
+from ...caches.base import KVCache
+from ...caches.caches import ExactCache, KCenterCache, ZeroCache
+from ...caches.parts import joined
+
+BATCH_TOKENS, BATCH_LOGITS = 2**13, 2**22
+"""Tokens of prompts in one call of the decoder; logits, where those of all tokens are made."""
+
+
+Make = Callable[[], Mapping[Any, Sequence[KVCache]]]
+"""Fresh, empty caches by name: for each name one per layer."""
+
+
+def documents(rng: np.random.Generator, nbytes: int, count: int) -> list[Document]:
+    """Documents of one question each, with as many lines as fit into `nbytes`, all cut at the same places.
+
+    Names differ in length; documents are drawn until lines and question have the usual length, so that a batch is one
+    call of a byte-level model. Each document is the work of its own generator.
+
+    Raises
+    ------
+    ValueError
+        If `nbytes` is too short for two lines and a question.
+    """
+    asked = round(question_bytes()) - 2  # without what follows the answer
+    lines = int((nbytes - asked) / line_bytes())
+    if lines < 2:
+        raise ValueError(f"nbytes must be at least {int(2 * line_bytes() + asked) + 1}, got {nbytes}")
+    wanted = round(lines * line_bytes()), asked - DIGITS
+
+    def drawn(own: np.random.Generator) -> Document:
+        while True:
+            made = document(lines, 1, own)
+            if (made.asked, made.answers[0] - made.asked) == wanted:
+                return made
+
+    return [drawn(own) for own in rng.spawn(count)]
+
+
+def pieces(model: Model, what: Document) -> list[np.ndarray]:
+    """Tokens of the lines, the question and the answer, as the tokenizer cuts the whole.
+
+    A token that spans a cut belongs to what comes after it.
+    """
+    end = what.answers[0] + DIGITS
+    whole, *parts = (model.encode(what.text[:stop]).tolist() for stop in (end, what.asked, what.answers[0]))
+    lines, question = (len(commonprefix([whole, part])) for part in parts)
+    return np.split(np.array(whole), [lines, question])
+
+
+def exact_answers(model: Model, documents: Sequence[Document]) -> pd.DataFrame:
+    """The model's greedy answers to each document's first question with everything kept, in one pass each.
+
+    The answer's own tokens are fed, and the model is right if each of them was its most likely one: up to the first
+    wrong token, greedy decoding has fed the same tokens to the same caches, so that both are right together. Documents
+    longer than the trained context are read by YaRN. Errors as `Decoder.logits`.
+
+    Returns
+    -------
+    DataFrame
+        document (its number, in order), right (bool), bits (of the answer, mean over its tokens).
+    """
+    cut = [pieces(model, what) for what in documents]
+    decoder = model.decoder.stretched(max(sum(map(len, parts)) for parts in cut))
+    rows: list[tuple[Any, ...]] = []
+    for batch in _batches(cut, BATCH_LOGITS // decoder.config.vocabulary):
+        whole = np.stack([np.concatenate(cut[i]) for i in batch])
+        answer = np.stack([cut[i][2] for i in batch])
+        logits = decoder.logits(whole[:, :-1])[:, -answer.shape[1] :]
+        rows += [(i, *found) for i, *found in zip(batch, *judged(asnumpy(logits), answer), strict=True)]
+    return pd.DataFrame(rows, columns=["document", "right", "bits"]).sort_values("document", ignore_index=True)
+
+
+def answers(model: Model, documents: Sequence[Document], make: Make) -> pd.DataFrame:
+    """The model's answers under several caches: each prompt runs once, and all of them absorb it.
+
+    `make` is called for each batch of documents that are cut at the same places; its caches then have leading axes
+    (documents, kv_heads). Cost: a pass over the prompts, and a pass over question and answer for each set of caches.
+
+    Returns
+    -------
+    DataFrame
+        document (its number, in order), caches (a name that `make` gives), right and bits (as
+        `exact_answers`), nbytes (that the caches of all layers hold for the document after the lines).
+    """
+    cut = [pieces(model, what) for what in documents]
+    decoder = model.decoder.stretched(max(sum(map(len, parts)) for parts in cut))
+    rows: list[tuple[Any, ...]] = []
+    for batch in _batches(cut, BATCH_TOKENS):
+        lines, question, answer = (np.stack([cut[i][part] for i in batch]) for part in range(3))
+        attends = {name: CachedAttention(caches) for name, caches in make().items()}
+        decoder.logits(lines, attend=_absorbing(attends.values()), last=True)
+        held = {name: attend.nbytes / len(batch) for name, attend in attends.items()}
+        fed = np.concatenate([question, answer[:, :-1]], axis=1)
+        for name, attend in attends.items():
+            logits = asnumpy(decoder.logits(fed, attend=attend, start=lines.shape[1]))
+            right, bits = judged(logits[:, question.shape[1] - 1 :], answer)
+            rows += [(i, name, *found, held[name]) for i, *found in zip(batch, right, bits, strict=True)]
+    return pd.DataFrame(rows, columns=["document", "caches", "right", "bits", "nbytes"]).sort_values(
+        "document", kind="stable", ignore_index=True
+    )
+
+
+def judged(logits: np.ndarray, answer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether every token of the answers (b, t) has the largest logit (b, t, vocabulary), and their mean bits."""
+    logits = logits.astype(np.float64)
+    logits -= logits.max(axis=-1, keepdims=True)
+    chosen = np.take_along_axis(logits, answer[..., None], axis=-1)[..., 0]
+    bits = (np.log(np.exp(logits).sum(axis=-1)) - chosen) / np.log(2)
+    return (logits.argmax(axis=-1) == answer).all(axis=1), bits.mean(axis=1)
+
+
+def _batches(cut: Sequence[Sequence[np.ndarray]], most: int) -> Iterator[list[int]]:
+    """Numbers of documents that are cut at the same places, `most` tokens (or one document) at once."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for i, parts in enumerate(cut):
+        alike.setdefault(tuple(map(len, parts)), []).append(i)
+    for lengths, members in alike.items():
+        step = max(1, most // sum(lengths))
+        yield from (members[i : i + step] for i in range(0, len(members), step))
+
+
+def _absorbing(attends: Collection[CachedAttention]) -> Attend:
+    """Exact causal attention whose keys and values go into all caches."""
+
+    def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
+        for each in attends:
+            each.absorb(layer, q, k, v)
+        return causal(layer, q, k, v)
+
+    return attend
+
+
+def exact_caches(model: Model) -> list[KVCache]:
+    """Caches of everything, one per layer."""
+    return [ExactCache() for _ in range(model.decoder.config.layers)]
+
+
+def lines_bytes(model: Model, what: Document) -> int:
+    """Bytes of all keys and values of the document's lines, of one key-value head of one layer."""
+    return len(pieces(model, what)[0]) * 2 * model.decoder.config.head_dim * np.dtype(np.float32).itemsize
+
+
+class ClusteredOnce(KCenterCache):
+    """Greedy k-center of the prompt and the last tokens, as the experiments of [SG24]: later tokens only pass through
+    the window."""
+
+    def _absorb(self, xp: Any, k: Array, v: Array) -> None:
+        if self.tokens_seen <= self.budget:
+            super()._absorb(xp, k, v)
+            return
+        centres = self.budget - self.recent
+        held = joined(xp, self._held, keys=k, values=v)
+        self._held = {
+            name: xp.concatenate([x[:, :centres], x[:, x.shape[1] - self.recent :]], axis=1) for name, x in held.items()
+        }
+
+
+def caches_within(model: Model, nbytes: int, rng: np.random.Generator) -> dict[str, list[KVCache]]:
+    """Empty caches that hold at most `nbytes` for each key-value head of each layer, by method: one per layer.
+
+    SubGen starts from the key of a document's first token, which is the same for all, in the head where it is shortest.
+    "exact" and "zero" have no budget.
+    """
+    k, v = (asnumpy(x) for x in model.qkv(model.encode(b"line ")[:1])[1:])
+    heads = np.linalg.norm(k[:, :, 0], axis=-1).argmin(axis=1)
+    first = [Instance(k[i, h], k[i, h], v[i, h], scale=1.0) for i, h in enumerate(heads)]
+    layers = [competing_online(nbytes, x, rng) for x in first]
+    tokens = nbytes // row_bytes(first[0])
+    return {
+        "exact": exact_caches(model),
+        "zero": [ZeroCache() for _ in layers],
+        **{name: [made[name] for made in layers] for name in layers[0]},
+        "k-center": [ClusteredOnce(tokens, tokens // 2) for _ in layers],
+    }

@@ -1,0 +1,93 @@
+"""SubGen's memory, time per token and time per query over n, beside the exact cache's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from ....core.backends import synchronize
+from ....lab.setting import by_effort, device, generator
+from ....lab.workloads import make
+from ...caches.base import KVCache
+from ...caches.caches import ExactCache
+from ..subgen import SubGenCache
+
+D, CHUNK, QUERIES = 16, 4096, 8
+TIMED = 2048
+"""Tokens that come after the n, and whose time is taken."""
+STREAMS: Mapping[str, Mapping[str, Any]] = {
+    "64 clusters": {"clusters": 64},
+    "sqrt(n) clusters": {"clusters": 2.0, "exponent": 0.5},
+    "n clusters": {"clusters": 1.0, "exponent": 1.0},
+}
+"""2 sqrt(n) of them, as in the claims, so that there are some at small n too."""
+THEORY: Mapping[str, float] = {"64 clusters": 0.0, "sqrt(n) clusters": 0.5, "n clusters": 1.0, "exact": 1.0}
+"""Exponent of the memory and of the time of a query; of the time of a token too, but for the exact cache's, 0."""
+
+
+def over_n(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+    """Bytes held after n tokens, microseconds for each of the 2048 after them, and milliseconds per query, over n.
+
+    Returns
+    -------
+    DataFrame
+        quantity ("bytes", "token", "query"), method (a key of `STREAMS`, or "exact"), n, clusters, replicate, value.
+        A query's time is that of one, the fastest of QUERIES; d = d_v = 16, t = 4, s = 64.
+    """
+    xp = device(backend)
+    longest = by_effort(effort, smoke=16, standard=18, full=20)
+    most_clusters = by_effort(effort, smoke=12, standard=15, full=16)  # a cluster per key: time grows like n^2
+    replicates = by_effort(effort, smoke=3, standard=5, full=5)
+    rows: list[tuple[str, str, int, int, int, float]] = []
+    for name, knobs in STREAMS.items():
+        for power in range(10, (most_clusters if name == "n clusters" else longest) + 1, 2 if effort == "smoke" else 1):
+            n = 2**power
+            for r in range(replicates):
+                rng = generator(seed, name, n, r)
+                x = make("clusterable", n + TIMED, D, rng=rng, **knobs).to(xp)
+                contenders: dict[str, KVCache] = {name: SubGenCache(1.0, 4, 64, rng=rng)}
+                if name == "64 clusters":
+                    contenders["exact"] = ExactCache()
+                for method, cache in contenders.items():
+                    for at in range(0, n, CHUNK):
+                        cache.update(x.k[at : min(at + CHUNK, n)], x.v[at : min(at + CHUNK, n)])
+                    held, clusters = cache.nbytes, len(cache.counts) if isinstance(cache, SubGenCache) else n
+                    per_query = min(_seconds(xp, cache.attend, x.q[i : i + 1]) for i in range(QUERIES))
+                    per_token = _seconds(xp, cache.update, x.k[n:], x.v[n:]) / TIMED
+                    found = {"bytes": float(held), "token": 1e6 * per_token, "query": 1e3 * per_query}
+                    rows += [(what, method, n, clusters, r, value) for what, value in found.items()]
+    return pd.DataFrame(rows, columns=["quantity", "method", "n", "clusters", "replicate", "value"])
+
+
+def _seconds(xp: Any, call: Callable[..., Any], *args: Any) -> float:
+    synchronize(xp)
+    start = time.perf_counter()
+    call(*args)
+    synchronize(xp)
+    return time.perf_counter() - start
+
+
+def by_rows(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+    """Tokens per second over the rows of a chunk, 64 clusters.
+
+    Returns
+    -------
+    DataFrame
+        rows, replicate, tokens_per_second.
+    """
+    xp = device(backend)
+    n = by_effort(effort, smoke=2**14, standard=2**17, full=2**20)
+    x = make("clusterable", n, D, rng=generator(seed, "by rows"), clusters=64).to(xp)
+    found = []
+    for rows in (1, 8, 64, 512, 4096):
+        tokens = min(n, 512 * rows)
+        for r in range(by_effort(effort, smoke=3, standard=5, full=5)):
+            cache = SubGenCache(1.0, 4, 64, rng=generator(seed, "by rows", rows, r)).update(x.k[:512], x.v[:512])
+            seconds = sum(
+                _seconds(xp, cache.update, x.k[at : at + rows], x.v[at : at + rows]) for at in range(0, tokens, rows)
+            )
+            found.append((rows, r, tokens / seconds))
+    return pd.DataFrame(found, columns=["rows", "replicate", "tokens_per_second"])

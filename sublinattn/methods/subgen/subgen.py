@@ -1,0 +1,314 @@
+"""SubGen: attention over a growing set of keys from clusters of the keys and a sample of the values.
+
+Source: Zandieh, Han, Mirrokni, Karbasi, *SubGen: Token Generation in Sublinear Time and Memory*, arXiv 2402.06082
+[SG24]: Algorithm 1 and Theorem 1. No public code runs the streaming algorithm: the paper's experiments ran an offline
+greedy k-center once (`caches.KCenterCache`).
+
+A token `(k, v)`: (1) its key joins the nearest centre within delta, or becomes one; each of the cluster's t samples is
+replaced by it with probability `1/count`; (2) each of s slots is replaced by the token with probability
+`||v||^2 / mu`, `mu` the sum of all squared value norms with its own. A query: the slots give `z`, an unbiased estimate
+of `sum_j exp(<q, k_j>) v_j`, the clusters' samples `tau`, one of the normaliser; the answer is `z / tau`.
+
+Cost: memory `m (d + t d) + s (d + d_v)` numbers, m clusters; `O(m d)` operations per token, done as one matrix product
+per chunk; `O(m t d + s (d + d_v))` per query. m is at most the number of parts of any partition of the keys into parts
+of diameter delta; where keys do not cluster, m grows like n.
+
+Differs from the paper in:
+
+1. Chunks of tokens are absorbed at once, with the state that row by row absorption gives, to the bit: see
+   `primitives.clustering` and `primitives.reservoir`.
+2. The replacements of a sample or slot are drawn ahead, with the paper's law.
+3. The last `recent` tokens may be kept exactly, and join clusters and slots when they leave the window.
+4. With `max_clusters`, delta doubles whenever one more would be needed, as in the doubling algorithm of Charikar,
+   Chekuri, Feder and Motwani [CCFM97]: memory is bounded whatever the keys do, and delta is what gives.
+5. Two caches over disjoint streams merge.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+import numpy as np
+
+from ...core import checks
+from ...core.backends import Array
+from ...core.checks import check_squares
+from ...core.exact import partial_attention
+from ...primitives.reservoir import seed_from
+from ..caches.parts import MergingCache
+from .head import Head, normalisers, numerators, ratio_of
+
+
+class SubGenCache(MergingCache):
+    """Key-value cache of sublinear size for keys that cluster [SG24].
+
+    Parameters
+    ----------
+    delta : float
+        A key joins the nearest centre if that is at most so far away, in the keys' own units; else it becomes one.
+    cluster_samples : int
+        `t`, samples per cluster.
+    value_samples : int
+        `s`, value slots.
+    recent : int
+        Last tokens that are kept exactly.
+    max_clusters : int, optional
+        Bound on the number of clusters: delta doubles when it would be passed.
+    rng : Generator, int or None
+        Source of the draws. Caches that are to be merged need different ones.
+
+    Attributes
+    ----------
+    centers : array, shape (m, d)
+        Keys that opened a cluster, in their order.
+    current_delta : float
+        `delta`, or what it has been doubled to.
+    counts : numpy array of int64, shape (m,)
+        Keys of each cluster.
+    mu : float
+        Sum of the squared norms of the values outside the recent window.
+    radius : float
+        Every key is at most so far from the centre of its cluster: delta, unless clusters were merged.
+    tokens_seen, nbytes : int
+        With leading axes, all of these but the last two are lists, one entry per problem in C order; before the first
+        token they are a ValueError.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Impossible parameters.
+
+    Notes
+    -----
+    Choosing parameters: `Hardness.cluster_radius(m)` is about the delta that makes m clusters, `within` finds one for
+    a budget of bytes, and where keys do not cluster m is nearly n. The error of `z` falls like `s^-1/2`, and is mostly
+    the larger one; t need not exceed a few where `delta ||q||` times the scale is small, but few samples bias the
+    answer: `E[1/tau] > 1/E[tau]`.
+
+    Guarantee [SG24, Theorem 1]: for `||q|| <= r`, `t = Omega(eps^-2 e^(2 delta r) log n)` and `s = Omega(eps^-2 d)`, an
+    answer is within `eps ||softmax(K q)||_2 ||V||` of attention with probability 0.99 (r counts the scale). With
+    constants: `z` is within `eps ||exp(K q)|| ||V||` of its mean with probability `1 - p` for
+    `s >= srank(V) / (eps^2 p)`, and the relative variance of `tau` is at most `sinh(w)^2 / t`, w the largest `radius`
+    times `scale ||q||`.
+
+    Draws are a function of the seed, the slot and the token: one seed gives the same state, to the bit, for any chunks.
+
+    Merged, each slot holds every token of both streams with probability `||v||^2 / mu`, independently. Centres stay
+    pairwise farther than delta (of `other`'s, those within delta of one of this cache's lose their cluster to it), so
+    there are still at most as many as parts in any partition of both streams' keys into parts of diameter delta, and
+    samples are uniform over their cluster; but a member may be delta plus `other`'s radius away from its centre: see
+    `radius`.
+
+    Examples
+    --------
+    >>> cache = SubGenCache(4.0, 8, 256, recent=64, rng=0)
+    >>> for k, v in chunks: cache.update(k, v)
+    >>> cache.attend(q), cache.nbytes
+    """
+
+    def __init__(
+        self,
+        delta: float,
+        cluster_samples: int,
+        value_samples: int,
+        *,
+        recent: int = 0,
+        max_clusters: int | None = None,
+        rng: np.random.Generator | int | None = None,
+    ) -> None:
+        super().__init__()
+        self.delta = checks.real("delta", delta)
+        if not 0 <= self.delta < math.inf:
+            raise ValueError(f"delta must be a finite number of at least 0, got {delta}")
+        self.cluster_samples = checks.integer("cluster_samples", cluster_samples, least=1)
+        self.value_samples = checks.integer("value_samples", value_samples, least=1)
+        self.recent = checks.integer("recent", recent, least=0)
+        self.max_clusters = None if max_clusters is None else checks.integer("max_clusters", max_clusters, least=1)
+        if max_clusters is not None and not self.delta:
+            raise ValueError("delta must be above 0 if max_clusters is given: it is doubled, got 0")
+        self._seeds = [seed_from(rng)]
+        self._heads: list[Head] = []
+
+    @classmethod
+    def within(
+        cls,
+        nbytes: int,
+        d: int,
+        d_v: int,
+        *,
+        delta: float,
+        cluster_samples: int,
+        value_samples: int,
+        recent: int = 0,
+        dtype: Any = np.float32,
+        rng: np.random.Generator | int | None = None,
+    ) -> Self:
+        """A cache that never holds more than `nbytes` for each problem.
+
+        The clusters get what slots and window leave, as `max_clusters`. Delta is found online: it doubles when they do
+        not suffice, so that all are within 8 times the least radius for so many centres [CCFM97]. A doubling may merge
+        most clusters, and often leaves a good part of the budget unused.
+
+        Parameters
+        ----------
+        nbytes, d, d_v : int
+            The budget; widths of keys and values, which `update` holds the rows to.
+        delta : float
+            Where to begin: below what the budget will need.
+        cluster_samples, value_samples, recent, rng
+            As for the class.
+        dtype : "float32" or "float64"
+            Of what is held: float32 for half precision, too.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Impossible parameters; a budget without room for one cluster.
+        """
+        d, d_v, t, s, r = (
+            checks.integer(name, x, least=least)
+            for name, x, least in (
+                ("d", d, 1),
+                ("d_v", d_v, 1),
+                ("cluster_samples", cluster_samples, 1),
+                ("value_samples", value_samples, 1),
+                ("recent", recent, 0),
+            )
+        )
+        if dtype not in (np.float32, np.float64, "float32", "float64"):
+            raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
+        item = np.dtype(dtype).itemsize
+        fixed = (s + r) * (d + d_v) * item + 8 * s
+        each = (1 + t) * (d * item * 9 / 8 + 8)  # an eighth is room to grow; 8 bytes say when a sample changes
+        clusters = int((checks.integer("nbytes", nbytes, least=1) - fixed) / each)
+        if clusters < 1:
+            raise ValueError(f"nbytes must be at least {math.ceil(fixed + each)} for these samples, got {nbytes}")
+        cache = cls(delta, t, s, recent=r, max_clusters=clusters, rng=rng)
+        cache._width, cache._dtype = {"k": d, "v": d_v}, np.dtype(dtype)  # other rows would break the budget
+        return cache
+
+    # ---------------------------------------------------------------------------------------------------- what it shows
+    @property
+    def centers(self) -> Any:
+        """Keys that opened a cluster."""
+        return self._shown([head.clusters.centres.rows.copy() for head in self._heads])
+
+    @property
+    def current_delta(self) -> Any:
+        """What delta is by now."""
+        return self._shown([head.clusters.delta for head in self._heads])
+
+    @property
+    def counts(self) -> Any:
+        """Keys of each cluster."""
+        return self._shown([head.samples.counts.copy() for head in self._heads])
+
+    @property
+    def mu(self) -> Any:
+        """Sum of the squared value norms."""
+        return self._shown([head.slots.mu for head in self._heads])
+
+    @property
+    def radius(self) -> Any:
+        """What no key is farther than from its centre."""
+        return self._shown([head.radius for head in self._heads])
+
+    def _shown(self, values: list[Any]) -> Any:
+        if not self.tokens_seen:
+            raise ValueError("a cache without tokens has no clusters: call update first")
+        return values if self._lead else values[0]
+
+    # ------------------------------------------------------------------------------------------------------ the stream
+    def _check_rows(self, xp: Any, check_finite: bool, k: Array, v: Array) -> None:
+        norms = checks.largest_norms(xp, check_finite, k=k, v=v)
+        for name, x, norm in zip(("k", "v"), (k, v), norms, strict=True):
+            check_squares(name, x, norm)
+
+    def _absorb(self, xp: Any, k: Array, v: Array) -> None:
+        if not self._heads:
+            self._heads = self._new_heads(xp, len(k))
+        if self.recent:
+            k, v = self._leaving(xp, k, v)
+        if k.shape[1]:
+            most = math.inf if self.max_clusters is None else self.max_clusters
+            for i, head in enumerate(self._heads):
+                head.absorb(xp, k[i], v[i], most)
+
+    def _new_heads(self, xp: Any, count: int) -> list[Head]:
+        return [
+            Head(
+                xp,
+                self.delta,
+                self.cluster_samples,
+                self.value_samples,
+                seed=self._seeds[0],
+                number=number,
+                d=self._width["k"],
+                d_v=self._width["v"],
+                dtype=self._dtype,
+            )
+            for number in range(count)
+        ]
+
+    def _leaving(self, xp: Any, k: Array, v: Array) -> list[Array]:
+        """Append rows to the window; what has to leave it, in the order in which it came."""
+        leaving = []
+        for name, x in (("recent_k", k), ("recent_v", v)):
+            if name in self._held:
+                x = xp.concatenate([self._held[name], x], axis=1)
+            out = max(0, x.shape[1] - self.recent)
+            self._held[name] = x[:, out:].copy()
+            leaving.append(x[:, :out])
+        return leaving
+
+    # ---------------------------------------------------------------------------------------------------- the estimate
+    def _attend(self, xp: Any, q: Array, scale: float) -> Array:
+        above, below = [], []
+        if len(self._heads[0].sampled):  # else all tokens are in the window
+            above.append(numerators(xp, self._heads, q, scale))
+            below.append(normalisers(xp, self._heads, q, scale))
+        if self.recent:
+            held = (self._held[name] for name in ("recent_k", "recent_v"))
+            exact = partial_attention(q, *held, scale=scale, check_finite=False)
+            above.append((exact.m, exact.o))
+            below.append((exact.m, exact.l[..., None]))
+        return ratio_of(xp, above, below)
+
+    # --------------------------------------------------------------------------------------------------------- merging
+    def _take(self, xp: Any, other: SubGenCache, theirs: dict[str, Array]) -> None:
+        if not self._heads:
+            self._heads = self._new_heads(xp, len(other._heads))
+        most = math.inf if self.max_clusters is None else self.max_clusters
+        for mine, its in zip(self._heads, other._heads, strict=True):
+            mine.merge(xp, its, most)
+        if self.recent:
+            self._absorb(xp, theirs["recent_k"], theirs["recent_v"])
+
+    # --------------------------------------------------------------------------------------------- what it consists of
+    def _arrays(self) -> list[Array]:
+        heads = (array for head in self._heads for array in (*head.device_arrays(), *head.host_arrays()))
+        return [*self._held.values(), *heads]
+
+    def _follow(self, xp: Any, name: str) -> None:
+        super()._follow(xp, name)
+        for head in self._heads:
+            head.follow(xp, name)
+
+    def _about(self) -> dict[str, Any]:
+        names = ("delta", "cluster_samples", "value_samples", "recent", "max_clusters")
+        return {name: getattr(self, name) for name in names}
+
+    def _state(self) -> dict[str, Any]:
+        return {"seeds": self._seeds, "heads": [head.about() for head in self._heads]}
+
+    def _saved(self) -> dict[str, Array]:
+        heads = {f"{i}.{name}": x for i, head in enumerate(self._heads) for name, x in head.arrays().items()}
+        return {**self._held, **heads}
+
+    def _restore(self, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        self._seeds = state["seeds"]
+        self._heads = self._new_heads(np, len(state["heads"])) if state["heads"] else []
+        for i, (head, its) in enumerate(zip(self._heads, state["heads"], strict=True)):
+            head.restore(its, {name: arrays.pop(f"{i}.{name}") for name in head.arrays()})
+        self._held = arrays

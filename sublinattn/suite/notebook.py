@@ -1,0 +1,183 @@
+"""One notebook, one kernel: papermill on the interpreter that runs this package."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import warnings
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from papermill.exceptions import PapermillExecutionError
+from traitlets import Bool
+from traitlets.config import Config
+
+from ..core import files
+
+ONE_THREAD = {f"{library}_THREADS": "1" for library in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM")}
+
+CellDone = Callable[[], None]
+
+_RUNNING: weakref.WeakSet[OwnKernel] = weakref.WeakSet()
+
+
+class OwnKernel(AsyncKernelManager):
+    """Starts this very interpreter, whatever kernels are (or are not) installed on the machine."""
+
+    one_thread = Bool(False, config=True, help="Limit BLAS in the kernel to one thread.")
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        _RUNNING.add(self)
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        env = ONE_THREAD if self.one_thread else {}
+        return KernelSpec(argv=argv, env=env, language="python", display_name="sublinattn")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook to run: plain data, so that it travels to a Dask worker."""
+
+    path: Path
+    parameters: dict[str, Any]
+    folder: Path
+    """Where the executed notebook goes."""
+    exclusive: bool = False
+    """It measures times: it runs alone, with every BLAS thread."""
+    long: bool = False
+    """It takes longer than the others: it starts first."""
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def output(self) -> Path:
+        return self.folder / f"{self.name}.ipynb"
+
+    @property
+    def failed_output(self) -> Path:
+        return self.folder / f"{self.name}.failed.ipynb"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it went. `error` is one line, `traceback` what the kernel printed."""
+
+    name: str
+    status: str  # "completed", "failed" or "resumed"
+    seconds: float = 0.0
+    error: str = ""
+    traceback: tuple[str, ...] = field(default=(), repr=False)
+
+
+def kill_kernels() -> None:
+    """Kill the kernels of this process, so that an interrupted run ends at once."""
+    for manager in list(_RUNNING):
+        pid = getattr(manager.provisioner, "pid", None)
+        if pid:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def parameters_of(path: Path) -> set[str]:
+    """Names of the parameters that a notebook takes (its cell tagged `parameters`).
+
+    Raises
+    ------
+    ValueError
+        The notebook names no kernel, so papermill cannot tell its language.
+    """
+    try:
+        return set(papermill.inspect_notebook(path))
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+
+
+def marks_of(path: Path) -> dict[str, bool]:
+    """What the notebook's metadata asks for under "sublinattn": to run alone (`exclusive`), to start first (`long`)."""
+    asked = nbformat.read(path, as_version=4).metadata.get("sublinattn", {})
+    return {mark: bool(asked.get(mark, False)) for mark in ("exclusive", "long")}
+
+
+def code_cells(path: Path) -> int:
+    """Number of cells that will be executed, papermill's injected one included."""
+    cells = nbformat.read(path, as_version=4).cells
+    return 1 + sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in cells)
+
+
+def content_hash(path: Path) -> str:
+    """Hash of the notebook file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def execute(job: Job, cell_done: CellDone | None = None) -> Outcome:
+    """Run one notebook; never raises for what happens inside it.
+
+    The executed notebook takes its name only when every cell has run. A kernel that dies leaves a notebook whose cells
+    all say "completed", so it is the exception that counts, not the notebook's metadata.
+    """
+    started = time.perf_counter()
+    # Kernels that race for TCP ports get lost when notebooks run in parallel: UNIX sockets under a path of their own
+    # cannot collide. Short, because such a path has about 100 characters at most.
+    sockets = Path(tempfile.mkdtemp(prefix="sa-"))
+    config = Config(
+        KernelManager={"transport": "ipc", "ip": str(sockets / "k")}, OwnKernel={"one_thread": not job.exclusive}
+    )
+    draft = sockets / "draft.ipynb"
+    error, traceback = "did not finish", ()
+    hooks = {"on_cell_executed": lambda **_: cell_done()} if cell_done else {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", category=nbformat.warnings.MissingIDFieldWarning)
+            papermill.execute_notebook(
+                job.path,
+                draft,
+                job.parameters,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                kernel_manager_class=OwnKernel,
+                config=config,
+                **hooks,
+            )
+        error = ""
+    except PapermillExecutionError as failure:
+        error, traceback = f"{failure.ename}: {failure.evalue}".splitlines()[0], tuple(failure.traceback)
+    except Exception as failure:  # a dead kernel, an unreadable notebook: it ends this notebook alone
+        error = f"{type(failure).__name__}: {failure}".splitlines()[0]
+    finally:
+        _keep(draft, job, failed=bool(error))
+        shutil.rmtree(sockets, ignore_errors=True)
+    seconds = time.perf_counter() - started
+    return Outcome(job.name, "failed" if error else "completed", seconds, error, traceback)
+
+
+def _keep(draft: Path, job: Job, failed: bool) -> None:
+    """Move the executed notebook to its place, without the paths of this machine that papermill wrote into it."""
+    job.failed_output.unlink(missing_ok=True)
+    if failed:
+        job.output.unlink(missing_ok=True)
+    if not draft.exists():
+        return
+    notebook = nbformat.read(draft, as_version=4)
+    for key in ("input_path", "output_path"):
+        notebook.metadata.get("papermill", {}).pop(key, None)
+    with files.atomic(job.failed_output if failed else job.output) as temporary:
+        nbformat.write(notebook, temporary)

@@ -1,0 +1,149 @@
+"""The report: a static site that works from a folder, without a network.
+
+`index.html` says which claims hold; every claim, notebook and figure has its page. All mathematics is MathML.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from ...core import files
+from ...lab import ledger
+from . import views
+from .citations import citations
+from .mathml import highlighting, mathml, to_html
+
+FORMATS = ("svg", "pdf", "png", "json")
+
+
+def build(out: Path | str) -> Path:
+    """Make `out/report/` from the ledger, notebooks and figures in `out`; a previous report is replaced whole.
+
+    Returns
+    -------
+    Path
+        The report's `index.html`.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no ledger in `out`.
+    """
+    out = Path(out)
+    record = ledger.load(out / "ledger.json")
+    draft = Path(tempfile.mkdtemp(prefix=".report-", dir=out))
+    try:
+        _write_site(draft, out, record)
+        _swap(draft, out / "report")
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return out / "report" / "index.html"
+
+
+def _write_site(site: Path, out: Path, record: Mapping[str, Any]) -> None:
+    claims = sorted(
+        (views.claim_view(entry) for entry in record["claims"].values()),
+        key=lambda claim: (views.ORDER[claim["outcome"]], claim["paper"], claim["id"]),
+    )
+    figures = _figures(out / "figures", site / "figures", claims)
+    notebooks = _notebooks(out / "notebooks", record.get("notebooks", {}), claims)
+    templates = environment(slack_domain=views.slack_domain(claim["slack_range"] for claim in claims))
+    templates.globals.update(
+        record=record, summary=record["summary"], claims=claims, figures=figures, notebooks=notebooks
+    )
+
+    def page(name: str, template: str, **context: Any) -> None:
+        text = templates.get_template(template).render(root="../" * name.count("/"), **context)
+        files.write_text(site / name, text)
+
+    files.write_text(site / "report.css", stylesheet())
+    page("index.html", "index.html.j2")
+    page("figures.html", "figures.html.j2")
+    for i, claim in enumerate(claims):
+        neighbours = {"before": claims[i - 1] if i else None, "after": claims[i + 1] if i + 1 < len(claims) else None}
+        shown = [figure for figure in figures.values() if claim["id"] in figure["claims"]]
+        page(f"claims/{claim['id']}.html", "claim.html.j2", claim=claim, shown=shown, **neighbours)
+    for notebook in notebooks.values():
+        if notebook["file"]:
+            body = Markup(to_html(notebook["file"]))
+            page(f"notebooks/{notebook['name']}.html", "notebook.html.j2", notebook=notebook, body=body)
+
+
+def stylesheet() -> str:
+    """Of every page, light and dark."""
+    css = (Path(__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
+    dark = "@media (prefers-color-scheme: dark) {\n" + highlighting("github-dark") + "\n}\n"
+    return css + highlighting("default") + "\n" + dark
+
+
+def environment(**settings: Any) -> Environment:
+    """The templates, with the filters that they use."""
+    made = Environment(
+        loader=PackageLoader("sublinattn.suite.report"),
+        autoescape=select_autoescape(default_for_string=True, default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals.update(citations=citations(), marks=views.MARKS, meanings=views.MEANINGS, span=views.span, **settings)
+    made.filters.update(
+        number=views.number,
+        percent=views.percent,
+        math=lambda latex: Markup(mathml(latex)),
+        display_math=lambda latex: Markup(mathml(latex, display=True)),
+    )
+    return made
+
+
+def _figures(source: Path, target: Path, claims: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Copy the figures that have a sidecar; name -> the sidecar, the claims shown, and the formats that are there."""
+    found = {}
+    target.mkdir(parents=True)
+    for sidecar in sorted(source.glob("*.json")):
+        formats = [suffix for suffix in FORMATS if sidecar.with_suffix(f".{suffix}").exists()]
+        if "svg" not in formats:
+            continue
+        for suffix in formats:
+            shutil.copyfile(sidecar.with_suffix(f".{suffix}"), target / f"{sidecar.stem}.{suffix}")
+        facts = files.read_json(sidecar)
+        shows = {*facts["claims"], *(claim["id"] for claim in claims if claim["figure"] == sidecar.stem)}
+        found[sidecar.stem] = {**facts, "name": sidecar.stem, "claims": shows, "formats": formats}
+    return found
+
+
+def _notebooks(folder: Path, status: Mapping[str, Any], claims: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Executed notebooks, those that failed included."""
+    names = set(status) | {path.stem.removesuffix(".failed") for path in folder.glob("*.ipynb")}
+    found = {}
+    for name in sorted(names):
+        complete, failed = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"
+        ok = status.get(name, {}).get("ok", complete.exists())
+        file = complete if ok else failed
+        found[name] = {
+            "name": name,
+            "ok": ok,
+            "error": status.get(name, {}).get("error", ""),
+            "file": file if file.exists() else None,
+            "claims": [claim for claim in claims if claim["notebook"] == name],
+        }
+    return found
+
+
+def _swap(draft: Path, target: Path) -> None:
+    """Put the new report in the place of the old one."""
+    draft.chmod(0o755)
+    if target.exists():
+        retired = draft.with_name(draft.name + "-old")
+        os.replace(target, retired)
+        os.replace(draft, target)
+        shutil.rmtree(retired, ignore_errors=True)
+    else:
+        os.replace(draft, target)

@@ -1,0 +1,52 @@
+"""Citations for the report, from `references.bib`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[2]
+_ENTRY = re.compile(r"^@\w+\{(?P<key>[^,]+),(?P<body>.*?)^\}", re.MULTILINE | re.DOTALL)
+_FIELD = re.compile(r"^\s*(?P<name>\w+)\s*=\s*\{(?P<value>.*)\},?\s*$", re.MULTILINE)
+_ACUTE = {"e": "é", "a": "á", "o": "ó", "i": "í", "u": "ú"}
+
+
+@dataclass(frozen=True)
+class Citation:
+    """A paper as a reader wants to see it."""
+
+    authors: str
+    title: str
+    venue: str
+    year: str
+    arxiv: str
+
+
+@cache
+def citations() -> dict[str, Citation]:
+    """Citation of each key of `references.bib`, which lies beside the package or in it; empty where it is missing."""
+    for path in (_PACKAGE.parent / "references.bib", _PACKAGE / "references.bib"):
+        if path.exists():
+            return {m["key"].strip(): _citation(m["body"]) for m in _ENTRY.finditer(path.read_text(encoding="utf-8"))}
+    return {}
+
+
+def _citation(body: str) -> Citation:
+    fields = {m["name"].lower(): _plain(m["value"]) for m in _FIELD.finditer(body)}
+    names = [" ".join(reversed(name.split(", ", 1))) for name in fields.get("author", "").split(" and ")]
+    return Citation(
+        authors=", ".join(names) if len(names) < 4 else f"{names[0]} et al.",
+        title=fields.get("title", ""),
+        venue=fields.get("booktitle", fields.get("journal", "")),
+        year=fields.get("year", ""),
+        arxiv=fields.get("eprint", ""),
+    )
+
+
+def _plain(tex: str) -> str:
+    """BibTeX text without its braces, acute accents and dollars; enough for titles and names."""
+    tex = re.sub(r"\\'\{?([a-z])\}?", lambda m: _ACUTE.get(m[1], m[1]), tex)
+    tex = tex.replace(r"\ell_2/\ell_2", "ℓ₂/ℓ₂").replace("n^2", "n²")
+    return re.sub(r"[{}$]", "", tex).replace("--", "–")

@@ -1,0 +1,190 @@
+"""What the report shows of a ledger entry: numbers as a reader wants them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ...lab.ledger import reunite
+
+REAL = "real"
+"""The workload that is a trained model's; all others are synthetic."""
+
+MARKS = {"supported": "✓", "refuted": "✗", "undecided": "?", "vacuous": "○"}
+MEANINGS = {
+    "supported": "the promise held, with 99 % confidence",
+    "refuted": "the promise was broken, beyond doubt",
+    "undecided": "too few trials to tell, or the check itself is not sharp enough",
+    "vacuous": "the theorem asks for at least as much work as the exact answer on every input tried",
+}
+ORDER = {outcome: rank for rank, outcome in enumerate(("refuted", "undecided", "vacuous", "supported"))}
+
+
+def number(value: Any) -> str:
+    """Three significant digits, powers of ten written out; a dash for what is not there. Other values as they read."""
+    if value is None or value == "nan":
+        return "–"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} = {number(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(number, value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return number(str(value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return {"inf": "∞", "-inf": "−∞"}.get(value, value)
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", " ") if abs(value) >= 10000 else str(value)
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.3g}".replace("-", "−") if abs(value) < 1000 else number(round(value))
+    mantissa, exponent = f"{value:.2e}".split("e")
+    digits = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa.rstrip('0').rstrip('.')}×10{digits}".replace("-", "−")
+
+
+def percent(value: Any) -> str:
+    """A rate as a percentage."""
+    return "–" if value in (None, "nan") else f"{number(100 * float(value))} %"
+
+
+def claim_view(record: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry with what the templates need beside it."""
+    whole = reunite(record)
+    whole["cases"] = [{**case, "case": _flat(case["case"])} for case in whole["cases"]]
+    kind = whole["promise"]["kind"]
+    ratios = kind == "probability" or whole["promise"].get("relation") == "<="
+    slack = _pooled(whole["cases"]) if ratios else None
+    sabotages = whole["sabotages"]
+    return {
+        **whole,
+        "kind": kind,
+        "evidence": _evidence(whole, kind),
+        "slack_range": slack,
+        "slack_lines": [f"×{number(slack[1])}"] if slack else list(map(_exponents, whole["fits"])),
+        "fits": [{**fit, "symbol": _symbol(fit["variable"]), "points": _points(fit)} for fit in whole["fits"]],
+        "caught": sum(bool(s["caught"]) for s in sabotages),
+        "unverified": not sabotages or not all(s["caught"] for s in sabotages),
+        "inputs": sorted({_input(case) for case in whole["cases"]}, reverse=True),
+        "groups": _groups(whole["cases"]),
+        "constants": _constants(whole["cases"]),
+        "command": f"sublinattn verify {whole['id']} --effort {whole['effort']} --seed {whole['seed']}",
+    }
+
+
+def span(low: Any, middle: Any, high: Any, domain: tuple[float, float]) -> tuple[float, float, float] | None:
+    """Positions in percent of an interval on a logarithmic axis, or None where there is nothing to draw."""
+    left, right = (math.log(edge) for edge in domain)
+    if any(not isinstance(value, int | float) for value in (low, middle)) or low <= 0:
+        return None
+    top = domain[1] if not isinstance(high, int | float) else high
+    places = [100 * (math.log(max(value, 1e-300)) - left) / (right - left) for value in (low, middle, top)]
+    start, centre, end = (min(max(place, 0.0), 100.0) for place in places)
+    return round(start, 2), round(centre, 2), round(end, 2)
+
+
+def slack_domain(ranges: Iterable[tuple[Any, Any, Any] | None]) -> tuple[float, float]:
+    """One logarithmic axis for all claims: whole decades, from where the smallest slack lies to 10^6 at most."""
+    ends = [v for r in ranges if r for v in r if isinstance(v, int | float) and v > 0]
+    low = 10.0 ** math.floor(math.log10(min([*ends, 0.5])))
+    high = 10.0 ** math.ceil(math.log10(min(max([*ends, 10.0]), 1e6)))
+    return low, high
+
+
+def _flat(case: Mapping[str, Any]) -> dict[str, Any]:
+    """A case with nested parameters (the knobs of a workload) beside the others, unless their names are taken."""
+    flat: dict[str, Any] = {}
+    for key, value in case.items():
+        if isinstance(value, Mapping) and not set(value) & set(case):
+            flat |= value
+        else:
+            flat[key] = value
+    return flat
+
+
+def _input(case: Mapping[str, Any]) -> str:
+    return "real" if case["case"].get("workload") == REAL else "synthetic"
+
+
+def _finite(values: Iterable[Any]) -> list[float]:
+    return [value for value in values if isinstance(value, int | float)]
+
+
+def _pooled(cases: Sequence[Mapping[str, Any]]) -> tuple[Any, Any, Any] | None:
+    """Slack over all cases: the smallest q05, the median of the medians, the largest q95."""
+    middles = sorted(_finite(case["slack"]["q50"] for case in cases))
+    if not middles:
+        return None
+    low = _finite(case["slack"]["q05"] for case in cases)
+    unbounded = any(case["slack"]["q95"] == "inf" for case in cases)
+    high = "inf" if unbounded else max(_finite(case["slack"]["q95"] for case in cases))
+    return min(low, default=middles[0]), middles[len(middles) // 2], high
+
+
+def _exponents(fit: Mapping[str, Any]) -> str:
+    """Measured exponent against the theory's."""
+    return f"{fit['variable']}: {number(fit['measured_exponent'])}, theory {number(fit['theory_exponent'])}"
+
+
+def _symbol(name: str) -> str:
+    import sympy
+
+    return str(sympy.latex(sympy.Symbol(name)))
+
+
+def _points(fit: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """Abscissa and median size at each point of the grid; a size that was not found is infinite."""
+    sizes = [sorted(math.inf if size == "inf" else size for size in point) for point in fit["sizes"]]
+    return [(x, point[len(point) // 2]) for x, point in zip(fit["abscissas"], sizes, strict=True)]
+
+
+def _evidence(whole: Mapping[str, Any], kind: str) -> str:
+    trials = number(whole["trials"])
+    if kind == "growth":
+        return f"{trials} sizes measured"
+    if kind == "mean":
+        return f"{trials} trials"
+    return f"{number(whole['failures'])} of {trials} failed"
+
+
+def _constants(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Parameters that all cases share: shown once, above the table."""
+    first = cases[0]["case"] if cases else {}
+    if len(cases) < 2:
+        return {}
+    return {key: value for key, value in first.items() if all(c["case"].get(key, _MISSING) == value for c in cases)}
+
+
+_MISSING = object()
+
+
+def _measured(case: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of a case that are not its own parameters over again."""
+    return {name: value for name, value in case["facts"].items() if case["case"].get(name) != value}
+
+
+def _groups(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Cases on synthetic input and on the real one, each with a summary to hold against the other's."""
+    constants = _constants(cases)
+    groups = []
+    for name in ("synthetic", "real"):
+        members = [case for case in cases if _input(case) == name]
+        if not members:
+            continue
+        keys: dict[str, None] = {}
+        for case in members:
+            keys.update(dict.fromkeys(key for key in case["case"] if key not in constants))
+        groups.append(
+            {
+                "name": name,
+                "cases": [{**case, "measured": _measured(case)} for case in members],
+                "keys": list(keys),
+                "outcomes": {o: n for o in MARKS if (n := sum(case["outcome"] == o for case in members))},
+                "trials": sum(case["trials"] for case in members),
+                "failures": sum(case["failures"] for case in members),
+                "slack": _pooled(members),
+                "upper": max(_finite(case["upper"] for case in members), default=None),
+            }
+        )
+    return groups

@@ -1,0 +1,252 @@
+"""The main job: run the notebooks, merge their verdicts into the ledger, write the report, compare with the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from ..core import files
+from ..core.provenance import cpu_count, provenance, source_hash
+from ..lab import ledger
+from . import report
+from .notebook import Job, Outcome, content_hash, execute, kill_kernels, marks_of, parameters_of
+from .progress import Progress
+
+EFFORTS = ("smoke", "standard", "full")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left behind."""
+
+    outcomes: tuple[Outcome, ...]
+    ledger: dict[str, Any]
+    flips: tuple[str, ...]
+    report: Path
+
+    @property
+    def failed(self) -> tuple[Outcome, ...]:
+        return tuple(outcome for outcome in self.outcomes if outcome.status == "failed")
+
+    @property
+    def exit_code(self) -> int:
+        """1 when a notebook failed or a verdict on record has turned, else 0."""
+        return int(bool(self.failed or self.flips))
+
+
+def run(
+    notebooks: Path | str | None = None,
+    *,
+    effort: str = "smoke",
+    seed: int = 0,
+    backend: str = "auto",
+    out: Path | str = "out",
+    only: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    jobs: int | None = None,
+    scheduler: str | None = None,
+    resume: bool = False,
+    record: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Execute notebooks, write `out/ledger.json` and the report.
+
+    Notebooks run in parallel, each in a kernel with one BLAS thread; those marked exclusive (they measure times) run
+    afterwards, one at a time, with all threads; those marked long start first. A notebook that fails does not stop the
+    others.
+
+    Parameters
+    ----------
+    notebooks : path, optional
+        Folder of notebooks; by default `notebooks`, or where there is none the one that came with the package.
+    effort, seed, backend, out
+        Passed to every notebook.
+    only : str, optional
+        Run the notebooks whose name matches this glob; what the others left in `out` stays in the ledger.
+    parameters : mapping, optional
+        Further notebook parameters; each goes to the notebooks that have it.
+    jobs : int, optional
+        Notebooks at a time; the number of CPUs by default.
+    scheduler : str, optional
+        Address of a Dask scheduler that runs them instead.
+    resume : bool
+        Skip notebooks that completed before with the same parameters and the same code.
+    record : path, optional
+        The ledger on record; `ledger.json` of the working directory by default, where there is one.
+
+    Raises
+    ------
+    ValueError
+        An unknown effort, a parameter that no notebook has, no notebook at all, `jobs` below 1.
+    FileNotFoundError
+        A record that was named and is not there.
+    """
+    if effort not in EFFORTS:
+        raise ValueError(f"effort must be one of {EFFORTS}, got {effort!r}")
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
+    old = _load_record(record)
+    out = Path(out)
+    # A Dask worker has a working directory of its own; elsewhere the notebooks show the path as the user gave it.
+    common = {"effort": effort, "seed": seed, "backend": backend, "out": str(out.resolve() if scheduler else out)}
+    selected = _plan(_folder(notebooks), only, common, dict(parameters or {}), out)
+    finished = [job for job in selected if resume and _is_finished(job, out)]
+    pending = [job for job in selected if job not in finished]
+    _clear(out, pending, None if only else finished)
+
+    progress = progress or Progress()
+    outcomes = [Outcome(job.name, "resumed") for job in finished]
+    workers = jobs or cpu_count()
+    side_by_side = sorted((job for job in pending if not job.exclusive), key=lambda job: not job.long)
+    one_by_one = [[job] for job in pending if job.exclusive]
+    with progress.track(pending), _executor(workers, scheduler) as pool:
+        for batch in (side_by_side, *one_by_one):
+            outcomes += _run_batch(pool, batch, out, progress, remote=scheduler is not None)
+    outcomes.sort(key=lambda outcome: outcome.name)
+
+    new = ledger.merge((out / "verdicts").glob("*.json"))
+    new["run"] = {"effort": effort, "seed": seed, "backend": backend, "parameters": dict(parameters or {})}
+    new["notebooks"] = {o.name: {"ok": o.status != "failed", "error": o.error} for o in outcomes}
+    new["machine"] = {
+        "provenance": provenance(),
+        "jobs": workers,
+        "seconds": {o.name: round(o.seconds, 3) for o in outcomes if o.status != "resumed"},
+    }
+    ledger.write(out / "ledger.json", new)
+    return Result(tuple(outcomes), new, tuple(ledger.flips(old, new)) if old else (), report.build(out))
+
+
+def _load_record(record: Path | str | None) -> dict[str, Any] | None:
+    if record is not None:
+        return ledger.load(record)
+    return ledger.load("ledger.json") if Path("ledger.json").exists() else None
+
+
+def _folder(notebooks: Path | str | None) -> Path:
+    if notebooks is not None:
+        return Path(notebooks)
+    here = Path("notebooks")
+    return here if here.is_dir() else Path(__file__).resolve().parents[1] / "notebooks"
+
+
+def _plan(folder: Path, only: str | None, common: dict[str, Any], extra: dict[str, Any], out: Path) -> list[Job]:
+    """The jobs of a run, every parameter checked before anything starts (papermill only warns of unknown ones)."""
+    paths = [path for path in sorted(folder.glob("*.ipynb")) if fnmatch(path.stem, only or "*")]
+    if not paths:
+        raise ValueError(f"no notebook in {folder} matches {only or '*'!r}")
+    taken = {path: parameters_of(path) for path in paths}
+    for path, names in taken.items():
+        if missing := sorted(set(common) - names):
+            raise ValueError(f"{path.name} has no parameter {', '.join(missing)} in its cell tagged 'parameters'")
+    for name in extra:
+        if name in common:
+            raise ValueError(f"parameter {name!r} has an option of its own: --{name}")
+        if not any(name in names for names in taken.values()):
+            known = sorted(set().union(*taken.values()) - set(common))
+            raise ValueError(f"no selected notebook has a parameter {name!r}; they have {known}")
+    return [
+        Job(
+            path=path.resolve(),
+            parameters={**common, **{name: value for name, value in extra.items() if name in names}},
+            folder=(out / "notebooks").resolve(),
+            **marks_of(path),
+        )
+        for path, names in taken.items()
+    ]
+
+
+@contextmanager
+def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
+    """A thread per kernel here, or a Dask cluster: both speak `concurrent.futures`."""
+    if scheduler is None:
+        with ThreadPoolExecutor(workers) as pool:
+            yield pool
+    else:
+        from distributed import Client
+
+        # No retries: what fails deterministically fails again. A notebook whose worker dies is rerun by the scheduler.
+        with Client(scheduler) as client, client.get_executor(retries=0) as pool:
+            yield pool
+
+
+def _run_batch(pool: Executor, jobs: Sequence[Job], out: Path, progress: Progress, remote: bool) -> list[Outcome]:
+    task: Callable[[Job], Outcome] = execute if remote else progress.execute  # bars do not travel to a cluster
+    futures = {pool.submit(task, job): job for job in jobs}
+    outcomes = []
+    try:
+        for future in as_completed(futures):
+            outcome = _outcome(future, futures[future])
+            if outcome.status == "completed":
+                files.write_json(_stamp_path(futures[future]), _stamp(futures[future], out))
+            progress.finish(outcome)
+            outcomes.append(outcome)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        kill_kernels()
+        raise
+    return outcomes
+
+
+def _outcome(future: Future[Outcome], job: Job) -> Outcome:
+    """What became of a job; a Dask worker that dies again and again raises here."""
+    try:
+        return future.result()
+    except Exception as error:
+        return Outcome(job.name, "failed", error=f"{type(error).__name__}: {error}")
+
+
+def _clear(out: Path, pending: Sequence[Job], keep: Sequence[Job] | None) -> None:
+    """Remove the verdicts that this run replaces, lest a notebook that fails leave those of an earlier run behind.
+
+    `keep` lists the notebooks whose verdicts stay; None keeps those of every notebook that does not run.
+    """
+    running = {job.name for job in pending}
+    kept = None if keep is None else {job.name for job in keep}
+    for job in pending:
+        _stamp_path(job).unlink(missing_ok=True)
+    for path in (out / "verdicts").glob("*.json"):
+        owner = files.read_json(path)["notebook"]
+        if owner in running or (kept is not None and owner not in kept):
+            path.unlink()
+            (out / "rows" / f"{path.stem}.parquet").unlink(missing_ok=True)
+
+
+# What --resume goes by: a stamp beside the executed notebook, written after all else.
+
+
+def _stamp_path(job: Job) -> Path:
+    return job.folder / f"{job.name}.done.json"
+
+
+def _stamp(job: Job, out: Path) -> dict[str, Any]:
+    parameters = {name: value for name, value in job.parameters.items() if name != "out"}
+    return {
+        "parameters": parameters,
+        "source": source_hash(),
+        "notebook": content_hash(job.path),
+        "files": _products(job, out),
+    }
+
+
+def _products(job: Job, out: Path) -> list[str]:
+    """Files that a notebook has made, relative to `out`."""
+    made = [job.output.relative_to(out.resolve()).as_posix()]
+    for path in sorted((out / "verdicts").glob("*.json")):
+        verdict = files.read_json(path)
+        if verdict["notebook"] == job.name:
+            made += [f"verdicts/{path.name}", f"rows/{path.stem}.parquet"]
+            made += [f"figures/{verdict['figure']}.svg"] if verdict["figure"] else []
+    return made
+
+
+def _is_finished(job: Job, out: Path) -> bool:
+    path = _stamp_path(job)
+    if not path.exists():
+        return False
+    stamp = files.read_json(path)
+    return stamp == _stamp(job, out) and all((out / made).exists() for made in stamp["files"])

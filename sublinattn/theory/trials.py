@@ -1,0 +1,159 @@
+"""Seeded streams of trials, spread over processes: the same trials, in the same order, whatever the number of workers.
+
+A trial's seed follows from the run's seed, the claim, the role, the case and its own number, never from when or where
+it runs. Workers compute ahead in chunks; results are handed out in one fixed order, and what a stopping rule no
+longer needs is thrown away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from ..core.backends import backend as resolve
+
+if TYPE_CHECKING:
+    from .claim import Case, Trial
+
+_LARGEST_CHUNK = 256
+
+
+class TrialError(RuntimeError):
+    """A trial raised; the message names claim, role, case and trial."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The trials of one case of a claim, in one role ("claim", "drop:NAME", "sabotage:NAME")."""
+
+    trial: Callable[..., Trial]
+    claim: str
+    role: str
+    index: int
+    case: Case
+    limit: int
+
+    def __str__(self) -> str:
+        return f"claim {self.claim}, {self.role}, case {self.index} {dict(self.case)}"
+
+
+def trial_rng(stream: Stream, number: int, seed: int) -> np.random.Generator:
+    """Random numbers of one trial."""
+    key = (_hash(stream.claim), _hash(stream.role), stream.index, number)
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def run_trials(
+    streams: Sequence[Stream], active: set[int], *, seed: int, backend: str = "auto", executor: Executor | None = None
+) -> Iterator[tuple[int, Trial]]:
+    """Yield (index of the stream, trial), each stream's trials in order, the streams in rounds, until no stream is
+    active.
+
+    Parameters
+    ----------
+    streams : sequence of Stream
+    active : set of int
+        Streams still wanted. The caller removes those that are decided; nothing more of them is then yielded. A
+        stream that has reached its limit is removed here.
+    executor : concurrent.futures.Executor, optional
+        Where to run (also Dask's `Client.get_executor()`). Its workers must be able to import the module of the trial
+        function. The caller closes it.
+
+    Raises
+    ------
+    TrialError
+        When the next trial of an active stream raised.
+    """
+    jobs = _schedule(streams, active)
+    if executor is None:
+        results: Iterator[tuple[int, list[Trial | TrialError]]] = (
+            (i, _measure(streams[i], start, stop, seed, backend)) for i, start, stop in jobs
+        )
+    else:
+        results = _ahead(executor, streams, jobs, seed, backend)
+    seen = [0] * len(streams)
+    for i, trials in results:
+        for trial in trials:
+            if i not in active:
+                break
+            if isinstance(trial, TrialError):
+                raise trial
+            seen[i] += 1
+            yield i, trial
+            if seen[i] >= streams[i].limit:
+                active.discard(i)
+
+
+def _schedule(streams: Sequence[Stream], active: set[int]) -> Iterator[tuple[int, int, int]]:
+    """(stream, start, stop): rounds of chunks, growing with the trials already made, so that little is computed in
+    vain."""
+    start = 0
+    while active:
+        stop = start + min(1 + start // 4, _LARGEST_CHUNK)
+        scheduled = [i for i in sorted(active) if streams[i].limit > start]
+        if not scheduled:
+            return
+        for i in scheduled:
+            if i in active:
+                yield i, start, min(stop, streams[i].limit)
+        start = stop
+
+
+def _ahead(
+    executor: Executor, streams: Sequence[Stream], jobs: Iterator[tuple[int, int, int]], seed: int, backend: str
+) -> Iterator[tuple[int, list[Trial | TrialError]]]:
+    """Results in the order of the jobs, with a few jobs per worker in flight."""
+    window = 2 * (getattr(executor, "_max_workers", None) or os.cpu_count() or 1)
+    flying: deque[tuple[int, Future[list[Trial | TrialError]]]] = deque()
+    try:
+        while True:
+            while len(flying) < window and (job := next(jobs, None)) is not None:
+                i, start, stop = job
+                flying.append((i, executor.submit(_measure, streams[i], start, stop, seed, backend)))
+            if not flying:
+                return
+            i, future = flying.popleft()
+            yield i, future.result()
+    finally:
+        for _, future in flying:
+            future.cancel()
+
+
+def _measure(stream: Stream, start: int, stop: int, seed: int, backend: str) -> list[Trial | TrialError]:
+    """Trials start..stop-1 of a stream, on one BLAS thread (more would change rounding); ends with the error if one
+    raises."""
+    done: list[Trial | TrialError] = []
+    xp = resolve(backend)
+    with _threads(len(sys.modules)).limit(limits=1):
+        for number in range(start, stop):
+            try:
+                done.append(stream.trial(trial_rng(stream, number, seed), xp, **stream.case))
+            except Exception as error:
+                what = f"{type(error).__name__}: {error}"
+                done.append(TrialError(f"{stream}, trial {number}: {what}\n\n{traceback.format_exc()}"))
+                break
+    return done
+
+
+@cache
+def _threads(modules: int) -> ThreadpoolController:
+    """Thread pools of the libraries loaded so far: looked for again only when modules were imported since
+    (milliseconds)."""
+    return ThreadpoolController()
+
+
+@cache
+def _hash(text: str) -> int:
+    """The same in every process, unlike `hash`."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

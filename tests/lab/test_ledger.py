@@ -1,0 +1,142 @@
+"""The ledger: complete, reproducible to the byte, strict, and written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pandas as pd
+import pytest
+import toys
+
+from sublinattn.core import files
+from sublinattn.lab import ledger
+
+
+def made(out, **options):
+    ledger.check(toys.ALL, out=out, notebook="nb", **options)
+    return ledger.merge((out / "verdicts").glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("ledger"))
+
+
+def text(value):
+    return json.dumps(value, sort_keys=True, allow_nan=False)
+
+
+def test_entries_are_complete(book):
+    wanted = {
+        "id", "paper", "source", "title", "statement", "outcome", "reason", "trials", "cases", "vacuity", "seed",
+        "effort", "backend", "figure", "notebook", "sabotages", "drops", "fits", "promise", "assumptions", "machine",
+    }  # fmt: skip
+    for entry in book["claims"].values():
+        assert wanted <= set(entry)
+        assert {"lower", "upper", "slack", "trials", "case"} <= set(ledger.reunite(entry)["cases"][0])
+    assert book["summary"]["claims"] == len(toys.ALL)
+    assert book["claims"]["toy.holds"]["statement"] == r"\varepsilon \leq \frac{n^{2}}{2}"
+
+
+def test_each_kind_gets_its_outcome(book):
+    found = {name: entry["outcome"] for name, entry in book["claims"].items()}
+    assert found == {
+        "toy.holds": "supported",
+        "toy.fails": "refuted",
+        "toy.open": "undecided",
+        "toy.loose": "undecided",  # its sabotage passes, so it shows nothing
+        "toy.empty": "vacuous",
+        "toy.always": "supported",
+        "toy.mean": "supported",
+        "toy.clock": "supported",
+    }
+    assert book["summary"]["sabotages"] == 8 and book["summary"]["sabotages_caught"] == 7
+
+
+def test_two_runs_agree_to_the_byte_whatever_the_number_of_workers(book, tmp_path):
+    with ThreadPoolExecutor(2) as pool:  # with two processes: test_cli
+        again = made(tmp_path, executor=pool)
+    assert text(ledger.comparable(book)) == text(ledger.comparable(again))
+    assert text(book) != text(again), "the times, at least, must differ: else nothing is compared"
+
+
+def test_another_seed_gives_another_ledger(book, tmp_path):
+    ledger.check([toys.HOLDS], seed=1, out=tmp_path, notebook="nb")
+    other = ledger.merge((tmp_path / "verdicts").glob("*.json"))["claims"]["toy.holds"]
+    first = book["claims"]["toy.holds"]
+    assert other["sabotages"][0]["reason"] != first["sabotages"][0]["reason"] or other["cases"] != first["cases"]
+
+
+def test_numbers_of_the_machine_are_apart_and_come_back(book):
+    entry = book["claims"]["toy.clock"]
+    assert "sizes" not in entry["fits"][0]
+    whole = ledger.reunite(entry)
+    assert len(whole["fits"][0]["sizes"]) == 4 and whole["fits"][0]["variable"] == "n"
+    assert "provenance" not in whole and whole["failures"] == 0
+
+
+def test_rows_are_filed(tmp_path):
+    table = ledger.check([toys.HOLDS], out=tmp_path)
+    rows = pd.read_parquet(tmp_path / "rows" / "toy.holds.parquet")
+    assert (rows["claim"] == "toy.holds").all() and {"claim", "sabotage:broken"} == set(rows["role"])
+    assert table.loc["toy.holds", "outcome"] == "supported"
+    assert (rows["role"] == "claim").sum() == table.loc["toy.holds", "trials"]
+
+
+@pytest.mark.parametrize(
+    ("claims", "options", "error", "match"),
+    [
+        ("toy.holds", {}, ValueError, "string 'toy.holds'"),
+        (["toy.nothing"], {}, KeyError, "toy.nothing"),
+        ([toys.HOLDS], {"figures": {"toy.fails": "x"}}, ValueError, "toy.fails"),
+    ],
+)
+def test_check_refuses_before_any_work(tmp_path, claims, options, error, match):
+    with pytest.raises(error, match=match):
+        ledger.check(claims, out=tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_claim_cannot_be_filed_twice(tmp_path):
+    ledger.check([toys.OPEN], out=tmp_path / "a")
+    ledger.check([toys.OPEN], out=tmp_path / "b")
+    with pytest.raises(ValueError, match="toy.open twice"):
+        ledger.merge(tmp_path.rglob("verdicts/*.json"))
+
+
+def test_flips_are_supported_claims_that_are_refuted_now():
+    def book(**outcomes):
+        return {"claims": {name: {"outcome": outcome} for name, outcome in outcomes.items()}}
+
+    old = book(a="supported", b="supported", c="undecided", d="refuted", gone="supported")
+    new = book(a="refuted", b="undecided", c="refuted", d="refuted", e="refuted")
+    assert ledger.flips(old, new) == ["a"]
+
+
+def test_a_failed_write_leaves_the_old_ledger(tmp_path):
+    path = tmp_path / "ledger.json"
+    ledger.write(path, {"schema": ledger.SCHEMA, "claims": {}})
+    before = path.read_bytes()
+    with pytest.raises(ValueError):
+        ledger.write(path, {"schema": ledger.SCHEMA, "claims": {}, "number": float("nan")})
+    with pytest.raises(OSError), files.atomic(path) as temporary:
+        temporary.write_text("half")
+        raise OSError("disk full")
+    assert path.read_bytes() == before and before.endswith(b"}\n")
+    assert [p.name for p in tmp_path.iterdir()] == ["ledger.json"]
+
+
+def test_a_file_that_is_being_written_is_not_listed(tmp_path):
+    with files.atomic(tmp_path / "x.json") as temporary:
+        temporary.write_text("half")
+        assert not list(tmp_path.glob("*.json"))
+    assert (tmp_path / "x.json").read_text() == "half"
+    with pytest.raises(FileNotFoundError), files.atomic(tmp_path / "y.json"):
+        pass  # nothing was written
+
+
+def test_load_refuses_what_is_no_ledger(tmp_path):
+    files.write_json(tmp_path / "x.json", {"schema": 0, "claims": {}})
+    with pytest.raises(ValueError, match="x.json is not a ledger"):
+        ledger.load(tmp_path / "x.json")

@@ -1,0 +1,155 @@
+"""The captured file holds what the layers attended with, whatever the pieces, in bounded memory, or it is not there."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from threadpoolctl import threadpool_limits
+from toy_llama import FIELDS, decoder, some_tokens
+
+from sublinattn.core import backends
+from sublinattn.core.files import ENTRY
+from sublinattn.lab.workloads.instance import Instance
+from sublinattn.lm import capture as module
+from sublinattn.lm.attend import causal
+from sublinattn.lm.capture import capture
+
+N, LAYERS = 37, FIELDS["num_hidden_layers"]
+
+
+PIECES = [(8, 5), (7, 64), (64, 64), (36, 36), (5, 1)]
+
+
+@pytest.fixture(params=PIECES, ids="chunk {0[0]}, block {0[1]}".format)
+def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several chunks and blocks, with short ones at the end; all in one."""
+    monkeypatch.setattr(module, "CHUNK", request.param[0])
+    monkeypatch.setattr(module, "BLOCK", request.param[1])
+
+
+def recorded(model: Any, tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """What exact attention is given when the text goes through in one piece."""
+    seen: list[tuple[Any, Any, Any]] = []
+
+    def attend(layer: int, q: Any, k: Any, v: Any) -> Any:
+        assert layer == len(seen)
+        seen.append((q, k, v))
+        return causal(layer, q, k, v)
+
+    model.logits(tokens, attend=attend)
+    arrays = [np.stack([backends.asnumpy(x)[0] for x in layers]) for layers in zip(*seen, strict=True)]
+    return dict(zip("qkv", arrays, strict=True))
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_the_file_holds_what_was_attended_with(xp: Any, tmp_path: Path, pieces: None, kv_heads: int) -> None:
+    model, tokens = decoder(tmp_path, xp=xp, num_key_value_heads=kv_heads), some_tokens(0, N)
+    capture(model, tokens, tmp_path / "qkv.safetensors", source="a text")
+    found, want = safetensors.numpy.load_file(tmp_path / "qkv.safetensors"), recorded(model, tokens)
+    assert found["q"].shape == (LAYERS, 4, N, 6) and found["k"].shape == found["v"].shape == (LAYERS, kv_heads, N, 6)
+    for name in "qkv":
+        assert found[name].dtype == np.float32
+        np.testing.assert_allclose(found[name], want[name], rtol=2e-5, atol=2e-5)
+
+
+def test_what_is_kept_about_it(tmp_path: Path) -> None:
+    model, path = decoder(tmp_path, num_key_value_heads=4).stretched(300), tmp_path / "qkv.safetensors"
+    capture(model, some_tokens(1, N), path, source="a text")
+    instance = Instance.load(path)
+    assert (instance.name, instance.source, instance.scale) == ("captured", "a text", 6**-0.5)
+    assert instance.params == {"context": 300, "trained_context": 200}
+    np.testing.assert_array_equal(instance.k, safetensors.numpy.load_file(path)["k"])
+
+
+def test_numbers_begin_where_readers_of_many_words_can_map_them(tmp_path: Path) -> None:
+    model, path = decoder(tmp_path), tmp_path / "qkv.safetensors"
+    for source in ("", "a", "ab", "abc" * 33):
+        capture(model, some_tokens(2, 5), path, source=source)
+        content = path.read_bytes()
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])
+        assert length % 8 == 0
+        assert json.loads(header["__metadata__"][ENTRY])["source"] == source
+        assert len(content) == 8 + length + max(header[name]["data_offsets"][1] for name in "qkv")
+
+
+def test_half_precision(tmp_path: Path, pieces: None) -> None:
+    """What later tokens see of earlier chunks is rounded to 11 bits; the first layer depends on the text alone."""
+    model, tokens = decoder(tmp_path), some_tokens(3, N)
+    capture(model, tokens, tmp_path / "half.safetensors", dtype="float16")
+    found, want = safetensors.numpy.load_file(tmp_path / "half.safetensors"), recorded(model, tokens)
+    for name in "qkv":
+        assert found[name].dtype == np.float16
+        np.testing.assert_allclose(found[name][0], want[name][0], rtol=2**-10, atol=1e-5)
+        assert abs(found[name] - want[name]).max() < 0.02 * abs(want[name]).max()
+
+
+def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", 16)
+    told: list[tuple[int, int]] = []
+    path = tmp_path / "qkv.safetensors"
+    capture(decoder(tmp_path), some_tokens(4, N), path, progress=lambda done, total: told.append((done, total)))
+    assert told == [(16, N), (32, N), (N, N)]
+
+
+@pytest.mark.parametrize("before", [None, b"an older file"])
+def test_an_exception_halfway_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None
+) -> None:
+    monkeypatch.setattr(module, "CHUNK", 16)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    path = folder / "qkv.safetensors"
+    if before:
+        path.write_bytes(before)
+
+    def killed(done: int, total: int) -> None:
+        if done > 16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        capture(decoder(tmp_path), some_tokens(5, N), path, progress=killed)
+    assert [entry.read_bytes() for entry in folder.iterdir()] == ([before] if before else [])
+
+
+def test_memory_does_not_grow_with_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """896 tokens more, in memory more by less than an eighth of what the file grows by."""
+    monkeypatch.setattr(module, "CHUNK", 64)
+    monkeypatch.setattr(module, "BLOCK", 64)
+    model, path, peaks = decoder(tmp_path, max_position_embeddings=1024), tmp_path / "qkv.safetensors", []
+    with threadpool_limits(1, user_api="blas"):  # each thread has a tile of its own, and when they overlap is chance
+        for n in (128, 128, 1024):  # the first one also pays for what is made once
+            peaks.append(backends.peak_bytes(np, partial(capture, model, some_tokens(6, n), path)))
+    assert peaks[2] - peaks[1] < path.stat().st_size * 896 / 1024 / 8
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+def test_refusals_before_any_work(tmp_path: Path) -> None:
+    model, folder = decoder(tmp_path, max_position_embeddings=20), tmp_path / "out"
+    late = np.array([0] * 18 + [40])
+    cases: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
+        (some_tokens(7, 21), {}, ValueError, r"^tokens must be at most the model's context \(20\), got 21$"),
+        (some_tokens(7, 2, 5), {}, ValueError, r"^tokens must be those of one text, shape \(n,\), got \(2, 5\)$"),
+        (some_tokens(7, 5), {"dtype": "bfloat16"}, ValueError, r"^dtype must be one of .*'float16'.* got 'bfloat16'$"),
+        (np.zeros(0, int), {}, ValueError, r"^tokens must have shape .* not be empty, got \(1, 0\)$"),
+        (np.zeros(5), {}, TypeError, "^tokens must be integers, got float64$"),
+        (late, {}, ValueError, r"^tokens must be in 0\.\.39, got 0 to 40$"),
+    ]
+    for tokens, options, error, message in cases:
+        with pytest.raises(error, match=message):
+            capture(model, tokens, folder / "qkv.safetensors", **options)
+    assert not folder.exists()
+
+
+def test_numbers_that_half_precision_cannot_hold(tmp_path: Path) -> None:
+    model, path = decoder(tmp_path, size=1e5), tmp_path / "out" / "qkv.safetensors"
+    with pytest.raises(ValueError, match="^q of layer 0 does not fit in float16: write it as float32$"):
+        capture(model, some_tokens(8, 5), path, dtype="float16")
+    assert list(path.parent.iterdir()) == []
+    capture(model, some_tokens(8, 5), path)

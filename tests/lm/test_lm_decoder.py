@@ -1,0 +1,190 @@
+"""The decoder computes what plain loops in float64 compute, in one piece or in many, on the host or on a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import fake_device
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+from toy_llama import FIELDS, checkpoint, decoder, reference_logits, some_tokens
+
+from sublinattn.core import backends
+from sublinattn.lm.attend import causal
+from sublinattn.lm.config import Config
+from sublinattn.lm.decoder import Decoder
+
+LAYERS = FIELDS["num_hidden_layers"]
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "grouped-query, biases": {},
+    "multi-head, no bias": {"num_key_value_heads": None, "attention_bias": False, "mlp_bias": False},
+    "one head of keys, tied": {"num_key_value_heads": 1, "tie_word_embeddings": True},
+    "head_dim of the width": {"head_dim": None, "hidden_size": 16, "rope_theta": 50.0, "num_hidden_layers": 3},
+}
+
+
+def close(found: Any, expected: Any, tolerance: float = 2e-5) -> None:
+    np.testing.assert_allclose(backends.asnumpy(found), backends.asnumpy(expected), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_logits_of_plain_loops(xp: Any, tmp_path: Path, name: str) -> None:
+    weights = checkpoint(tmp_path, **CONFIGURATIONS[name])
+    tokens = some_tokens(1, 17)
+    got = Decoder.load(tmp_path, xp=xp).logits(tokens)
+    want = reference_logits(weights, Config.load(tmp_path), tokens)
+    assert got.dtype == np.float32 and got.shape == want.shape
+    assert want.std() > 0.5
+    close(got, want)
+
+
+def test_one_text_is_a_batch_of_one(xp: Any, tmp_path: Path) -> None:
+    model, tokens = decoder(tmp_path, xp=xp), some_tokens(2, 3, 25)
+    got, losses = model.logits(tokens), model.losses(tokens)
+    assert got.shape == (3, 25, 40) and losses.shape == (3, 24)
+    for text, logits, loss in zip(tokens, backends.asnumpy(got), losses, strict=True):
+        close(model.logits(text), logits)
+        close(model.losses(text), loss)
+        close(model.logits(text, last=True), logits[-1:])
+    close(model.logits(tokens, last=True), got[:, -1:])
+    close(model.logits(tokens[0].tolist()), got[0])
+
+
+def test_losses_are_cross_entropy(xp: Any, tmp_path: Path) -> None:
+    model, tokens = decoder(tmp_path, xp=xp), some_tokens(3, 31)
+    logits = backends.asnumpy(model.logits(tokens)).astype(float)
+    want = [np.log(np.exp(row).sum()) - row[token] for row, token in zip(logits, tokens[1:], strict=False)]
+    got = model.losses(tokens)
+    assert isinstance(got, np.ndarray) and got.dtype == np.float32
+    close(got, np.array(want))
+
+
+def test_losses_of_logits_whose_exp_overflows(tmp_path: Path) -> None:
+    model, tokens = decoder(tmp_path), some_tokens(11, 20)
+    model._weights["lm_head.weight"] *= 500
+    logits = model.logits(tokens).astype(float)[:-1]
+    assert logits.max() > 500
+    want = logsumexp(logits, axis=1) - np.take_along_axis(logits, tokens[1:, None], axis=1)[:, 0]
+    np.testing.assert_allclose(model.losses(tokens), want, rtol=1e-5, atol=1e-3)
+
+
+def test_the_attention_given_is_the_one_used(tmp_path: Path) -> None:
+    model, tokens = decoder(tmp_path), some_tokens(4, 9)
+    seen = []
+
+    def blind(layer: int, q: Any, k: Any, v: Any) -> Any:
+        seen.append((layer, q.shape, k.shape, v.shape))
+        return np.zeros_like(q)
+
+    logits = model.logits(tokens, attend=blind)
+    assert seen == [(layer, (1, 4, 9, 6), (1, 2, 9, 6), (1, 2, 9, 6)) for layer in range(LAYERS)]
+    same = tokens == tokens[3]  # without attention a token's logits depend on the token alone
+    close(logits[same], np.broadcast_to(logits[3], (same.sum(), 40)), 1e-6)
+    assert abs(model.losses(tokens, attend=blind) - model.losses(tokens)).max() > 0.1
+
+
+@pytest.mark.parametrize("rows", [1, 7, 24])
+def test_rows_at_a_time_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    model, tokens = decoder(tmp_path), some_tokens(5, 2, 25)
+    logits, losses, asked = model.logits(tokens), model.losses(tokens), []
+    monkeypatch.setattr(backends, "feature_rows", lambda xp, features, dtype: asked.append(features) or rows)
+    close(model.logits(tokens), logits)
+    close(model.losses(tokens), losses)
+    assert set(asked) == {FIELDS["intermediate_size"], FIELDS["vocab_size"]}
+
+
+@pytest.mark.parametrize("size", [1.0, 8.0])  # without and with a maximum that is subtracted before exp
+def test_later_tokens_change_no_earlier_logit(tmp_path: Path, size: float) -> None:
+    model, tokens = decoder(tmp_path, size=size), some_tokens(6, 40)
+    logits = model.logits(tokens)
+    for place in (1, 20, 39):
+        changed = tokens.copy()
+        changed[place] = (changed[place] + 1) % 40
+        other = model.logits(changed)
+        np.testing.assert_array_equal(other[:place], logits[:place])
+        moved = (other[place:] != logits[place:]).any(axis=1)
+        assert moved[0] and (moved.all() or size > 1)  # where attention is saturated, most tokens look elsewhere
+
+
+def test_large_norms(xp: Any, tmp_path: Path) -> None:
+    """Attention logits of about 1e4, gates of about 1e3: saturated, and finite."""
+    model, tokens, largest = decoder(tmp_path, xp=xp, size=40.0), some_tokens(7, 30), []
+
+    def attend(layer: int, q: Any, k: Any, v: Any) -> Any:
+        largest.append(abs(backends.asnumpy(q)[:, 0] @ backends.asnumpy(k)[:, 0].swapaxes(1, 2)).max() / np.sqrt(6))
+        return causal(layer, q, k, v)
+
+    logits = backends.asnumpy(model.logits(tokens, attend=attend))
+    assert max(largest) > 5e3
+    assert np.isfinite(logits).all() and np.isfinite(model.losses(tokens)).all()
+
+
+# --------------------------------------------------------------------------------------------------- place and context
+def test_start_is_the_position_of_the_first_token(tmp_path: Path) -> None:
+    """Exact attention sees differences of positions only, so a text that starts elsewhere has the same logits."""
+    model, tokens, turned = decoder(tmp_path), some_tokens(8, 20), []
+
+    def attend(layer: int, q: Any, k: Any, v: Any) -> Any:
+        turned.append(k)
+        return causal(layer, q, k, v)
+
+    close(model.logits(tokens, attend=attend, start=100), model.logits(tokens, attend=attend), 1e-4)
+    moved, plain = turned[0], turned[LAYERS]
+    assert abs(moved - plain).max() > 0.1
+    close(np.linalg.norm(moved, axis=-1), np.linalg.norm(plain, axis=-1))
+    angles = np.subtract(*(np.angle(k[..., :3] + 1j * k[..., 3:]) for k in (moved, plain)))
+    expected = 100 * model.config.rope.frequencies
+    np.testing.assert_allclose(np.exp(1j * angles), np.broadcast_to(np.exp(1j * expected), angles.shape), atol=1e-4)
+
+
+def test_stretching_keeps_the_weights_and_refuses_to_stretch_twice(tmp_path: Path) -> None:
+    model = decoder(tmp_path)
+    longer = model.stretched(201)
+    assert (longer.trained, longer.config.context, longer.config.rope.magnitude > 1) == (200, 201, True)
+    assert longer._weights is model._weights
+    assert model.stretched(200) is model and longer.stretched(201) is longer
+    with pytest.raises(ValueError, match=r"^context must be at most 201, what this decoder is stretched to, got 202$"):
+        longer.stretched(202)
+    with pytest.raises(ValueError, match="^context must be at least 1, got 0$"):
+        model.stretched(0)
+    with pytest.raises(TypeError, match="^context must be an integer, got float$"):
+        model.stretched(400.0)  # type: ignore[arg-type]
+
+
+def test_tokens_beyond_the_context_are_refused(tmp_path: Path) -> None:
+    model, tokens = decoder(tmp_path), np.zeros(201, np.int64)
+    for call in (model.logits, model.losses):
+        with pytest.raises(ValueError, match=r"^tokens must end within the context of 200 \(see stretched\), got 201$"):
+            call(tokens)
+    with pytest.raises(ValueError, match="within the context of 200"):
+        model.logits(tokens[:2], start=199)
+    assert model.logits(tokens[:2], start=198).shape[0] == model.stretched(201).losses(tokens).shape[0] - 198
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "yarn", "factor": 2.0},
+        {"rope_type": "linear", "factor": 2.0},
+        {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    ],
+)
+def test_a_checkpoint_that_is_stretched_itself_is_not_stretched_again(tmp_path: Path, scaling: dict) -> None:
+    model = decoder(tmp_path, rope_parameters=scaling)
+    assert model.stretched(200) is model
+    with pytest.raises(ValueError, match=r"^context must be at most 200, what this decoder is stretched to, got 201$"):
+        model.stretched(201)
+
+
+# ------------------------------------------------------------------------------------------------------------ transfers
+def test_the_device_is_left_once_per_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the largest norms that exact attention asks for; the losses come to the host in one piece."""
+    monkeypatch.setitem(backends._NAMESPACES, fake_device.__name__, fake_device.__name__)
+    model, tokens = decoder(tmp_path, xp=fake_device), some_tokens(9, 2, 30)
+    before = fake_device.syncs
+    assert isinstance(model.logits(tokens), fake_device.Array)
+    assert fake_device.syncs - before == LAYERS
+    model.losses(tokens)
+    assert fake_device.syncs - before == 2 * LAYERS + 1

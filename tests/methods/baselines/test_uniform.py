@@ -1,0 +1,62 @@
+"""Uniform key sampling, the yardstick."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import references
+
+from sublinattn import uniform_attention
+from sublinattn.core import backends
+
+
+def run(xp: Any, arrays: list[np.ndarray], **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    found = uniform_attention(*(xp.asarray(x) for x in arrays), **({"rng": 0, "return_lse": True} | options))
+    return tuple(backends.asnumpy(x) for x in found)
+
+
+@pytest.mark.parametrize("lead", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("size", [1.0, 30.0])
+def test_all_keys_is_exact(xp: Any, lead: tuple[int, ...], size: float) -> None:
+    arrays = references.qkv(0, 9, 13, lead=lead, size=size)
+    for found, expected in zip(run(xp, arrays, sample_size=13), references.attention(*arrays), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-11)
+
+
+def test_is_attention_over_some_distinct_keys(xp: Any) -> None:
+    """Values that name their keys: with zero queries the output is the mean of m distinct ones."""
+    n, m = 30, 7
+    q, k, _ = references.qkv(1, 4, n, lead=(2,), size=0.0)
+    v = np.broadcast_to(np.eye(n), (2, n, n)).copy()
+    out, lse = run(xp, [q, k, v], sample_size=m)
+    np.testing.assert_allclose(np.sort(out, axis=-1)[..., -m:], 1 / m)
+    np.testing.assert_allclose(np.sort(out, axis=-1)[..., :-m], 0)
+    np.testing.assert_array_equal(out, np.repeat(out[:, :1], 4, axis=1))  # the same keys for every query
+    assert (out[0] != out[1]).any()
+    np.testing.assert_allclose(lse, math.log(n))
+    np.testing.assert_array_equal(out, run(xp, [q, k, v], sample_size=m)[0])
+    assert (out != run(xp, [q, k, v], sample_size=m, rng=1)[0]).any()
+
+
+@pytest.mark.parametrize("statistic", ["normaliser", "product"])
+def test_is_unbiased(statistic: str) -> None:
+    """z-test over 1500 seeds; |z| <= 4.5 has a false alarm rate of 7e-6."""
+    arrays = references.qkv(2, 5, 20)
+    out, lse = references.attention(*arrays)
+    probe = np.random.default_rng(3).standard_normal((5, 3))
+
+    def functional(out: np.ndarray, lse: np.ndarray) -> float:
+        return float((probe * np.exp(lse)[:, None] * (out if statistic == "product" else 1)).sum())
+
+    found = [functional(*run(np, arrays, sample_size=4, rng=seed)) for seed in range(1500)]
+    z = (np.mean(found) - functional(out, lse)) / (np.std(found, ddof=1) / math.sqrt(len(found)))
+    assert abs(z) <= 4.5
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_dtype_comes_back(xp: Any, dtype: Any) -> None:
+    out, lse = run(xp, references.qkv(3, 6, 8, dtype=dtype), sample_size=5)
+    assert out.dtype == lse.dtype == dtype

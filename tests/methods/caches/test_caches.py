@@ -1,0 +1,316 @@
+"""The caches hold the tokens that they should, whatever the chunks, and answer with attention over them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import references
+from toy_caches import BUDGET, CACHES, D_V, contents, farthest_points, feed, heavy_hitters, over, stream, tokens
+
+from sublinattn.core import backends
+from sublinattn.methods.caches.caches import ExactCache, HeavyHitterCache, KCenterCache, SinkCache, ZeroCache
+
+N = 40
+CUTS = {"at once": [], "one by one": list(range(1, N)), "uneven": [1, 2, 9, 10, 26, 39]}
+EXACT = [name for name in CACHES if name not in ("value-norm", "zero")]
+STREAMING = [name for name in CACHES if name != "k-center"]  # whose state does not depend on the chunks
+
+
+def close(found: Any, expected: np.ndarray, tolerance: float = 1e-12) -> None:
+    np.testing.assert_allclose(backends.asnumpy(found), expected, rtol=tolerance, atol=tolerance)
+
+
+# ---------------------------------------------------------------------------------------------------- within the budget
+@pytest.mark.parametrize("cuts", CUTS)
+@pytest.mark.parametrize("lead", [(), (2, 3)])
+@pytest.mark.parametrize("name", EXACT)
+def test_within_its_budget_every_cache_is_exact(xp: Any, name: str, lead: tuple[int, ...], cuts: str) -> None:
+    q, k, v = stream(xp, 0, N, lead=lead)
+    expected, _ = references.attention(*map(backends.asnumpy, (q, k, v)), scale=0.7)
+    cache = feed(CACHES[name](N), k, v, CUTS[cuts])
+    assert cache.tokens_seen == N
+    close(cache.attend(q, scale=0.7), expected)
+    close(cache.attend(q[..., 2, :][..., None, :], scale=0.7), expected[..., 2:3, :])
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_one_token_and_one_query_at_a_time(xp: Any, name: str) -> None:
+    q, k, v = stream(xp, 1, 6)
+    cache = CACHES[name](6)
+    for j in range(6):
+        answer = cache.update(k[j], v[j]).attend(q[0])
+        assert answer.shape == (D_V,) and answer.dtype == np.float64
+        close(answer, over(q[:1], k, v, list(range(j + 1)))[0])
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_logits_of_ten_thousand(xp: Any, name: str) -> None:
+    q, k, v = stream(xp, 2, N, dtype=np.float32)
+    largest = abs(backends.asnumpy(q).astype(float) @ backends.asnumpy(k).astype(float).T).max()
+    for scale in (1e4 / largest, -1e4 / largest):
+        cache = feed(CACHES[name](N if name in EXACT else BUDGET), k, v, CUTS["uneven"])
+        answer = backends.asnumpy(cache.attend(q, scale=scale))
+        assert answer.dtype == np.float32 and np.isfinite(answer).all()
+        if name in EXACT:  # logits are rounded to 1e4 * 2^-24 each
+            expected, _ = references.attention(*map(backends.asnumpy, (q, k, v)), scale=scale)
+            close(answer, expected, 1e-2)
+        cache.update(k, v).attend(q)
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_half_precision_accumulates_in_single(xp: Any, name: str) -> None:
+    q, k, v = stream(xp, 3, N, dtype=np.float16)
+    half, single = CACHES[name](), CACHES[name]()
+    feed(half, k, v, CUTS["uneven"])
+    feed(single, *(x.astype(np.float32) for x in (k, v)), CUTS["uneven"])
+    answer = half.attend(q)
+    assert answer.dtype == np.float16 and half.nbytes == single.nbytes
+    np.testing.assert_array_equal(
+        backends.asnumpy(answer), backends.asnumpy(single.attend(q.astype(np.float32))).astype(np.float16)
+    )
+
+
+# --------------------------------------------------------------------------------------------------- past the budget
+@pytest.mark.parametrize("cuts", CUTS)
+@pytest.mark.parametrize(("window", "sinks"), [(1, 0), (7, 0), (7, 2), (1, 4), (5, 5)])
+def test_sink_cache_holds_the_first_and_the_last(xp: Any, window: int, sinks: int, cuts: str) -> None:
+    q, k, v = stream(xp, 4, N)
+    cache = SinkCache(window, sinks)
+    edges = [0, *CUTS[cuts], N]
+    for begin, end in zip(edges, edges[1:], strict=False):
+        cache.update(k[begin:end], v[begin:end])
+        kept = [j for j in range(end) if j < sinks or j >= end - window]
+        assert sorted(tokens(cache, k)) == kept
+        close(cache.attend(q), over(q, k, v, kept))
+
+
+@pytest.mark.parametrize("cuts", CUTS)
+@pytest.mark.parametrize(("budget", "recent"), [(9, 3), (9, 0), (9, 9), (1, 0), (1, 1), (12, 11)])
+def test_heavy_hitters_are_those_of_the_plain_loop(xp: Any, budget: int, recent: int, cuts: str) -> None:
+    q, k, v = stream(xp, 5, N, n_q=N, size=2.0)
+    plain = [backends.asnumpy(x) for x in (q, k, v)]
+    events: list[tuple[str, int]] = []
+    cache = HeavyHitterCache(budget, recent)
+    edges = [0, *CUTS[cuts], N]
+    for begin, end in zip(edges, edges[1:], strict=False):
+        cache.update(k[begin:end], v[begin:end])
+        answer = cache.attend(q[begin:end])
+        events += [("token", j) for j in range(begin, end)] + [("query", i) for i in range(begin, end)]
+        scores, seen = heavy_hitters(events, plain[0], plain[1], budget, recent)
+        assert tokens(cache, k) == seen[-1] == sorted(scores)
+        close(cache._held["scores"], [[scores[token] for token in sorted(scores)]])
+        close(answer, over(q[begin:end], k, v, seen[-1]))
+
+
+def test_heavy_hitters_without_queries_are_a_sliding_window(xp: Any) -> None:
+    _, k, v = stream(xp, 6, N)
+    for recent in (0, 3, BUDGET):
+        cache = feed(HeavyHitterCache(BUDGET, recent), k, v, CUTS["uneven"])
+        assert tokens(cache, k) == list(range(N - BUDGET, N))
+
+
+def test_queries_decide_which_tokens_stay(xp: Any) -> None:
+    """A query along a key puts all weight on it; the token outlives any number of later ones."""
+    _, k, v = stream(xp, 7, N)
+    plain = backends.asnumpy(k)[:3]
+    for query in range(3):
+        cache = HeavyHitterCache(3, 2).update(k[:3], v[:3])
+        cache.attend(100 * k[query])
+        cache.update(k[3:], v[3:])
+        assert tokens(cache, k) == [int(np.argmax(plain @ plain[query])), N - 2, N - 1]
+
+
+def test_scores_do_not_depend_on_how_queries_are_cut(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = stream(xp, 8, N, n_q=50, lead=(2,), size=2.0)
+    scores, answers = [], []
+    for step in (10**6, 7):
+        for chunk in (50, 1, 13):
+            monkeypatch.setattr(backends, "feature_rows", lambda xp, features, dtype, step=step: step)
+            cache = HeavyHitterCache(BUDGET, 3).update(k, v)
+            parts = [backends.asnumpy(cache.attend(q[:, i : i + chunk])) for i in range(0, 50, chunk)]
+            scores.append(backends.asnumpy(cache._held["scores"]))
+            answers.append(np.concatenate(parts, axis=1))
+    close(scores[0].sum(axis=1), np.full(2, 50.0))
+    for x, y in zip(scores, answers, strict=True):
+        close(x, scores[0])
+        close(y, answers[0])
+
+
+@pytest.mark.parametrize(("budget", "recent"), [(9, 3), (9, 0), (9, 9), (1, 0), (9, 8)])
+def test_k_center_of_a_prompt(xp: Any, budget: int, recent: int) -> None:
+    q, k, v = stream(xp, 9, N)
+    cache = KCenterCache(budget, recent).update(k, v)
+    centres = farthest_points(backends.asnumpy(k)[: N - recent], budget - recent) if budget > recent else []
+    kept = sorted(centres) + list(range(N - recent, N))
+    assert tokens(cache, k) == kept
+    close(cache.attend(q), over(q, k, v, kept))
+
+
+def test_k_center_of_what_is_held_and_what_leaves_the_window(xp: Any) -> None:
+    _, k, v = stream(xp, 10, N)
+    cache, plain, held = KCenterCache(9, 3), backends.asnumpy(k), []
+    edges = [0, *CUTS["uneven"], N]
+    for begin, end in zip(edges, edges[1:], strict=False):
+        cache.update(k[begin:end], v[begin:end])
+        held += range(begin, end)
+        if len(held) > 9:
+            outside, window = held[:-3], held[-3:]
+            held = sorted(outside[i] for i in farthest_points(plain[outside], 6)) + window
+        assert tokens(cache, k) == held
+
+
+def test_k_center_of_repeated_keys_fills_up_with_the_newest(xp: Any) -> None:
+    """Three different keys, over and over: a second problem beside it has centres enough."""
+    _, k, v = (backends.asnumpy(x) for x in stream(xp, 11, N, lead=(2,)))
+    k[0] = k[0, np.arange(N) % 3]
+    v[0, :, 0] = np.arange(N)
+    cache = KCenterCache(8, 2).update(xp.asarray(k), xp.asarray(v))
+    assert backends.asnumpy(cache._held["values"])[0, :, 0].tolist() == [0, 1, 2, 35, 36, 37, 38, 39]
+    assert tokens(cache, k, 1) == sorted(farthest_points(k[1, :-2], 6)) + [38, 39]
+
+
+def test_zero_cache_answers_zero(xp: Any) -> None:
+    q, k, v = stream(xp, 12, N, lead=(2,), dtype=np.float32)
+    cache = ZeroCache().update(k, v).merge(ZeroCache().update(k, v))
+    answer = cache.attend(q)
+    assert answer.shape == (2, 5, D_V) and answer.dtype == np.float32 and not backends.asnumpy(answer).any()
+    assert cache.nbytes == 0 and cache.tokens_seen == 2 * N
+
+
+# -------------------------------------------------------------------------------------------------- chunks and problems
+@pytest.mark.parametrize("lead", [(), (2, 2)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", STREAMING)
+def test_chunks_change_no_bit(xp: Any, name: str, dtype: Any, lead: tuple[int, ...]) -> None:
+    q, k, v = stream(xp, 13, N, n_q=2, lead=lead, dtype=dtype)
+
+    def run(cuts: list[int]) -> list[np.ndarray]:
+        """The same queries after the same tokens in any case: heavy hitters depend on them."""
+        cache = CACHES[name]()
+        for begin, end in ((0, 20), (20, N)):
+            feed(cache, *(x[..., begin:end, :] for x in (k, v)), [c - begin for c in cuts if begin < c < end])
+            answer = cache.attend(q)
+        used = {"exact": N}.get(name, BUDGET)  # the room beyond differs
+        return [backends.asnumpy(x[:, :used]) for x in cache._held.values()] + [backends.asnumpy(answer)]
+
+    whole = run(CUTS["at once"])
+    for cuts in ("one by one", "uneven"):
+        for x, y in zip(run(CUTS[cuts]), whole, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("name", [name for name in CACHES if name not in ("uniform", "value-norm")])
+def test_leading_axes_are_separate_problems(xp: Any, name: str) -> None:
+    """Reservoirs have draws of their own for each: see `test_reservoir_cache`."""
+    q, k, v = stream(xp, 14, N, n_q=12, lead=(2, 3))
+    q2, _, _ = stream(xp, 15, N, n_q=7, lead=(2, 3))
+    together = feed(CACHES[name](), k[..., :30, :], v[..., :30, :], [4, 25])
+    first, last = together.attend(q), feed(together, k[..., 30:, :], v[..., 30:, :], []).attend(q2)
+    for at in np.ndindex(2, 3):
+        alone = feed(CACHES[name](), k[at][:30], v[at][:30], [4, 25])
+        close(first[at], backends.asnumpy(alone.attend(q[at])))
+        close(last[at], backends.asnumpy(feed(alone, k[at][30:], v[at][30:], []).attend(q2[at])))
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_the_callers_arrays_are_copied_and_not_changed(name: str) -> None:
+    q, k, v = stream(np, 16, 5)
+    before = [x.copy() for x in (q, k, v)]
+    cache = CACHES[name]().update(k, v)
+    answer = cache.attend(q)
+    for x, y in zip((q, k, v), before, strict=True):
+        np.testing.assert_array_equal(x, y)
+    k[:], v[:] = 7, 7
+    np.testing.assert_array_equal(cache.attend(q), answer)
+
+
+# ----------------------------------------------------------------------------------------------------------- the bytes
+@pytest.mark.parametrize("lead", [(), (3,)])
+@pytest.mark.parametrize("name", CACHES)
+def test_bytes_are_those_of_all_arrays_and_bounded_by_the_budget(xp: Any, name: str, lead: tuple[int, ...]) -> None:
+    _, k, v = stream(xp, 17, 200, lead=lead, dtype=np.float32)
+    cache = CACHES[name]()
+    assert cache.nbytes == 0
+    heads = int(np.prod(lead))
+    extra = {"heavy": 8, "uniform": 8, "value-norm": 8}.get(name, 0)
+    for begin in range(0, 200, 7):
+        cache.update(k[..., begin : begin + 7, :], v[..., begin : begin + 7, :])
+        assert cache.nbytes == references.array_bytes(cache)
+        if name not in ("exact", "zero"):
+            assert cache.nbytes <= heads * BUDGET * (4 * 7 + extra)
+    assert cache.nbytes == heads * {"exact": 0, "zero": 0}.get(name, BUDGET) * (4 * 7 + extra) or name == "exact"
+
+
+def test_sink_cache_grows_to_its_budget_and_no_further() -> None:
+    _, k, v = stream(np, 21, 60)
+    cache = SinkCache(40, 3)
+    for j in range(60):
+        cache.update(k[j], v[j])
+        assert cache.nbytes <= 8 * 7 * min(43, (j + 1) * 9 / 8)
+    assert cache.nbytes == 8 * 7 * 43
+
+
+def test_exact_cache_grows_by_an_eighth() -> None:
+    """Rows one by one: never more than an eighth to spare, and a new buffer only every eighth."""
+    k = np.random.default_rng(18).standard_normal((3000, 4)).astype(np.float32)
+    cache, buffers = ExactCache(), 0
+    for j, row in enumerate(k):
+        held = cache._held.get("keys")
+        cache.update(row, row)
+        buffers += cache._held["keys"] is not held
+        assert 32 * (j + 1) <= cache.nbytes <= 32 * (j + 1) * 9 / 8
+    assert buffers <= 8 + np.log(3000 / 8) / np.log(9 / 8) * 1.3
+    assert ExactCache().update(k, k).nbytes == 32 * 3000
+    np.testing.assert_array_equal(cache._held["keys"][0, :3000], k)
+
+
+# ------------------------------------------------------------------------------------------------------- save and load
+@pytest.mark.parametrize("stop", [0, 5, 30])
+@pytest.mark.parametrize("name", CACHES)
+def test_a_loaded_cache_goes_on_alike(xp: Any, tmp_path: Path, name: str, stop: int) -> None:
+    q, k, v = stream(xp, 19, N, lead=(2,), dtype=np.float32)
+    cache = CACHES[name](rng=3)
+    if stop:
+        feed(cache, k[:, :stop], v[:, :stop], [1]).attend(q)
+    cache.save(tmp_path / "x")
+    loaded = type(cache).load(tmp_path / "x")
+    assert contents(loaded, tmp_path) == contents(cache, tmp_path)
+    assert (loaded.nbytes, loaded.tokens_seen) == (cache.nbytes, cache.tokens_seen)
+    if stop:
+        np.testing.assert_array_equal(*(backends.asnumpy(x.attend(q)) for x in (loaded, cache)))
+    for either in (loaded, cache):
+        feed(either, k[:, stop:], v[:, stop:], [2]).attend(q)
+    assert contents(loaded, tmp_path) == contents(cache, tmp_path)
+    assert np.isfinite(backends.asnumpy(loaded.attend(q))).all()
+
+
+# ------------------------------------------------------------------------------------------------------------- merging
+def test_exact_caches_merge_into_the_cache_of_both(xp: Any, tmp_path: Path) -> None:
+    q, k, v = stream(xp, 20, N, lead=(2,))
+    expected, _ = references.attention(*map(backends.asnumpy, (q, k, v)))
+    parts = [(x[:, :11], x[:, 11:]) for x in (k, v)]
+    # One by one: both then have room to spare, or not.
+    one, other = (feed(ExactCache(), *its, list(range(1, its[0].shape[1]))) for its in zip(*parts, strict=True))
+    assert other._held["keys"].shape[1] > N - 11
+    before = contents(other, tmp_path)
+    one.save(tmp_path / "one")
+    other.save(tmp_path / "other")
+    on_host, its_on_host = (ExactCache.load(tmp_path / name) for name in ("one", "other"))
+    merged = [one.merge(other), on_host.merge(other), ExactCache().merge(one), one.merge(ExactCache())]
+    merged.append(ExactCache.load(tmp_path / "one").merge(its_on_host))
+    assert merged[0] is merged[3] is one and contents(other, tmp_path) == before
+    for cache in merged:
+        assert cache.tokens_seen == N
+        close(cache.attend(q), expected)
+    assert contents(other, tmp_path) == before
+    one.update(k, v)
+    assert merged[2].tokens_seen == N
+    close(merged[2].attend(q), expected)
+
+
+@pytest.mark.parametrize("name", ["sink", "heavy", "k-center"])
+def test_caches_without_an_exact_meaning_do_not_merge(name: str) -> None:
+    assert not hasattr(CACHES[name](), "merge")

@@ -1,0 +1,184 @@
+"""CountSketch: the tables, chunks, merging, products, estimates, memory; against a loop over rows and tables."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sublinattn.core import backends
+from sublinattn.methods.countsketch import countsketch
+from sublinattn.methods.countsketch.countsketch import CountSketch, bit_length
+
+SHAPES = [  # n, p, tables, width, bit tables
+    (300, 3, 7, 16, 3),
+    (300, 2, 5, 1000, 5),  # more buckets than rows
+    (64, 1, 3, 1, 1),  # one bucket
+    (65, 2, 1, 4, 0),
+    (1, 2, 3, 4, 2),  # one row
+]
+
+
+def empty(xp: Any, shape: tuple[int, ...], dtype: Any = np.float64, seed: int = 0) -> CountSketch:
+    n, p, tables, width, bit_tables = shape
+    rng = np.random.default_rng([seed, *shape])
+    sketch = CountSketch.seeded(n, p, tables=tables, width=width, rng=rng, bit_tables=bit_tables)
+    sketch.allocate(xp, dtype)
+    return sketch
+
+
+def filled(xp: Any, shape: tuple[int, ...], dtype: Any = np.float64) -> tuple[np.ndarray, CountSketch]:
+    """A random matrix, and its sketch."""
+    x = np.random.default_rng(1).standard_normal(shape[:2]).astype(dtype)
+    sketch = empty(xp, shape, dtype)
+    sketch.add(0, xp.asarray(x))
+    return x, sketch
+
+
+def where(sketch: CountSketch) -> tuple[np.ndarray, np.ndarray]:
+    """Buckets and signs of all indices, on the host, shape (r, n)."""
+    return sketch.hash(np, np.arange(sketch.n)[None])
+
+
+def plain(sketch: CountSketch, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Tables and bit counters, row by row."""
+    bucket, sign = where(sketch)
+    r, w, length = len(bucket), sketch.hash.width, bit_length(sketch.n)
+    table, bits = np.zeros((r, w, x.shape[1])), np.zeros((sketch.bit_tables, w, length, x.shape[1]))
+    for j in range(r):
+        np.add.at(table[j], bucket[j], sign[j][:, None] * x)
+        if j < sketch.bit_tables:
+            for bit in range(length):
+                one = (np.arange(sketch.n) >> bit) % 2
+                np.add.at(bits[j, :, bit], bucket[j], (one * sign[j])[:, None] * x)
+    return table, bits
+
+
+def assert_holds(sketch: CountSketch, table: np.ndarray, bits: np.ndarray, rtol: float = 1e-12) -> None:
+    np.testing.assert_allclose(backends.asnumpy(sketch.table), table, rtol=0, atol=rtol * 300)
+    np.testing.assert_allclose(backends.asnumpy(sketch.bits), bits, rtol=0, atol=rtol * 300)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-15), (np.float32, 1e-7)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tables_and_bit_counters(xp: Any, shape: tuple[int, ...], dtype: Any, rtol: float) -> None:
+    x, sketch = filled(xp, shape, dtype)
+    assert sketch.table.shape == (shape[2], shape[3], shape[1]) and sketch.table.dtype == dtype
+    assert sketch.bits.shape == (shape[4], shape[3], bit_length(shape[0]), shape[1]) and sketch.bits.dtype == dtype
+    assert_holds(sketch, *plain(sketch, x), rtol)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_chunks_rows_and_any_order(xp: Any, shape: tuple[int, ...]) -> None:
+    """In uneven chunks, out of order, row by row: as at once."""
+    x, whole = filled(xp, shape)
+    cuts = [0, 1, 2, 17, 40, shape[0]]
+    spans = list(zip(cuts[:-1], cuts[1:], strict=True))
+    for parts in (spans, spans[::-1], [(i, i + 1) for i in range(shape[0])]):
+        sketch = empty(xp, shape)
+        for start, stop in parts:
+            sketch.add(start, xp.asarray(x[start:stop]))
+        assert_holds(sketch, backends.asnumpy(whole.table), backends.asnumpy(whole.bits), 1e-15)
+
+
+def test_pieces_and_tiles_change_nothing(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every split of a chunk into pieces, and of the tables into tiles."""
+    x, whole = filled(xp, SHAPES[0])
+    for piece_rows, together in ((1, 1), (7, 14), (64, 150), (300, 10**6)):
+        monkeypatch.setattr(countsketch, "PIECE_ROWS", piece_rows)
+        monkeypatch.setattr(countsketch, "TOGETHER", together)
+        sketch = empty(xp, SHAPES[0])
+        sketch.add(0, xp.asarray(x))
+        assert_holds(sketch, backends.asnumpy(whole.table), backends.asnumpy(whole.bits), 1e-15)
+    monkeypatch.setattr(countsketch, "PIECE", 10)  # three rows of three numbers
+    sketch = empty(xp, SHAPES[0])
+    sketch.add(0, xp.asarray(x))
+    assert_holds(sketch, backends.asnumpy(whole.table), backends.asnumpy(whole.bits), 1e-15)
+
+
+def test_more_buckets_than_16_bits_name(xp: Any) -> None:
+    """Past 65536 (table, bucket) pairs sorting is by wider numbers."""
+    shape = (500, 1, 3, 40000, 2)
+    x, sketch = filled(xp, shape)
+    assert_holds(sketch, *plain(sketch, x), 1e-15)
+
+
+def test_merge_of_disjoint_ranges(xp: Any) -> None:
+    x, whole = filled(xp, SHAPES[0])
+    parts = [empty(xp, SHAPES[0]) for _ in range(3)]
+    for part, (start, stop) in zip(parts, ((0, 100), (100, 101), (101, 300)), strict=True):
+        part.add(start, xp.asarray(x[start:stop]))
+    before = copy.deepcopy(backends.asnumpy(parts[1].table))
+    parts[0].merge(parts[1])
+    parts[0].merge(parts[2])
+    assert_holds(parts[0], backends.asnumpy(whole.table), backends.asnumpy(whole.bits), 1e-15)
+    np.testing.assert_array_equal(backends.asnumpy(parts[1].table), before)
+
+
+def test_times_is_the_sketch_of_the_product(xp: Any) -> None:
+    x, sketch = filled(xp, SHAPES[0])
+    m = np.random.default_rng(5).standard_normal((3, 4))
+    product = sketch.times(xp.asarray(m))
+    assert (product.n, product.p, product.bit_tables) == (300, 4, 3) and product.hash is sketch.hash
+    assert_holds(product, *plain(sketch, x @ m))
+    np.testing.assert_allclose(
+        backends.asnumpy(product.estimates(xp, xp.arange(300))), plain_estimates(sketch, x @ m), atol=1e-12
+    )
+
+
+def plain_estimates(sketch: CountSketch, x: np.ndarray) -> np.ndarray:
+    bucket, sign = where(sketch)
+    table, _ = plain(sketch, x)
+    found = [sign[j][:, None] * table[j][bucket[j]] for j in range(len(table))]
+    return np.median(np.stack(found), axis=0)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (100, 2, 4, 8, 0)])  # the last: a median of an even number
+def test_estimates_are_medians_over_tables(xp: Any, shape: tuple[int, ...]) -> None:
+    """Of whole rows, and of one entry in each place of a (c, p) array of indices."""
+    x, sketch = filled(xp, shape)
+    expected = plain_estimates(sketch, x)
+    rng = np.random.default_rng(6)
+    index = rng.integers(shape[0], size=20)
+    np.testing.assert_allclose(backends.asnumpy(sketch.estimates(xp, xp.asarray(index))), expected[index], atol=1e-12)
+    entries = rng.integers(shape[0], size=(20, shape[1]))
+    np.testing.assert_allclose(
+        backends.asnumpy(sketch.estimates(xp, xp.asarray(entries))), expected[entries, np.arange(shape[1])], atol=1e-12
+    )
+
+
+def test_without_collisions_estimates_are_exact(xp: Any) -> None:
+    """More buckets than pairs of rows: most tables separate all rows (fixed seed)."""
+    x, sketch = filled(xp, (20, 2, 5, 2000, 0))
+    np.testing.assert_allclose(backends.asnumpy(sketch.estimates(xp, xp.arange(20))), x, atol=1e-15)
+
+
+def test_nbytes_is_what_the_arrays_take(xp: Any) -> None:
+    rng = np.random.default_rng(0)
+    sketch = CountSketch.seeded(300, 3, tables=7, width=16, rng=rng, bit_tables=3)
+    assert sketch.nbytes == sketch.hash.coefficients.nbytes == 7 * 4 * 8
+    sketch.allocate(xp, np.float32)
+    assert sketch.nbytes == 7 * 4 * 8 + sketch.table.nbytes + sketch.bits.nbytes
+    assert sketch.nbytes == 7 * 4 * 8 + 4 * (7 * 16 * 3 + 3 * 16 * 9 * 3)
+
+
+def test_allocate_moves_tables_to_the_device_and_keeps_what_they_hold(xp: Any) -> None:
+    x, sketch = filled(np, SHAPES[0])
+    table, bits = plain(sketch, x)
+    sketch.allocate(xp, np.float32)  # the dtype is that of the first allocation
+    assert backends.namespace(sketch.table, sketch.bits) is xp and sketch.table.dtype == np.float64
+    assert_holds(sketch, table, bits)
+
+
+@pytest.mark.parametrize(("n", "length"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (2**20, 20), (2**20 + 1, 21)])
+def test_bit_length(n: int, length: int) -> None:
+    assert bit_length(n) == length
+    assert (n - 1) >> length == 0
+
+
+def test_one_seed_one_sketch(xp: Any) -> None:
+    a, b, c = (empty(xp, SHAPES[0], seed=seed).hash.coefficients for seed in (0, 0, 1))
+    np.testing.assert_array_equal(a, b)
+    assert (a != c).any()

@@ -1,0 +1,170 @@
+"""Hardness parameters against dense matrices in float64 [HA24]."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import references
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.special import logsumexp
+from threadpoolctl import threadpool_limits
+
+from sublinattn import Hardness, hardness
+from sublinattn.core import backends
+from sublinattn.core.softmax_matrix import SoftmaxMatrix
+from sublinattn.methods.hyperattention.sort_lsh import buckets, default_bits, hyperplanes
+
+FIELDS = tuple(name for name in Hardness.__dataclass_fields__ if name != "keys")
+RELAXED = settings(
+    derandomize=True, deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def measure(xp: Any, arrays: list[np.ndarray], **options: Any) -> dict[str, np.ndarray]:
+    found = hardness(*(xp.asarray(x) for x in arrays), **({"rng": 0} | options))
+    return {name: backends.asnumpy(getattr(found, name)) for name in FIELDS}
+
+
+def dense_kappa(q: np.ndarray, k: np.ndarray, planes: np.ndarray, block: int) -> float:
+    """Ratio of row sums outside the sortLSH mask, from the dense matrix and a dense mask."""
+    (n_q, d), n_k = q.shape, len(k)
+    q_rank, k_rank = (
+        np.argsort(np.argsort(buckets(np, x[None], planes[None])[0], kind="stable"), kind="stable") for x in (q, k)
+    )
+    outside = q_rank[:, None] // -(-block * n_q // n_k) != k_rank[None, :] // block
+    sums = logsumexp(np.where(outside, q @ k.T / np.sqrt(d), -np.inf), axis=1)
+    with np.errstate(over="ignore"):
+        return float(np.exp(sums.max() - sums.min()))
+
+
+@RELAXED
+@given(
+    n_q=st.integers(1, 30), n_k=st.integers(2, 30), lead=st.sampled_from([(), (2,), (2, 2)]), causal=st.booleans(),
+    size=st.sampled_from([0.5, 2.0, 20.0]), block=st.integers(1, 10), data=st.data(),
+)  # fmt: skip
+def test_equals_the_dense_computation(
+    xp: Any, small_tiles: None, n_q: int, n_k: int, lead: Any, causal: bool, size: float, block: int, data: Any
+) -> None:
+    arrays = references.qkv(n_q + 31 * n_k, n_q, n_k, lead=lead, size=size)
+    q, k, v = arrays
+    sinks = data.draw(st.integers(0, n_k - 1))
+    found = measure(xp, arrays, causal=causal, block_size=block, exact_keys=sinks, rng=5)
+    q_kappa, k_kappa = (q[..., n_k // 2 :, :], k[..., : max(n_k // 2, 1), :]) if causal else (q, k)
+    k_kappa = k_kappa[..., sinks:, :]
+    has_kappa = k_kappa.shape[-2] > block and q_kappa.shape[-2] > 0
+    if has_kappa:
+        batch = int(np.prod(lead))
+        planes = hyperplanes(np.random.default_rng(5), batch, 4, default_bits(k_kappa.shape[-2], block)).astype(float)
+    for number, at in enumerate(np.ndindex(lead)):
+        p, _ = references.softmax_matrix(q[at], k[at], scale=0.5, causal=causal)
+        squares = (p**2).sum(axis=0)
+        norm = np.linalg.norm(p, 2)
+        # Lanczos' method stops, from below, when a step gains less than 1e-4
+        assert norm * 0.99 <= found["spectral_norm"][at] <= norm * (1 + 1e-9)
+        np.testing.assert_allclose(found["srank"][at] * found["spectral_norm"][at] ** 2, (p**2).sum(), rtol=1e-9)
+        np.testing.assert_allclose(found["alpha"][at], n_k * squares.max(), rtol=1e-9)
+        np.testing.assert_allclose(found["alpha_residual"][at], n_k * squares[sinks:].max(), rtol=1e-9, atol=1e-300)
+        np.testing.assert_allclose(found["column_norms"][at], np.sqrt(squares), rtol=1e-9, atol=1e-150)
+        np.testing.assert_allclose(found["entry_bound"][at], max(abs(x[at]).max() for x in arrays))
+        np.testing.assert_allclose(found["query_norm_max"][at], np.linalg.norm(q[at], axis=1).max())
+        np.testing.assert_allclose(found["key_norm_max"][at], np.linalg.norm(k[at], axis=1).max())
+        if has_kappa:
+            expected = dense_kappa(q_kappa[at], k_kappa[at], planes[number], block)
+            np.testing.assert_allclose(found["kappa"][at], expected, rtol=1e-9)
+        else:
+            assert np.isnan(found["kappa"][at])
+
+
+@RELAXED
+@given(
+    n=st.integers(2, 40),
+    seed=st.integers(0, 99),
+    causal=st.booleans(),
+    size=st.sampled_from([0.0, 0.3, 1.0, 3.0, 50.0]),
+)
+def test_inequalities_of_the_paper(xp: Any, n: int, seed: int, causal: bool, size: float) -> None:
+    """`1 <= alpha <= n^2`, `srank <= alpha`, `kappa >= 1`, `||P|| >= 1` since rows sum to one."""
+    found = measure(xp, references.qkv(seed, n, n, size=size), causal=causal, block_size=3)
+    assert 1 - 1e-9 <= found["alpha"] <= n**2 * (1 + 1e-9)
+    assert found["srank"] <= found["alpha"] * (1 + 1e-3)
+    assert found["srank"] >= 1 - 1e-9
+    assert found["spectral_norm"] >= 1 - 1e-9
+    assert np.isnan(found["kappa"]) or found["kappa"] >= 1
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_natural_tiles_and_threads(causal: bool) -> None:
+    """Past the tile of the CPU: equals the dense matrix, and 1 or 2 threads give the same bits."""
+    arrays = references.qkv(1, 1100, 1100, d=8, size=1.5)
+    results = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            results.append(measure(np, arrays, causal=causal))
+    for name in FIELDS:
+        np.testing.assert_array_equal(results[0][name], results[1][name])
+    q, k, _ = arrays
+    weights = np.exp(q @ k.T / np.sqrt(8)) * (np.tri(1100) if causal else 1)
+    p = weights / weights.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(results[0]["alpha"], 1100 * (p**2).sum(axis=0).max(), rtol=1e-9)
+    np.testing.assert_allclose(results[0]["spectral_norm"], np.linalg.norm(p, 2), rtol=2e-3)
+
+
+def test_operator_norm_converges(xp: Any) -> None:
+    q, k, _ = references.qkv(2, 40, 40, lead=(2,), size=3.0)
+    matrix = SoftmaxMatrix(xp, xp.asarray(q), xp.asarray(k), scale=0.5, causal=False)
+    dense = [np.linalg.norm(references.softmax_matrix(a, b, scale=0.5)[0], 2) for a, b in zip(q, k, strict=True)]
+    found = backends.asnumpy(matrix.operator_norm(rtol=1e-13, max_steps=2000))
+    np.testing.assert_allclose(found, dense, rtol=1e-9)
+
+
+def test_uniform_attention_matrix_has_the_least_hardness(xp: Any) -> None:
+    """Zero queries: P = 1/n everywhere."""
+    found = measure(xp, references.qkv(3, 64, 64, size=0.0), block_size=8)
+    for name in ("alpha", "kappa", "srank", "spectral_norm"):
+        np.testing.assert_allclose(found[name], 1, rtol=1e-12)
+
+
+def test_kappa_past_the_largest_float_is_infinite(xp: Any) -> None:
+    assert measure(xp, references.qkv(4, 64, 64, size=100.0), block_size=8)["kappa"] == np.inf
+
+
+def test_memory_is_linear() -> None:
+    """Never the 64 MiB of 4096 x 4096 float32 entries."""
+    q, k, _ = references.qkv(5, 4096, 4096, d=8, dtype=np.float32)
+    with threadpool_limits(1, user_api="blas"):  # each thread has a tile of its own
+        assert backends.peak_bytes(np, lambda: hardness(q, k, rng=0)) < 16 * 2**20
+
+
+def test_cluster_counts_and_radii_of_every_head(xp: Any) -> None:
+    rng = np.random.default_rng(0)
+    k = rng.standard_normal((2, 3, 60, 4))
+    found = hardness(xp.asarray(k), xp.asarray(k), rng=0)
+    for delta in (0.0, 1.0, 2.0, 10.0):
+        counts = backends.asnumpy(found.cluster_count(delta))
+        assert counts.shape == (2, 3) and counts.dtype.kind == "i"
+        for head in np.ndindex(2, 3):
+            centres: list[np.ndarray] = []
+            for x in k[head]:
+                if all(np.linalg.norm(x - c) > delta for c in centres):
+                    centres.append(x)
+            assert counts[head] == len(centres)
+    for m in (1, 5, 60):
+        radii = backends.asnumpy(found.cluster_radius(m))
+        for head in np.ndindex(2, 3):
+            x, chosen = k[head], [0]
+            for _ in range(m - 1):
+                chosen.append(int(np.linalg.norm(x[:, None] - x[chosen], axis=-1).min(axis=1).argmax()))
+            wanted = np.linalg.norm(x[:, None] - x[chosen], axis=-1).min(axis=1).max()
+            assert abs(radii[head] - wanted) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    "call", [lambda h: h.cluster_count(-1.0), lambda h: h.cluster_radius(0), lambda h: h.cluster_radius(11)]
+)
+def test_clusters_refuse_what_makes_none(call: Any) -> None:
+    x = np.random.default_rng(0).standard_normal((10, 3))
+    with pytest.raises(ValueError, match="delta must|m must"):
+        call(hardness(x, x, rng=0))

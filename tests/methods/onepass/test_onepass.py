@@ -1,0 +1,271 @@
+"""The one-pass algorithm against matrices: its sketches written out, and outputs whose k largest entries are known."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import references
+from threadpoolctl import threadpool_limits
+from toy_sketches import D_V, D, N, absorbed, arrays, assert_close, contents, make, rows
+
+from sublinattn import OnePassSketch, PolynomialState
+from sublinattn.core import backends
+from sublinattn.lab.workloads.compressible import compressible
+from sublinattn.methods.countsketch import countsketch
+from sublinattn.methods.onepass import variants
+
+TAYLOR = [1, 1, 1 / 2, 1 / 6, 1 / 24]
+VARIANTS = ["paper", "fused"]
+
+
+# --------------------------------------------------------------------------------------------- what the sketches are of
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_sketches_written_out_as_matrices(xp: Any, variant: str, dtype: Any) -> None:
+    q, k, v = references.qkv(0, N, N, d=D, d_v=D_V, size=0.7, dtype=dtype)
+    sketch = absorbed(variant, *(xp.asarray(x) for x in (q, k, v)), scale=-0.6, eps2=1.0)
+    kept: Any = sketch._kept
+    tolerance = 1e-12 if dtype == np.float64 else 1e-4
+    q, k, v = (x.astype(np.float64) for x in (q, k, v))
+    a = np.polynomial.polynomial.polyval(-0.6 * q @ k.T, TAYLOR)
+    phi = references.sketching_matrix(kept.phi.hash, N)
+    counters = references.counting_matrix(kept.phi.hash, N, kept.phi.bit_tables)
+    if variant == "fused":
+        product = a @ v
+    else:  # p(s <q, k>) = <u1, u2>: U1 (Psi U2)^T Psi V = A Psi^T Psi V
+        psi = references.sketching_matrix(kept.psi.hash, N)[0]
+        assert np.sum(abs(psi.T @ psi) - np.eye(N)) > 0 and len(psi) == variants.product_width(1.0)
+        product = a @ psi.T @ psi @ v
+    y = product / a.sum(axis=1, keepdims=True)
+    output = kept.output(xp)
+    assert output.table.dtype == (np.float64 if dtype == np.float64 else np.float32)
+    largest = abs(y).max() * 10
+    np.testing.assert_allclose(backends.asnumpy(output.table), phi @ y, rtol=0, atol=tolerance * largest)
+    np.testing.assert_allclose(backends.asnumpy(output.bits), counters @ y, rtol=0, atol=tolerance * largest)
+
+
+@pytest.mark.parametrize("decoder", ["identify", "scan"])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("seed", range(3))
+def test_sparse_outputs_come_back_exactly(xp: Any, variant: str, decoder: str, seed: int) -> None:
+    """Odd outputs (keys in pairs k, -k, values linear in them) vanish where the query does: all but k rows."""
+    n, k = 24, 3
+    s = D**-0.5
+    q, keys, v = compressible(np.random.default_rng(seed), n, D, D_V, s, decay=0.5)
+    heavy = np.random.default_rng(seed).permutation(n)[:k]
+    q[np.setdiff1d(np.arange(n), heavy)] = 0
+    sketch = make(variant, n, eps1=0.05, eps2=0.1, rng=seed)
+    sketch.absorb_keys(xp.asarray(keys), xp.asarray(v)).absorb_queries(xp.asarray(q))
+    if variant == "paper":  # Psi is injective on so few rows: no error of the product
+        psi = references.sketching_matrix(sketch._kept.sketches()["psi"].hash, n)[0]
+        assert np.count_nonzero(psi.any(axis=1)) == n
+    y = references.polynomial_attention(TAYLOR, q, keys, v)
+    assert abs(y[heavy]).min() > 1e-3 and abs(np.delete(y, heavy, axis=0)).max() < 1e-15
+    found = sketch.decode(decoder)
+    assert found.shape == (n, D_V) and found.indices.dtype == np.int64
+    indices, values = backends.asnumpy(found.indices), backends.asnumpy(found.values)
+    for column in range(D_V):
+        order = heavy[np.argsort(-abs(y[heavy, column]))]
+        np.testing.assert_array_equal(indices[column], order)
+        np.testing.assert_allclose(values[column], y[order, column], rtol=1e-10)
+    np.testing.assert_allclose(backends.asnumpy(found.todense()), y, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("decoder", ["identify", "scan"])
+def test_compressible_outputs_come_back_to_within_their_tail(decoder: str) -> None:
+    """One seed: 10 columns' errors over that of the best k-sparse answer, at most `sqrt(1 + 4 sqrt(c) + 5c)`, c = 1/4.
+
+    The estimates' squared error is at most `1/4 ||tail_k||^2 / k` in a table unless heavy entries meet (w = 8k: 1/8) or
+    Markov's bound fails (1/2): the medians of r tables fail less often by far than the proof's 0.01.
+    """
+    n, k = 3000, 16
+    q, keys, v = compressible(np.random.default_rng(0), n, 4, 10, 0.5)
+    sketch = OnePassSketch(n, 4, 10, degree=6, sparsity=k, eps1=0.5, eps2=0.5, variant="fused", rng=0)
+    found = sketch.absorb_keys(keys, v).absorb_queries(q).decode(decoder).todense()
+    y = PolynomialState(4, 10, degree=6).update(keys, v).attend(q)
+    assert ((found != 0).sum(axis=0) == k).all()
+    best = np.sqrt(np.sort(y**2, axis=0)[:-k].sum(axis=0))
+    ratio = np.linalg.norm(found - y, axis=0) / best
+    assert np.all(ratio >= 1) and np.all(ratio <= np.sqrt(1 + 4 * np.sqrt(0.25) + 5 * 0.25))
+
+
+# ----------------------------------------------------------------------------------------------------------- the stream
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_chunks_and_their_order_do_not_matter(xp: Any, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = rows(xp, 1)
+    whole = absorbed(variant, q, k, v)
+    single = make(variant)
+    for i in range(N):
+        assert single.absorb_keys(k[i], v[i]) is single and single.keys_seen == i + 1
+    for i in range(N):
+        assert single.absorb_queries(q[i]) is single and single.queries_seen == i + 1
+    backwards = make(variant)
+    starts = range(0, N, 7)
+    for i in reversed(starts):
+        backwards.absorb_keys(k[i : i + 7], v[i : i + 7], start=i)
+    for i in reversed(starts):
+        backwards.absorb_queries(q[i : i + 7], start=i)
+    for name, value in (("PIECE", 50), ("PIECE_ROWS", 5), ("TOGETHER", 9)):
+        monkeypatch.setattr(countsketch, name, value)
+    monkeypatch.setattr(variants, "PIECE", 200)
+    monkeypatch.setattr(backends, "feature_rows", lambda xp, features, dtype: 3)
+    pieces = absorbed(variant, q, k, v)
+    for other in (single, backwards, pieces):
+        assert_close(whole, other)
+        assert other.keys_seen == other.queries_seen == N
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rows_follow_each_other_unless_told(variant: str, tmp_path: Path) -> None:
+    q, k, v = rows(np, 2)
+    sketch = make(variant).absorb_keys(k[20:30], v[20:30], start=20)
+    sketch.save(tmp_path / "x")
+    sketch = OnePassSketch.load(tmp_path / "x").absorb_keys(k[30:35], v[30:35])  # goes on at 30
+    sketch.absorb_keys(k[:10], v[:10], start=0).absorb_keys(k[10:20], v[10:20])  # and at 10
+    sketch.absorb_keys(k[35:], v[35:])  # past what has been read
+    sketch.absorb_queries(q[5:], start=5).absorb_queries(q[:5], start=0)
+    assert_close(sketch, absorbed(variant, q, k, v))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_row_is_kept(variant: str) -> None:
+    q, k, v = rows(np, 3)
+    expected = absorbed(variant, q, k, v)
+    sketch = make(variant)
+    for start in range(0, N, 20):
+        chunk = k[start : start + 20].copy(), v[start : start + 20].copy()
+        sketch.absorb_keys(*chunk)
+        for x in chunk:
+            x[:] = np.nan
+    for start in range(0, N, 20):
+        x = q[start : start + 20].copy()
+        sketch.absorb_queries(x)
+        x[:] = np.nan
+    for decoder in ("identify", "scan"):
+        np.testing.assert_allclose(sketch.decode(decoder).todense(), expected.decode(decoder).todense(), atol=1e-12)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_nbytes_are_those_of_all_arrays(xp: Any, variant: str, tmp_path: Path) -> None:
+    sizes = []
+    for n in (64, 4096):
+        sketch = make(variant, n)
+        held = [sketch.nbytes]
+        assert held[0] == references.array_bytes(sketch)
+        for side in "kq":
+            for _ in range(0, n, 32):
+                q, k, v = rows(xp, 4, 32, np.float32)
+                sketch.absorb_keys(k, v) if side == "k" else sketch.absorb_queries(q)
+                held.append(sketch.nbytes)
+                assert held[-1] == references.array_bytes(sketch)
+        keys, queries = held[1 : 1 + n // 32], held[1 + n // 32 :]
+        assert len(set(keys)) == len(set(queries)) == 1 and keys[0] < queries[0]  # they do not grow
+        sketch.save(tmp_path / "x")
+        weights = 8 * sketch._kept.monomials.rank  # made anew
+        assert 0 <= (tmp_path / "x").stat().st_size - (sketch.nbytes - weights) < 2000  # the file's header
+        sizes.append(sketch.nbytes)
+    assert sizes[1] < 2 * sizes[0]  # 64 times the rows: 12 bit counters, not 6, and more tables
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_threads_change_no_bit(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "feature_rows", lambda xp, features, dtype: 200)
+    q, k, v = rows(np, 5, 4000, np.float32)
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            sketch = absorbed(variant, q, k, v, sparsity=20)
+            found.append([*arrays(sketch).values(), sketch.decode("scan").values, sketch.decode().values])
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+# -------------------------------------------------------------------------------------------------------------- merging
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_merging_shards_of_keys_then_of_queries(xp: Any, variant: str, dtype: Any) -> None:
+    q, k, v = rows(xp, 6, dtype=dtype)
+    edges = list(itertools.pairwise((0, 13, 14, 50, N)))
+    shards = [make(variant).absorb_keys(k[a:b], v[a:b], start=a) for a, b in edges]
+    first = make(variant)  # empty: a merge brings the dtype and the tables
+    for shard in (shards[2], shards[0], shards[3], shards[1], make(variant)):
+        assert first.merge(shard) is first
+    assert first.keys_seen == N
+    copies = [copy.deepcopy(first).absorb_queries(q[a:b], start=a) for a, b in edges]
+    second = copy.deepcopy(first)
+    for one in (copies[3], copies[1], first, copies[0], copies[2]):
+        second.merge(one)
+    assert second.queries_seen == N
+    assert_close(second, absorbed(variant, q, k, v), 1e-12 if dtype == np.float64 else 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_same_keys_in_another_order_are_the_same(variant: str, dtype: Any) -> None:
+    n = 2000
+    q, k, v = (x.astype(dtype) for x in compressible(np.random.default_rng(0), n, D, D_V, D**-0.5))
+    one = make(variant, n).absorb_keys(k, v).absorb_queries(q[:1000])
+    other = make(variant, n)
+    for start in range(n - 100, -1, -100):
+        other.absorb_keys(k[start : start + 100], v[start : start + 100], start=start)
+    assert one.merge(other.absorb_queries(q[1000:], start=1000)).queries_seen == n
+
+
+# -------------------------------------------------------------------------------------------------------- checkpointing
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("keys", "queries"), [(0, 0), (25, 0), (N, 0), (N, 25), (N, N)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_saved_sketch_continues_to_the_same_bits(
+    xp: Any, variant: str, keys: int, queries: int, dtype: Any, tmp_path: Path
+) -> None:
+    q, k, v = rows(xp, 11, dtype=dtype)
+    one = make(variant, rng=5)
+    if keys:
+        one.absorb_keys(k[:keys], v[:keys])
+    if queries:
+        one.absorb_queries(q[:queries])
+    one.save(tmp_path / "made" / "x")
+    other = OnePassSketch.load(tmp_path / "made" / "x")
+    assert (other.keys_seen, other.queries_seen, other.nbytes) == (keys, queries, one.nbytes)
+    assert contents(other, tmp_path) == (tmp_path / "made" / "x").read_bytes()
+    for each in (one, other):
+        if keys < N:
+            each.absorb_keys(k[keys:], v[keys:])
+        if queries < N:
+            each.absorb_queries(q[queries:])
+    assert contents(one, tmp_path) == contents(other, tmp_path)
+    for decoder in ("identify", "scan"):
+        mine, its = one.decode(decoder), other.decode(decoder)
+        np.testing.assert_array_equal(backends.asnumpy(mine.indices), backends.asnumpy(its.indices))
+        np.testing.assert_array_equal(backends.asnumpy(mine.values), backends.asnumpy(its.values))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_host_and_device(xp: Any, variant: str, tmp_path: Path) -> None:
+    if xp is np:
+        pytest.skip("there is no other side")
+    q, k, v = rows(np, 12)
+    on_device = make(variant).absorb_keys(xp.asarray(k[:30]), xp.asarray(v[:30]))
+    with pytest.raises(TypeError, match="^k must be on the device of the rows before it, got an array on the host"):
+        on_device.absorb_keys(k[30:], v[30:])
+    on_device.save(tmp_path / "x")
+    on_host = make(variant).absorb_keys(k[30:], v[30:], start=30)
+    expected = absorbed(variant, q, k, v)
+    for one, other in ((OnePassSketch.load(tmp_path / "x"), on_host), (on_device, on_host)):
+        one.merge(other).merge(make(variant))
+    for one in (OnePassSketch.load(tmp_path / "x").merge(on_host), on_host.merge(OnePassSketch.load(tmp_path / "x"))):
+        assert_close(one.absorb_queries(xp.asarray(q)), expected)
+    assert_close(on_device.absorb_queries(xp.asarray(q)), expected)
+    with pytest.raises(TypeError, match="^q must be on the device of the rows before it"):
+        make(variant).absorb_keys(xp.asarray(k), xp.asarray(v)).absorb_queries(q)
+
+
+def test_what_is_no_sketch_is_not_loaded(tmp_path: Path) -> None:
+    PolynomialState(3, 2, degree=4).save(tmp_path / "x")
+    with pytest.raises(ValueError, match="x is a checkpoint of a PolynomialState, not of a OnePassSketch"):
+        OnePassSketch.load(tmp_path / "x")

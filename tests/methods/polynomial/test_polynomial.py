@@ -1,0 +1,344 @@
+"""The polynomial method against dense references: the same polynomial entry by entry, and exact attention."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import references
+from threadpoolctl import threadpool_limits
+
+from sublinattn import OnePassSketch, PolynomialState, polynomial_attention
+from sublinattn.core import backends
+from sublinattn.methods.polynomial import polynomial
+from sublinattn.methods.polynomial.approximants import BASES, approximant, minimal_degree
+
+TAYLOR = [1, 1, 1 / 2, 1 / 6, 1 / 24]
+TOLERANCE = {np.float16: 2e-3, np.float32: 2e-5, np.float64: 1e-12}
+SIZES = [(200, 200), (43, 150), (150, 43), (1, 9), (9, 1)]
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 3 rows: 200 rows are 14 lanes of 5 chunks, and every loop turns."""
+    monkeypatch.setattr(backends, "feature_rows", lambda xp, features, dtype: 3)
+
+
+def call(xp: Any, arrays: Any, **options: Any) -> np.ndarray:
+    return backends.asnumpy(polynomial_attention(*(xp.asarray(x) for x in arrays), **options))
+
+
+def coefficients(basis: str, degree: int, q: np.ndarray, k: np.ndarray, scale: float | None = None) -> Any:
+    """Those that `polynomial_attention` takes, found on its own radius."""
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    largest = abs(scale) * np.linalg.norm(q, axis=-1).max() * np.linalg.norm(k, axis=-1).max()
+    return approximant(basis, degree, polynomial._rounded_up(largest)).coefficients
+
+
+# ------------------------------------------------------------------------------------------------- polynomial_attention
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_equals_the_polynomial_entry_by_entry(
+    xp: Any, small_chunks: None, sizes: tuple[int, int], causal: bool, dtype: Any
+) -> None:
+    arrays = references.qkv(0, *sizes, lead=(2,), size=0.7, dtype=dtype)
+    found = call(xp, arrays, degree=4, causal=causal)
+    expected = references.polynomial_attention(TAYLOR, *arrays, causal=causal)
+    assert found.dtype == dtype and found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE[dtype] * abs(arrays[2]).max())
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("lead", [(), (2, 3)])
+@pytest.mark.parametrize("scale", [None, 0.9, -0.4])
+def test_bases_batches_and_scales(
+    xp: Any, small_chunks: None, basis: str, causal: bool, lead: tuple[int, ...], scale: float | None
+) -> None:
+    q, k, v = references.qkv(1, 40, 40, lead=lead, size=0.5)
+    found = call(xp, (q, k, v), degree=6, basis=basis, causal=causal, scale=scale)
+    expected = references.polynomial_attention(coefficients(basis, 6, q, k, scale), q, k, v, scale=scale, causal=causal)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
+
+
+def test_natural_chunks_too() -> None:
+    arrays = references.qkv(2, 1300, 1100, d=3, size=0.6)
+    for causal in (False, True):
+        expected = references.polynomial_attention([1, 1, 1 / 2], *arrays, causal=causal)
+        np.testing.assert_allclose(call(np, arrays, degree=2, causal=causal), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("eps", [0.3, 1e-2, 1e-5])
+@pytest.mark.parametrize("causal", [False, True])
+def test_error_is_at_most_twice_eps(xp: Any, basis: str, eps: float, causal: bool) -> None:
+    arrays = references.qkv(3, 30, 40, lead=(2,), d=3, size=0.8)
+    exact, _ = references.attention(*arrays, causal=causal)
+    error = abs(call(xp, arrays, eps=eps, basis=basis, causal=causal) - exact)
+    assert error.max() <= 2 * eps * abs(arrays[2]).max()
+    assert error.max() > 0  # it is not exact attention that runs
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_eps_takes_the_smallest_degree(basis: str) -> None:
+    q, k, v = references.qkv(4, 30, 40, size=0.8)
+    radius = np.linalg.norm(q, axis=1).max() * np.linalg.norm(k, axis=1).max() / 2
+    for eps in (None, 0.2, 1e-3):
+        degree = minimal_degree(basis, 1 / 40 if eps is None else eps, polynomial._rounded_up(radius))
+        found = polynomial_attention(q, k, v, eps=eps, basis=basis)
+        np.testing.assert_array_equal(found, polynomial_attention(q, k, v, degree=degree, basis=basis))
+    degree = minimal_degree(basis, 0.1, polynomial._rounded_up(radius))  # few keys: 0.1
+    few = polynomial_attention(q, k[:5], v[:5], basis=basis, scale=0.5)
+    assert approximant(basis, degree, radius).error <= 0.1
+    assert abs(few - references.attention(q, k[:5], v[:5])[0]).max() <= 0.2 * abs(v).max()
+
+
+def test_radius_is_rounded_up() -> None:
+    rng = np.random.default_rng(5)
+    assert polynomial._rounded_up(0.0) == 0
+    for radius in [*10 ** rng.uniform(-300, 300, 200), 1.0, 0.3, 99.9, 1e-320, 5e-324]:
+        assert radius <= polynomial._rounded_up(radius) <= radius * (1 + 2**-9)
+    assert len({polynomial._rounded_up(x) for x in rng.uniform(1, 2, 5000)}) <= 513  # so few polynomials are made
+
+
+def test_zero_logits_average_the_values(xp: Any) -> None:
+    q, k, v = references.qkv(6, 5, 8)
+    for basis in BASES:
+        found = call(xp, (0 * q, k, v), basis=basis)
+        np.testing.assert_allclose(found, np.broadcast_to(v.mean(axis=0), found.shape), rtol=1e-12)
+    np.testing.assert_allclose(call(xp, (q, k, v), degree=2, scale=0.0)[3], v.mean(axis=0), rtol=1e-12)
+
+
+def test_the_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "feature_rows", lambda xp, features, dtype: 100)
+    arrays = references.qkv(7, 3000, 3000, dtype=np.float32)
+    for causal in (False, True):
+        found = []
+        for threads in (1, 2):
+            with threadpool_limits(threads, user_api="blas"):
+                found.append(polynomial_attention(*arrays, degree=4, causal=causal))
+        np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_torch_tensors_come_back_as_they_came(dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    q, k, v = (torch.from_numpy(x).to(getattr(torch, dtype)) for x in references.qkv(8, 20, 20, size=0.7))
+    state = PolynomialState(4, 3, degree=4).update(k, v)
+    wide = [x.double().numpy() for x in (q, k, v)]
+    expected = references.polynomial_attention(TAYLOR, *wide)
+    radius = np.linalg.norm(wide[0], axis=1).max() * np.linalg.norm(wide[1], axis=1).max() / 2
+    rounding = np.exp(2 * radius) * max(torch.finfo(q.dtype).eps, 1e-13)  # as documented
+    for out in (polynomial_attention(q, k, v, degree=4), state.attend(q)):
+        assert isinstance(out, torch.Tensor) and out.dtype == q.dtype and out.shape == (20, 3)
+        np.testing.assert_allclose(out.double().numpy(), expected, rtol=0, atol=rounding)
+
+
+def test_polynomials_that_are_not_positive(xp: Any) -> None:
+    q, k, v = np.array([[3.0]]), np.array([[-1.0]]), np.array([[1.0]])
+    message = "degree must be high enough that the polynomial's row sums are positive, got 1 and a row sum of -2"
+    for causal in (False, True):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            call(xp, (q, k, v), degree=1, causal=causal)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        PolynomialState(1, 1, degree=1).update(xp.asarray(k), xp.asarray(v)).attend(xp.asarray(q))
+    assert call(xp, (q, k, v), degree=2) == 1
+
+
+def test_rounding_that_exceeds_eps() -> None:
+    q, k, v = references.qkv(9, 20, 20, size=1.4, dtype=np.float32)
+    with pytest.raises(ValueError, match=r"^eps must be at least .* in float32 with logits up to .*; got 0.001: use"):
+        polynomial_attention(q, k, v, eps=1e-3)
+    with pytest.raises(ValueError, match=r"^eps must be at least .* in float32"):
+        polynomial_attention(*(x.astype(np.float16) for x in (q, k, v)), eps=1e-3)
+    polynomial_attention(*(x.astype(np.float64) for x in (q, k, v)), eps=1e-3)
+    polynomial_attention(q, k, v, degree=20)
+    tiny = 1e-2 * q
+    with pytest.raises(ValueError, match=r"^eps must be at least 1.\de-07"):
+        polynomial_attention(tiny, tiny, v, eps=1e-8)
+
+
+def test_features_that_would_overflow() -> None:
+    q, k, v = references.qkv(10, 20, 20, dtype=np.float32)
+    message = (
+        r"must have rows whose norm to the power of the degree \(4\) is below 3.4e\+38, the largest float32, got a"
+    )
+    for large, small, name in ((1e12, 1e-12, "q"), (1e-12, 1e12, "k")):
+        arrays = (np.float32(large) * q, np.float32(small) * k, v)
+        for causal in (False, True):
+            with pytest.raises(ValueError, match=f"^{name} {message}"):
+                polynomial_attention(*arrays, degree=4, causal=causal)
+        found = polynomial_attention(*(x.astype(np.float64) for x in arrays), degree=4)
+        expected = references.polynomial_attention(TAYLOR, *arrays)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+    one = whole(np, k, v)
+    with pytest.raises(ValueError, match=f"^k {message}"):
+        one.update(np.float32(1e12) * k, v)
+    with pytest.raises(ValueError, match=f"^q {message}"):
+        one.attend(np.float32(1e12) * q)
+    assert one.tokens_seen == 20 and np.isfinite(one.attend(q)).all()
+    with pytest.raises(ValueError, match="^q and k must have rows whose norms are finite in their dtype, got scale"):
+        polynomial_attention(np.float32(1e30) * q, k, v, degree=4)  # float32 holds 1e30, not its square
+
+
+# ----------------------------------------------------------------------------------------------------- PolynomialState
+def state(**options: Any) -> PolynomialState:
+    return PolynomialState(4, 3, **({"degree": 4} | options))
+
+
+def whole(xp: Any, k: np.ndarray, v: np.ndarray, **options: Any) -> PolynomialState:
+    return state(**options).update(xp.asarray(k), xp.asarray(v))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_rows_chunks_and_one_call_agree(xp: Any, small_chunks: None, dtype: Any) -> None:
+    q, k, v = references.qkv(11, 30, 50, size=0.7, dtype=dtype)
+    chunks, rows = state(), state()
+    for start in range(0, 50, 7):
+        assert chunks.update(xp.asarray(k[start : start + 7]), xp.asarray(v[start : start + 7])) is chunks
+    for one in range(50):
+        rows.update(xp.asarray(k[one]), xp.asarray(v[one]))
+        assert rows.tokens_seen == one + 1
+    expected = references.polynomial_attention(TAYLOR, q, k, v)
+    for each in (chunks, rows, whole(xp, k, v)):
+        assert each.tokens_seen == 50
+        found = each.attend(xp.asarray(q))
+        assert found.dtype == dtype and found.shape == (30, 3)
+        np.testing.assert_allclose(backends.asnumpy(found), expected, rtol=0, atol=TOLERANCE[dtype] * abs(v).max())
+        one = each.attend(xp.asarray(q[3]))
+        assert one.dtype == dtype and one.shape == (3,)
+        np.testing.assert_allclose(backends.asnumpy(one), expected[3], rtol=0, atol=TOLERANCE[dtype] * abs(v).max())
+
+
+@pytest.mark.parametrize(("basis", "radius"), [("taylor", None), ("chebyshev", np.float32(3)), ("minimax", 3)])
+def test_states_of_every_basis(xp: Any, tmp_path: Path, basis: str, radius: Any) -> None:
+    q, k, v = references.qkv(12, 20, 30, size=0.5)
+    one = whole(xp, k, v, basis=basis, radius=radius, scale=0.8, degree=5)
+    one.save(tmp_path / "x")
+    polynomial = approximant(basis, 5, 0.0 if radius is None else float(radius))
+    expected = references.polynomial_attention(polynomial.coefficients, q, k, v, scale=0.8)
+    for each in (one, PolynomialState.load(tmp_path / "x")):
+        assert (each.basis, each.radius, each.scale, each.degree) == (basis, radius, 0.8, 5)
+        np.testing.assert_allclose(backends.asnumpy(each.attend(xp.asarray(q))), expected, atol=1e-12)
+
+
+def test_merging(xp: Any) -> None:
+    q, k, v = references.qkv(13, 20, 60, size=0.7)
+    pieces = [(k[a:b], v[a:b]) for a, b in itertools.pairwise((0, 25, 26, 60))]
+    expected = backends.asnumpy(whole(xp, k, v).attend(xp.asarray(q)))
+
+    def answer(one: PolynomialState) -> np.ndarray:
+        assert one.tokens_seen == 60
+        return backends.asnumpy(one.attend(xp.asarray(q)))
+
+    for order in itertools.permutations(range(3)):
+        a, b, c = (whole(xp, *pieces[i]) for i in order)
+        assert a.merge(b) is a
+        np.testing.assert_allclose(answer(a.merge(c)), expected, rtol=0, atol=1e-13)  # (a b) c
+        d, e, f = (whole(xp, *pieces[i]) for i in order)
+        np.testing.assert_allclose(answer(d.merge(e.merge(f))), expected, rtol=0, atol=1e-13)  # a (b c)
+        assert b.tokens_seen == len(pieces[order[1]][0])  # the other is as it was
+    np.testing.assert_array_equal(answer(whole(xp, k, v).merge(state())), expected)
+    np.testing.assert_array_equal(answer(state().merge(whole(xp, k, v))), expected)
+
+
+def test_merging_refuses_other_parameters() -> None:
+    one = state(scale=0.5)
+    with pytest.raises(TypeError, match="^other must be a PolynomialState, got dict"):
+        one.merge({})  # type: ignore[arg-type]
+    others = (
+        PolynomialState(5, 3, degree=4, scale=0.5), PolynomialState(4, 2, degree=4, scale=0.5), state(degree=5),
+        state(scale=0.6), state(scale=0.5, basis="minimax", radius=2.0),
+    )  # fmt: skip
+    for other in others:
+        with pytest.raises(ValueError, match="^other must have this state's parameters {'d': 4, 'd_v': 3, 'degree': 4"):
+            one.merge(other)
+
+
+def test_a_stream_of_tokens_is_causal_attention(xp: Any) -> None:
+    q, k, v = references.qkv(14, 40, 40, size=0.7)
+    expected = call(xp, (q, k, v), degree=4, causal=True)
+    one = state()
+    for i in range(40):
+        one.update(xp.asarray(k[i]), xp.asarray(v[i]))
+        np.testing.assert_allclose(backends.asnumpy(one.attend(xp.asarray(q[i]))), expected[i], rtol=0, atol=1e-12)
+
+
+def test_nbytes_are_those_of_all_arrays_and_do_not_grow(xp: Any) -> None:
+    _, k, v = references.qkv(15, 1, 500, dtype=np.float32)
+    one = state()
+    assert one.rank == math.comb(8, 4)
+    assert one.nbytes == references.array_bytes(one) == 8 * one.rank * (3 + 1) + 8 * one.rank
+    before = one.nbytes
+    one.update(xp.asarray(k), xp.asarray(v)).attend(xp.asarray(k))
+    assert one.nbytes == references.array_bytes(one) == before
+
+
+@pytest.mark.parametrize("at", [0, 1, 23])
+def test_a_saved_state_continues_to_the_same_bits(xp: Any, tmp_path: Path, at: int) -> None:
+    q, k, v = (xp.asarray(x) for x in references.qkv(16, 10, 50, dtype=np.float32))
+    one = state(scale=0.3)
+    if at:
+        one.update(k[:at], v[:at])
+    one.save(tmp_path / "made" / "x")
+    other = PolynomialState.load(tmp_path / "made" / "x")
+    assert other.tokens_seen == at and other._about() == one._about()
+    for each in (one, other):
+        each.update(k[at:], v[at:])
+    np.testing.assert_array_equal(backends.asnumpy(one.attend(q)), backends.asnumpy(other.attend(q)))
+    assert contents(one, tmp_path) == contents(other, tmp_path)
+
+
+def contents(one: PolynomialState, folder: Path) -> bytes:
+    one.save(folder / "contents")
+    return (folder / "contents").read_bytes()
+
+
+def test_what_is_no_state_is_not_loaded(tmp_path: Path) -> None:
+    OnePassSketch(10, 4, 3, degree=2, sparsity=1, eps1=1.0, eps2=1.0).save(tmp_path / "x")
+    with pytest.raises(ValueError, match="x is a checkpoint of a OnePassSketch, not of a PolynomialState"):
+        PolynomialState.load(tmp_path / "x")
+    state().save(tmp_path / "x")
+    (tmp_path / "x").write_bytes((tmp_path / "x").read_bytes()[:-1])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        PolynomialState.load(tmp_path / "x")
+    with pytest.raises(FileNotFoundError):
+        PolynomialState.load(tmp_path / "y")
+
+
+def test_a_refused_update_leaves_the_state_as_it_was(xp: Any, tmp_path: Path) -> None:
+    _, k, v = references.qkv(17, 1, 20)
+    for one in (state(), whole(xp, k, v)):
+        before = contents(one, tmp_path)
+        for bad in (np.nan, np.inf):
+            broken = v.copy()
+            broken[7, 1] = bad
+            with pytest.raises(ValueError, match="^v must be finite"):
+                one.update(xp.asarray(k), xp.asarray(broken))
+        for wrong in ((k[:, :3], v), (k, v[:, :2]), (k[:5], v), (k, v[0]), (k[None], v[None]), (k[:0], v[:0])):
+            with pytest.raises(ValueError, match="^[kv] must"):
+                one.update(*(xp.asarray(x) for x in wrong))
+        with pytest.raises(TypeError, match="^v must have the dtype of k"):
+            one.update(xp.asarray(k), xp.asarray(v.astype(np.float32)))
+        assert contents(one, tmp_path) == before
+
+
+def test_host_and_device_do_not_meet(xp: Any) -> None:
+    if xp is np:
+        pytest.skip("there is no other side")
+    q, k, v = references.qkv(18, 5, 20)
+    on_device, on_host = whole(xp, k, v), whole(np, k, v)
+    with pytest.raises(TypeError, match="^q must be on the device of the rows before it"):
+        on_device.attend(q)
+    with pytest.raises(TypeError, match="^k must be on the device of the rows before it"):
+        on_device.update(k, v)
+    assert on_device.tokens_seen == 20
+    expected = backends.asnumpy(whole(xp, np.concatenate([k, k]), np.concatenate([v, v])).attend(xp.asarray(q)))
+    for one, other in ((on_device, on_host), (whole(np, k, v), whole(xp, k, v))):
+        merged = one.merge(other)  # a state that comes from a file is on the host
+        np.testing.assert_allclose(backends.asnumpy(merged.attend(xp.asarray(q))), expected, atol=1e-13)

@@ -1,0 +1,274 @@
+"""SubGen against plain lists, and against attention where it is exact or unbiased.
+
+Statistical tests are z-tests at |z| <= 6: with other seeds, each of about 40 gives a false alarm in 5e8 runs.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import references
+from toy_subgen import D_V, D, Plain, assert_same, blobs, contents, fed
+
+from sublinattn.core import backends
+from sublinattn.methods.subgen.head import normalisers
+from sublinattn.methods.subgen.subgen import SubGenCache
+
+N = 200
+OPTIONS: dict[str, dict[str, Any]] = {
+    "clusters": {"delta": 1.0},
+    "window": {"delta": 1.0, "recent": 17},
+    "doubling": {"delta": 0.01, "max_clusters": 9},
+    "doubling to one": {"delta": 0.01, "max_clusters": 1},
+    "doubling and window": {"delta": 0.01, "max_clusters": 20, "recent": 5},
+    "each key a cluster": {"delta": 0.0},
+    "all in the window": {"delta": 1.0, "recent": 1000},
+}
+
+
+def make(name: str, *, t: int = 5, s: int = 7, rng: int = 3) -> SubGenCache:
+    options = dict(OPTIONS[name])
+    return SubGenCache(options.pop("delta"), t, s, rng=rng, **options)
+
+
+def plain(name: str, k: Any, v: Any, *, t: int = 5, s: int = 7, rng: int = 3, number: int = 0) -> Plain:
+    options = dict(OPTIONS[name])
+    most = options.pop("max_clusters", np.inf)
+    out = Plain(options.pop("delta"), t, s, rng=rng, number=number, most=most, **options)
+    for row in zip(k, v, strict=True):
+        out.add(*row)
+    return out
+
+
+# ------------------------------------------------------------------------------------------------ the state and answers
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_state_and_answers_equal_the_plain_lists(xp: Any, name: str, dtype: Any) -> None:
+    k, v = blobs(0, N, 8, dtype=dtype)
+    v[5] = 0
+    expected = plain(name, k, v)
+    q = references.qkv(1, 6, 1, d=D, dtype=dtype)[0]
+    for chunk in (1, 7, 64, N):
+        cache = fed(make(name), xp.asarray(k), xp.asarray(v), chunk)
+        if name != "all in the window":
+            assert_same(cache, expected)
+            assert np.array_equal(backends.asnumpy(cache.centers), np.array(expected.centres))
+            assert (cache.counts.tolist(), cache.mu, cache.radius) == (expected.counts, expected.mu, expected.radius)
+        assert cache.tokens_seen == N
+        for scale in (None, 0.3, -1.0) + (20.0,) * (dtype == np.float64):  # 20: logits far above 40, which are shifted
+            want = [expected.attend(x, 0.5 if scale is None else scale) for x in q]
+            got = cache.attend(xp.asarray(q), scale=scale)
+            assert got.dtype == dtype
+            np.testing.assert_allclose(
+                backends.asnumpy(got), want, rtol=1e-10 if dtype == np.float64 else 2e-4, atol=1e-5
+            )
+        single = cache.attend(xp.asarray(q)[2])
+        assert single.shape == (D_V,)
+        np.testing.assert_allclose(
+            backends.asnumpy(single), backends.asnumpy(cache.attend(xp.asarray(q)))[2], rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_chunks_change_no_bit(name: str, dtype: str, tmp_path: Any) -> None:
+    if dtype == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
+    rng = np.random.default_rng(4)
+    k = (rng.normal(size=(2, N, 20)) * 2).astype(dtype)  # wide rows: sums are taken in a pattern of their own
+    v = rng.normal(size=(2, N, 11)).astype(dtype)
+    q = rng.normal(size=(2, 4, 20)).astype(dtype)
+    whole = make(name).update(k, v)
+    answer = whole.attend(q)
+    assert answer.dtype == k.dtype and answer.shape == (2, 4, 11)
+    if "recent" not in OPTIONS[name]:
+        np.testing.assert_allclose(whole.mu, (v.astype(float) ** 2).sum(axis=(1, 2)), rtol=1e-12)
+    for chunk in (1, 13):
+        other = fed(make(name), k, v, chunk)
+        assert contents(other, tmp_path) == contents(whole, tmp_path)
+        assert np.array_equal(other.attend(q), answer)
+    one_by_one = make(name)
+    for row in zip(k[0], v[0], strict=True):
+        one_by_one.update(*row)
+    chunks = fed(make(name), k[0], v[0], 50)
+    assert contents(one_by_one, tmp_path) == contents(chunks, tmp_path)
+
+
+def test_leading_axes_are_separate_caches(xp: Any) -> None:
+    streams = [blobs(i, N, 4 + i, 0.2 * i) for i in range(6)]
+    k, v = (np.stack(x).reshape(2, 3, N, -1) for x in zip(*streams, strict=True))
+    cache = fed(make("doubling and window"), xp.asarray(k), xp.asarray(v), 50)
+    answers = backends.asnumpy(cache.attend(xp.asarray(k[..., :3, :])))
+    assert len(cache.centers) == len(cache.counts) == len(cache.mu) == len(cache.radius) == 6
+    for i, (its_k, its_v) in enumerate(streams):
+        expected = plain("doubling and window", its_k, its_v, number=i)  # head i has draws of its own
+        assert_same(cache, expected, head=i)
+        assert cache.counts[i].tolist() == expected.counts and cache.mu[i] == expected.mu
+        want = [expected.attend(x, 0.5) for x in its_k[:3]]
+        np.testing.assert_allclose(answers[i // 3, i % 3], want, rtol=1e-10)
+
+
+def test_no_row_is_kept_and_nothing_shown_can_change_it(tmp_path: Any) -> None:
+    k, v = blobs(2, N)
+    expected = contents(fed(make("window"), k, v, 40), tmp_path)
+    cache = make("window")
+    for start in range(0, N, 40):
+        rows = k[start : start + 40].copy(), v[start : start + 40].copy()
+        cache.update(*rows)
+        for x in rows:
+            x[:] = np.nan
+    cache.centers[:] = 7
+    cache.counts[:] = 7
+    cache.attend(k[:5])
+    assert contents(cache, tmp_path) == expected
+
+
+def test_one_seed_one_state(tmp_path: Any) -> None:
+    k, v = blobs(3, N)
+    states = [contents(make("clusters", rng=rng).update(k, v), tmp_path) for rng in (1, 1, 2)]
+    assert states[0] == states[1] != states[2]
+
+
+# --------------------------------------------------------------------------------------------------------- exact limits
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1.0, 100.0])
+def test_within_the_window_it_is_attention(xp: Any, dtype: Any, size: float) -> None:
+    """With `size` 100, logits reach 1e4."""
+    q, k, v = references.qkv(5, 9, 60, d=D, d_v=D_V, size=size, dtype=dtype)
+    for recent in (60, 61):
+        cache = fed(SubGenCache(1.0, 2, 3, recent=recent, rng=0), xp.asarray(k), xp.asarray(v), 11)
+        want = references.attention(q, k, v)[0]
+        got = backends.asnumpy(cache.attend(xp.asarray(q)))
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-10 if dtype == np.float64 else 2e-5 * size)
+
+
+def test_identical_keys() -> None:
+    """tau is exact, so with one value too the answer is: whatever the query, the window and the seed."""
+    k, v = np.tile([[3.0, -1.0, 0.5, 2.0]], (50, 1)), np.tile([[1.0, -2.0, 0.25]], (50, 1))
+    for recent in (0, 8):
+        cache = SubGenCache(0.0, 1, 4, recent=recent, rng=0).update(k, v)
+        assert cache.counts.tolist() == [50 - recent] and len(cache.centers) == 1
+        np.testing.assert_allclose(cache.attend(5 * k[:2]), v[:2], rtol=1e-14)
+
+
+def test_a_cluster_of_identical_keys_has_no_error_of_tau() -> None:
+    """Three keys, 40 times each: every sample of a cluster is the key, so tau is the sum."""
+    keys = np.random.default_rng(6).normal(size=(3, D))
+    k = keys[np.arange(120) % 3]
+    cache = SubGenCache(0.1, 2, 4, rng=0).update(k, np.ones((120, D_V)))
+    assert cache.counts.tolist() == [40, 40, 40]
+    m, o = normalisers(np, cache._heads, keys[None], 1.0)
+    tau = (np.exp(m) * o[..., 0])[0]
+    np.testing.assert_allclose(tau, np.exp(keys @ k.T).sum(axis=1), rtol=1e-13)
+
+
+@pytest.mark.parametrize("recent", [0, 4])
+def test_values_all_zero(xp: Any, recent: int) -> None:
+    k, v = blobs(7, 30)
+    cache = SubGenCache(1.0, 2, 3, recent=recent, rng=0).update(xp.asarray(k), xp.asarray(0 * v))
+    assert cache.mu == 0 and not backends.asnumpy(cache.attend(xp.asarray(k[:3]))).any()
+    cache.update(xp.asarray(k), xp.asarray(v))
+    assert cache.mu > 0 and backends.asnumpy(cache.attend(xp.asarray(k[:3]))).all()
+
+
+@pytest.mark.parametrize("far", [0.0, 100.0])
+def test_problems_of_different_sizes_answer_each_by_itself(far: float) -> None:
+    """Numbers of clusters differ, and one has had no value but 0; with logits near -1e4, where a zero would win."""
+    streams = [blobs(seed, 40, groups) for seed, groups in enumerate((1, 3, 6))]
+    k, v = (np.stack(x) for x in zip(*streams, strict=True))
+    k[..., 0] += far
+    v[2, :-3] = 0
+    q = np.random.default_rng(1).normal(size=(3, 2, D)) - [far, 0, 0, 0]
+    cache = SubGenCache(1.0, 2, 4, recent=3, rng=0).update(k, v)
+    assert [len(x) for x in cache.centers] == [1, 3, 6] and cache.mu[2] == 0
+    for i, (head, got) in enumerate(zip(cache._heads, cache.attend(q, scale=1.0), strict=True)):
+        window = q[i] @ k[i, -3:].T
+        top = window.max(axis=1, keepdims=True)
+        z, tau = np.exp(window - top) @ v[i, -3:], np.exp(window - top).sum(axis=1)
+        if head.slots.mu:
+            weights = head.slots.mu / 4 / (head.slot_values**2).sum(axis=1, keepdims=True)
+            z = z + np.exp(q[i] @ head.slot_keys.T - top) @ (weights * head.slot_values)
+        for count, samples in zip(head.samples.counts, head.sampled.rows, strict=True):
+            tau = tau + count / 2 * np.exp(q[i] @ samples.T - top).sum(axis=1)
+        np.testing.assert_allclose(got, z / tau[:, None], rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("recent", [0, 3])
+def test_logits_of_1e4_give_no_nan(dtype: Any, recent: int) -> None:
+    q, k, v = references.qkv(8, 20, 100, d=D, d_v=D_V, size=100.0, dtype=dtype)
+    for delta in (0.0, 50.0, 1e3):
+        out = SubGenCache(delta, 2, 8, recent=recent, rng=0).update(k, v).attend(q, scale=1.0)
+        assert not np.isnan(out).any()
+        assert delta or np.isfinite(out).all()  # each key a cluster: no slot lies above them
+    one = SubGenCache(0.0, 1, 2, recent=recent, rng=0).update(k[:1], v[:1])
+    rounding = 4 * D * np.finfo(dtype).eps * np.linalg.norm(q, axis=1).max() * np.linalg.norm(k[0])  # of a logit
+    np.testing.assert_allclose(one.attend(q, scale=1.0), np.repeat(v[:1], 20, axis=0), rtol=rounding)
+
+
+# ------------------------------------------------------------------------------------------------------- the estimators
+def answers(delta: float, t: int, s: int, q: Any, k: Any, v: Any, runs: int, **options: Any) -> np.ndarray:
+    """Many caches of one stream, as leading axes: each has draws of its own."""
+    many = (np.broadcast_to(x, (runs, *x.shape)) for x in (k, v))
+    cache = SubGenCache(delta, t, s, rng=9, **options).update(*many)
+    return cache.attend(np.broadcast_to(q, (runs, *q.shape)), scale=1.0)
+
+
+@pytest.mark.parametrize("recent", [0, 5])
+def test_numerator_is_unbiased_and_of_known_variance(recent: int) -> None:
+    """At delta = 0 tau is exact: the answer's mean is attention, its variance THEORY section 5's over tau^2."""
+    q, k, v = references.qkv(10, 3, 15, d=D, d_v=D_V)
+    v *= np.exp(np.random.default_rng(0).normal(size=(15, 1)))
+    runs, s, out = 3000, 4, len(k) - recent
+    got = answers(0.0, 1, s, q, k, v, runs, recent=recent)
+    want = references.attention(q, k, v, scale=1.0)[0]
+    error = got - want
+    z = error.mean(axis=0) / (error.std(axis=0) / np.sqrt(runs))
+    assert abs(z).max() <= 6
+    weights = np.exp(q @ k.T)
+    exact = (v[:out] ** 2).sum() * (weights[:, :out] ** 2).sum(axis=1)
+    variance = (exact - ((weights[:, :out] @ v[:out]) ** 2).sum(axis=1)) / s / weights.sum(axis=1) ** 2
+    squares = (error**2).sum(axis=-1)
+    assert abs((squares.mean(axis=0) - variance) / (squares.std(axis=0) / np.sqrt(runs))).max() <= 6
+
+
+@pytest.mark.parametrize("options", [{}, {"max_clusters": 3}])
+def test_normaliser_is_unbiased_and_of_known_variance(options: Any) -> None:
+    k, v = blobs(11, 40, 4, 0.4)
+    q = references.qkv(12, 3, 1, d=D)[0]
+    runs, t = 1500, 3
+    many = (np.broadcast_to(x, (runs, *x.shape)) for x in (k, v))
+    cache = SubGenCache(0.3 if options else 1.0, t, 1, rng=2, **options).update(*many)
+    assert options or len(cache.counts[0]) == 4
+    m, o = normalisers(np, cache._heads, np.broadcast_to(q, (runs, *q.shape)), 1.0)
+    tau = np.exp(m) * o[..., 0]
+    want = np.exp(q @ k.T).sum(axis=1)
+    z = (tau.mean(axis=0) - want) / (tau.std(axis=0) / np.sqrt(runs))
+    assert abs(z).max() <= 6
+    if not options:  # each cluster: count^2 / t times the variance of exp(<q, k>) over its members
+        label = np.array([np.linalg.norm(cache.centers[0] - x, axis=1).argmin() for x in k])
+        variance = sum(np.sum(label == i) ** 2 / t * np.exp(q @ k[label == i].T).var(axis=1) for i in range(4))
+        squares = (tau - want) ** 2
+        assert abs((squares.mean(axis=0) - variance) / (squares.std(axis=0) / np.sqrt(runs))).max() <= 6
+    width = np.sinh(cache.radius[0] * np.linalg.norm(q, axis=1)) ** 2 / t
+    assert (tau.var(axis=0) <= width * want**2).all()  # what SubGenCache promises of tau's relative variance
+
+
+def test_the_error_falls_as_samples_grow() -> None:
+    """16 times the samples and slots: a quarter of the error, which at delta = 1 is of z and tau; 300 runs, +-25%."""
+    k, v = blobs(13, 300, 6, 0.3)
+    q = references.qkv(14, 4, 1, d=D)[0]
+    want = references.attention(q, k, v, scale=1.0)[0]
+    few, many = (np.sqrt(np.mean((answers(1.0, t, 8 * t, q, k, v, 300) - want) ** 2)) for t in (4, 64))
+    assert 3 < few / many < 5
+
+
+def test_a_copy_goes_its_own_way(tmp_path: Any) -> None:
+    k, v = blobs(15, N)
+    cache = make("doubling and window").update(k[:100], v[:100])
+    before = contents(cache, tmp_path)
+    copy.deepcopy(cache).update(k[100:], v[100:])
+    assert contents(cache, tmp_path) == before

@@ -1,0 +1,198 @@
+"""Laws of SubGen's estimates: exact values against enumeration, counts against their laws, sentences against values.
+
+Seeds are fixed. Each statistical test states its false-alarm rate, if seeds were drawn anew.
+"""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sublinattn import plots
+from sublinattn.lab.setting import generator
+from sublinattn.lab.workloads import real
+from sublinattn.methods.subgen.claims.theorem1_estimators import Tokens
+from sublinattn.methods.subgen.studies import laws as lab
+
+HOW = {"effort": "smoke", "seed": 0, "backend": "numpy"}
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return {"held": lab.held(**HOW), "delta_r": lab.against_delta_r(**HOW)}
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """`errors` and `ratios` with 40 copies."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab, "by_effort", lambda effort, *, smoke, **_: 40)
+        return {"errors": lab.errors(**HOW), "ratios": lab.ratios(**HOW)}
+
+
+def test_counts_obey_their_laws_unless_sabotaged(tables):
+    # 99 % limits for each of the four honest panels: false alarm below 4e-2.
+    off = lab.outside(tables["held"]).set_index(["law", "variant"])["outside"]
+    for law, (_, _, sabotage) in lab.HELD.items():
+        assert off[law, "as claimed"] == 0 and off[law, sabotage] > 0
+
+
+def test_expected_counts_are_those_of_the_norms(tables):
+    for law, rows in tables["held"].query("variant == 'as claimed'").groupby("law"):
+        share = rows["expected"] / rows["draws"]
+        if law == "samples of a cluster":
+            assert np.allclose(share, 1 / len(rows))
+        else:
+            assert (np.diff(share) >= 0).all()  # the order of the norms
+            assert (share ** (1 / 2) if law == "pairs of slots" else share).sum() == pytest.approx(1)
+        assert (rows["low"] <= rows["expected"]).all() and (rows["expected"] <= rows["high"]).all()
+    whole = tables["held"].query("law != 'pairs of slots'").groupby(["law", "variant"])[["count", "draws"]]
+    assert all(rows["count"].sum() == rows["draws"].iloc[0] for _, rows in whole)
+
+
+def test_limits_leave_out_what_they_say(tables):
+    """Each tail outside the limits, summed up term by term, is at most 0.5 % over 40 tokens; one step in, more."""
+    rows = tables["held"].query("law == 'samples of a cluster'")
+    low, high, draws = (int(rows[name].iloc[0]) for name in ("low", "high", "draws"))
+    chance = [math.exp(math.lgamma(draws + 1) - math.lgamma(i + 1) - math.lgamma(draws - i + 1)
+                       + i * math.log(1 / 40) + (draws - i) * math.log(39 / 40)) for i in range(draws + 1)]  # fmt: skip
+    tail = 0.005 / 40
+    assert sum(chance[:low]) <= tail < sum(chance[: low + 1])
+    assert sum(chance[high + 1 :]) <= tail < sum(chance[high:])
+
+
+def test_outside_counts_both_sides():
+    rows = [("a", "x", c, 2, 4) for c in (1, 2, 3, 4, 5, 9)]
+    table = lab.outside(pd.DataFrame(rows, columns=["law", "variant", "count", "low", "high"]))
+    assert table[["outside", "tokens"]].to_numpy().tolist() == [[3, 6]]
+
+
+def test_laws_of_the_errors_against_enumeration(drawn):
+    """Exact means, bounds and yardsticks, from every token that one slot or one sample can hold."""
+    _, laws = drawn["errors"]
+    x = Tokens(generator(0, "errors"), lab.N)
+    unit = np.linalg.norm(x.e) ** 2 * np.linalg.norm(x.v, 2) ** 2
+    by = laws.set_index(["estimate", "size"])
+    for s in lab.SLOTS_OVER:
+        for column, p in (("exact", x.law), ("uniform", np.full(lab.N, 1 / lab.N))):
+            z = (x.e / p)[:, None] * x.v
+            expected = p @ ((z - x.numerator) ** 2).sum(axis=1) / s / unit
+            assert by.loc[("z", s), column] == pytest.approx(expected)
+        assert by.loc[("z", s), "zero"] == pytest.approx((x.numerator**2).sum() / unit)
+        assert by.loc[("z", s), "level"] == pytest.approx(
+            np.linalg.norm(x.v) ** 2 / np.linalg.norm(x.v, 2) ** 2 / (s * 0.1)  # srank(V) = eps^2 p s
+        )
+    parts = lab.groups(x, lab.states(generator(0, "any"), np, x, 1)[0])
+    assert sum(map(len, parts)) == lab.N
+    variance = sum(len(e) ** 2 * e.var() for e in parts) / x.normaliser**2
+    assert by.loc[("tau", 4), "exact"] == pytest.approx(variance / 4)
+    assert by.loc[("tau", 4), "bound"] == pytest.approx(math.sinh(1.0) ** 2 / 4)  # delta = 1, queries of norm 1
+    one = lab.N * x.e / x.normaliser
+    assert by.loc[("tau", 4), "uniform"] == pytest.approx(((one - 1) ** 2).mean() / (4 * len(parts)))
+    assert (laws["exact"] <= laws["bound"]).all()
+
+
+def test_drawn_errors_agree_with_their_laws(drawn):
+    # eight intervals of 99.99 %: false alarm below 1e-3, up to how normal a mean of 40 squares is
+    rows, laws = drawn["errors"]
+    table = lab.agreement(rows, laws)
+    reach = (table["upper"] - table["measured"]) * 3.9 / lab.Z
+    assert ((table["measured"] - 1).abs() <= reach).all()
+    assert (table["exceeded"] <= 0.1).all()
+    one = rows.query("estimate == 'z' and size == 8")["square"]
+    exact = laws.set_index(["estimate", "size"]).loc[("z", 8), "exact"]
+    assert table.loc[("z", 8), "measured"] == pytest.approx(one.mean() / exact)
+
+
+def test_stretch_is_the_mean_over_all_samples():
+    parts = [np.array([1.0, 3.0, 4.0]), np.array([2.0, 7.0])]
+    for t in (1, 2):
+        every = [itertools.product(e, repeat=t) for e in parts]
+        tau = [
+            sum(len(e) / t * sum(its) for e, its in zip(parts, held, strict=True))
+            for held in itertools.product(*map(list, every))
+        ]
+        assert np.mean(tau) == pytest.approx(17.0)
+        assert lab.stretch(parts, t) == pytest.approx(17.0 * np.mean(1 / np.array(tau)), rel=1e-8)
+
+
+def test_bias_of_the_ratio_is_the_stretch(drawn):
+    # nine intervals of 99.99 %: false alarm below 1e-3, up to how normal a mean of 40 ratios is
+    rows, laws = drawn["ratios"]
+    table = lab.bias(rows, laws)
+    assert ((table["measured"] - table["exact"]).abs() <= (table["upper"] - table["measured"]) * 3.9 / lab.Z).all()
+    assert table.loc["s", "exact"].nunique() == 1  # it does not depend on s
+    assert (np.diff(table.loc["t", "exact"]) < 0).all() and (table["exact"] >= table["first_order"]).all()
+
+
+def test_spread_of_tau_is_the_enumerated_one():
+    rng = generator(0, "spread")
+    q, k, labels = rng.standard_normal((2, 3)), rng.standard_normal((6, 3)), np.array([0, 1, 0, 0, 1, 2])
+    for i, found in enumerate(lab.spread_of_tau(q, k, labels, 0.7)):
+        e = [math.exp(0.7 * sum(a * b for a, b in zip(q[i], key, strict=True))) for key in k]
+        groups = [[e[j] for j in range(6) if labels[j] == g] for g in range(3)]
+        tau = [sum(len(g) * a for g, a in zip(groups, held, strict=True)) for held in itertools.product(*groups)]
+        assert found == pytest.approx(np.var(tau) / np.mean(tau) ** 2)
+
+
+def test_bound_holds_and_is_met_by_two_sided_clusters(tables):
+    rows = tables["delta_r"]
+    assert (rows["largest"] <= rows["bound"] * (1 + 1e-9)).all()
+    planted = rows[rows["setting"] != "real heads"]
+    assert (planted["whole"] <= planted["within"] * (1 + 1e-9)).all()
+    two = rows[rows["setting"] == "two-sided"]
+    assert (two["within"] / two["bound"]).min() > 0.9
+    heads = rows[rows["setting"] == "real heads"]
+    assert len(heads) == 72 and (heads["whole"] <= heads["largest"]).all()
+
+
+def test_a_real_head_is_what_its_arrays_say(tables):
+    row = tables["delta_r"].query("setting == 'real heads' and replicate == 17").iloc[0]
+    x = real().head(1, 5)
+    q, k = x.q.astype(np.float64), x.k.astype(np.float64)
+    every = np.linalg.norm(k[:, None] - k[None], axis=2)
+    least, delta = every[0].copy(), 0.0
+    for _ in range(64):
+        delta = least.max()
+        least = np.minimum(least, every[least.argmax()])
+    centres, label = [], []
+    for i in range(512):
+        near = [every[i, c] for c in centres]
+        if near and min(near) <= delta * (1 + 1e-6):
+            label.append(near.index(min(near)))
+        else:
+            centres.append(i)
+            label.append(len(centres) - 1)
+    spread = []
+    for query in q:
+        e = np.exp(x.scale * (k @ query))
+        parts = [e[np.array(label) == c] for c in range(len(centres))]
+        spread.append(sum(len(p) ** 2 * p.var() for p in parts) / e.sum() ** 2)
+    assert row["delta_r"] == pytest.approx(delta * x.scale * np.linalg.norm(q, axis=1).max(), rel=1e-4)
+    assert row["whole"] == pytest.approx(np.median(spread), rel=1e-2)
+    assert row["largest"] == pytest.approx(max(spread), rel=1e-2)
+
+
+def test_findings_say_what_the_tables_hold(tables, drawn):
+    errors, biased = lab.agreement(*drawn["errors"]), lab.bias(*drawn["ratios"])
+    text = lab.findings(tables["held"], errors, tables["delta_r"], biased)
+    assert "As claimed: 0 of 132 tokens" in text and "pairs of slots (twins) 12 of 12" in text
+    assert f"{errors.loc['z', 'measured'].min():.2f} to {errors.loc['z', 'measured'].max():.2f} times" in text
+    heads = tables["delta_r"][tables["delta_r"]["setting"] == "real heads"]
+    assert f"On the 72 real heads it is {heads['bound'].min():.0e} to {heads['bound'].max():.0e}" in text
+    assert f"(exactly {biased.loc['t', 'exact'].iloc[0]:+.0%}" in text and "of 9 intervals" in text
+
+
+def test_figures_show_means_limits_and_the_bound(tables):
+    rows = pd.DataFrame([(v, 4, 4, x) for v in "st" for x in (0.1, 0.2, 0.6)], columns=["varies", "s", "t", "along"])
+    laws = pd.DataFrame([(v, 4, 4, 0.3, 0.2) for v in "st"], columns=["varies", "s", "t", "exact", "first_order"])
+    ax = plots.ratio_bias(rows, laws, z=3.0).axes[0]
+    ((_, low), (_, high)) = ax.containers[0].lines[2][0].get_segments()[0]
+    reach = 3 * np.std([0.1, 0.2, 0.6], ddof=1) / math.sqrt(3)
+    assert (low, high) == (pytest.approx(0.3 - reach), pytest.approx(0.3 + reach))
+    for ax in plots.tau_bound(tables["delta_r"]).axes:
+        (line,) = (line for line in ax.get_lines() if line.get_linestyle() == "--")
+        x, y = line.get_data()
+        assert y == pytest.approx([math.sinh(value) ** 2 for value in x])

@@ -1,0 +1,309 @@
+"""SubGen's clusters of clusters (merging, doubling), its file, its bytes and its device.
+
+With thousands of samples per cluster all members are among them: the clusters are then a partition that can be checked
+key by key. Statistical tests are chi-square tests at 1e-7, some 1000: with other seeds, a false alarm in 1e4 runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import references
+from scipy import stats
+from toy_subgen import D_V, D, Plain, assert_same, blobs, contents, distance, fed, members
+
+from sublinattn.core import backends
+from sublinattn.methods.subgen.subgen import SubGenCache
+
+LEVEL = 1e-7
+MANY = 4000
+
+
+def assert_partition(cache: SubGenCache, k: np.ndarray, *, apart: float) -> None:
+    """Every key is in one cluster, within `radius` of its centre; centres are farther than `apart` from each other."""
+    clusters, centres = members(cache), backends.asnumpy(cache.centers)
+    assert [len(its) for its in clusters] == cache.counts.tolist()
+    assert cache._heads[0].samples.seen == len(k)
+    assert sorted(itertools.chain(*clusters)) == sorted(tuple(x) for x in k.tolist())
+    for its, centre in zip(clusters, centres, strict=True):
+        assert tuple(centre.tolist()) in its
+        assert max(distance(x, centre) for x in its) <= cache.radius
+    pairs = [distance(x, y) for x, y in itertools.combinations(centres, 2)]
+    assert not pairs or min(pairs) > apart
+
+
+def assert_laws(cache: SubGenCache, k: np.ndarray, v: np.ndarray) -> None:
+    """Slots hold tokens in proportion to `||v||^2`, samples are uniform over their cluster; two are independent."""
+    head = cache._heads[0]
+    number = {tuple(x): i for i, x in enumerate(k.tolist())}
+    slots = np.array([number[tuple(x)] for x in backends.asnumpy(head.slot_keys).tolist()])
+    np.testing.assert_array_equal(backends.asnumpy(head.slot_values), v[slots])
+    weights = (v.astype(float) ** 2).sum(axis=1)
+    np.testing.assert_allclose(cache.mu, weights.sum(), rtol=1e-12)
+    expected = len(slots) * weights / weights.sum()
+    often = expected >= 5
+    counts = np.bincount(slots, minlength=len(k))
+    counts, expected = (np.append(x[often], x[~often].sum()) for x in (counts, expected))
+    assert stats.chisquare(counts, expected * len(slots) / expected.sum()).pvalue > LEVEL
+    for samples, count in zip(backends.asnumpy(head.sampled.rows), cache.counts, strict=True):
+        held = np.array([number[tuple(x)] for x in samples.tolist()])
+        if count > 1:
+            assert stats.chisquare(np.unique(held, return_counts=True)[1]).pvalue > LEVEL
+        if 1 < count <= 20:
+            _, held = np.unique(held, return_inverse=True)
+            pairs = np.bincount(held[::2] * count + held[1::2], minlength=count**2)
+            assert stats.chisquare(pairs).pvalue > LEVEL
+
+
+def two(n: int = 120, **options: Any) -> tuple[SubGenCache, SubGenCache, list[np.ndarray]]:
+    """Caches over two streams whose clusters overlap, and all rows."""
+    (k, v), (other_k, other_v) = blobs(0, n, 7, 0.5), blobs(1, n, 9, 0.5)
+    v[:, :] *= 2
+    one, other = (SubGenCache(**({"delta": 0.7} | options), rng=seed) for seed in (1, 2))
+    return one.update(k, v), other.update(other_k, other_v), [k, v, other_k, other_v]
+
+
+# -------------------------------------------------------------------------------------------------------------- merging
+@pytest.mark.parametrize("options", [{}, {"max_clusters": 6}, {"delta": 0.0}, {"delta": 100.0}])
+def test_merging(options: Any, tmp_path: Any) -> None:
+    one, other, (k, v, other_k, other_v) = two(cluster_samples=MANY, value_samples=MANY, **options)
+    before, radii = contents(other, tmp_path), (one.radius, other.radius)
+    assert one.merge(other) is one
+    assert contents(other, tmp_path) == before
+    k, v = np.concatenate([k, other_k]), np.concatenate([v, other_v])
+    assert one.tokens_seen == 240
+    assert_partition(one, k, apart=one._heads[0].clusters.delta)
+    assert_laws(one, k, v)
+    assert options.get("delta", 1) or len(one.centers) == 240
+    if "max_clusters" in options:
+        assert len(one.centers) <= 6
+    else:
+        assert one.radius == radii[1] + one.delta
+    more = blobs(3, 100, 9, 0.5)
+    one.update(*more)  # what the cache does next fits what it has become
+    assert contents(other, tmp_path) == before
+    k, v = np.concatenate([k, more[0]]), np.concatenate([v, more[1]])
+    assert_partition(one, k, apart=one._heads[0].clusters.delta)
+    assert_laws(one, k, v)
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_merging_after_doublings_of_different_number(swap: bool, tmp_path: Any) -> None:
+    near, far = blobs(4, 100, 1, 0.1), blobs(5, 100, 24, 0.6)
+    one, other = (
+        SubGenCache(0.05, MANY, MANY, max_clusters=8, rng=seed).update(*rows)
+        for seed, rows in enumerate((far, near) if swap else (near, far))
+    )
+    deltas = [cache._heads[0].clusters.delta for cache in (one, other)]
+    assert (deltas[0] > deltas[1]) is swap and deltas[0] != deltas[1]
+    before = contents(other, tmp_path)
+    one.merge(other)
+    assert contents(other, tmp_path) == before and len(one.centers) <= 8
+    k, v = (np.concatenate(x) for x in zip(near, far, strict=True))
+    assert_partition(one, k, apart=max(deltas))
+    assert_laws(one, k, v)
+
+
+def test_merging_keeps_to_the_bound() -> None:
+    """5 clusters and 5 others, far away, of which 5 may stay: delta doubles until two groups are one each."""
+    (k, v), (other_k, other_v) = blobs(16, 60, 5), blobs(17, 60, 5)
+    caches = [SubGenCache(0.7, MANY, MANY, max_clusters=5, rng=i) for i in range(2)]
+    one, other = (cache.update(x, y) for cache, x, y in zip(caches, (k, other_k + 1e3), (v, other_v), strict=True))
+    assert len(one.centers) == len(other.centers) == 5 and one.radius == other.radius == 0.7
+    one.merge(other)
+    k, v = np.concatenate([k, other_k + 1e3]), np.concatenate([v, other_v])
+    assert 2 <= len(one.centers) <= 5
+    delta = one._heads[0].clusters.delta
+    assert delta > 0.7 and np.log2(delta / 0.7).is_integer() and one.radius < 3 * delta
+    assert_partition(one, k, apart=delta)
+    assert_laws(one, k, v)
+
+
+@pytest.mark.parametrize("options", [{}, {"recent": 11}, {"max_clusters": 4}, {"max_clusters": 4, "recent": 50}])
+def test_merging_with_an_empty_cache(xp: Any, options: Any, tmp_path: Any) -> None:
+    k, v = blobs(6, 50, 8, 0.5)
+    rows = xp.asarray(k), xp.asarray(v)
+    full = SubGenCache(0.3, MANY, MANY, rng=1, **options).update(*rows)
+    before = contents(full, tmp_path)
+    full.merge(SubGenCache(0.3, MANY, MANY, rng=2, **options))
+    assert contents(full, tmp_path) == before
+    empty = SubGenCache(0.3, MANY, MANY, rng=2, **options).merge(full)
+    assert contents(full, tmp_path) == before and empty.tokens_seen == 50
+    out = 50 - options.get("recent", 0)
+    if out:
+        assert np.array_equal(backends.asnumpy(empty.centers), backends.asnumpy(full.centers)) and empty.mu == full.mu
+        assert_partition(empty, k[:out], apart=0.3)
+        assert_laws(empty, k[:out], v[:out])
+    for cache in (full, empty):
+        np.testing.assert_allclose(
+            backends.asnumpy(cache.attend(rows[0][:3])),
+            references.attention(k[:3], k, v)[0],
+            atol=1e-9 if not out else 0.3,
+        )
+    fed(empty, *rows, 20)
+    assert empty.tokens_seen == 100 and sum(empty.counts.tolist()) == 100 - options.get("recent", 0)
+
+
+def test_merging_windows() -> None:
+    """`other`'s tokens come last: its window is the merged one's, and this one's window has left it."""
+    one, other, (k, v, other_k, other_v) = two(cluster_samples=MANY, value_samples=MANY, recent=15)
+    one.merge(other)
+    for name, x in (("recent_k", other_k), ("recent_v", other_v)):
+        np.testing.assert_array_equal(one._held[name][0], x[-15:])
+    k, v = np.concatenate([k, other_k])[:-15], np.concatenate([v, other_v])[:-15]
+    assert_partition(one, k, apart=0.7)
+    assert_laws(one, k, v)
+    short = SubGenCache(0.7, MANY, MANY, recent=15, rng=9).update(other_k[:4] + 50, other_v[:4])
+    before = one.counts.sum()
+    one.merge(short)  # less than a window: 4 tokens leave
+    np.testing.assert_array_equal(one._held["recent_k"][0], np.concatenate([other_k[-11:], other_k[:4] + 50]))
+    assert one.counts.sum() == before + 4
+
+
+def test_merging_many_shards_with_leading_axes() -> None:
+    shards = [np.stack([blobs(10 * i + j, 40, 6, 0.3)[0] for j in range(3)]) for i in range(4)]
+    caches = [SubGenCache(0.7, 2000, 20, rng=i).update(k, k[..., :D_V]) for i, k in enumerate(shards)]
+    first = caches[0].merge(caches[1]).merge(caches[2].merge(caches[3]))
+    everything = np.concatenate(shards, axis=1)
+    for i in range(3):
+        alone = SubGenCache(0.7, 2000, 20, rng=0)
+        alone._heads, alone.tokens_seen = [first._heads[i]], 160
+        assert_partition(alone, everything[i], apart=0.7)
+        assert first.mu[i] == pytest.approx((everything[i][:, :D_V] ** 2).sum())
+
+
+def test_merged_answers_are_unbiased() -> None:
+    """At delta = 0 with distinct keys tau is exact: z-test over 1500 pairs of caches, |z| <= 6 (one in 5e8 each)."""
+    q, k, v = references.qkv(7, 2, 20, d=D, d_v=D_V)
+    many = [np.broadcast_to(x, (1500, *x.shape)) for x in (q, k, v)]
+    one, other = (
+        SubGenCache(0.0, 1, 4, rng=i).update(many[1][:, part], many[2][:, part])
+        for i, part in enumerate((slice(0, 6), slice(6, 17)))
+    )
+    merged = one.merge(other).update(many[1][:, 17:], many[2][:, 17:]).attend(many[0])
+    error = merged - references.attention(q, k, v)[0]
+    assert abs(error.mean(axis=0) / (error.std(axis=0) / np.sqrt(1500))).max() <= 6
+
+
+# ------------------------------------------------------------------------------------------------------------- doubling
+@pytest.mark.parametrize("most", [1, 2, 7, 30])
+def test_doubling_bounds_the_clusters(most: int) -> None:
+    rng = np.random.default_rng(8)
+    k, v = rng.normal(size=(150, D)), rng.normal(size=(150, D_V))
+    cache = SubGenCache(0.01, MANY, MANY, max_clusters=most, rng=0)
+    for start in range(0, 150, 25):
+        cache.update(k[start : start + 25], v[start : start + 25])
+        assert len(cache.centers) <= most
+        delta = cache._heads[0].clusters.delta
+        assert np.log2(delta / 0.01).is_integer() and delta <= cache.radius < 2 * delta
+        assert_partition(cache, k[: start + 25], apart=delta)
+    assert_laws(cache, k, v)
+    assert cache.delta == 0.01  # a parameter: what a cache to be merged with it must have
+
+
+# ------------------------------------------------------------------------------------------------------------- the file
+@pytest.mark.parametrize("options", [{}, {"recent": 9}, {"delta": 0.01, "max_clusters": 5}])
+@pytest.mark.parametrize("at", [0, 1, 9, 60, 100])
+def test_a_saved_cache_continues_to_the_same_bits(xp: Any, options: Any, at: int, tmp_path: Any) -> None:
+    k, v = (xp.asarray(np.stack([x, x[::-1]])) for x in blobs(9, 100))
+    one = SubGenCache(**({"delta": 1.0} | options), cluster_samples=3, value_samples=4, rng=0)
+    if at:
+        fed(one, k[:, :at], v[:, :at], 7)
+    one.save(tmp_path / "made" / "x")
+    other = SubGenCache.load(tmp_path / "made" / "x")
+    assert contents(other, tmp_path) == (tmp_path / "made" / "x").read_bytes() and other.tokens_seen == at
+    for cache in (one, other):
+        if at < 100:
+            fed(cache, k[:, at:], v[:, at:], 13)
+    answers = [backends.asnumpy(cache.attend(k[:, :3])) for cache in (one, other)]
+    np.testing.assert_array_equal(*answers)
+    assert contents(one, tmp_path) == contents(other, tmp_path)
+    shard = SubGenCache(**({"delta": 1.0} | options), cluster_samples=3, value_samples=4, rng=1).update(k, v)
+    assert contents(one.merge(shard), tmp_path) == contents(other.merge(shard), tmp_path)
+
+
+def test_loaded_after_merges_it_continues_too(tmp_path: Any) -> None:
+    one, other, (k, v, _, _) = two(cluster_samples=3, value_samples=4, max_clusters=5, recent=3)
+    one.merge(other).save(tmp_path / "x")
+    loaded = SubGenCache.load(tmp_path / "x")
+    assert contents(one.update(k, v), tmp_path) == contents(loaded.update(k, v), tmp_path)
+
+
+# ----------------------------------------------------------------------------------------------------- bytes and device
+def test_nbytes_are_those_of_all_arrays(xp: Any, tmp_path: Any) -> None:
+    k, v = (xp.asarray(np.stack([x, x])) for x in blobs(10, 3000, 6, 0.1, dtype=np.float32))
+    cache = SubGenCache(1.0, 4, 8, recent=20, rng=0)
+    assert cache.nbytes == references.array_bytes(cache) == 0
+    held = []
+    for start in range(0, 3000, 100):
+        cache.update(k[:, start : start + 100], v[:, start : start + 100])
+        held.append(cache.nbytes)
+        assert held[-1] == references.array_bytes(cache)
+        for x in cache._arrays():  # none is a part of something larger
+            host = x if isinstance(x, np.ndarray) else x.host if hasattr(x, "host") else None
+            assert host is None or host.base is None or host.base.nbytes == host.nbytes
+    assert len(set(held)) == 1 and [len(x) for x in cache.centers] == [6, 6]  # m is fixed: no byte more
+    rows = 6 * D * 4 + 6 * 4 * D * 4 + 8 * (D + D_V) * 4 + 20 * (D + D_V) * 4  # centres, samples, slots, window
+    assert held[-1] == 2 * (rows + 6 * 8 + 6 * 4 * 8 + 8 * 8)  # counts, dues, thresholds
+    cache.save(tmp_path / "x")
+    assert 0 <= (tmp_path / "x").stat().st_size - held[-1] < 3500  # the file's header
+    loaded = SubGenCache.load(tmp_path / "x")
+    assert loaded.nbytes == references.array_bytes(loaded) == held[-1]
+
+
+def test_room_to_spare_is_an_eighth() -> None:
+    k = np.random.default_rng(11).normal(size=(1000, D))
+    cache = fed(SubGenCache(0.0, 2, 3, rng=0), k, k, 1)
+    rows = 1000 * (D * 8 * 3 + 8 + 2 * 8) + 3 * (2 * D * 8 + 8)
+    assert cache.nbytes == references.array_bytes(cache) and rows <= cache.nbytes <= 1.13 * rows
+
+
+def test_host_and_device(xp: Any, tmp_path: Any) -> None:
+    if xp is np:
+        pytest.skip("there is no other side")
+    k, v = blobs(12, 60)
+    options: dict[str, Any] = {"recent": 5, "max_clusters": 4}
+    on_device = SubGenCache(0.2, 3, 4, rng=0, **options).update(xp.asarray(k), xp.asarray(v))
+    before = contents(on_device, tmp_path)
+    with pytest.raises(TypeError, match="^k must be on the device of the rows before it"):
+        on_device.update(k, v)
+    with pytest.raises(TypeError, match="^q must be on the device of the rows before it"):
+        on_device.attend(k)
+    assert contents(on_device, tmp_path) == before
+    on_host = SubGenCache(0.2, 3, 4, rng=0, **options).update(k, v)
+    assert contents(on_host, tmp_path) == before
+    (tmp_path / "x").write_bytes(before)
+    there, here = (SubGenCache(0.2, 3, 4, rng=1, **options).update(f(k), f(v)) for f in (xp.asarray, np.asarray))
+    expected = contents(SubGenCache.load(tmp_path / "x").merge(here), tmp_path)
+    for one, other in ((SubGenCache.load(tmp_path / "x"), there), (on_device, here), (on_host, there)):
+        assert contents(one.merge(other), tmp_path) == expected
+        one.attend(xp.asarray(k[:3]))  # it has gone to the device with what it was merged with
+        with pytest.raises(TypeError, match="^q must be on the device"):
+            one.attend(k[:3])
+
+
+def test_host_syncs_are_few(xp: Any) -> None:
+    """A fixed number per chunk and problem, whatever the number of tokens, clusters and slots."""
+    if not hasattr(xp, "syncs"):
+        pytest.skip("transfers are not counted")
+    for n, groups in ((30, 3), (240, 50)):
+        k, v = (xp.asarray(x) for x in blobs(13, n, groups))
+        cache = SubGenCache(1.0, 4, 9, recent=6, rng=0)
+        for most in (20, 14):  # clusters are made; all are there
+            before = xp.syncs
+            cache.update(k, v)
+            assert xp.syncs - before <= most
+        before = xp.syncs
+        cache.attend(k)
+        assert xp.syncs - before <= 8
+
+
+def test_plain_lists_double_as_the_cache_does() -> None:
+    k, v = blobs(14, 150, 20, 0.8)
+    cache, plain = SubGenCache(0.01, 3, 4, max_clusters=6, rng=5), Plain(0.01, 3, 4, rng=5, most=6)
+    for row in zip(k, v, strict=True):
+        plain.add(*row)
+        assert_same(cache.update(*row), plain)

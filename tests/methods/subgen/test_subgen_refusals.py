@@ -1,0 +1,269 @@
+"""What SubGen refuses, naming what is wrong; the cache is then as it was, to the byte of its file and in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import references
+from toy_subgen import D_V, D, blobs, contents
+
+from sublinattn.methods.subgen.subgen import SubGenCache
+
+
+def make(**options: Any) -> SubGenCache:
+    return SubGenCache(**({"delta": 1.0, "cluster_samples": 2, "value_samples": 3, "recent": 4, "rng": 0} | options))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"delta": -1e-9}, ValueError, "delta must be a finite number of at least 0, got -1e-09"),
+        ({"delta": np.nan}, ValueError, "delta must be a finite number of at least 0, got nan"),
+        ({"delta": np.inf}, ValueError, "delta must be a finite number of at least 0, got inf"),
+        ({"delta": "1"}, TypeError, "delta must be a real number, got str"),
+        ({"delta": True}, TypeError, "delta must be a real number, got bool"),
+        ({"cluster_samples": 0}, ValueError, "cluster_samples must be at least 1, got 0"),
+        ({"cluster_samples": 1.0}, TypeError, "cluster_samples must be an integer, got float"),
+        ({"value_samples": 0}, ValueError, "value_samples must be at least 1, got 0"),
+        ({"value_samples": None}, TypeError, "value_samples must be an integer, got NoneType"),
+        ({"recent": -1}, ValueError, "recent must be at least 0, got -1"),
+        ({"recent": 2.5}, TypeError, "recent must be an integer, got float"),
+        ({"max_clusters": 0}, ValueError, "max_clusters must be at least 1, got 0"),
+        ({"max_clusters": True}, TypeError, "max_clusters must be an integer, got bool"),
+        ({"max_clusters": 3, "delta": 0}, ValueError, "delta must be above 0 if max_clusters is given"),
+        ({"rng": "seed"}, TypeError, "rng must be a numpy.random.Generator"),
+        ({"rng": -1}, ValueError, "rng must be a numpy.random.Generator"),
+    ],
+)
+def test_impossible_parameters(options: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        make(**options)
+
+
+def test_parameters_may_be_numpys() -> None:
+    cache = make(delta=np.float32(0.5), cluster_samples=np.int64(2), recent=np.int32(3), max_clusters=np.int64(9))
+    assert cache.update(*blobs(0, 30)).tokens_seen == 30
+
+
+def test_nothing_to_show_before_the_first_token() -> None:
+    k, v = blobs(0, 9)
+    cache = make()
+    with pytest.raises(ValueError, match="^attend needs a cache with tokens, got an empty one"):
+        cache.attend(k)
+    for name in ("centers", "counts", "mu", "radius"):
+        with pytest.raises(ValueError, match="^a cache without tokens has no clusters: call update first"):
+            getattr(cache, name)
+    assert cache.tokens_seen == cache.nbytes == 0
+    cache.update(k[:3], v[:3])  # all in the window
+    assert cache.centers.shape == (0, D) and cache.counts.shape == (0,) and cache.mu == 0
+
+
+@pytest.mark.parametrize("lead", [(), (2,), (2, 3)])
+def test_rows_that_do_not_fit(lead: tuple[int, ...], tmp_path: Any) -> None:
+    k, v = (np.broadcast_to(x, (*lead, *x.shape)).copy() for x in blobs(1, 20))
+    cache = make().update(k, v)
+    before, size = contents(cache, tmp_path), cache.nbytes
+
+    def refuses(error: Any, message: str, method: str, *rows: Any, **options: Any) -> None:
+        with pytest.raises(error, match=f"^{message}"):
+            getattr(cache, method)(*rows, **options)
+        assert contents(cache, tmp_path) == before and (cache.nbytes, cache.tokens_seen) == (size, 20)
+        assert cache.nbytes == references.array_bytes(cache)
+
+    for bad in (np.nan, np.inf, -np.inf):
+        for at in (0, -1):
+            broken = k.copy(), v.copy(), k.copy()
+            for x in broken:
+                x[..., at, 1] = bad
+            refuses(ValueError, "k must be finite, got NaN or Inf", "update", broken[0], v)
+            refuses(ValueError, "v must be finite, got NaN or Inf", "update", k, broken[1])
+            refuses(ValueError, "q must be finite, got NaN or Inf", "attend", broken[2])
+    said = r"\(4,\) or \(c, 4\)" if not lead else r"\(" + "".join(f"{x}, " for x in lead) + r"c, 4\)"
+    refuses(ValueError, f"k must have shape {said}, got", "update", k[..., :3], v)
+    refuses(ValueError, f"q must have shape {said}, got", "attend", k[..., :3])
+    refuses(ValueError, "v must have shape .* got", "update", k, v[..., :2])
+    refuses(ValueError, "k must have shape .* got", "update", k[None], v[None])
+    refuses(ValueError, "q must have shape .* got", "attend", k[None])
+    refuses(
+        ValueError, "v must have shape .* got" if lead else "v must have the leading axes", "update", k, v[..., 0, :]
+    )
+    refuses(ValueError, "v must have the leading axes and rows of k", "update", k, v[..., :-1, :])
+    refuses(ValueError, "k must not be empty", "update", k[..., :0, :], v[..., :0, :])
+    refuses(ValueError, "q must not be empty", "attend", k[..., :0, :])
+    if lead:
+        refuses(ValueError, "k must have shape", "update", k[0, ..., 0, :], v[0, ..., 0, :])
+        refuses(ValueError, "k must have shape", "update", k[:1], v[:1])
+        refuses(ValueError, "q must have shape", "attend", k[:1])
+    narrow = k.astype(np.float32), v.astype(np.float32)
+    refuses(TypeError, r"k must have the dtype of what is held \(float64\), got float32", "update", *narrow)
+    refuses(TypeError, r"q must have the dtype of the keys \(float64\), got float32", "attend", narrow[0])
+    refuses(TypeError, "v must have the dtype of k", "update", k, narrow[1])
+    refuses(TypeError, "k must have a floating dtype", "update", k.astype(int), v.astype(int))
+    refuses(TypeError, "k must be an array", "update", k.tolist(), v.tolist())
+    for scale, error in ((np.nan, ValueError), ("1", TypeError), (True, TypeError)):
+        refuses(error, "scale must be", "attend", k, scale=scale)
+    cache.update(k, v)
+    assert cache.tokens_seen == 40
+
+
+def test_a_refused_first_chunk_leaves_no_trace() -> None:
+    k, v = blobs(2, 20)
+    cache = make()
+    for bad_k, bad_v in ((k * np.nan, v), (k, v[:-1]), (k[:0], v[:0]), (k[..., None][:0], v)):
+        with pytest.raises(ValueError, match=r"^[kv] must"):
+            cache.update(bad_k, bad_v)
+    assert cache.tokens_seen == cache.nbytes == 0
+    wide = np.ones((2, 7, D + 1), np.float32)
+    assert (
+        cache.update(wide, wide).tokens_seen == 7
+    )  # other widths, leading axes and dtype than those that were refused
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_norms_that_would_overflow(dtype: Any, tmp_path: Any) -> None:
+    """From some size on rows are refused, whatever the chunk; below it nothing overflows."""
+    k, v = blobs(3, 40, dtype=dtype)
+    largest = float(np.sqrt(np.finfo(dtype).max))
+    cache = make(max_clusters=3).update(k, v)
+    before = contents(cache, tmp_path)
+    refused = []
+    for norm in largest * 2.0 ** -np.arange(45):
+        for name in ("k", "v"):
+            rows = {"k": k[:30].copy(), "v": v[:30].copy()}
+            rows[name][:, 0] = norm
+            rows[name][::2, 0] *= -1
+            outcomes = []
+            for part in (slice(0, 1), slice(0, 30)):
+                fresh = make(max_clusters=3)
+                try:
+                    for _ in range(3):
+                        fresh.update(rows["k"][part], rows["v"][part])
+                except ValueError as error:
+                    assert str(error).startswith(f"{name} must have rows whose squared norms")
+                    outcomes.append("refused")
+                else:
+                    assert not np.isnan(fresh.attend(k[:2], scale=1e-30 / norm)).any()
+                    assert np.isfinite(fresh.mu) and np.isfinite(fresh.radius)
+                    outcomes.append("taken")
+            assert outcomes[0] == outcomes[1]
+            if outcomes[0] == "refused":
+                with pytest.raises(ValueError, match=f"^{name} must have rows whose squared norms"):
+                    cache.update(rows["k"], rows["v"])
+                assert contents(cache, tmp_path) == before
+                refused.append((name, norm))
+    assert {"k", "v"} == {name for name, _ in refused} and min(norm for _, norm in refused) > 1e-12 * largest
+
+
+def test_many_large_rows_do_not_add_up_to_infinity() -> None:
+    k, v = np.ones((8, D)), np.zeros((8, D_V))
+    v[:, 0] = 1.0
+    for exponent in np.arange(140, 155, 0.25):
+        cache = make(recent=0)
+        try:
+            for _ in range(50):
+                cache.update(k, v * 10.0**exponent)
+        except ValueError as error:
+            assert str(error).startswith("v must have rows whose squared norms")  # noqa: PT017
+            break
+        assert np.isfinite(cache.mu)
+        np.testing.assert_allclose(cache.attend(k[0]), v[0] * 10.0**exponent, rtol=1e-12)
+    else:
+        pytest.fail("all were taken")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("delta", [1e-300, 1e-20, 1e19, 1e25, 1e160, 1e300])
+def test_extreme_deltas(dtype: Any, delta: float) -> None:
+    k, v = blobs(4, 50, 5, dtype=dtype)
+    for options in ({}, {"max_clusters": 3}):
+        cache = make(delta=delta, recent=0, **options).update(k, v)
+        assert len(cache.centers) == (1 if delta > 1 else 50 if not options else len(cache.centers)) <= 50
+        assert np.isfinite(cache.attend(k)).all()
+
+
+def test_merging_refuses(tmp_path: Any) -> None:
+    k, v = blobs(5, 30)
+    one = make(max_clusters=9).update(k, v)
+    before, size = contents(one, tmp_path), one.nbytes
+
+    def refuses(other: Any, error: Any, message: str) -> None:
+        its = contents(other, tmp_path) if isinstance(other, SubGenCache) else None
+        with pytest.raises(error, match=f"^{message}"):
+            one.merge(other)
+        assert contents(one, tmp_path) == before and (one.nbytes, one.tokens_seen) == (size, 30)
+        assert its is None or contents(other, tmp_path) == its
+
+    def another(**options: Any) -> SubGenCache:
+        return make(**({"max_clusters": 9, "rng": 1} | options))
+
+    refuses({}, TypeError, "other must be a SubGenCache, got dict")
+    refuses(one, ValueError, "other must be another cache, got this one")
+    for options in (
+        {"delta": 2.0},
+        {"cluster_samples": 3},
+        {"value_samples": 4},
+        {"recent": 5},
+        {"max_clusters": None},
+    ):
+        for rows in (0, 30):
+            other = another(**options)
+            refuses(
+                other.update(k, v) if rows else other, ValueError, "other must have this cache's parameters .*'delta'"
+            )
+    refuses(another(rng=0).update(k, v), ValueError, "other must have draws of its own: make the caches with diff")
+    one.save(tmp_path / "x")
+    refuses(SubGenCache.load(tmp_path / "x"), ValueError, "other must have draws of its own")
+    for rows in ((k[:, :3], v), (k, v[:, :2]), (k[None], v[None]), (k.astype("f4"), v.astype("f4"))):
+        refuses(another().update(*rows), ValueError, "other must have this cache's leading axes, widths and dtype")
+    one.merge(another().update(k + 9, v))
+    assert one.tokens_seen == 60
+    before, size, two = contents(one, tmp_path), one.nbytes, another(rng=2).update(k, v)
+    with pytest.raises(ValueError, match="^other must have draws of its own"):
+        one.merge(another().update(k, v))  # what was merged before counts too
+    with pytest.raises(ValueError, match="^other must have draws of its own"):
+        two.merge(another(rng=1).update(k, v)).merge(one)
+    assert contents(one, tmp_path) == before and one.nbytes == size
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("recent", [0, 10])
+@pytest.mark.parametrize("nbytes", [1500, 4000, 20_000])
+def test_a_budget_of_bytes_is_kept_and_used(dtype: Any, recent: int, nbytes: int) -> None:
+    """Keys that do not cluster, row by row and merged; a third at least is used, for delta doubles."""
+    k = np.random.default_rng(6).normal(size=(600, D)).astype(dtype)
+    options: dict[str, Any] = {
+        "delta": 0.01,
+        "cluster_samples": 2,
+        "value_samples": 3,
+        "recent": recent,
+        "dtype": dtype,
+    }
+    caches = [SubGenCache.within(nbytes, D, D_V, rng=rng, **options) for rng in range(2)]
+    most = 0
+    for row in k[:300]:
+        most = max(most, caches[0].update(row, row[:D_V]).nbytes)
+    assert nbytes / 3 < most <= nbytes
+    caches[1].update(k[300:], k[300:, :D_V])
+    assert caches[0].merge(caches[1]).nbytes <= nbytes
+    least = "nbytes must be at least ([0-9]+) for these samples, got 9"
+    with pytest.raises(ValueError, match=f"^{least}$") as refused:
+        SubGenCache.within(9, D, D_V, **options)
+    needed = int(str(refused.value).split()[5])
+    assert SubGenCache.within(needed, D, D_V, **options).max_clusters == 1
+    with pytest.raises(ValueError, match=f"^nbytes must be at least {needed} "):
+        SubGenCache.within(needed - 1, D, D_V, **options)
+
+
+def test_what_is_no_cache_is_not_loaded(tmp_path: Any) -> None:
+    with pytest.raises(FileNotFoundError):
+        SubGenCache.load(tmp_path / "none")
+    make().save(tmp_path / "x")
+    whole = (tmp_path / "x").read_bytes()
+    (tmp_path / "x").write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match="x is not a whole safetensors file"):
+        SubGenCache.load(tmp_path / "x")
+    (tmp_path / "x").write_bytes(whole.replace(b"SubGenCache", b"SubgenCache"))
+    with pytest.raises(ValueError, match="x is a checkpoint of a SubgenCache, not of a SubGenCache"):
+        SubGenCache.load(tmp_path / "x")

@@ -1,0 +1,120 @@
+"""The notebooks as files: parameters, thinness, each claim checked exactly once, beside a figure that exists."""
+
+import ast
+import json
+from collections import Counter
+from pathlib import Path
+
+import papermill
+import pytest
+
+from sublinattn.suite.notebook import marks_of
+from sublinattn.theory import CLAIMS
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+CONTRACT = {"effort": '"smoke"', "seed": "0", "backend": '"auto"', "out": '"out"'}
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code(path: Path) -> list[ast.Module]:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [ast.parse("".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"]
+
+
+def calls(path: Path, name: str) -> list[ast.Call]:
+    """Calls of a function of this name, bare or as an attribute."""
+    found = [node for tree in code(path) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [call for call in found if getattr(call.func, "attr", getattr(call.func, "id", None)) == name]
+
+
+def keyword(call: ast.Call, name: str) -> ast.expr | None:
+    return next((word.value for word in call.keywords if word.arg == name), None)
+
+
+def checked(path: Path) -> list[str]:
+    return [claim for call in calls(path, "check") for claim in ast.literal_eval(call.args[0])]
+
+
+def published(path: Path) -> list[str]:
+    return [ast.literal_eval(call.args[1]) for call in calls(path, "publish")]
+
+
+def test_there_are_notebooks():
+    assert len(NOTEBOOKS) >= 5
+
+
+def test_each_claim_is_checked_in_exactly_one_notebook():
+    count = Counter(claim for path in NOTEBOOKS for claim in checked(path))
+    assert {claim: times for claim, times in count.items() if times > 1} == {}
+    assert set(count) == set(CLAIMS)
+
+
+def test_no_two_notebooks_write_the_same_figure():
+    count = Counter(name for path in NOTEBOOKS for name in published(path))
+    assert {name: times for name, times in count.items() if times > 1} == {}
+
+
+@each_notebook
+def test_parameters_are_those_of_the_contract(path):
+    parameters = papermill.inspect_notebook(path)
+    given = {name: parameters[name]["default"] for name in CONTRACT if name in parameters}
+    assert given == CONTRACT
+
+
+@each_notebook
+def test_notebook_is_thin(path):
+    definitions = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda | ast.For | ast.While
+    assert [
+        type(node).__name__ for tree in code(path) for node in ast.walk(tree) if isinstance(node, definitions)
+    ] == []
+
+
+@each_notebook
+def test_notebook_passes_its_parameters_on(path):
+    for call in calls(path, "check"):
+        passed = {word.arg: getattr(word.value, "id", None) for word in call.keywords}
+        assert {name: passed.get(name) for name in CONTRACT} == {name: name for name in CONTRACT}
+        assert ast.literal_eval(keyword(call, "notebook")) == path.stem
+    run = next(
+        node.value
+        for tree in code(path)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "run"
+    )
+    own = set(papermill.inspect_notebook(path))
+    assert {key.value: value.id for key, value in zip(run.keys, run.values, strict=True)} == {
+        name: name for name in own
+    }
+
+
+@each_notebook
+def test_figures_have_captions_rows_and_their_claims_exist(path):
+    assert published(path) and len(set(published(path))) == len(published(path))
+    for call in calls(path, "publish"):
+        assert keyword(call, "caption") is not None and keyword(call, "rows") is not None
+        claims = keyword(call, "claim")
+        if isinstance(claims, ast.Constant | ast.List):
+            named = ast.literal_eval(claims)
+            assert ({named} if isinstance(named, str) else set(named)) <= set(CLAIMS)
+    for call in calls(path, "check"):
+        figures = ast.literal_eval(keyword(call, "figures"))
+        assert set(figures) <= set(checked(path))
+        assert set(figures.values()) <= set(published(path))
+
+
+@each_notebook
+def test_notebook_opens_with_what_is_asked(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    opening = "".join(cells[0]["source"])
+    assert cells[0]["cell_type"] == "markdown" and opening.startswith("# ") and len(opening) > 300
+
+
+def test_only_notebooks_that_measure_time_or_read_all_verdicts_are_exclusive():
+    alone = [
+        path.stem
+        for path in NOTEBOOKS
+        if any(claim.endswith((".time", ".time-causal", ".time-fixed")) for claim in checked(path))
+        or any(word in path.read_text() for word in ("reviewers.verdicts", "perplexity.replaced_layers"))
+    ]
+    assert [path.stem for path in NOTEBOOKS if marks_of(path)["exclusive"]] == alone

@@ -1,0 +1,193 @@
+"""The report: everything a reader needs, from a folder, without a network."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import matplotlib
+import nbformat
+import pandas as pd
+import pytest
+import toys
+
+from sublinattn import plots
+from sublinattn.core import files, provenance
+from sublinattn.lab import ledger
+from sublinattn.suite import report
+from sublinattn.suite.report import views
+from sublinattn.suite.report.citations import citations
+from sublinattn.suite.report.mathml import mathml
+
+matplotlib.use("Agg")
+
+
+def fill(out):
+    """What a run leaves: verdicts of every outcome, a figure, an executed notebook, a failed one."""
+    from matplotlib import pyplot
+
+    ledger.check(toys.ALL, out=out, notebook="01-all", figures={"toy.holds": "a-figure"})
+    figure, axes = pyplot.subplots()
+    axes.plot([1, 2])
+    data = pd.DataFrame({"x": [1, 2]})
+    plots.save(
+        figure, "a-figure", out=out, claim="toy.holds", params={}, seed=0, data=data, caption="Error over m < n."
+    )
+    pyplot.close(figure)
+    cells = [
+        nbformat.v4.new_markdown_cell("# Head\n\nInline $\\alpha^2$, display\n\n$$\\sum_i x_i$$\n\n`code $5$`"),
+        nbformat.v4.new_code_cell("x", outputs=[nbformat.v4.new_output("display_data", {"text/latex": "$\\beta$"})]),
+    ]
+    with files.atomic(out / "notebooks" / "01-all.ipynb") as path:
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    book = ledger.merge((out / "verdicts").glob("*.json"))
+    book["run"] = {"effort": "smoke", "seed": 0, "backend": "auto", "parameters": {}}
+    book["notebooks"] = {"01-all": {"ok": True, "error": ""}, "02-bad": {"ok": False, "error": "ValueError: <n>"}}
+    book["machine"] = {"provenance": provenance.provenance(), "jobs": 1, "seconds": {"01-all": 1.5}}
+    ledger.write(out / "ledger.json", book)
+    return book
+
+
+class Page(HTMLParser):
+    """Addresses and ids of a page, and its tags."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.loads, self.ids, self.tags = [], [], set(), []
+        self.text = path.read_text(encoding="utf-8")
+        self.feed(self.text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.tags.append(tag)
+        self.ids.add(found.get("id"))
+        if tag == "a" and "href" in found:
+            self.links.append(found["href"])
+        if tag in ("script", "link", "img", "iframe", "source", "object"):
+            self.loads += [found[key] for key in ("src", "href", "data") if key in found]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    fill(out)
+    index = report.build(out)
+    return index.parent, {p.relative_to(index.parent).as_posix(): Page(p) for p in index.parent.rglob("*.html")}
+
+
+def test_every_page_is_there(site):
+    _, pages = site
+    claims = {f"claims/{claim.id}.html" for claim in toys.ALL}
+    assert set(pages) == {"index.html", "figures.html", "notebooks/01-all.html", *claims}
+
+
+def test_nothing_is_loaded_from_a_network(site):
+    folder, pages = site
+    for name, page in pages.items():
+        outside = [a for a in page.loads if re.match(r"(https?:)?//", a)]
+        assert not outside, f"{name} loads {outside}"
+        assert "MathJax" not in page.text and "require.js" not in page.text
+    assert not re.search(r"url\(|@import", (folder / "report.css").read_text())
+
+
+def test_every_address_within_the_report_leads_somewhere(site):
+    folder, pages = site
+    checked = 0
+    for name, page in pages.items():
+        for address in page.links + page.loads:
+            if re.match(r"\w+:", address):
+                continue
+            file, _, anchor = unquote(address).partition("#")
+            target = ((folder / name).parent / file).resolve() if file else folder / name
+            assert target.is_file(), f"{name}: {address}"
+            if anchor:
+                assert anchor in pages[target.relative_to(folder.resolve()).as_posix()].ids, f"{name}: {address}"
+            checked += 1
+    assert checked > 50
+
+
+def test_the_first_sentence_says_what_holds(site):
+    head = re.search(r"<h1>(.*?)</h1>", site[1]["index.html"].text, re.DOTALL)[1]
+    assert re.sub(r"<.*?>", "", head).strip() == "4 of 8 claims hold, 1 is refuted."
+
+
+def test_the_index_shows_each_claim_with_its_outcome_in_words(site):
+    text = site[1]["index.html"].text
+    rows = re.findall(r'<tr data-outcome="(\w+)".*?</tr>', text, re.DOTALL)
+    assert sorted(rows) == sorted(["supported"] * 4 + ["refuted"] + ["undecided"] * 2 + ["vacuous"])
+    for name in ("outcome", "paper", "notebook", "text"):
+        assert f'name="{name}"' in text
+    assert "02-bad" in text and "ValueError: &lt;n&gt;" in text
+    assert "7 of 8" in re.sub(r"\s+", " ", text), "sabotages caught"
+
+
+def test_text_of_claims_is_escaped(site):
+    for page in site[1].values():
+        assert "<b>& stays" not in page.text
+    assert "It holds &lt;b&gt;&amp; stays&lt;/b&gt;" in site[1]["claims/toy.holds.html"].text
+
+
+def test_a_claim_page_has_all_that_is_needed_to_judge(site):
+    page = site[1]["claims/toy.holds.html"]
+    assert "<math" in page.text and "Insu Han et al." in page.text
+    assert "sublinattn verify toy.holds --effort smoke --seed 0" in page.text
+    assert "../notebooks/01-all.html" in page.links and "../figures/a-figure.svg" in page.loads
+    assert "Error over m &lt; n." in page.text and "../figures/a-figure.json" in page.links
+    sides = re.search(r'<div class="sides">(.*?)</table>', page.text, re.DOTALL)[1]
+    assert sides.index("synthetic") < sides.index("real"), "synthetic and real side by side"
+
+
+def test_growth_is_held_against_the_theory_and_the_loose_claim_is_called_unverified(site):
+    clock = site[1]["claims/toy.clock.html"].text
+    assert "Measured exponent" in clock and "Median size at n = 64" in clock
+    assert "not caught" in site[1]["claims/toy.loose.html"].text
+    assert "not verified" in site[1]["index.html"].text
+
+
+def test_mathematics_of_notebooks_is_mathml(site):
+    page = site[1]["notebooks/01-all.html"]
+    assert page.tags.count("math") == 3, "inline, display, and the cell's output"
+    assert "$" not in re.sub(r"<code>.*?</code>", "", page.text)
+    assert "<code>code $5$</code>" in page.text
+
+
+def test_a_report_that_cannot_be_made_leaves_the_old_one(tmp_path):
+    fill(tmp_path)
+    before = report.build(tmp_path).read_bytes()
+    assert report.build(tmp_path).read_bytes() == before
+    nothing = {"schema": ledger.SCHEMA, "claims": {"x": {}}, "summary": {}}
+    files.write_json(tmp_path / "ledger.json", nothing)
+    with pytest.raises(KeyError):
+        report.build(tmp_path)
+    assert (tmp_path / "report" / "index.html").read_bytes() == before
+    assert not list(tmp_path.glob(".report*"))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.12345, "0.123"), (1234.5, "1234"), (123456, "123 456"), (1.5e-7, "1.5×10⁻⁷"), (-2.0, "−2"), (0.0, "0"),
+        ("inf", "∞"), ("nan", "–"), (None, "–"), (float("inf"), "∞"), (True, "yes"), ("gaussian", "gaussian"),
+        ({"sinks": 2, "p": 0.5}, "sinks = 2, p = 0.5"), ([1, 2.0], "1, 2"),
+    ],
+)  # fmt: skip
+def test_numbers_read_well(value, shown):
+    assert views.number(value) == shown
+
+
+def test_span_places_an_interval_on_the_axis():
+    assert views.span(1, 10, 100, (1, 100)) == (0, 50, 100)
+    assert views.span(0.001, 1, "inf", (1, 100)) == (0, 0, 100)
+    assert views.span("nan", "nan", "nan", (1, 100)) is None
+
+
+def test_citations_are_plain_text():
+    found = citations()
+    assert found["HA24"].title == "HyperAttention: Long-context Attention in Near-Linear Time"
+    assert not [c for c in found.values() if re.search(r"[{}\\$]", f"{c.authors}{c.title}{c.venue}")]
+
+
+def test_what_is_no_latex_is_shown_as_it_is():
+    assert mathml("x^2").startswith("<math")
+    assert mathml(r"\frac{") == r"<code>\frac{</code>"

@@ -1,0 +1,261 @@
+"""The runner: real kernels once, for what only a kernel can show; a stand-in for the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import toys
+
+from sublinattn.core import files
+from sublinattn.lab import ledger
+from sublinattn.suite import notebook, runner
+from sublinattn.suite.notebook import Outcome
+from sublinattn.suite.progress import Progress
+
+SHOW = "import os, sys; print(sys.executable, os.environ.get('OMP_NUM_THREADS'), n)"
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """One run of a notebook that passes, one that raises, one whose kernel is killed, and an exclusive one."""
+    folder = tmp_path_factory.mktemp("mixed")
+    toys.notebook(folder / "nb/good.ipynb", SHOW, toys.checking("good", "HOLDS", "FAILS", "CLOCK"))
+    toys.notebook(folder / "nb/bad.ipynb", "1 / 0", "print('never')")
+    toys.notebook(folder / "nb/dead.ipynb", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "1")
+    toys.notebook(folder / "nb/alone.ipynb", SHOW, exclusive=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OMP_NUM_THREADS", raising=False)
+        result = runner.run(folder / "nb", out=folder / "out", parameters={"n": 7}, jobs=2)
+    return folder / "out", result
+
+
+def printed(path):
+    cells = nbformat.read(path, as_version=4).cells
+    return "".join(o.get("text", "") for cell in cells for o in cell.get("outputs", ()))
+
+
+def started(path):
+    times = nbformat.read(path, as_version=4).metadata.papermill
+    return times.start_time, times.end_time
+
+
+def test_a_failure_stops_no_other_notebook_and_fails_the_run(mixed):
+    _, result = mixed
+    assert {o.name: o.status for o in result.outcomes} == {
+        "alone": "completed",
+        "bad": "failed",
+        "dead": "failed",
+        "good": "completed",
+    }
+    errors = {o.name: o.error for o in result.failed}
+    assert errors["bad"].startswith("ZeroDivisionError") and errors["dead"].startswith("DeadKernelError")
+    assert any("1 / 0" in line or "ZeroDivisionError" in line for line in result.failed[0].traceback)
+    assert result.exit_code == 1
+
+
+def test_only_complete_notebooks_bear_their_name(mixed):
+    out, _ = mixed
+    assert {p.name for p in (out / "notebooks").iterdir()} == {
+        "good.ipynb", "good.done.json", "alone.ipynb", "alone.done.json", "bad.failed.ipynb", "dead.failed.ipynb",
+    }  # fmt: skip
+    assert not [p for p in out.rglob("*") if p.name.startswith(".")], "temporary files are left"
+    assert "never" not in printed(out / "notebooks" / "bad.failed.ipynb")
+
+
+def test_the_kernel_is_this_interpreter_with_the_threads_it_should_have(mixed):
+    out, _ = mixed
+    assert f"{sys.executable} 1 7" in printed(out / "notebooks" / "good.ipynb")
+    assert f"{sys.executable} None 7" in printed(out / "notebooks" / "alone.ipynb")
+
+
+def test_an_exclusive_notebook_runs_after_all_others(mixed):
+    out, _ = mixed
+    begin = started(out / "notebooks" / "alone.ipynb")[0]
+    assert begin > max(started(out / "notebooks" / f"{n}.ipynb")[1] for n in ("good", "bad.failed", "dead.failed"))
+
+
+def test_a_long_notebook_starts_first(tmp_path):
+    for name in ("a", "b"):
+        toys.notebook(tmp_path / f"nb/{name}.ipynb", "1", long=name == "b")
+    runner.run(tmp_path / "nb", out=tmp_path / "out", jobs=1)
+    first, second = (started(tmp_path / "out" / "notebooks" / f"{name}.ipynb")[0] for name in ("b", "a"))
+    assert first < second
+
+
+def test_executed_notebooks_name_no_path_of_the_machine(mixed):
+    out, _ = mixed
+    papermill = nbformat.read(out / "notebooks" / "good.ipynb", as_version=4).metadata.papermill
+    assert not {"input_path", "output_path"} & set(papermill)
+
+
+def test_the_ledger_and_the_report_are_written_all_the_same(mixed):
+    out, result = mixed
+    assert set(ledger.load(out / "ledger.json")["claims"]) == {"toy.holds", "toy.fails", "toy.clock"}
+    assert result.ledger["notebooks"]["bad"] == {"ok": False, "error": "ZeroDivisionError: division by zero"}
+    assert result.report.is_file() and result.report.parent.parent == out
+
+
+def test_one_at_a_time_on_a_dask_cluster_and_two_here_give_the_same_ledger(mixed, tmp_path):
+    from distributed import LocalCluster
+
+    toys.notebook(tmp_path / "nb/bad.ipynb", "1 / 0")
+    toys.notebook(tmp_path / "nb/good.ipynb", SHOW, toys.checking("good", "HOLDS", "FAILS", "CLOCK"))
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        there = runner.run(tmp_path / "nb", out=tmp_path / "out", scheduler=cluster.scheduler_address)
+    assert {o.name: o.status for o in there.outcomes} == {"bad": "failed", "good": "completed"}
+    one, two = (json.dumps(ledger.comparable(r.ledger["claims"]), sort_keys=True) for r in (there, mixed[1]))
+    assert one == two
+
+
+def test_an_interrupted_run_ends_at_once_and_leaves_no_kernel(tmp_path):
+    code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    toys.notebook(tmp_path / "nb/slow.ipynb", code)
+    command = [sys.executable, "-m", "sublinattn", "run", "--notebooks", "nb", "--jobs", "1"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) != 0
+    kernel = int((tmp_path / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(kernel, 0)
+    assert not (tmp_path / "out/notebooks/slow.ipynb").exists()
+
+
+# ----------------------------------------------------------------------------------- without kernels: what is run, when
+
+
+class Fake(Progress):
+    """Runs no kernel: leaves the output and the verdicts that a notebook would, or fails."""
+
+    def __init__(self, outcome="supported", failing=()):
+        super().__init__()
+        self.ran, self.outcome, self.failing = [], outcome, failing
+
+    def execute(self, job):
+        self.ran.append(job.name)
+        if job.name in self.failing:
+            return Outcome(job.name, "failed", error="Broken: on purpose")
+        files.write_text(job.output, job.path.read_text())
+        out = Path(job.parameters["out"])
+        ledger.check([toys.OPEN if job.name == "a" else toys.EMPTY], out=out, notebook=job.name)
+        path = out / "verdicts" / ("toy.open.json" if job.name == "a" else "toy.empty.json")
+        files.write_json(path, {**files.read_json(path), "outcome": self.outcome})
+        return Outcome(job.name, "completed", 1.0)
+
+
+@pytest.fixture
+def go(tmp_path, monkeypatch):
+    """Run two notebooks, a and b, in an empty working directory; returns (names of those that ran, result)."""
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        toys.notebook(Path(f"notebooks/{name}.ipynb"), f"'{name}'", parameters=f"only_{name} = 1\nn = 2")
+
+    def go(**options):
+        fake = Fake(options.pop("outcome", "supported"), options.pop("failing", ()))
+        result = runner.run(progress=fake, **options)
+        return sorted(fake.ran), result
+
+    return go
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"parameters": {"nn": 1}}, "'nn'"),
+        ({"parameters": {"only_a": 1}, "only": "b"}, "'only_a'"),
+        ({"parameters": {"seed": 1}}, "--seed"),
+        ({"effort": "large"}, "effort"),
+        ({"jobs": 0}, "jobs"),
+        ({"only": "z*"}, "z\\*"),
+    ],
+)
+def test_bad_requests_are_refused_before_anything_runs(go, options, match):
+    with pytest.raises(ValueError, match=match):
+        go(**options)
+    assert not Path("out").exists()
+
+
+def test_a_notebook_without_the_common_parameters_is_refused(go):
+    cell = nbformat.v4.new_code_cell("effort = 'smoke'", metadata={"tags": ["parameters"]})
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel}), "notebooks/c.ipynb")
+    with pytest.raises(ValueError, match="c.ipynb has no parameter backend, out, seed"):
+        go()
+
+
+def test_a_parameter_goes_to_the_notebooks_that_have_it(go):
+    go(parameters={"only_a": 5, "n": 6})
+    stamps = {name: files.read_json(f"out/notebooks/{name}.done.json")["parameters"] for name in "ab"}
+    assert stamps["a"]["only_a"] == 5 and stamps["a"]["n"] == stamps["b"]["n"] == 6 and "only_a" not in stamps["b"]
+
+
+def test_resume_runs_only_what_is_not_complete(go):
+    assert go()[0] == ["a", "b"]
+    ran, result = go(resume=True)
+    assert ran == [] and set(result.ledger["claims"]) == {"toy.open", "toy.empty"}
+    assert go()[0] == ["a", "b"], "without --resume everything runs again"
+    go(failing=("b",))
+    assert go(resume=True)[0] == ["b"]
+
+
+def test_resume_goes_by_parameters_notebook_code_and_files(go, monkeypatch):
+    go()
+    assert go(resume=True, parameters={"only_a": 2})[0] == ["a"]
+    go()
+    toys.notebook(Path("notebooks/b.ipynb"), "'changed'")
+    assert go(resume=True)[0] == ["b"]
+    Path("out/rows/toy.open.parquet").unlink()
+    assert go(resume=True)[0] == ["a"]
+    Path("out/notebooks/a.ipynb").unlink()
+    assert go(resume=True)[0] == ["a"]
+    monkeypatch.setattr(runner, "source_hash", lambda: "other code")
+    assert go(resume=True)[0] == ["a", "b"]
+
+
+def test_a_failed_notebook_leaves_no_verdict_of_an_earlier_run(go):
+    go()
+    _, result = go(failing=("a",))
+    assert set(result.ledger["claims"]) == {"toy.empty"}
+    assert not Path("out/rows/toy.open.parquet").exists()
+
+
+def test_only_keeps_what_the_others_found_and_a_full_run_forgets_removed_notebooks(go):
+    go()
+    ran, result = go(only="a")
+    assert ran == ["a"] and set(result.ledger["claims"]) == {"toy.open", "toy.empty"}
+    Path("notebooks/b.ipynb").unlink()
+    assert set(go()[1].ledger["claims"]) == {"toy.open"}
+
+
+def test_a_verdict_that_turns_fails_the_run(go):
+    _, first = go()
+    assert first.exit_code == 0
+    ledger.write("ledger.json", first.ledger)  # on record from now on
+    assert go()[1].exit_code == 0
+    assert go(outcome="undecided")[1].exit_code == 0
+    _, turned = go(outcome="refuted")
+    assert turned.flips == ("toy.empty", "toy.open") and turned.exit_code == 1
+    ledger.write("elsewhere.json", turned.ledger)
+    assert go(outcome="refuted", record="elsewhere.json")[1].exit_code == 0
+    with pytest.raises(FileNotFoundError):
+        go(record="missing.json")
+
+
+def test_content_hash_and_cells(tmp_path):
+    path = toys.notebook(tmp_path / "x.ipynb", "1", "", "2", exclusive=True)
+    before = notebook.content_hash(path)
+    assert notebook.code_cells(path) == 4 and notebook.marks_of(path) == {"exclusive": True, "long": False}
+    assert "n" in notebook.parameters_of(path)
+    toys.notebook(path, "1", "", "3")
+    assert notebook.content_hash(path) != before and not notebook.marks_of(path)["exclusive"]

@@ -1,0 +1,55 @@
+"""The benchmark of the verdict engine's error rates: that its shortcuts judge as the engine does, and that the bars
+hold."""
+
+import math
+
+import numpy as np
+import pytest
+
+from sublinattn.theory import error_rates, sequential
+
+
+def engine(test, draws):
+    """Signed number of trials at which a test of the engine decides."""
+    for t, (measured, bound, scale) in enumerate(draws, start=1):
+        test.update(measured, bound, scale)
+        if test.outcome != "undecided":
+            return t if test.outcome == "refuted" else -t
+    return 0
+
+
+def test_simulated_rates_are_judged_as_by_the_engine():
+    rng, p, level = np.random.default_rng(0), 0.1, 1e-4
+    refuted_from, supported_to = error_rates._rate_boundaries(p, level, 400)
+    for rate in (0.02, 0.1, 0.25):
+        failed = rng.random((15, 400)) < rate
+        failures = np.cumsum(failed, axis=1)
+        fast = error_rates._stop(failures >= refuted_from, failures <= supported_to)
+        slow = [engine(sequential.Rate(p, level), [(float(x), 0.5, 1.0) for x in path]) for path in failed]
+        assert fast.tolist() == slow
+
+
+def test_simulated_means_are_judged_as_by_the_engine():
+    z = np.random.default_rng(1).standard_normal((15, 600)) + np.repeat([[0.0], [0.2], [0.5]], 5, axis=0)
+    fast = error_rates._mean_outcomes(z, 0.4)
+    for level, stopped in fast.items():
+        slow = [engine(sequential.Mean(0.4, level), [(1 + value, 1.0, 1.0) for value in path]) for path in z]
+        assert stopped.tolist() == slow
+
+
+def test_measure_meets_the_bars_where_it_must():
+    table = error_rates.bars(error_rates.measure(simulations=40, rng=0))
+    tests = table[table["kind"] != "growth"]
+    assert tests["met"].all()  # 40 simulations: a rate of 2p is missed with probability below 1e-3
+    assert set(table["kind"]) == {"probability", "mean", "growth"}
+    assert table["refuted_high"].between(table["refuted"], 1).all()
+    false = tests[tests["truth"] != "at the limit"]
+    assert false["median"].le(false["q95"]).all()
+    assert not table["met"].all()  # some growth designs are too small to convict: the table says so
+    assert math.isnan(table.iloc[0]["median"])
+
+
+def test_measure_is_seeded():
+    assert error_rates.measure(5, rng=1).equals(error_rates.measure(5, rng=1))
+    with pytest.raises(ValueError, match="simulations"):
+        error_rates.measure(0)
