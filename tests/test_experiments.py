@@ -5,19 +5,20 @@ import pandas as pd
 import pytest
 
 from sublinattn.core import files
-from sublinattn.lab import growth_rows
-from sublinattn.lab.setting import GAUSSIAN, SINKS, by_effort, generator
+from sublinattn.lab import statistics
+from sublinattn.lab.run import Run, generator
 from sublinattn.lab.statistics import proportion
+from sublinattn.lab.workloads.inputs import GAUSSIAN, SINKS
 from sublinattn.methods.hyperattention.studies import causal_scaling, claim_trials, sortlsh, spectral_error
 from sublinattn.theory import CLAIMS
 from sublinattn.theory.claim import Exact, Mean, Trial
 
-HOW = {"effort": "smoke", "seed": 0, "backend": "numpy"}
+RUN = Run(backend="numpy")
 
 
 def test_effort_that_does_not_exist_is_refused():
-    with pytest.raises(ValueError, match="effort must be one of .* got 'quick'"):
-        by_effort("quick", smoke=1, standard=2, full=3)
+    with pytest.raises(ValueError, match="effort must be 'smoke', .* got 'quick'"):
+        Run("quick")
 
 
 def test_draws_depend_on_seed_and_labels_alone():
@@ -34,13 +35,13 @@ def test_proportion_limits_hold_the_rate():
 
 def test_collision_rates_obey_the_law():
     # 99 % limits, 77 points: at least 68 hold the law but for a chance below 1e-7.
-    rates = sortlsh.collision_rates(**HOW)
+    rates = sortlsh.collision_rates(RUN)
     assert rates["law"].between(rates["low"], rates["high"]).sum() >= 68
-    assert rates.equals(sortlsh.collision_rates(**HOW))
+    assert rates.equals(sortlsh.collision_rates(RUN))
 
 
 def test_sorting_changes_places_only():
-    entries = sortlsh.sorted_matrix(**HOW, n=128, block_size=16)
+    entries = sortlsh.sorted_matrix(RUN, n=128, block_size=16)
     assert not entries[["query_place", "key_place"]].duplicated().any()
     for given, sorted_ in (("query", "query_place"), ("key", "key_place")):  # a permutation
         pairs = entries[[given, sorted_]].drop_duplicates()
@@ -49,13 +50,13 @@ def test_sorting_changes_places_only():
 
 
 def test_mask_finds_clusters_and_no_sinks():
-    shares = sortlsh.heavy_caught(**HOW).groupby(["input", "mask"])["heavy_share"].median()
+    shares = sortlsh.heavy_caught(RUN).groupby(["input", "mask"])["heavy_share"].median()
     assert shares["clustered", "sortLSH"] > 3 * shares["clustered", "random"]
     assert shares["4 sinks", "sortLSH"] == pytest.approx(64 / 1024, rel=0.05)  # all keys meet a sink's block equally
 
 
 def test_errors_have_every_yardstick_and_a_known_unit():
-    rows = spectral_error.against_budget(**HOW, inputs=(SINKS,))
+    rows = spectral_error.against_budget(RUN, inputs=(SINKS,))
     assert set(rows["method"]) == {
         "exact",
         "zero",
@@ -74,7 +75,7 @@ def test_errors_have_every_yardstick_and_a_known_unit():
 
 
 def test_recursion_covers_the_triangle_once():
-    level, exact = causal_scaling.recursion_map(seed=0, backend="numpy", n=128, leaf=16, block_size=8)
+    level, exact = causal_scaling.recursion_map(RUN, n=128, leaf=16, block_size=8)
     lower = np.tri(128, dtype=bool)
     assert (level[lower] >= 0).all() and (level[~lower] == -1).all() and not exact[~lower].any()
     shares = causal_scaling.level_shares(level, exact)
@@ -86,7 +87,7 @@ def test_recursion_covers_the_triangle_once():
 
 def test_recursion_map_refuses_ragged_sizes():
     with pytest.raises(ValueError, match="leaf = 16 times a power of two, got 100"):
-        causal_scaling.recursion_map(seed=0, backend="numpy", n=100, leaf=16, block_size=8)
+        causal_scaling.recursion_map(RUN, n=100, leaf=16, block_size=8)
 
 
 def test_uniform_causal_yardstick_is_exact_with_the_whole_past():
@@ -122,7 +123,7 @@ def test_largest_excess_is_read_in_the_direction_of_growth():
     table = pd.DataFrame(
         [("a", "n", 0.4, 0.2), ("a", "varepsilon", -2.5, -2.0), ("b", "n", np.nan, 1.0)], columns=columns
     )
-    assert growth_rows.largest_excess(table) == ["a +0.50 in varepsilon"]
+    assert statistics.largest_excess(table) == ["a +0.50 in varepsilon"]
 
 
 def test_rows_are_written_whole_and_never_empty(tmp_path):

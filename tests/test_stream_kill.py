@@ -19,7 +19,7 @@ CHILD = f"""
 import sys, time
 from pathlib import Path
 from sublinattn.streams import absorb
-from sublinattn.subgen import SubGenCache
+from sublinattn import SubGenCache
 
 folder, hold = Path(sys.argv[1]), int(sys.argv[2])
 path = folder / "x.ckpt"

@@ -38,7 +38,6 @@ def check(
     backend: str = "auto",
     out: Path_ = "out",
     notebook: str | None = None,
-    figures: Mapping[str, str] | None = None,
     executor: Executor | None = None,
 ) -> pd.DataFrame:
     """Verify claims and file the results: `out/verdicts/<id>.json` and `out/rows/<id>.parquet`, each written whole.
@@ -53,8 +52,6 @@ def check(
         Folder of the run.
     notebook : str, optional
         Name of the calling notebook, for the links of the report.
-    figures : mapping of claim id to figure name, optional
-        The figure that shows the claim, `out/figures/<name>.svg`.
     executor : concurrent.futures.Executor, optional
         Spreads the trials; it changes no number.
 
@@ -66,7 +63,7 @@ def check(
     Raises
     ------
     ValueError
-        A single string for `claims`, or a figure for a claim that is not among them.
+        A single string for `claims`.
     KeyError
         An id that no claim has.
     """
@@ -77,13 +74,10 @@ def check(
     if isinstance(claims, str):
         raise ValueError(f"claims must be a sequence of claims or ids, got the string {claims!r}")
     chosen = [_find(claim, CLAIMS) for claim in claims]
-    strangers = set(figures or {}) - {claim.id for claim in chosen}
-    if strangers:
-        raise ValueError(f"figures names {sorted(strangers)}, which are not among claims")
     lines = []
     for claim in chosen:
         verdict = verify(claim, effort=effort, rng=seed, backend=backend, executor=executor)
-        record = entry(claim, verdict, notebook=notebook, figure=(figures or {}).get(claim.id))
+        record = entry(claim, verdict, notebook=notebook)
         with files.atomic(Path(out) / "rows" / f"{claim.id}.parquet") as temporary:
             verdict.rows.to_parquet(temporary)
         files.write_json(Path(out) / "verdicts" / f"{claim.id}.json", record)
@@ -91,7 +85,7 @@ def check(
     return pd.DataFrame(lines).set_index("claim")
 
 
-def entry(claim: Claim, verdict: Verdict, *, notebook: str | None = None, figure: str | None = None) -> dict[str, Any]:
+def entry(claim: Claim, verdict: Verdict, *, notebook: str | None = None) -> dict[str, Any]:
     """Ledger entry of one claim: what it says, and what was found."""
     found = verdict.to_dict()
     name = found.pop("claim")
@@ -109,7 +103,6 @@ def entry(claim: Claim, verdict: Verdict, *, notebook: str | None = None, figure
         "remark": claim.remark,
         "reported": claim.reported,
         "notebook": notebook,
-        "figure": figure,
     }
 
 

@@ -45,3 +45,15 @@ def growth_exponents(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
         middle, reach = mean_and_reach(slopes)
         found.append((name, middle, middle - reach, middle + reach, *np.quantile(slopes, [0.1, 0.9]), len(slopes)))
     return pd.DataFrame(found, columns=["input", "exponent", "lower", "upper", "10 %", "90 %", "fits"])
+
+
+def largest_excess(table: pd.DataFrame) -> list[str]:
+    """For each claim, the variable whose measured exponent comes closest to the theory's or exceeds it most, read in
+    the direction of growth."""
+    grown = table.assign(
+        excess=(table["measured"] - table["theory_exponent"])
+        * table["theory_exponent"].map(lambda e: -1 if e < 0 else 1)
+    )
+    grown = grown.dropna(subset=["excess"])
+    worst = grown.loc[grown.groupby("claim", sort=False)["excess"].idxmax()]
+    return [f"{row.claim} {row.excess:+.2f} in {row.variable}" for row in worst.itertuples()]

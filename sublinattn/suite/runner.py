@@ -240,7 +240,9 @@ def _products(job: Job, out: Path) -> list[str]:
         verdict = files.read_json(path)
         if verdict["notebook"] == job.name:
             made += [f"verdicts/{path.name}", f"rows/{path.stem}.parquet"]
-            made += [f"figures/{verdict['figure']}.svg"] if verdict["figure"] else []
+    for path in sorted((out / "figures").glob("*.json")):
+        if files.read_json(path)["params"].get("notebook") == job.name:
+            made += [f"figures/{path.stem}.svg"]
     return made
 
 

@@ -30,7 +30,7 @@ def text(value):
 def test_entries_are_complete(book):
     wanted = {
         "id", "paper", "source", "title", "statement", "outcome", "reason", "trials", "cases", "vacuity", "seed",
-        "effort", "backend", "figure", "notebook", "sabotages", "drops", "fits", "promise", "assumptions", "machine",
+        "effort", "backend", "notebook", "sabotages", "drops", "fits", "promise", "assumptions", "machine",
     }  # fmt: skip
     for entry in book["claims"].values():
         assert wanted <= set(entry)

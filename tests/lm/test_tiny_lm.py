@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sublinattn.lab.models import TINY, open_model
+from sublinattn.lab.run import Run
 from sublinattn.methods.subgen.claims.retrieval import answers, documents, exact_answers, exact_caches
 from sublinattn.methods.subgen.studies.line_retrieval import over_slots
 
@@ -46,6 +47,6 @@ def test_more_context_makes_held_out_text_more_certain(model):
 
 def test_subgen_answers_once_it_has_far_more_slots_than_tokens():
     """Towards the exact limit: 83 of 100 documents at 4 slots a token, none at 1/4 (notebook 21 at standard effort)."""
-    rows = over_slots(effort="smoke", seed=0, backend="numpy")
+    rows = over_slots(Run(backend="numpy"))
     right = rows.groupby("slots")["right"].sum()
     assert right[1 / 4] == 0 and right[4] >= 2 and (rows.groupby("slots").size() == 4).all()

@@ -9,7 +9,7 @@ import toy_law_figures
 from matplotlib.figure import Figure
 
 from sublinattn import plots
-from sublinattn.lab.publish import publish
+from sublinattn.lab.run import Run
 from sublinattn.methods.hyperattention.studies import perplexity
 from sublinattn.methods.polynomial.approximants import BASES
 from sublinattn.methods.polynomial.studies import phase_picture
@@ -381,8 +381,8 @@ def test_spread_is_median_and_tenths():
 
 
 def test_publish_leaves_figure_and_rows(tmp_path, capsys):
-    run = {"effort": "smoke", "seed": 0, "backend": "numpy", "out": str(tmp_path), "n": 4}
-    publish(FIGURES["mask_shares"](), "a-figure", rows=SHARES, caption="What it shows.", run=run)
+    run = Run(backend="numpy", out=tmp_path, knobs={"n": 4})
+    run.publish(FIGURES["mask_shares"](), "a-figure", rows=SHARES, caption="What it shows.")
     made = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
     assert made == {
         *(f"figures/a-figure.{suffix}" for suffix in ("svg", "pdf", "png", "json")),

@@ -27,7 +27,7 @@ def fill(out):
     """What a run leaves: verdicts of every outcome, a figure, an executed notebook, a failed one."""
     from matplotlib import pyplot
 
-    ledger.check(toys.ALL, out=out, notebook="01-all", figures={"toy.holds": "a-figure"})
+    ledger.check(toys.ALL, out=out, notebook="01-all")
     figure, axes = pyplot.subplots()
     axes.plot([1, 2])
     data = pd.DataFrame({"x": [1, 2]})

@@ -17,8 +17,9 @@ from ...core.backends import asnumpy
 from ...methods.caches.caches import ExactCache, HeavyHitterCache, ZeroCache
 from ...methods.polynomial.approximants import MAX_RADIUS
 from ...methods.polynomial.polynomial import PolynomialState
-from ..setting import GAUSSIAN, GAUSSIAN_MEAN, HEAVY_VALUES, REAL, Input, by_effort, device, generator
+from ..run import Run
 from ..statistics import mean_and_reach, proportion
+from ..workloads.inputs import GAUSSIAN, GAUSSIAN_MEAN, HEAVY_VALUES, REAL, Input
 from ..workloads.instance import Instance
 from .registry import CHUNK, CLUSTER_SAMPLES, HINDSIGHT, Stream, competing, directions, drawn, feed, heavy
 
@@ -63,7 +64,7 @@ def unbudgeted(stream: Stream, most: int | None = None) -> Iterator[tuple[str, A
             return
 
 
-def over_bytes(*, effort: str, seed: int, backend: str, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
+def over_bytes(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
     """Errors of every method on every input over its bytes.
 
     Returns
@@ -74,15 +75,14 @@ def over_bytes(*, effort: str, seed: int, backend: str, inputs: tuple[Input, ...
         (in the theorem's norm, mean over queries), relative (Frobenius). The method HINDSIGHT is, per input and share,
         that of SETTINGS with the least median relative error; SubGen itself cannot know which that is.
     """
-    xp = device(backend)
-    n = by_effort(effort, smoke=1024, standard=4096, full=65536)
-    replicates = by_effort(effort, smoke=3, standard=8, full=12)
-    heads = by_effort(effort, smoke=5, standard=36, full=72)
-    shares = by_effort(effort, smoke=(1 / 16, 1 / 4), standard=SHARES, full=SHARES)
+    n = run.pick(smoke=1024, standard=4096, full=65536)
+    replicates = run.pick(smoke=3, standard=8, full=12)
+    heads = run.pick(smoke=5, standard=36, full=72)
+    shares = run.pick(smoke=(1 / 16, 1 / 4), standard=SHARES, full=SHARES)
     rows: list[tuple[Any, ...]] = []
     for what in inputs:
         for replicate in range(heads if what is REAL else replicates):
-            stream, rng = drawn(what, n, replicate, seed, xp)
+            stream, rng = drawn(what, n, replicate, run)
             base = (what.label, what.source, len(stream.x.k), replicate)
             for method, out, nbytes in unbudgeted(stream):
                 rows.append((*base, method, np.nan, nbytes, nbytes / stream.cache_bytes, *stream.errors(out)))
@@ -170,7 +170,7 @@ def _geometric(x: pd.Series) -> float:
 
 
 # ------------------------------------------------------------------------------------------------------------ retrieval
-def retrieval(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def retrieval(run: Run) -> pd.DataFrame:
     """Whether each method finds the needle that is asked for at the end: 4 of them, one asked for per replicate.
 
     Returns
@@ -179,13 +179,13 @@ def retrieval(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
         n, replicate (fresh stream and draws), method, share (nan without a budget), found (bool). "heavy hitters, asked
         before" gets queries for the needles all along; "subgen, delta told" has the delta that fills its bytes.
     """
-    xp = device(backend)
-    n, d = by_effort(effort, smoke=512, standard=1024, full=9216), retrieval_width(effort)
-    replicates = by_effort(effort, smoke=25, standard=200, full=200)
-    shares = by_effort(effort, smoke=(1 / 8, 1 / 4), standard=RETRIEVAL_SHARES, full=RETRIEVAL_SHARES)
+    xp = run.xp
+    n, d = run.pick(smoke=512, standard=1024, full=9216), retrieval_width(run)
+    replicates = run.pick(smoke=25, standard=200, full=200)
+    shares = run.pick(smoke=(1 / 8, 1 / 4), standard=RETRIEVAL_SHARES, full=RETRIEVAL_SHARES)
     rows: list[tuple[Any, ...]] = []
     for replicate in range(replicates):
-        rng = generator(seed, "retrieval", n, replicate)
+        rng = run.rng("retrieval", n, replicate)
         x = NEEDLES.draw(n, d, rng)
         at = int(rng.integers(n))
         wanted = needle(x, at)
@@ -207,9 +207,9 @@ def retrieval(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["n", "replicate", "method", "share", "found"])
 
 
-def retrieval_width(effort: str) -> int:
+def retrieval_width(run: Run) -> int:
     """Width of keys and values in `retrieval`: an answer at random names the needle once in so many times."""
-    return by_effort(effort, smoke=16, standard=32, full=64)
+    return run.pick(smoke=16, standard=32, full=64)
 
 
 def needle(x: Instance, query: int) -> int:

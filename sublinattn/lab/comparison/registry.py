@@ -15,8 +15,9 @@ from ...methods.caches.caches import SINKS, HeavyHitterCache, KCenterCache, Sink
 from ...methods.caches.reservoir import ReservoirCache
 from ...methods.subgen.subgen import SubGenCache
 from ...primitives.clustering import OnlineClusters
-from ..setting import REAL, Input, generator
+from ..run import Run
 from ..workloads import real
+from ..workloads.inputs import REAL, Input
 from ..workloads.instance import Instance
 
 D = 64
@@ -90,12 +91,12 @@ class Stream:
         return float(in_unit.mean()), float(np.linalg.norm(gap) / np.linalg.norm(self.exact))
 
 
-def drawn(what: Input, n: int, replicate: int, seed: int, xp: Any) -> tuple[Stream, np.random.Generator]:
+def drawn(what: Input, n: int, replicate: int, run: Run) -> tuple[Stream, np.random.Generator]:
     """A fresh stream of an input and what is left of its draws. For "real" another head for every replicate.
 
     Nobody asks for a needle before the end: the queries before it have random directions and norm QUERY_NORM.
     """
-    rng = generator(seed, "caches", what.label, n, replicate)
+    xp, rng = run.xp, run.rng("caches", what.label, n, replicate)
     if what is not REAL:
         x, early = what.draw(n, D, rng), None
         if what.workload == "needles":
@@ -103,7 +104,7 @@ def drawn(what: Input, n: int, replicate: int, seed: int, xp: Any) -> tuple[Stre
         return Stream.of(x, rng, xp, early=early), rng
     stack = real()
     layers, heads = stack.q.shape[:2]
-    number = int(generator(seed, "heads").permutation(layers * heads)[replicate])
+    number = int(run.rng("heads").permutation(layers * heads)[replicate])
     one = stack.head(number // heads, number % heads)
     q, k, v = (a.astype(np.float32) for a in (one.q, one.k, one.v))
     x = Instance(q, k, v, scale=one.scale, source=one.source)

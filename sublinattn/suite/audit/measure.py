@@ -26,7 +26,7 @@ from ...core.exact import attention
 from ...core.softmax_matrix import SoftmaxMatrix
 from ...lab.comparison.error_over_bytes import unbudgeted
 from ...lab.comparison.registry import WINDOW, Stream, competing_online, feed, row_bytes
-from ...lab.setting import generator
+from ...lab.run import generator
 from ...lab.workloads.instance import Instance
 from ...methods.caches.caches import SINKS
 from ...methods.hyperattention.hardness import hardness

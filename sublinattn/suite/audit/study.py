@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...core.backends import Array, asnumpy
-from ...lab.models import open_model
-from ...lab.setting import by_effort, generator
+from ...lab.run import Run
 from ...lab.workloads.instance import Instance
 from .advice import advice
 from .measure import HYPER, SIZES, Audit, audit
@@ -51,12 +50,12 @@ class Passage:
         return Instance(q, k, v, scale=self.scale, source=self.source)
 
 
-def measured(*, effort: str, seed: int, backend: str, model: str = "tiny", text: str = "") -> Audit:
+def measured(run: Run) -> Audit:
     """The audit of one passage."""
-    n, share = by_effort(effort, smoke=(512, 1 / 8), standard=(2048, 1 / 8), full=(8192, 1 / 16))
-    opened = open_model(model, text, backend=backend)
-    tokens = opened.passage(generator(seed, "audit"), n)
-    return audit(Passage(*opened.qkv(tokens), f"{opened.name}, {opened.source}"), share=share, seed=seed)
+    n, share = run.pick(smoke=(512, 1 / 8), standard=(2048, 1 / 8), full=(8192, 1 / 16))
+    opened = run.open_model()
+    tokens = opened.passage(run.rng("audit"), n)
+    return audit(Passage(*opened.qkv(tokens), f"{opened.name}, {opened.source}"), share=share, seed=run.seed)
 
 
 def biting(found: Audit) -> str:

@@ -114,8 +114,7 @@ def _figures(source: Path, target: Path, claims: list[dict[str, Any]]) -> dict[s
         for suffix in formats:
             shutil.copyfile(sidecar.with_suffix(f".{suffix}"), target / f"{sidecar.stem}.{suffix}")
         facts = files.read_json(sidecar)
-        shows = {*facts["claims"], *(claim["id"] for claim in claims if claim["figure"] == sidecar.stem)}
-        found[sidecar.stem] = {**facts, "name": sidecar.stem, "claims": shows, "formats": formats}
+        found[sidecar.stem] = {**facts, "name": sidecar.stem, "claims": set(facts["claims"]), "formats": formats}
     return found
 
 

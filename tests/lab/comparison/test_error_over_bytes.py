@@ -7,31 +7,32 @@ import pandas as pd
 import pytest
 
 from sublinattn.lab.comparison import error_over_bytes, registry
-from sublinattn.lab.setting import REAL, generator
+from sublinattn.lab.run import Run, generator
 from sublinattn.lab.workloads import real
+from sublinattn.lab.workloads.inputs import REAL
 from sublinattn.methods.caches.caches import ExactCache
 from sublinattn.methods.caches.reservoir import ReservoirCache
 from sublinattn.methods.subgen.studies import ablation, questions
 from sublinattn.methods.subgen.subgen import SubGenCache
 from sublinattn.primitives.clustering import OnlineClusters
 
-HOW = {"effort": "smoke", "seed": 0, "backend": "numpy"}
+RUN = Run(backend="numpy")
 N = 256
 
 
 @pytest.fixture(scope="module")
 def stream() -> registry.Stream:
-    return registry.drawn(error_over_bytes.CLUSTERS_MEAN, N, 0, 0, np)[0]
+    return registry.drawn(error_over_bytes.CLUSTERS_MEAN, N, 0, RUN)[0]
 
 
 @pytest.fixture(scope="module")
 def real_stream() -> registry.Stream:
-    return registry.drawn(REAL, N, 0, 0, np)[0]
+    return registry.drawn(REAL, N, 0, RUN)[0]
 
 
-def small(monkeypatch, module, **sizes):
-    """Every `by_effort` of the module gives the entry of `sizes` for what smoke has."""
-    monkeypatch.setattr(module, "by_effort", lambda effort, *, smoke, **_: sizes.get(str(smoke), smoke))
+def small(monkeypatch, **sizes):
+    """Wherever a run picks by effort, it gets the entry of `sizes` for what smoke has."""
+    monkeypatch.setattr(Run, "pick", lambda self, *, smoke, **_: sizes.get(str(smoke), smoke))
 
 
 def softmax(stream) -> np.ndarray:
@@ -57,7 +58,7 @@ def test_held_out_queries_are_not_asked_before(stream):
 
 
 def test_nobody_looks_for_a_needle_before_the_end():
-    needles, _ = registry.drawn(error_over_bytes.NEEDLES, N, 0, 0, np)
+    needles, _ = registry.drawn(error_over_bytes.NEEDLES, N, 0, RUN)
     lengths = np.linalg.norm(needles.early, axis=1)
     assert needles.asked.all() and lengths == pytest.approx(registry.QUERY_NORM, rel=1e-5)
     wanted = needles.x.q / np.linalg.norm(needles.x.q, axis=1)[:, None]
@@ -121,14 +122,14 @@ def test_told_delta_is_the_least_of_its_grid_that_fits(stream, most):
 
 # ------------------------------------------------------------------------------------------------------ the tables
 def test_over_bytes_has_every_yardstick(monkeypatch):
-    small(monkeypatch, error_over_bytes, **{"1024": N, "3": 2})
-    rows = error_over_bytes.over_bytes(**HOW, inputs=(error_over_bytes.CLUSTERS_MEAN, error_over_bytes.HEAVY_VALUES))
+    small(monkeypatch, **{"1024": N, "3": 2})
+    rows = error_over_bytes.over_bytes(RUN, inputs=(error_over_bytes.CLUSTERS_MEAN, error_over_bytes.HEAVY_VALUES))
     assert rows.groupby(["input", "method", "share"], dropna=False).size().eq(2).all()
     table = rows.groupby("method")[["relative", "held"]].agg(["min", "max"])
     assert table.loc["exact", ("relative", "max")] < 1e-5 and table.loc["exact", ("held", "min")] >= 1
     assert table.loc["zero"].tolist() == [1, 1, 0, 0]
     assert (rows["held"] <= rows["share"].fillna(9.0)).all()
-    alone = error_over_bytes.over_bytes(**HOW, inputs=(error_over_bytes.HEAVY_VALUES,))
+    alone = error_over_bytes.over_bytes(RUN, inputs=(error_over_bytes.HEAVY_VALUES,))
     together = rows[rows["input"] == error_over_bytes.HEAVY_VALUES.label]
     assert sorted(alone["relative"]) == sorted(together["relative"])  # an input's rows do not depend on the others
 
@@ -162,8 +163,8 @@ def test_winner_is_clear_only_beyond_the_spread():
 
 
 def test_retrieval_finds_what_is_held(monkeypatch):
-    small(monkeypatch, error_over_bytes, **{"512": 128, "25": 6})
-    table = error_over_bytes.accuracies(error_over_bytes.retrieval(**HOW)).set_index(["method", "share"])["rate"]
+    small(monkeypatch, **{"512": 128, "25": 6})
+    table = error_over_bytes.accuracies(error_over_bytes.retrieval(RUN)).set_index(["method", "share"])["rate"]
     assert table["exact"].item() == 1 and table["zero"].item() == 0
     assert table[error_over_bytes.INFORMED, 0.25] == 1 > table["sinks", 0.25]
 
@@ -211,9 +212,9 @@ def test_numerator_and_normaliser_have_references_of_their_own(stream):
 
 
 def test_law_of_the_numerator_is_that_of_every_slot_enumerated(monkeypatch):
-    small(monkeypatch, ablation, **{"2048": N, "256": 4, "6": 2})
-    rows = ablation.curves(**HOW)
-    given, _ = registry.drawn(ablation.FEW, N, 0, 0, np)
+    small(monkeypatch, **{"2048": N, "256": 4, "6": 2})
+    rows = ablation.curves(RUN)
+    given, _ = registry.drawn(ablation.FEW, N, 0, RUN)
     p, v = softmax(given), given.x.v.astype(np.float64)
     law = (v**2).sum(axis=1) / (v**2).sum()
     one = np.array([(law * (((pq / law)[:, None] * v - pq @ v) ** 2).sum(axis=1)).sum() for pq in p])  # of one slot
@@ -224,8 +225,8 @@ def test_law_of_the_numerator_is_that_of_every_slot_enumerated(monkeypatch):
 
 
 def test_normaliser_stays_under_its_bound_and_slopes_are_those_drawn(monkeypatch):
-    small(monkeypatch, ablation, **{"2048": N, "256": 64})
-    rows = ablation.curves(**HOW)
+    small(monkeypatch, **{"2048": N, "256": 64})
+    rows = ablation.curves(RUN)
     part = rows[(rows["varies"] == "t") & (rows["what"] == "part")]
     assert (part["error"] < part["law"]).all()
     made = [("s", r, x, "part", (1 + r) * x**-0.5) for r in range(3) for x in (1, 4, 16)]
@@ -234,9 +235,9 @@ def test_normaliser_stays_under_its_bound_and_slopes_are_those_drawn(monkeypatch
 
 
 def test_parts_have_every_pair(monkeypatch):
-    small(monkeypatch, ablation, **{"1024": N, "3": 2, "6": 2})
+    small(monkeypatch, **{"1024": N, "3": 2, "6": 2})
     monkeypatch.setattr(ablation, "INPUTS", (error_over_bytes.CLUSTERS_MEAN,))
-    rows = ablation.parts(**HOW)
+    rows = ablation.parts(RUN)
     pairs = {(t, z) for t in ablation.NORMALISERS for z in ablation.NUMERATORS}
     pairs |= {(ablation.SHARED, "value-norm"), (ablation.SHARED, "uniform"), ("zero", "zero")}
     table = rows.groupby(["normaliser", "numerator"])["relative"].agg(["size", "max"])
@@ -245,9 +246,9 @@ def test_parts_have_every_pair(monkeypatch):
 
 
 def test_settings_keep_within_a_quarter_of_the_bytes(monkeypatch):
-    small(monkeypatch, ablation, **{"1024": N, "2": 1, "3": 1})
+    small(monkeypatch, **{"1024": N, "2": 1, "3": 1})
     monkeypatch.setattr(ablation, "SETTINGS_INPUTS", (error_over_bytes.CLUSTERS_MEAN,))
-    rows = ablation.settings(**HOW).set_index("varies")
+    rows = ablation.settings(RUN).set_index("varies")
     assert (rows.loc[["window", "t"], "held"] <= 0.25).all()
     clusters = rows.loc["delta"].set_index("x")["clusters"]
     assert clusters.is_monotonic_decreasing and clusters[0.25] * N == 32
@@ -255,7 +256,7 @@ def test_settings_keep_within_a_quarter_of_the_bytes(monkeypatch):
 
 # ------------------------------------------------------------------------------------------------------ the questions
 def test_lengths_are_those_of_the_heads():
-    table = questions.lengths(backend="numpy")
+    table = questions.lengths(RUN)
     assert len(table) == 3 * 72
     one = real().head(2, 5).first(128)
     k = one.k.astype(np.float64)
@@ -288,9 +289,9 @@ def test_answers_follow_the_values():
 
 
 def test_questions_measure_what_they_say(stream):
-    assert questions.differing(**HOW) == (0, 4, 200)
-    assert max(questions.uncompressed(**HOW).values()) < 1e-5
-    found = questions.slack(**HOW)
+    assert questions.differing(RUN) == (0, 4, 200)
+    assert max(questions.uncompressed(RUN).values()) < 1e-5
+    found = questions.slack(RUN)
     assert (found["error"] < found["bound"]).mean() > 0.9 and set(found["instance"]) == {0, 1, 2, 3}
 
 

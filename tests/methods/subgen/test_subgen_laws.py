@@ -11,25 +11,25 @@ import pandas as pd
 import pytest
 
 from sublinattn import plots
-from sublinattn.lab.setting import generator
+from sublinattn.lab.run import Run, generator
 from sublinattn.lab.workloads import real
 from sublinattn.methods.subgen.claims.theorem1_estimators import Tokens
 from sublinattn.methods.subgen.studies import laws as lab
 
-HOW = {"effort": "smoke", "seed": 0, "backend": "numpy"}
+RUN = Run(backend="numpy")
 
 
 @pytest.fixture(scope="module")
 def tables():
-    return {"held": lab.held(**HOW), "delta_r": lab.against_delta_r(**HOW)}
+    return {"held": lab.held(RUN), "delta_r": lab.against_delta_r(RUN)}
 
 
 @pytest.fixture(scope="module")
 def drawn():
     """`errors` and `ratios` with 40 copies."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lab, "by_effort", lambda effort, *, smoke, **_: 40)
-        return {"errors": lab.errors(**HOW), "ratios": lab.ratios(**HOW)}
+        patch.setattr(Run, "pick", lambda self, *, smoke, **_: 40)
+        return {"errors": lab.errors(RUN), "ratios": lab.ratios(RUN)}
 
 
 def test_counts_obey_their_laws_unless_sabotaged(tables):

@@ -14,7 +14,7 @@ import pandas as pd
 from ....core.backends import peak_bytes, synchronize, to_device
 from ....core.exact import attention
 from ....core.timing import stage_times
-from ....lab.setting import by_effort, device, generator
+from ....lab.run import Run
 from ....theory.growth import fit
 from ..hyper import hyper_attention
 
@@ -33,7 +33,7 @@ def _calls(xp: Any, rng: np.random.Generator, n: int) -> dict[tuple[str, bool], 
     }
 
 
-def over_n(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def over_n(run: Run) -> pd.DataFrame:
     """Seconds and peak bytes of one head (float32, d = 64, b = m = 256) over n.
 
     Returns
@@ -42,13 +42,13 @@ def over_n(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
         quantity ("time", "memory"), method, causal, n, replicate, value (seconds; bytes beyond the inputs, the output
         included).
     """
-    xp = device(backend)
-    lengths = by_effort(effort, smoke=(2048, 8192, 32768, 131072), standard=POWERS[:6], full=POWERS)
-    exact_up_to = by_effort(effort, smoke=8192, standard=32768, full=131072)
-    replicates = by_effort(effort, smoke=3, standard=5, full=5)
+    xp = run.xp
+    lengths = run.pick(smoke=(2048, 8192, 32768, 131072), standard=POWERS[:6], full=POWERS)
+    exact_up_to = run.pick(smoke=8192, standard=32768, full=131072)
+    replicates = run.pick(smoke=3, standard=5, full=5)
     rows = []
     for n in lengths:
-        calls = _calls(xp, generator(seed, "cost", n), n)
+        calls = _calls(xp, run.rng("cost", n), n)
         for (method, causal), call in calls.items():
             if method == "exact" and n > exact_up_to:
                 continue
@@ -87,16 +87,14 @@ def exponents(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["method", "causal", "exponent", "lower", "upper", "theory"])
 
 
-def stages(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def stages(run: Run) -> pd.DataFrame:
     """Thread-seconds of each stage of HyperAttention: causal, n, stage, seconds ("exact": the leaves of the causal
     recursion)."""
-    xp = device(backend)
-    lengths = by_effort(
-        effort, smoke=(8192, 32768, 131072), standard=(8192, 32768, 131072), full=(8192, 32768, 131072, 524288)
-    )
+    xp = run.xp
+    lengths = run.pick(smoke=(8192, 32768, 131072), standard=(8192, 32768, 131072), full=(8192, 32768, 131072, 524288))
     rows = []
     for n in lengths:
-        for (method, causal), call in _calls(xp, generator(seed, "stages", n), n).items():
+        for (method, causal), call in _calls(xp, run.rng("stages", n), n).items():
             if method == "exact":
                 continue
             with stage_times() as seconds:

@@ -10,7 +10,8 @@ import pandas as pd
 
 from ....core.backends import asnumpy, to_device
 from ....core.exact import attention
-from ....lab.setting import CLUSTERED, GAUSSIAN_MEAN, by_effort, device, generator
+from ....lab.run import Run
+from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN_MEAN
 from ..hyper import Deliver, HyperRun, hyper_attention, practical_estimator
 from ..sort_lsh import SortedBlocks
 
@@ -46,7 +47,7 @@ class RecordingRun(HyperRun):
         super().estimate(blocks, exact, deliver)
 
 
-def recursion_map(*, seed: int, backend: str, n: int, leaf: int, block_size: int) -> tuple[np.ndarray, np.ndarray]:
+def recursion_map(run: Run, *, n: int, leaf: int, block_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Level (n, n) that handles each entry, leaves 0, masked -1; and whether it is exact: in a leaf, or in a block
     of the sortLSH mask.
 
@@ -54,10 +55,10 @@ def recursion_map(*, seed: int, backend: str, n: int, leaf: int, block_size: int
     """
     if n % leaf or (n // leaf) & (n // leaf - 1):
         raise ValueError(f"n must be leaf = {leaf} times a power of two, got {n}")
-    xp, rng = device(backend), generator(seed, "map")
+    xp, rng = run.xp, run.rng("map")
     x = CLUSTERED.draw(n, 64, rng)
     q, k, v = (to_device(a[None].astype(np.float32), xp) for a in (x.q, x.k, x.v))
-    run = RecordingRun(
+    recording = RecordingRun(
         xp,
         q,
         k,
@@ -71,7 +72,7 @@ def recursion_map(*, seed: int, backend: str, n: int, leaf: int, block_size: int
         make=practical_estimator,
         rng=rng,
     )
-    return run.watch()
+    return recording.watch()
 
 
 def level_shares(level: np.ndarray, exact: np.ndarray) -> pd.DataFrame:
@@ -99,7 +100,7 @@ def _uniform_causal(logits: np.ndarray, v: np.ndarray, budget: np.ndarray, rng: 
     return a @ v[order] / np.maximum(a.sum(axis=1, keepdims=True), 1e-300)
 
 
-def error_by_position(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def error_by_position(run: Run) -> pd.DataFrame:
     """Error of each output row under the causal mask, for HyperAttention and the yardsticks at the same number of
     key columns.
 
@@ -109,8 +110,8 @@ def error_by_position(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
         input, n, leaf, method, replicate, position (middle of a bin), error: root mean square over the bin's rows of
         `||out_i - (P V)_i||`, relative to the root mean square row of V.
     """
-    xp = device(backend)
-    n, replicates = by_effort(effort, smoke=(2048, 4), standard=(4096, 10), full=(8192, 10))
+    xp = run.xp
+    n, replicates = run.pick(smoke=(2048, 4), standard=(4096, 10), full=(8192, 10))
     leaf, block_size = n // 16, 32
     edges = np.unique(
         np.concatenate([np.geomspace(16, leaf, 6), np.arange(leaf, n + 1, leaf // 2)]).round().astype(int)
@@ -119,7 +120,7 @@ def error_by_position(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
     rows = []
     for what in (GAUSSIAN_MEAN, CLUSTERED):
         for replicate in range(replicates):
-            rng = generator(seed, "position", what.label, replicate)
+            rng = run.rng("position", what.label, replicate)
             x = what.draw(n, 64, rng, xp)
             q, k, v = (asnumpy(a).astype(np.float64) for a in (x.q, x.k, x.v))
             exact = attention(q, k, v, causal=True, scale=x.scale)

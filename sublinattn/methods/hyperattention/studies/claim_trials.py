@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ....lab.setting import by_effort, device, generator
+from ....lab.run import Run
 from ....lab.statistics import Z, proportion
 from ....theory import CLAIMS
 from ....theory.claim import Case, Claim, Exact, Growth, Mean, Trial
@@ -37,7 +37,7 @@ def judged() -> list[Claim]:
     return [claim for claim in CLAIMS.values() if not isinstance(claim.kind, Growth)]
 
 
-def dropped(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def dropped(run: Run) -> pd.DataFrame:
     """Trials of every such claim that drops assumptions: on the dropped case, and on the claim's case most like it.
 
     Returns
@@ -45,15 +45,15 @@ def dropped(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
     DataFrame
         claim, assumption, drop (number within the claim), variant ("kept", "dropped"), replicate, deviation.
     """
-    xp, trials = device(backend), by_effort(effort, smoke=30, standard=200, full=200)
+    xp, trials = run.xp, run.pick(smoke=30, standard=200, full=200)
     rows = []
     for claim in judged():
-        cases = claim.at(claim.cases, effort)
+        cases = claim.at(claim.cases, run.effort)
         drops = [(drop.assumption, case) for drop in claim.drops for case in drop.cases]
         for number, (assumption, case) in enumerate(drops):
             twin = _most_alike(case, cases)
             for variant, chosen in (("kept", twin), ("dropped", case)):
-                rng = generator(seed, claim.id, number, variant)
+                rng = run.rng(claim.id, number, variant)
                 for i, found in enumerate(_deviations(claim, xp, rng, chosen, trials)):
                     rows.append((claim.id, assumption, number, variant, i, found))
     return pd.DataFrame(rows, columns=["claim", "assumption", "drop", "variant", "replicate", "deviation"])
@@ -77,7 +77,7 @@ def failure_rates(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["claim", "assumption", "drop", "variant", "rate", "low", "high", "trials"])
 
 
-def sabotaged(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def sabotaged(run: Run) -> pd.DataFrame:
     """Trials of every such claim, honest and under each sabotage.
 
     Returns
@@ -85,13 +85,13 @@ def sabotaged(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
     DataFrame
         claim, variant ("honest" or the sabotage's name), case, replicate, deviation.
     """
-    xp, trials = device(backend), by_effort(effort, smoke=2, standard=20, full=20)
+    xp, trials = run.xp, run.pick(smoke=2, standard=20, full=20)
     rows = []
     for claim in judged():
         changes: Mapping[str, Mapping[str, Any]] = {"honest": {}, **{s.name: s.change for s in claim.sabotages}}
         for variant, change in changes.items():
-            for case_number, case in enumerate(claim.at(claim.cases, effort)):
-                rng = generator(seed, claim.id, variant, case_number)
+            for case_number, case in enumerate(claim.at(claim.cases, run.effort)):
+                rng = run.rng(claim.id, variant, case_number)
                 for i, found in enumerate(_deviations(claim, xp, rng, {**case, **change}, trials)):
                     rows.append((claim.id, variant, case_number, i, found))
     return pd.DataFrame(rows, columns=["claim", "variant", "case", "replicate", "deviation"])

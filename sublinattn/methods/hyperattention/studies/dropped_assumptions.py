@@ -13,8 +13,9 @@ import pandas as pd
 
 from ....core.backends import asnumpy, to_device
 from ....core.exact import attention
-from ....lab.setting import GAUSSIAN_MEAN, PLANTED, SINKS, Input, by_effort, device, generator
+from ....lab.run import Run
 from ....lab.statistics import proportion
+from ....lab.workloads.inputs import GAUSSIAN_MEAN, PLANTED, SINKS, Input
 from ....lab.workloads.instance import Instance
 from ...baselines.uniform import uniform_attention
 from ..estimators import Estimator, Problem, SharedSample, draw_shared
@@ -128,7 +129,7 @@ def _drops(x_of: Callable[[Input], Instance]) -> list[Drop]:
     ]
 
 
-def dropped(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def dropped(run: Run) -> pd.DataFrame:
     """Error of each draw with an assumption, without it, and of the yardsticks.
 
     Returns
@@ -137,12 +138,12 @@ def dropped(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
         assumption, input, variant ("kept", "dropped", "uniform", "zero", "exact"), replicate (fresh draws on one
         input), budget, error.
     """
-    xp = device(backend)
-    replicates = by_effort(effort, smoke=60, standard=400, full=400)
+    xp = run.xp
+    replicates = run.pick(smoke=60, standard=400, full=400)
     instances: dict[str, Instance] = {}
 
     def x_of(what: Input) -> Instance:
-        return instances.setdefault(what.label, what.draw(N, D, generator(seed, "dropped", what.label), xp))
+        return instances.setdefault(what.label, what.draw(N, D, run.rng("dropped", what.label), xp))
 
     rows = []
     for drop in _drops(x_of):
@@ -150,9 +151,9 @@ def dropped(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
         y = Yardstick.of(x)
         name = (drop.assumption, drop.what.label)
         for variant, call in (("kept", drop.kept), ("dropped", drop.dropped)):
-            rng = generator(seed, drop.assumption, variant)
+            rng = run.rng(drop.assumption, variant)
             rows += [(*name, variant, i, drop.budget, y.error(call(xp, x, rng))) for i in range(replicates)]
-        rng = generator(seed, drop.assumption, "uniform")
+        rng = run.rng(drop.assumption, "uniform")
         for i in range(replicates):
             out = uniform_attention(x.q, x.k, x.v, scale=x.scale, sample_size=min(drop.budget, N), rng=rng)
             rows.append((*name, "uniform", i, drop.budget, y.error(out)))

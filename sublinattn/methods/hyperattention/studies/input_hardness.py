@@ -8,21 +8,9 @@ import numpy as np
 import pandas as pd
 
 from ....core.backends import asnumpy, to_device
-from ....lab.setting import (
-    ALPHA,
-    CLUSTERED,
-    GAUSSIAN,
-    HEAVY_VALUES,
-    KAPPA,
-    PLANTED,
-    REAL,
-    SINKS,
-    Input,
-    by_effort,
-    device,
-    generator,
-)
+from ....lab.run import Run
 from ....lab.workloads import real
+from ....lab.workloads.inputs import ALPHA, CLUSTERED, GAUSSIAN, HEAVY_VALUES, KAPPA, PLANTED, REAL, SINKS, Input
 from ..hardness import Hardness, hardness
 
 D = 64
@@ -47,7 +35,7 @@ def _measure(xp: Any, what: Input, n: int, rng: np.random.Generator, block_size:
     return hardness(q, k, scale=scale, block_size=block_size, exact_keys=exact_keys, rng=rng)
 
 
-def over_n(*, effort: str, seed: int, backend: str, block_size: int) -> pd.DataFrame:
+def over_n(run: Run, *, block_size: int) -> pd.DataFrame:
     """alpha and kappa of every input over n, with the first keys sampled like the others and with them in the exact
     part.
 
@@ -56,20 +44,19 @@ def over_n(*, effort: str, seed: int, backend: str, block_size: int) -> pd.DataF
     DataFrame
         input, source, n, replicate (fresh input; for "real" the head's number), exact_keys, alpha, kappa, srank.
     """
-    xp = device(backend)
-    lengths = by_effort(
-        effort,
+    xp = run.xp
+    lengths = run.pick(
         smoke=(128, 256, 512, 1024),
         standard=tuple(2**i for i in range(8, 14)),
         full=tuple(2**i for i in range(9, 16)),
     )
-    replicates = by_effort(effort, smoke=5, standard=10, full=10)
+    replicates = run.pick(smoke=5, standard=10, full=10)
     rows = []
     for what in (*SYNTHETIC, REAL):
         for n in (128, 256, 512) if what is REAL else lengths:
             for exact_keys in (0, 1 if what is REAL else SINK_KEYS):
                 for replicate in range(1 if what is REAL else replicates):
-                    rng = generator(seed, "over n", what.label, n, replicate)
+                    rng = run.rng("over n", what.label, n, replicate)
                     h = _measure(xp, what, n, rng, block_size, exact_keys)
                     values = zip(
                         *(np.atleast_1d(asnumpy(x)) for x in (h.alpha_residual, h.kappa, h.srank)), strict=True
@@ -78,7 +65,7 @@ def over_n(*, effort: str, seed: int, backend: str, block_size: int) -> pd.DataF
     return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "exact_keys", "alpha", "kappa", "srank"])
 
 
-def column_profile(*, effort: str, seed: int, backend: str, points: int = 40) -> pd.DataFrame:
+def column_profile(run: Run, *, points: int = 40) -> pd.DataFrame:
     """Squared column norms of P, times n, from the heaviest key down; their maximum is alpha.
 
     Returns
@@ -86,12 +73,12 @@ def column_profile(*, effort: str, seed: int, backend: str, points: int = 40) ->
     DataFrame
         input, source, n, replicate (or head), rank (about `points` of them, log-spaced), value.
     """
-    xp = device(backend)
-    n, replicates = by_effort(effort, smoke=(512, 3), standard=(4096, 5), full=(16384, 5))
+    xp = run.xp
+    n, replicates = run.pick(smoke=(512, 3), standard=(4096, 5), full=(16384, 5))
     rows = []
     for what in (*SYNTHETIC[:-1], REAL):
         for replicate in range(1 if what is REAL else replicates):
-            rng = generator(seed, "profile", what.label, replicate)
+            rng = run.rng("profile", what.label, replicate)
             norms = asnumpy(_measure(xp, what, 512 if what is REAL else n, rng, 256, 0).column_norms)
             falling = -np.sort(-(norms**2) * norms.shape[1], axis=1)
             ranks = np.unique(np.geomspace(1, norms.shape[1], points).round().astype(int))
@@ -103,7 +90,7 @@ def column_profile(*, effort: str, seed: int, backend: str, points: int = 40) ->
     return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "rank", "value"])
 
 
-def head_maps(*, seed: int, backend: str, block_size: int) -> pd.DataFrame:
+def head_maps(run: Run, *, block_size: int) -> pd.DataFrame:
     """Hardness of every layer and head of the real input at its full length.
 
     Returns
@@ -113,10 +100,10 @@ def head_maps(*, seed: int, backend: str, block_size: int) -> pd.DataFrame:
         well), kappa, srank,
         heaviest (the key whose column gives alpha).
     """
-    xp = device(backend)
+    xp = run.xp
     every = real()
     q, k, scale = _stack(xp, every.q.shape[-2])
-    h = hardness(q, k, scale=scale, block_size=block_size, rng=generator(seed, "heads"))
+    h = hardness(q, k, scale=scale, block_size=block_size, rng=run.rng("heads"))
     squares = len(k[0]) * asnumpy(h.column_norms) ** 2
     layers, heads = every.q.shape[:2]
     return pd.DataFrame(

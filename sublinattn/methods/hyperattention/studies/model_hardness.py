@@ -19,8 +19,8 @@ import pandas as pd
 from ....core.backends import Array, asnumpy
 from ....core.exact import attention
 from ....core.softmax_matrix import SoftmaxMatrix
-from ....lab.models import Model, open_model
-from ....lab.setting import by_effort, generator
+from ....lab.models import Model
+from ....lab.run import Run
 from ....lab.statistics import growth_exponents
 from ....lm.attend import per_query_head
 from ...caches.caches import SINKS
@@ -30,7 +30,7 @@ ALPHAS = ("alpha", "alpha_rest", "block", "block_rest")
 QUANTITIES = (*ALPHAS, "kappa", "srank", "mass")
 
 
-def over_n(*, effort: str, seed: int, backend: str, model: str, text: str, block_size: int) -> pd.DataFrame:
+def over_n(run: Run, *, block_size: int) -> pd.DataFrame:
     """Hardness of every layer and head on passages of text, each read to several lengths.
 
     Returns
@@ -42,16 +42,15 @@ def over_n(*, effort: str, seed: int, backend: str, model: str, text: str, block
         mass (share of the attention that the later half of the queries gives to the first 4 keys), uniform (that
         share if they attended evenly).
     """
-    opened = open_model(model, text, backend=backend)
-    lengths, replicates = by_effort(
-        effort,
+    opened = run.open_model()
+    lengths, replicates = run.pick(
         smoke=((128, 256, 512, 1024), 4),
         standard=((128, 256, 512, 1024, 2048), 10),
         full=((256, 512, 1024, 2048, 4096, 8192, 16384), 10),
     )
     parts = []
     for replicate in range(replicates):
-        rng = generator(seed, "model hardness", replicate)
+        rng = run.rng("model hardness", replicate)
         tokens = opened.passage(rng, lengths[-1])
         for q, k in _prefixes(opened, tokens, lengths):
             table = pd.DataFrame(_measure(opened.decoder.xp, q, k, block_size, rng))

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ....core.backends import Array, asnumpy, namespace, synchronize
-from ....lab.models import Model, open_model
-from ....lab.setting import by_effort, generator
+from ....lab.models import Model
+from ....lab.run import Run
 from ....lab.statistics import mean_and_reach
 from ....lm.attend import Attend, Method, per_query_head, replacing
 from ....lm.tokens import as_bytes
@@ -48,7 +48,7 @@ def unit(model: Model) -> str:
     return "byte" if model.encode is as_bytes else "token"
 
 
-def over_context(*, effort: str, seed: int, backend: str, model: str = "tiny", text: str = "") -> pd.DataFrame:
+def over_context(run: Run) -> pd.DataFrame:
     """Held-out loss of the same tokens, the last TARGETS of each passage, after more and more of what comes before.
 
     Returns
@@ -57,14 +57,12 @@ def over_context(*, effort: str, seed: int, backend: str, model: str = "tiny", t
         n (tokens of passage and targets: each target sees `n - TARGETS` or more), stretched (n beyond the trained
         context, by YaRN), passage, bits (per token, mean over targets).
     """
-    opened = open_model(model, text, backend=backend)
+    opened = run.open_model()
     trained = opened.decoder.trained
-    longest = by_effort(
-        effort, smoke=min(trained, 2048), standard=min(4 * trained, 8192), full=min(16 * trained, 32768)
-    )
-    count = by_effort(effort, smoke=4, standard=32, full=64)
+    longest = run.pick(smoke=min(trained, 2048), standard=min(4 * trained, 8192), full=min(16 * trained, 32768))
+    count = run.pick(smoke=4, standard=32, full=64)
     lengths = [2**i for i in range(int(np.log2(TARGETS)) + 1, int(np.log2(longest)) + 1)]
-    rng = generator(seed, "context")
+    rng = run.rng("context")
     rows: list[tuple[Any, ...]] = []
     for passage in range(count):
         tokens = opened.passage(rng, lengths[-1])
@@ -116,7 +114,7 @@ class Clock:
 
 
 # ------------------------------------------------------------------------------------------------- which layers first
-def layers_alone(*, effort: str, seed: int, backend: str, model: str = "tiny", text: str = "") -> pd.DataFrame:
+def layers_alone(run: Run) -> pd.DataFrame:
     """What decides which layer is replaced first, measured on passages of their own.
 
     Of the order of the number of layers squared evaluations: greedily the layer goes that harms least with those before
@@ -130,12 +128,12 @@ def layers_alone(*, effort: str, seed: int, backend: str, model: str = "tiny", t
         only: nats per token, mean over passages), reach (of its 99 percent t-interval), turn (0 for the layer that
         goes first greedily).
     """
-    opened = open_model(model, text, backend=backend)
+    opened = run.open_model()
     layers = range(opened.decoder.config.layers)
-    n = by_effort(effort, smoke=256, standard=2048, full=2048)
+    n = run.pick(smoke=256, standard=2048, full=2048)
     n = min(n, opened.decoder.trained)
-    count = by_effort(effort, smoke=3, standard=8, full=16)
-    rng = generator(seed, "layers alone", n)
+    count = run.pick(smoke=3, standard=8, full=16)
+    rng = run.rng("layers alone", n)
     passages = [opened.passage(rng, n) for _ in range(count)]
     exact = [losses(opened, tokens) for tokens in passages]
 
@@ -171,9 +169,7 @@ def orders(alone: pd.DataFrame) -> dict[str, list[int]]:
 
 
 # ------------------------------------------------------------------------------------------------------ the experiment
-def replaced_layers(
-    alone: pd.DataFrame, *, effort: str, seed: int, backend: str, model: str = "tiny", text: str = ""
-) -> pd.DataFrame:
+def replaced_layers(run: Run, alone: pd.DataFrame) -> pd.DataFrame:
     """Loss and time over the number of replaced layers; yardsticks from the last layer on. Nothing else may run.
 
     Returns
@@ -183,14 +179,14 @@ def replaced_layers(
         attention: a ratio of log-perplexities), attention and forward (seconds of all layers' attention, of the whole
         pass). With no layer replaced every method is exact attention.
     """
-    opened = open_model(model, text, backend=backend)
+    opened = run.open_model()
     trained, ways = opened.decoder.trained, orders(alone)
-    lengths = by_effort(effort, smoke=(256, 1024), standard=(2048, 8192, 32768), full=(2048, 4096, 8192, 16384, 32768))
-    most = by_effort(effort, smoke=2, standard=6, full=12)
-    tokens_read = by_effort(effort, smoke=2**11, standard=2**15, full=2**18)
+    lengths = run.pick(smoke=(256, 1024), standard=(2048, 8192, 32768), full=(2048, 4096, 8192, 16384, 32768))
+    most = run.pick(smoke=2, standard=6, full=12)
+    tokens_read = run.pick(smoke=2**11, standard=2**15, full=2**18)
     rows: list[tuple[Any, ...]] = []
     for n in lengths:
-        decoder, rng = opened.decoder.stretched(n), generator(seed, "replaced", n)
+        decoder, rng = opened.decoder.stretched(n), run.rng("replaced", n)
         decoder.losses(opened.passage(rng, n))  # warm: exact attention comes first
         for passage in range(max(2, min(most, tokens_read // n))):
             tokens, made = opened.passage(rng, n), methods(n, rng)

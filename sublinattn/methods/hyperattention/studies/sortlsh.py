@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from ....core.backends import asnumpy, to_device
-from ....lab.setting import CLUSTERED, GAUSSIAN, PLANTED, REAL, SINKS, by_effort, device, generator
+from ....lab.run import Run
 from ....lab.statistics import proportion
+from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN, PLANTED, REAL, SINKS
 from ....lab.workloads.instance import Instance
 from ....theory import symbols
 from ....theory.facts import evaluate
@@ -24,7 +25,7 @@ HEAVY = 10.0
 LAWS = {"same bucket": symbols.LSH_COLLISION, "neighbouring bucket": symbols.GRAY_ADJACENCY}
 
 
-def collision_rates(*, effort: str, seed: int, backend: str, angles: int = 11) -> pd.DataFrame:
+def collision_rates(run: Run, *, angles: int = 11) -> pd.DataFrame:
     """Share of independent hashes under which two points meet in one bucket, and in neighbouring ones (cyclically).
 
     Returns
@@ -34,11 +35,11 @@ def collision_rates(*, effort: str, seed: int, backend: str, angles: int = 11) -
         of its own. With a
         single bit a bucket has one neighbour, not two, so the neighbours' law begins at two bits.
     """
-    xp, draws = device(backend), by_effort(effort, smoke=1500, standard=20000, full=100000)
+    xp, draws = run.xp, run.pick(smoke=1500, standard=20000, full=100000)
     rows = []
     for bits in BITS:
         for angle in np.linspace(0, np.pi, angles + 2)[1:-1]:
-            gap = _bucket_gaps(xp, generator(seed, "collision", bits, round(angle, 6)), angle, bits, draws)
+            gap = _bucket_gaps(xp, run.rng("collision", bits, round(angle, 6)), angle, bits, draws)
             hits = {"same bucket": gap == 0, "neighbouring bucket": np.isin(gap, (1, 2**bits - 1))}
             for event, hit in hits.items():
                 if event == "neighbouring bucket" and bits == 1:
@@ -87,9 +88,7 @@ def _softmax_matrix(x: Instance) -> np.ndarray:
     return p / p.sum(axis=1, keepdims=True)
 
 
-def sorted_matrix(
-    *, effort: str, seed: int, backend: str, n: int, block_size: int, floor: float = 0.002
-) -> pd.DataFrame:
+def sorted_matrix(run: Run, *, n: int, block_size: int, floor: float = 0.002) -> pd.DataFrame:
     """The softmax matrix of clustered queries and keys before and after sorting.
 
     Returns
@@ -98,8 +97,8 @@ def sorted_matrix(
         The entries above `floor` times the largest one: query, key, their places after sorting, the entry p, and
         whether the mask has it.
     """
-    xp = device(backend)
-    rng = generator(seed, "matrix")
+    xp = run.xp
+    rng = run.rng("matrix")
     x = CLUSTERED.draw(n, 64, rng, xp)
     p = _softmax_matrix(x)
     q_rank, k_rank, q_block = _ranks(xp, x, block_size, rng)
@@ -109,7 +108,7 @@ def sorted_matrix(
     return pd.DataFrame({"query": query, "key": key, **places, "p": p[query, key].round(9), "masked": masked})
 
 
-def heavy_caught(*, effort: str, seed: int, backend: str, block_size: int = 64) -> pd.DataFrame:
+def heavy_caught(run: Run, *, block_size: int = 64) -> pd.DataFrame:
     """What the sortLSH mask holds of the heavy entries and of the softmax mass, beside a random mask of the same size.
 
     Returns
@@ -118,13 +117,13 @@ def heavy_caught(*, effort: str, seed: int, backend: str, block_size: int = 64) 
         input, source, n, replicate (fresh input, fresh hash), mask ("sortLSH", "random"), heavy (their number),
         heavy_share, mass_share.
     """
-    xp = device(backend)
-    n = by_effort(effort, smoke=1024, standard=4096, full=8192)
-    replicates = by_effort(effort, smoke=8, standard=20, full=20)
+    xp = run.xp
+    n = run.pick(smoke=1024, standard=4096, full=8192)
+    replicates = run.pick(smoke=8, standard=20, full=20)
     rows = []
     for what in (GAUSSIAN, CLUSTERED, PLANTED, SINKS, REAL):
         for replicate in range(replicates):
-            rng = generator(seed, "caught", what.label, replicate)
+            rng = run.rng("caught", what.label, replicate)
             x = what.draw(n, 64, rng, xp)
             p = _softmax_matrix(x)
             heavy = p >= HEAVY / len(p)

@@ -12,19 +12,8 @@ import pandas as pd
 
 from ....core.backends import asnumpy
 from ....core.exact import attention
-from ....lab.setting import (
-    CLUSTERED,
-    GAUSSIAN,
-    GAUSSIAN_MEAN,
-    HEAVY_VALUES,
-    PLANTED,
-    REAL,
-    SINKS,
-    Input,
-    by_effort,
-    device,
-    generator,
-)
+from ....lab.run import Run
+from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN, GAUSSIAN_MEAN, HEAVY_VALUES, PLANTED, REAL, SINKS, Input
 from ....lab.workloads.instance import Instance
 from ...baselines.uniform import uniform_attention
 from ..hardness import hardness
@@ -73,7 +62,7 @@ def methods(x: Instance, budget: int, exact_keys: int, rng: np.random.Generator)
     yield "uniform", uniform_attention(*arrays, sample_size=budget, **common)
 
 
-def against_budget(*, effort: str, seed: int, backend: str, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
+def against_budget(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
     """Error of every method on every input over the budget.
 
     Returns
@@ -82,14 +71,14 @@ def against_budget(*, effort: str, seed: int, backend: str, inputs: tuple[Input,
         input, source, n, replicate (fresh input, for "real" a random head; fresh draws), method, budget (key columns
         per query), error.
     """
-    xp = device(backend)
-    n = by_effort(effort, smoke=1024, standard=4096, full=16384)
-    replicates = by_effort(effort, smoke=6, standard=12, full=12)
-    heads = by_effort(effort, smoke=24, standard=72, full=72)  # real heads differ more than draws do
+    xp = run.xp
+    n = run.pick(smoke=1024, standard=4096, full=16384)
+    replicates = run.pick(smoke=6, standard=12, full=12)
+    heads = run.pick(smoke=24, standard=72, full=72)  # real heads differ more than draws do
     rows = []
     for what in inputs:
         for replicate in range(heads if what is REAL else replicates):
-            rng = generator(seed, "error", what.label, replicate)
+            rng = run.rng("error", what.label, replicate)
             x = what.draw(n, D, rng, xp)
             size = x.q.shape[0]
             y = Yardstick.of(x)

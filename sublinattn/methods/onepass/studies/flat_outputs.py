@@ -6,9 +6,7 @@ The one-pass algorithm returns k entries per column. Its error is at least that 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +14,9 @@ import pandas as pd
 
 from ....core.backends import asnumpy
 from ....core.exact import attention
-from ....lab import growth_rows
-from ....lab.setting import CLUSTERED, GAUSSIAN, REAL, SINKS, Input, by_effort, device, generator
+from ....lab.run import Run
 from ....lab.workloads import make, real
+from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN, REAL, SINKS, Input
 from ....lab.workloads.instance import Instance
 from ...baselines.uniform import uniform_attention
 from ...polynomial.polynomial import PolynomialState
@@ -73,7 +71,7 @@ def one_pass(x: Instance, variant: str, rng: np.random.Generator) -> tuple[np.nd
     return asnumpy(sketch.decode().todense()), sketch.nbytes
 
 
-def over_decay(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def over_decay(run: Run) -> pd.DataFrame:
     """Every method on outputs from flat (decay 0) to steep; n fixed, d = d_v = 8, degree 4, k = 64, eps1 = eps2 = 0.5.
 
     Returns
@@ -83,13 +81,13 @@ def over_decay(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
         rows that come back as 0), nbytes (held between keys and answer; nan where nothing is), keys (of n, that
         uniform sampling holds in those bytes; else nan).
     """
-    xp = device(backend)
-    n = by_effort(effort, smoke=2**12, standard=2**14, full=2**17)
-    replicates = by_effort(effort, smoke=2, standard=5, full=10)
+    xp = run.xp
+    n = run.pick(smoke=2**12, standard=2**14, full=2**17)
+    replicates = run.pick(smoke=2, standard=5, full=10)
     rows = []
     for decay in DECAYS:
         for replicate in range(replicates):
-            rng = generator(seed, "flat", decay, replicate)
+            rng = run.rng("flat", decay, replicate)
             x = drawn(n, decay, rng, xp)
             y = exact(x)
             for method, t, nbytes, keys in _answers(x, y, rng):
@@ -116,38 +114,30 @@ def _answers(x: Instance, y: np.ndarray, rng: np.random.Generator) -> Iterator[t
     yield "zero", np.zeros_like(y), np.nan, np.nan
 
 
-def falling(*, out: str | os.PathLike[str]) -> pd.DataFrame:
-    """The trials of the claims that the error falls with n, as `lab.ledger.check` left them in the run's folder.
+def falling(run: Run) -> pd.DataFrame:
+    """The trials of the claims that the error falls with n, which the run has checked.
 
     Returns
     -------
     DataFrame
         output ("compressible", "flat"), n, error (`||T - y||_F / ||y||_F`), nbytes (of the fused sketch), cache (bytes
         of all keys and values).
-
-    Raises
-    ------
-    FileNotFoundError
-        A claim has not been checked.
     """
     parts = []
     for output in FALLING:
-        path = Path(out) / "rows" / f"alsy23.error-falls-{output}.parquet"
-        if not path.exists():
-            raise FileNotFoundError(f"no {path.name} in {path.parent.name}/: check the claim before drawing it")
-        rows = pd.read_parquet(path).query("role == 'claim'")
+        rows = run.rows(f"alsy23.error-falls-{output}").query("role == 'claim'")
         parts.append(rows[["n", "error", "nbytes"]].assign(output=output, cache=rows["n"] * FALLING_ROW))
     return pd.concat(parts, ignore_index=True)
 
 
-def falling_rates(*, out: str | os.PathLike[str]) -> pd.DataFrame:
+def falling_rates(run: Run) -> pd.DataFrame:
     """Exponents of n in the error, from the verdicts on the same claims: output, measured, lower, upper, wanted."""
-    fits = growth_rows.fits([f"alsy23.error-falls-{output}" for output in FALLING], out=out)
+    fits = run.fits(*(f"alsy23.error-falls-{output}" for output in FALLING))
     shifted = fits[["measured", "lower", "upper"]] - float(FALLS)  # the claims measure error times n^FALLS
     return shifted.assign(output=FALLING, wanted=-float(FALLS))
 
 
-def profiles(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def profiles(run: Run) -> pd.DataFrame:
     """How much of exact outputs lies outside the k largest entries of each column, for all k.
 
     Returns
@@ -156,13 +146,13 @@ def profiles(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
         input, source, n, replicate (fresh input; for "real" the head's number), k, share (k/n), tail
         (`||tail_k(y)||_F / ||y||_F`).
     """
-    xp = device(backend)
-    n = by_effort(effort, smoke=2**12, standard=2**14, full=2**16)
-    replicates = by_effort(effort, smoke=4, standard=8, full=8)
+    xp = run.xp
+    n = run.pick(smoke=2**12, standard=2**14, full=2**16)
+    replicates = run.pick(smoke=4, standard=8, full=8)
     rows = []
     for what in SYNTHETIC:
         for replicate in range(replicates):
-            rng = generator(seed, "profile", what.label, replicate)
+            rng = run.rng("profile", what.label, replicate)
             rows += _profile(
                 what, replicate, exact(what.draw(n, D if what.workload == "compressible" else 64, rng, xp))
             )

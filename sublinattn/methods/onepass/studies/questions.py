@@ -5,7 +5,6 @@ The answers are sentences made of the measured values: no number and no conclusi
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ import pandas as pd
 from ....core.backends import asnumpy, peak_bytes, to_device
 from ....core.exact import attention
 from ....lab import ledger
-from ....lab.setting import by_effort, device, generator
+from ....lab.run import Run
 from ....theory import CLAIMS
 from ...polynomial.polynomial import PolynomialState, polynomial_attention
 from ..onepass import OnePassSketch
@@ -28,15 +27,15 @@ PAPERS = ("AS23", "ALSY23")
 MIB = 2.0**20
 
 
-def verdicts(out: str | os.PathLike[str]) -> pd.DataFrame:
+def verdicts(run: Run) -> pd.DataFrame:
     """The claims about [AS23] and [ALSY23], and their verdicts in the run's folder: claim, paper, outcome (None where
     there is none so far)."""
-    done = ledger.merge((Path(out) / "verdicts").glob("*.json"))["claims"]
+    done = ledger.merge((Path(run.out) / "verdicts").glob("*.json"))["claims"]
     rows = [(c.id, c.paper, done.get(c.id, {}).get("outcome")) for c in CLAIMS.values() if c.paper in PAPERS]
     return pd.DataFrame(rows, columns=["claim", "paper", "outcome"])
 
 
-def over_n(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def over_n(run: Run) -> pd.DataFrame:
     """Both variants at a small and a large n, on flat and on compressible outputs, at fixed d, degree, k, eps1, eps2.
 
     Returns
@@ -45,14 +44,14 @@ def over_n(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
         n, output ("flat", "compressible"), replicate, method (with "best k-sparse" beside them), error, rows_zero,
         nbytes, cache (bytes of all keys and values).
     """
-    xp = device(backend)
-    lengths = by_effort(effort, smoke=(2**10, 2**13), standard=(2**10, 2**14), full=(2**12, 2**17))
-    replicates = by_effort(effort, smoke=3, standard=5, full=5)
+    xp = run.xp
+    lengths = run.pick(smoke=(2**10, 2**13), standard=(2**10, 2**14), full=(2**12, 2**17))
+    replicates = run.pick(smoke=3, standard=5, full=5)
     rows = []
     for n in lengths:
         for output, decay in (("flat", 0.0), ("compressible", 1.0)):
             for replicate in range(replicates):
-                rng = generator(seed, "reviewers", n, output, replicate)
+                rng = run.rng("reviewers", n, output, replicate)
                 x = flat_outputs.drawn(n, decay, rng, xp)
                 y = flat_outputs.exact(x)
                 found = {
@@ -111,7 +110,7 @@ def crossings() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["d", "rank", "method", "n", "two_to_d"])
 
 
-def causal(*, seed: int, backend: str, n: int = 256) -> dict[str, Any]:
+def causal(run: Run, *, n: int = 256) -> dict[str, Any]:
     """A query before the last key, put to both streaming methods, token by token.
 
     Returns
@@ -120,8 +119,8 @@ def causal(*, seed: int, backend: str, n: int = 256) -> dict[str, Any]:
         refusal (the sketch's error, "" if it answers), apart (largest distance of the state's answers from causal
         polynomial attention, over the largest entry), exact (the same from exact causal attention).
     """
-    xp = device(backend)
-    x = flat_outputs.drawn(n, 1.0, generator(seed, "causal"), xp)
+    xp = run.xp
+    x = flat_outputs.drawn(n, 1.0, run.rng("causal"), xp)
     parameters: dict[str, Any] = {
         "degree": flat_outputs.DEGREE,
         "sparsity": flat_outputs.SPARSITY,
@@ -145,7 +144,7 @@ def causal(*, seed: int, backend: str, n: int = 256) -> dict[str, Any]:
     return {"n": n, "refusal": refusal, "apart": apart, "exact": exact}
 
 
-def memory(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def memory(run: Run) -> pd.DataFrame:
     """Exact attention's peak beyond its inputs and output, beside what the streaming methods hold.
 
     Returns
@@ -153,11 +152,11 @@ def memory(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
     DataFrame
         n, cache (bytes of k and v), exact peak (bytes), and the bytes of each method.
     """
-    xp = device(backend)
-    lengths = by_effort(effort, smoke=(2**11, 2**12, 2**13), standard=(2**12, 2**14), full=(2**13, 2**15, 2**17))
+    xp = run.xp
+    lengths = run.pick(smoke=(2**11, 2**12, 2**13), standard=(2**12, 2**14), full=(2**13, 2**15, 2**17))
     rows = []
     for n in lengths:
-        rng = generator(seed, "memory", n)
+        rng = run.rng("memory", n)
         q, k, v = (to_device(rng.standard_normal((n, flat_outputs.D), dtype=np.float32), xp) for _ in range(3))
         peak = peak_bytes(xp, partial(attention, q, k, v)) - v.nbytes
         methods = {m: held(m, n, flat_outputs.D) for m in ("one-pass paper", "one-pass fused", "streaming state")}

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ....core.backends import asnumpy, to_device
-from ....lab.setting import by_effort, device, generator
+from ....lab.run import Run
 from ....theory.symbols import estimate_spread, recovery_factor
 from ...countsketch.countsketch import CountSketch
 from ...countsketch.recovery import FAILURE, bit_tables_for, tables_for, width_for
@@ -34,7 +34,7 @@ def signal(name: str, n: int, rng: np.random.Generator) -> np.ndarray:
     return y
 
 
-def over_accuracy(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def over_accuracy(run: Run) -> pd.DataFrame:
     """Excess `||T - y|| / ||tail_k(y)|| - 1` of each column.
 
     Returns
@@ -43,9 +43,9 @@ def over_accuracy(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
         signal, eps1, method ("identify", "scan", "zero"), replicate, column, excess; bytes held, and `proven`, the
         excess that `theory.bounds.recovery_factor` proves for these sizes (inf where it proves none).
     """
-    xp = device(backend)
-    n = by_effort(effort, smoke=2**13, standard=2**15, full=2**18)
-    replicates = by_effort(effort, smoke=5, standard=30, full=30)
+    xp = run.xp
+    n = run.pick(smoke=2**13, standard=2**15, full=2**18)
+    replicates = run.pick(smoke=5, standard=30, full=30)
     rows: list[tuple[Any, ...]] = []
     for name in SIGNALS:
         for eps1 in ACCURACIES:
@@ -53,7 +53,7 @@ def over_accuracy(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
             spread = estimate_spread(K, width=width, tables=tables, entries=n * COLUMNS, failure=2 * FAILURE)
             proven = recovery_factor(spread * K / width, twice=False) - 1
             for r in range(replicates):
-                rng = generator(seed, "recovery", name, eps1, r)
+                rng = run.rng("recovery", name, eps1, r)
                 y = signal(name, n, rng)
                 sketch = CountSketch.seeded(
                     n, COLUMNS, tables=tables, width=width, bit_tables=bit_tables_for(K * COLUMNS, eps1), rng=rng

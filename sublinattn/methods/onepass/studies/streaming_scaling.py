@@ -12,7 +12,7 @@ import pandas as pd
 
 from ....core.backends import Array, asnumpy, synchronize, to_device
 from ....core.exact import attention
-from ....lab.setting import by_effort, device, generator
+from ....lab.run import Run
 from ....lab.workloads.instance import Instance
 from ...polynomial.polynomial import PolynomialState
 from ..onepass import OnePassSketch
@@ -64,7 +64,7 @@ def streamed(x: Instance) -> tuple[PolynomialState, Array]:
     return state, state.attend(x.q)
 
 
-def over_n(*, effort: str, seed: int, backend: str, decay: float = 1.0) -> pd.DataFrame:
+def over_n(run: Run, *, decay: float = 1.0) -> pd.DataFrame:
     """Error, bytes and seconds of every method over n.
 
     Returns
@@ -74,22 +74,21 @@ def over_n(*, effort: str, seed: int, backend: str, decay: float = 1.0) -> pd.Da
         seconds), method, n, replicate, value. The methods' "decode" is "identify" and "scan"; "exact" holds the cache,
         and its "absorb" is the whole of attention.
     """
-    xp = device(backend)
-    lengths = by_effort(
-        effort,
+    xp = run.xp
+    lengths = run.pick(
         smoke=(2**10, 2**13, 2**16),
         standard=tuple(2**i for i in range(10, 19)),
         full=tuple(2**i for i in range(10, 21)),
     )
-    replicates = by_effort(effort, smoke=2, standard=5, full=2)
+    replicates = run.pick(smoke=2, standard=5, full=2)
     rows: list[tuple[str, str, int, int, float]] = []
     for n in lengths:
         for r in range(replicates):
-            x = flat_outputs.drawn(n, decay, generator(seed, "onepass", n, r), xp)
+            x = flat_outputs.drawn(n, decay, run.rng("onepass", n, r), xp)
             y = reference(x)
             for variant in ("paper", "fused"):
                 method = f"one-pass {variant}"
-                sketch, seconds = _timed(xp, partial(fed, x, variant, generator(seed, variant, n, r)))
+                sketch, seconds = _timed(xp, partial(fed, x, variant, run.rng(variant, n, r)))
                 rows.append(("absorb", method, n, r, seconds))
                 rows.append(("bytes", method, n, r, float(sketch.nbytes)))
                 for how in ("identify", "scan"):
@@ -110,7 +109,7 @@ def over_n(*, effort: str, seed: int, backend: str, decay: float = 1.0) -> pd.Da
                     flat_outputs.relative_error(flat_outputs.best_sparse(y, flat_outputs.SPARSITY), y),
                 )
             )
-            uniform = sampled_error(x, y, sketch.nbytes, generator(seed, "uniform", n, r), xp)
+            uniform = sampled_error(x, y, sketch.nbytes, run.rng("uniform", n, r), xp)
             rows.append(("error", "uniform", n, r, uniform))
             rows.append(("bytes", "exact", n, r, float(n * CACHE_ROW)))
             if n <= EXACT_MOST:

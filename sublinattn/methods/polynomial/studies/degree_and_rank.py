@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import lambertw
 
-from ....lab.setting import by_effort
+from ....lab.run import Run
 from ....theory import symbols
 from ....theory.facts import evaluate
 from ..approximants import BASES, minimal_degree, taylor_degree
@@ -23,7 +23,7 @@ def law(eps: float, radius: float) -> float:
     return float(evaluate(symbols.DEGREE_GROWTH, {"L": math.log(1 / eps), "R": radius}))
 
 
-def minimal_degrees(*, effort: str) -> pd.DataFrame:
+def minimal_degrees(run: Run) -> pd.DataFrame:
     """Smallest degree of each basis, and the degree by Taylor's explicit bound, over eps and over R.
 
     Returns
@@ -31,7 +31,7 @@ def minimal_degrees(*, effort: str) -> pd.DataFrame:
     DataFrame
         varies ("eps", "R"), what (a basis, or "explicit"), eps, radius, degree.
     """
-    points = by_effort(effort, smoke=9, standard=17, full=33)
+    points = run.pick(smoke=9, standard=17, full=33)
     accuracies = [("eps", 10.0**-power, RADIUS) for power in np.linspace(1, 16, points)]
     radii = [("R", EPS, float(radius)) for radius in np.geomspace(0.25, 40, points)]
     rows: list[tuple[str, str, float, float, int]] = []
@@ -53,7 +53,7 @@ def laws(points: int = 200) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["varies", "eps", "radius", "degree"])
 
 
-def law_constant(*, effort: str) -> pd.DataFrame:
+def law_constant(run: Run) -> pd.DataFrame:
     """The minimax degree over its law at several R, over log(1/eps)/R.
 
     Returns
@@ -61,8 +61,8 @@ def law_constant(*, effort: str) -> pd.DataFrame:
     DataFrame
         radius, eps, ratio `log(1/eps)/R`, constant.
     """
-    largest = by_effort(effort, smoke=120.0, standard=300.0, full=600.0)
-    points = by_effort(effort, smoke=7, standard=11, full=15)
+    largest = run.pick(smoke=120.0, standard=300.0, full=600.0)
+    points = run.pick(smoke=7, standard=11, full=15)
     rows = []
     for radius in (1.0, 2.0, 4.0, 8.0):
         for big in np.geomspace(2 * radius, largest, points):

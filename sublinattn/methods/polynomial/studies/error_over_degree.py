@@ -9,7 +9,7 @@ import pandas as pd
 
 from ....core.backends import asnumpy, to_device
 from ....core.exact import attention
-from ....lab.setting import by_effort, device, generator
+from ....lab.run import Run
 from ...baselines.uniform import uniform_attention
 from ..approximants import BASES, approximant
 from ..monomials import Monomials
@@ -19,7 +19,7 @@ D, RADIUS = 4, 3.0
 DEGREES = tuple(range(1, 13))
 
 
-def over_degree(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def over_degree(run: Run) -> pd.DataFrame:
     """Largest error of an output entry over `max|V|`, float64, logits up to RADIUS.
 
     Returns
@@ -29,12 +29,12 @@ def over_degree(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
         normaliser is not positive), bound (`2 eps`, the polynomial's error on [-RADIUS, RADIUS]; nan for the
         yardsticks).
     """
-    xp = device(backend)
-    n = by_effort(effort, smoke=1024, standard=4096, full=16384)
-    replicates = by_effort(effort, smoke=5, standard=20, full=20)
+    xp = run.xp
+    n = run.pick(smoke=1024, standard=4096, full=16384)
+    replicates = run.pick(smoke=5, standard=20, full=20)
     rows: list[tuple[Any, ...]] = []
     for r in range(replicates):
-        rng = generator(seed, "over_degree", r)
+        rng = run.rng("over_degree", r)
         q, k, v = (rng.standard_normal((n, D)) for _ in range(3))
         q, k = (x / np.linalg.norm(x, axis=1).max() for x in (q, k))
         q, k, v = (to_device(x, xp) for x in (q, k, v))

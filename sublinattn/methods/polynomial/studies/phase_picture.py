@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from ....lab.setting import by_effort
+from ....lab.run import Run
 from ..claims.corollary2_2_degree import crossing
 from ..claims.theorem1_4_phase import log_rank
 
@@ -35,7 +35,7 @@ def exponent(polynomial: str, log_n: float, radius: float, d: float) -> float:
     return log_rank(d, crossing(polynomial, log_n, radius)) / log_n
 
 
-def maps(*, effort: str) -> pd.DataFrame:
+def maps(run: Run) -> pd.DataFrame:
     """`log t / log n` over the plane, by the measured minimax degree and by Taylor's explicit bound.
 
     Returns
@@ -44,7 +44,7 @@ def maps(*, effort: str) -> pd.DataFrame:
         polynomial ("minimax", "explicit"), size (n, in words), log_n, entries (B/sqrt(log n)), width (d/log n, not
         rounded to a whole d), degree, exponent.
     """
-    points = by_effort(effort, smoke=11, standard=21, full=41)
+    points = run.pick(smoke=11, standard=21, full=41)
     rows = []
     for polynomial, sizes in (("minimax", MEASURED), ("explicit", EXPLICIT)):
         for size in sizes:
@@ -69,7 +69,7 @@ def share_below(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found).reindex(table.set_index(["polynomial", "size"]).index.unique())
 
 
-def curves(*, effort: str) -> pd.DataFrame:
+def curves(run: Run) -> pd.DataFrame:
     """`log t / log n` over n at d = log n, for each way in which B may grow.
 
     Returns
@@ -78,8 +78,8 @@ def curves(*, effort: str) -> pd.DataFrame:
         regime, polynomial, log_n, exponent. The minimax degree is measured where R is at most 30 and log n at most
         LAST_MEASURED; Taylor's explicit bound covers all n.
     """
-    last = by_effort(effort, smoke=250.0, standard=LAST_MEASURED, full=LAST_MEASURED)
-    points = by_effort(effort, smoke=8, standard=16, full=24)
+    last = run.pick(smoke=250.0, standard=LAST_MEASURED, full=LAST_MEASURED)
+    points = run.pick(smoke=8, standard=16, full=24)
     rows = []
     for regime, factor, power in REGIMES:
         sizes = [("explicit", x) for x in np.geomspace(7, 1e9, 100)]

@@ -28,8 +28,9 @@ from ....lab.comparison.registry import (
     subgen_told,
     subgen_within,
 )
-from ....lab.setting import GAUSSIAN_MEAN, HEAVY_VALUES, REAL, Input, by_effort, device
+from ....lab.run import Run
 from ....lab.statistics import mean_and_reach
+from ....lab.workloads.inputs import GAUSSIAN_MEAN, HEAVY_VALUES, REAL, Input
 from ....primitives.clustering import nearest
 from ....primitives.kcenter import greedy_k_center
 from ..subgen import SubGenCache
@@ -106,7 +107,7 @@ def center_rows(stream: Stream, size: int) -> Rows:
 
 
 # --------------------------------------------------------------------------------------------------------- measurements
-def parts(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def parts(run: Run) -> pd.DataFrame:
     """Each normaliser with each numerator, all of as many rows: n/8 slots, and n/8 keys for the normaliser.
 
     Returns
@@ -116,14 +117,13 @@ def parts(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
         one sample for both, of as many bytes in all (3n/16 tokens where d = d_v), whose errors cancel in the ratio.
         "zero" for both: answering zero.
     """
-    xp = device(backend)
-    n = by_effort(effort, smoke=1024, standard=8192, full=65536)
-    replicates = by_effort(effort, smoke=3, standard=12, full=12)
-    heads = by_effort(effort, smoke=6, standard=72, full=72)
+    n = run.pick(smoke=1024, standard=8192, full=65536)
+    replicates = run.pick(smoke=3, standard=12, full=12)
+    heads = run.pick(smoke=6, standard=72, full=72)
     rows: list[tuple[Any, ...]] = []
     for what in INPUTS:
         for replicate in range(heads if what is REAL else replicates):
-            stream, rng = drawn(what, n, replicate, seed, xp)
+            stream, rng = drawn(what, n, replicate, run)
             x, held = stream.x, len(stream.x.k) // 8
             base = (what.label, what.source, len(x.k), replicate)
             most = held // (1 + CLUSTER_SAMPLES)  # a centre and its samples are as many rows
@@ -146,7 +146,7 @@ def parts(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def curves(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def curves(run: Run) -> pd.DataFrame:
     """Error over s at the most samples, and over t at the most slots, where the keys have 8 clusters of a known delta.
 
     Returns
@@ -156,14 +156,13 @@ def curves(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
         one exact), error (theorem's norm, root mean square over queries), law (root of the part's expected mean square:
         exact for s; for t the bound from `sinh(delta r)^2 / t`).
     """
-    xp = device(backend)
-    n = by_effort(effort, smoke=2048, standard=16384, full=131072)
-    replicates = by_effort(effort, smoke=6, standard=20, full=20)
-    most = by_effort(effort, smoke=256, standard=1024, full=1024)
+    n = run.pick(smoke=2048, standard=16384, full=131072)
+    replicates = run.pick(smoke=6, standard=20, full=20)
+    most = run.pick(smoke=256, standard=1024, full=1024)
     grid = [2**i for i in range(1, most.bit_length())]
     rows: list[tuple[Any, ...]] = []
     for replicate in range(replicates):
-        stream, rng = drawn(FEW, n, replicate, seed, xp)
+        stream, rng = drawn(FEW, n, replicate, run)
         cache = stream.feed(SubGenCache(DELTA, most, most, rng=rng), CHUNK)
         every, exact = subgen_rows(cache), whole(stream)
         size = np.linalg.norm(stream.exact, axis=1) / stream.unit
@@ -183,7 +182,7 @@ def curves(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["varies", "n", "replicate", "x", "what", "error", "law"])
 
 
-def settings(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def settings(run: Run) -> pd.DataFrame:
     """Relative error over delta, over the recent window and over t, the last two at equal bytes.
 
     Returns
@@ -193,14 +192,13 @@ def settings(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
         bytes; samples per cluster), relative, clusters (over n), held (bytes over the exact cache's), uniform (relative
         error of uniform sampling in a quarter of the exact cache's bytes, which is the budget of "window" and "t").
     """
-    xp = device(backend)
-    n = by_effort(effort, smoke=1024, standard=4096, full=32768)
-    replicates = by_effort(effort, smoke=2, standard=8, full=8)
-    heads = by_effort(effort, smoke=3, standard=36, full=72)
+    n = run.pick(smoke=1024, standard=4096, full=32768)
+    replicates = run.pick(smoke=2, standard=8, full=8)
+    heads = run.pick(smoke=3, standard=36, full=72)
     rows: list[tuple[Any, ...]] = []
     for what in SETTINGS_INPUTS:
         for replicate in range(heads if what is REAL else replicates):
-            stream, rng = drawn(what, n, replicate, seed, xp)
+            stream, rng = drawn(what, n, replicate, run)
             x, size = stream.x, len(stream.x.k)
             base = (what.label, what.source, size, replicate)
             budget = stream.cache_bytes // 4

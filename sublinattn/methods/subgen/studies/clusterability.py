@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from ....core.backends import Array, asnumpy, to_device
-from ....lab.setting import GAUSSIAN, REAL, Input, by_effort, device, generator
+from ....lab.run import Run
 from ....lab.statistics import growth_exponents
 from ....lab.workloads import real
+from ....lab.workloads.inputs import GAUSSIAN, REAL, Input
 from ....primitives.clustering import OnlineClusters, nearest
 from ....primitives.kcenter import diameters, greedy_k_center, greedy_radii, largest_distance
 from ..subgen import SubGenCache
@@ -69,30 +70,29 @@ def longest_query(x: Array, scale: float) -> float:
     return scale * float(np.linalg.norm(asnumpy(x), axis=-1).max())
 
 
-def _heads(effort: str) -> slice:
-    return by_effort(effort, smoke=slice(None, None, 3), standard=slice(None), full=slice(None))
+def _heads(run: Run) -> slice:
+    return run.pick(smoke=slice(None, None, 3), standard=slice(None), full=slice(None))
 
 
-def _points(effort: str, seed: int, label: str, xp: Any) -> Iterator[tuple[str, str, int, str, Array]]:
+def _points(run: Run, label: str) -> Iterator[tuple[str, str, int, str, Array]]:
     """Keys of every input, and the values of the real heads (of every third one at smoke)."""
-    n = by_effort(effort, smoke=512, standard=4096, full=16384)
+    n = run.pick(smoke=512, standard=4096, full=16384)
     for what in SYNTHETIC:
-        for replicate in range(by_effort(effort, smoke=3, standard=10, full=10)):
-            keys = what.draw(n, D, generator(seed, label, what.label, replicate), xp).k
+        for replicate in range(run.pick(smoke=3, standard=10, full=10)):
+            keys = what.draw(n, D, run.rng(label, what.label, replicate), run.xp).k
             yield what.label, what.source, replicate, "keys", keys
-    for name, stack in stacks(xp).items():
+    for name, stack in stacks(run.xp).items():
         if name != "queries":
-            for head in range(len(stack))[_heads(effort)]:
+            for head in range(len(stack))[_heads(run)]:
                 yield REAL.label, REAL.source, head, name, stack[head]
 
 
-def cost_curves(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def cost_curves(run: Run) -> pd.DataFrame:
     """`costs` of every input; real heads also without their first and last token."""
-    xp = device(backend)
-    return costs(xp, _points(effort, seed, "cost", xp), seed=seed, without=(WITHOUT, slice(1, -1)))
+    return costs(run, run.xp, _points(run, "cost"), without=(WITHOUT, slice(1, -1)))
 
 
-def costs(xp: Any, given: Points, *, seed: int, without: tuple[str, slice]) -> pd.DataFrame:
+def costs(run: Run, xp: Any, given: Points, *, without: tuple[str, slice]) -> pd.DataFrame:
     """Cost of greedy k-center: the covering radius over the largest distance of two points, for 1 to n/4 centres.
 
     Real points also without some of them (the variant's name, and which are left), and beside Gaussian points of the
@@ -110,7 +110,7 @@ def costs(xp: Any, given: Points, *, seed: int, without: tuple[str, slice]) -> p
         largest = largest_distance(xp, points)
         variants = {CAPTURED: (points, largest)}
         if source == "real":
-            host, rng = asnumpy(points).astype(np.float64), generator(seed, "null", name, replicate)
+            host, rng = asnumpy(points).astype(np.float64), run.rng("null", name, replicate)
             drawn = rng.multivariate_normal(host.mean(axis=0), np.cov(host.T), size=len(host), method="eigh")
             fewer = points[without[1]]
             variants[without[0]] = fewer, largest_distance(xp, fewer)
@@ -148,10 +148,9 @@ def keys_over_values(rows: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{"share below 1": (found < 1).mean()})
 
 
-def over_delta(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def over_delta(run: Run) -> pd.DataFrame:
     """`counts` of every input."""
-    xp = device(backend)
-    return counts(xp, _points(effort, seed, "delta", xp), by_effort(effort, smoke=6, standard=12, full=12))
+    return counts(run.xp, _points(run, "delta"), run.pick(smoke=6, standard=12, full=12))
 
 
 def counts(xp: Any, given: Points, radii: int) -> pd.DataFrame:
@@ -175,9 +174,9 @@ def counts(xp: Any, given: Points, radii: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def head_table(*, backend: str) -> pd.DataFrame:
+def head_table(run: Run) -> pd.DataFrame:
     """`needs` of every layer and head of the real input, with the columns layer and head before."""
-    xp, every, found = device(backend), real(), stacks(device(backend))
+    xp, every, found = run.xp, real(), stacks(run.xp)
     places = pd.DataFrame(list(np.ndindex(*every.k.shape[:2])), columns=["layer", "head"])
     return places.join(needs(xp, found["queries"], found["keys"], every.scale))
 
@@ -201,7 +200,7 @@ def needs(xp: Any, q: Array, k: Array, scale: float) -> pd.DataFrame:
     return pd.DataFrame({"n": n, "m": m, **values, "factor": np.exp(2 * delta * r)})
 
 
-def over_n(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def over_n(run: Run) -> pd.DataFrame:
     """Clusters at a fixed delta, and `delta r / log n` at m = n/8 clusters, over n.
 
     Synthetic inputs are drawn anew for each n; of real heads it is the first n tokens. The fixed delta is that of the
@@ -212,9 +211,9 @@ def over_n(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
     DataFrame
         input, source, replicate (or head), n, delta, clusters, ratio, parts (that the stream has; nan if unknown).
     """
-    xp, every = device(backend), real()
+    xp, every = run.xp, real()
     rows: list[tuple[Any, ...]] = []
-    lengths = tuple(128 * 4**i for i in range(by_effort(effort, smoke=3, standard=4, full=5)))
+    lengths = tuple(128 * 4**i for i in range(run.pick(smoke=3, standard=4, full=5)))
 
     def measure(q: Array, k: Array, scale: float, delta: float) -> tuple[int, float]:
         clusters = OnlineClusters(delta, k[:0])
@@ -223,10 +222,10 @@ def over_n(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
         return len(clusters.centres), float(needed * longest_query(q, scale) / np.log(len(k)))
 
     for what in SYNTHETIC:
-        for replicate in range(by_effort(effort, smoke=3, standard=10, full=10)):
+        for replicate in range(run.pick(smoke=3, standard=10, full=10)):
             delta = None
             for n in reversed(lengths):
-                x = what.draw(n, D, generator(seed, "over n", what.label, replicate, n), xp)
+                x = what.draw(n, D, run.rng("over n", what.label, replicate, n), xp)
                 if delta is None:
                     delta = x.params.get("delta") or greedy_radii(xp, x.k, n // PART)[-1]
                 known = what.workload == "clusterable"
@@ -235,7 +234,7 @@ def over_n(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
                 rows.append((what.label, what.source, replicate, n, delta, *own, parts))
     found = stacks(xp)
     longest = found["keys"].shape[1]
-    for head in range(len(found["keys"]))[_heads(effort)]:
+    for head in range(len(found["keys"]))[_heads(run)]:
         q, k = found["queries"][head], found["keys"][head]
         delta = greedy_radii(xp, k, longest // PART)[-1]
         for n in (longest // 8, longest // 4, longest // 2, longest):
@@ -245,7 +244,7 @@ def over_n(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def online(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def online(run: Run) -> pd.DataFrame:
     """delta found by doubling, with at most m clusters at any time, against the offline greedy radius for m centres.
 
     delta starts between 2^-11 and 2^-10 of the largest distance, log-uniform: where it ends is then fair.
@@ -256,14 +255,14 @@ def online(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
         input, source, n, replicate (or head), m, share (m / n), held (clusters at the end), promised (the cache's
         `radius`, over the greedy radius), reached (largest distance of a key to its nearest centre, over it).
     """
-    xp, rows = device(backend), []
-    parts = by_effort(effort, smoke=(32, PART), standard=(64, 32, 16, PART, 4), full=(64, 32, 16, PART, 4))
-    for label, source, replicate, name, points in _points(effort, seed, "online", xp):
+    xp, rows = run.xp, []
+    parts = run.pick(smoke=(32, PART), standard=(64, 32, 16, PART, 4), full=(64, 32, 16, PART, 4))
+    for label, source, replicate, name, points in _points(run, "online"):
         if name != "keys":
             continue
         n = len(points)
         radii, largest = greedy_radii(xp, points, n // min(parts)), largest_distance(xp, points)
-        rng = generator(seed, "start", label, replicate)
+        rng = run.rng("start", label, replicate)
         for part in parts:
             m, start = n // part, largest * 2 ** -rng.uniform(10, 11)
             cache = SubGenCache(start, 1, 1, max_clusters=m, rng=rng).update(points, points[:, :1])

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ....core.backends import asnumpy, to_device
-from ....lab.setting import by_effort, device, generator
+from ....lab.run import Run
 from ....lab.statistics import CONFIDENCE, Z
 from ....lab.workloads import real
 from ....primitives.clustering import OnlineClusters
@@ -39,7 +39,7 @@ BIAS_SLOTS, BIAS_SAMPLES = (4, 16, 64, 256), (1, 2, 4, 8, 16)
 
 
 # --------------------------------------------------------------------------------------------- what slots, samples hold
-def held(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def held(run: Run) -> pd.DataFrame:
     """How often each token is held, as claimed and sabotaged; tokens come in the order of their values' norms.
 
     Limits are binomial, 99 percent for all tokens of a panel together.
@@ -51,11 +51,11 @@ def held(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
     """
     from scipy.stats import binom  # a third of a second, and few figures need it
 
-    xp, slots = device(backend), by_effort(effort, smoke=SLOTS, standard=10 * SLOTS, full=50 * SLOTS)
+    xp, slots = run.xp, run.pick(smoke=SLOTS, standard=10 * SLOTS, full=50 * SLOTS)
     rows = []
     for law, (claim, broken, name) in HELD.items():
         for variant, how in (("as claimed", "nothing"), (name, broken)):
-            count, draws, p = _count(generator(seed, "held", law), xp, law, how, slots)
+            count, draws, p = _count(run.rng("held", law), xp, law, how, slots)
             tail = (1 - CONFIDENCE) / len(p) / 2
             low, high = binom.ppf(tail, draws, p), binom.ppf(1 - tail, draws, p)
             for token in range(len(p)):
@@ -112,7 +112,7 @@ def groups(x: Tokens, head: Head) -> list[np.ndarray]:
     return [x.e[label == i] for i in range(len(head.clusters.centres))]
 
 
-def errors(*, effort: str, seed: int, backend: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+def errors(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Squared errors of z over s and of tau over t, on one stream, in the order of its logits.
 
     In units of `(|exp(Kq)|_2 |V|)^2` for z, of `(1^T exp(Kq))^2` for tau. Beside them the exact mean of the same sums
@@ -126,8 +126,8 @@ def errors(*, effort: str, seed: int, backend: str) -> tuple[pd.DataFrame, pd.Da
         estimate, size, exact (the mean), bound (on the mean), level (Chebyshev: exceeded with probability at most 0.1),
         uniform (mean with uniform sampling), zero (answering 0).
     """
-    xp, copies = device(backend), by_effort(effort, smoke=150, standard=2000, full=10_000)
-    x = Tokens(generator(seed, "errors"), N)
+    xp, copies = run.xp, run.pick(smoke=150, standard=2000, full=10_000)
+    x = Tokens(run.rng("errors"), N)
     unit = float((x.e**2).sum()) * float(np.linalg.norm(x.v, 2)) ** 2
     mean_z = float(x.squares.sum() * (x.e**2).sum() - (x.numerator**2).sum())
     zero = float((x.numerator**2).sum())
@@ -135,13 +135,13 @@ def errors(*, effort: str, seed: int, backend: str) -> tuple[pd.DataFrame, pd.Da
     uniform_tau = N * float((x.e**2).sum()) / x.normaliser**2 - 1
     rows, laws = [], []
     for s in SLOTS_OVER:
-        heads = states(generator(seed, "z", s), xp, x, copies, s=s)
+        heads = states(run.rng("z", s), xp, x, copies, s=s)
         z = sums(numerators, xp, heads, x.q)[:, 0]
         rows += [("z", s, i, square / unit) for i, square in enumerate(((z - x.numerator) ** 2).sum(axis=1))]
         bound = float(x.squares.sum() * (x.e**2).sum()) / s / unit
         laws.append(("z", s, mean_z / s / unit, bound, bound / FAILURE, uniform_z / s / unit, zero / unit))
     for t in SAMPLES_OVER:
-        heads = states(generator(seed, "tau", t), xp, x, copies, t=t)
+        heads = states(run.rng("tau", t), xp, x, copies, t=t)
         tau = sums(normalisers, xp, heads, x.q)[:, 0, 0] / x.normaliser
         rows += [("tau", t, i, square) for i, square in enumerate((tau - 1) ** 2)]
         parts = groups(x, heads[0])
@@ -155,7 +155,7 @@ def errors(*, effort: str, seed: int, backend: str) -> tuple[pd.DataFrame, pd.Da
 
 
 # ------------------------------------------------------------------------------------------------- the bound on Var tau
-def against_delta_r(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def against_delta_r(run: Run) -> pd.DataFrame:
     """`t Var(tau) / E[tau]^2` over delta r: two-sided clusters, which meet the bound, random ones, and the real heads.
 
     The first two are trials of `sg24.tau-bound`. Of a real head: its clusters at the greedy radius for m = n/8 centres,
@@ -167,12 +167,12 @@ def against_delta_r(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
         setting, replicate (or head), delta_r (for a head, of its longest query), whole, within (of the worst cluster
         alone; nan for heads), largest (whole, largest over the queries), bound.
     """
-    xp, n = device(backend), by_effort(effort, smoke=1000, standard=4000, full=4000)
+    xp, n = run.xp, run.pick(smoke=1000, standard=4000, full=4000)
     rows: list[tuple[Any, ...]] = []
     for setting, tight in (("two-sided", True), ("random", False)):
         for length in (0.125, 0.25, 0.5, 1.0, 2.0, 3.0):
-            for i in range(1 if tight else by_effort(effort, smoke=5, standard=20, full=20)):
-                rng = generator(seed, "tau", setting, length, i)
+            for i in range(1 if tight else run.pick(smoke=5, standard=20, full=20)):
+                rng = run.rng("tau", setting, length, i)
                 found = relative_variance(rng, xp, n=n, length=length, tight=tight).facts
                 values = (found["whole"], found["within"], found["whole"])
                 rows.append((setting, i, length, *values, float(np.sinh(length) ** 2)))
@@ -199,7 +199,7 @@ def spread_of_tau(q: np.ndarray, k: np.ndarray, labels: np.ndarray, scale: float
 
 
 # ---------------------------------------------------------------------------------------------------- the ratio's bias
-def ratios(*, effort: str, seed: int, backend: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+def ratios(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The answer z/tau along exact attention, over t (s = 64) and over s (t = 1): by how much its mean is too long.
 
     z and tau are independent, so `E[z/tau] = Attn E[tau] E[1/tau]`: the bias is a factor above 1, whatever s is.
@@ -211,13 +211,13 @@ def ratios(*, effort: str, seed: int, backend: str) -> tuple[pd.DataFrame, pd.Da
     laws : DataFrame
         varies, s, t, exact (its mean), first_order (`Var(tau) / E[tau]^2`).
     """
-    xp, copies = device(backend), by_effort(effort, smoke=250, standard=4000, full=20_000)
-    x = Tokens(generator(seed, "ratio"), N, **BIASED)
+    xp, copies = run.xp, run.pick(smoke=250, standard=4000, full=20_000)
+    x = Tokens(run.rng("ratio"), N, **BIASED)
     exact = x.numerator / x.normaliser
     rows, laws = [], []
     cases = [("t", 64, t) for t in BIAS_SAMPLES] + [("s", s, 1) for s in BIAS_SLOTS]
     for varies, s, t in cases:
-        heads = states(generator(seed, "ratio", varies, s, t), xp, x, copies, s=s, t=t)
+        heads = states(run.rng("ratio", varies, s, t), xp, x, copies, s=s, t=t)
         z, tau = (sums(part, xp, heads, x.q)[:, 0] for part in (numerators, normalisers))
         rows += [(varies, s, t, i, off) for i, off in enumerate(z / tau @ exact / (exact @ exact) - 1)]
         parts = groups(x, heads[0])

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ....lab.comparison.registry import WINDOW
-from ....lab.models import Model, open_model
-from ....lab.setting import by_effort, generator
+from ....lab.models import Model
+from ....lab.run import Run
 from ....lab.statistics import mean_and_reach, proportion
 from ....lm.retrieval import DIGITS, Document
 from ...caches.base import KVCache
@@ -44,7 +44,7 @@ CHANCE_BITS = -np.log2(CHANCE) / DIGITS
 
 
 # ---------------------------------------------------------------------------------------------------- the experiments
-def over_length(*, effort: str, seed: int, backend: str, model: str = "tiny", text: str = "") -> pd.DataFrame:
+def over_length(run: Run) -> pd.DataFrame:
     """Answers of exact attention over the length of the document, beyond the trained context by YaRN.
 
     Returns
@@ -53,20 +53,20 @@ def over_length(*, effort: str, seed: int, backend: str, model: str = "tiny", te
         n (tokens of a document, at most or nearly), stretched (whether beyond the trained context), document, right,
         bits.
     """
-    opened = open_model(model, text, backend=backend)
+    opened = run.open_model()
     trained = opened.decoder.trained
-    longest = by_effort(effort, smoke=512, standard=min(2 * trained, 8192), full=min(4 * trained, 32768))
-    count = by_effort(effort, smoke=8, standard=100, full=200)
+    longest = run.pick(smoke=512, standard=min(2 * trained, 8192), full=min(4 * trained, 32768))
+    count = run.pick(smoke=8, standard=100, full=200)
     tables = []
     for n in (2**i for i in range(8, int(np.log2(longest)) + 1)):
-        table = exact_answers(opened, of_length(opened, n, seed, count))
+        table = exact_answers(opened, of_length(run, opened, n, count))
         tables.append(table.assign(n=n, stretched=n > trained))
     return pd.concat(tables, ignore_index=True)
 
 
-def of_length(model: Model, n: int, seed: int, count: int) -> list[Document]:
+def of_length(run: Run, model: Model, n: int, count: int) -> list[Document]:
     """`count` documents of about `n` tokens: of at most `n` where a token is a byte."""
-    rng = generator(seed, "lines", n)
+    rng = run.rng("lines", n)
     sample = documents(rng, n, 1)[0].text
     return documents(rng, n * len(sample) // len(model.encode(sample)), count)
 
@@ -79,9 +79,7 @@ def longest_answered(rows: pd.DataFrame) -> int:
     return int(max(enough) if enough else max(accuracy, key=accuracy.__getitem__))
 
 
-def over_bytes(
-    *, effort: str, seed: int, backend: str, longest: int, model: str = "tiny", text: str = ""
-) -> pd.DataFrame:
+def over_bytes(run: Run, *, longest: int) -> pd.DataFrame:
     """Answers under every cache over the bytes that it may hold, for documents of half of `longest` tokens; at smoke
     effort shorter ones, at full effort of a quarter, half and all of it.
 
@@ -91,16 +89,14 @@ def over_bytes(
         n, document, method, share (of the exact cache's bytes after the lines; nan without a budget), right, bits, held
         (as a share of the same). All methods see the same documents.
     """
-    opened = open_model(model, text, backend=backend)
+    opened = run.open_model()
     config = opened.decoder.config
-    lengths = by_effort(
-        effort, smoke=(min(256, longest),), standard=(longest // 2,), full=(longest // 4, longest // 2, longest)
-    )
-    shares = by_effort(effort, smoke=(1 / 4,), standard=(1 / 8, 1 / 4, 1 / 2), full=(1 / 16, 1 / 8, 1 / 4, 1 / 2))
-    count = by_effort(effort, smoke=6, standard=100, full=100)
+    lengths = run.pick(smoke=(min(256, longest),), standard=(longest // 2,), full=(longest // 4, longest // 2, longest))
+    shares = run.pick(smoke=(1 / 4,), standard=(1 / 8, 1 / 4, 1 / 2), full=(1 / 16, 1 / 8, 1 / 4, 1 / 2))
+    count = run.pick(smoke=6, standard=100, full=100)
     tables = []
     for n in sorted({max(256, n) for n in lengths}):
-        asked, rng = of_length(opened, n, seed, count), generator(seed, "line caches", n)
+        asked, rng = of_length(run, opened, n, count), run.rng("line caches", n)
         whole = lines_bytes(opened, asked[0])
 
         def make(whole: int = whole, rng: np.random.Generator = rng) -> dict[Any, list[KVCache]]:
@@ -117,7 +113,7 @@ def over_bytes(
     return pd.concat(tables, ignore_index=True)
 
 
-def over_slots(*, effort: str, seed: int, backend: str, model: str = "tiny", text: str = "") -> pd.DataFrame:
+def over_slots(run: Run) -> pd.DataFrame:
     """SubGen's answers to short documents over its value slots alone: every key is a cluster, so that tau is exact.
 
     Returns
@@ -125,10 +121,10 @@ def over_slots(*, effort: str, seed: int, backend: str, model: str = "tiny", tex
     DataFrame
         slots (per token of the lines), document, right, bits.
     """
-    opened = open_model(model, text, backend=backend)
-    multiples = by_effort(effort, smoke=(1 / 4, 4), standard=SLOTS, full=SLOTS)
-    asked = of_length(opened, 256, seed, by_effort(effort, smoke=4, standard=100, full=100))
-    tokens, rng = len(pieces(opened, asked[0])[0]), generator(seed, "line slots")
+    opened = run.open_model()
+    multiples = run.pick(smoke=(1 / 4, 4), standard=SLOTS, full=SLOTS)
+    asked = of_length(run, opened, 256, run.pick(smoke=4, standard=100, full=100))
+    tokens, rng = len(pieces(opened, asked[0])[0]), run.rng("line slots")
 
     def make() -> dict[Any, list[KVCache]]:
         return {

@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from ....core.backends import Array, asnumpy
-from ....lab.models import Model, open_model
-from ....lab.setting import GAUSSIAN, by_effort, generator
+from ....lab.models import Model
+from ....lab.run import Run
 from ....lab.statistics import mean_and_reach
+from ....lab.workloads.inputs import GAUSSIAN
 from ....lm.rope import rotated
 from ....primitives.kcenter import largest_distance
 from ...caches.caches import SINKS
@@ -35,13 +36,13 @@ PAIRS: clusterability.Pairs = {
 }
 
 
-def _passages(effort: str, seed: int, opened: Model) -> Iterator[dict[str, Array]]:
+def _passages(run: Run, opened: Model) -> Iterator[dict[str, Array]]:
     """Of every passage: queries (layers * kv_heads, n * group, d), keys as attention sees them and before the rotation,
     values (layers * kv_heads, n, d)."""
     xp = opened.decoder.xp
-    n, replicates = by_effort(effort, smoke=(512, 4), standard=(2048, 10), full=(8192, 10))
+    n, replicates = run.pick(smoke=(512, 4), standard=(2048, 10), full=(8192, 10))
     for replicate in range(replicates):
-        q, k, v = opened.qkv(opened.passage(generator(seed, "model clusters", replicate), n))
+        q, k, v = opened.qkv(opened.passage(run.rng("model clusters", replicate), n))
         rope = opened.decoder.stretched(n).config.rope
         cosines, sines = rope.turns(xp, 0, n)
         back = rotated(xp, k, (cosines, -sines))  # but for YaRN's factor: costs are relative to a distance
@@ -51,29 +52,29 @@ def _passages(effort: str, seed: int, opened: Model) -> Iterator[dict[str, Array
 
 
 def _points(
-    effort: str, seed: int, opened: Model, names: Sequence[str], *, passages: int | None = None, every: int = 1
+    run: Run, opened: Model, names: Sequence[str], *, passages: int | None = None, every: int = 1
 ) -> Iterator[tuple[str, str, int, str, Array]]:
     """Points of every head (or every so many) of all passages (or so many), numbered through, and synthetic keys, as
     many and as wide."""
     n, d, number = 0, 0, 0
-    for stacks in islice(_passages(effort, seed, opened), passages):
+    for stacks in islice(_passages(run, opened), passages):
         heads, n, d = stacks["keys"].shape
         for head in range(0, heads, every):
             yield from ((f"{opened.name} decoder", "real", number + head, name, stacks[name][head]) for name in names)
         number += heads
     for what in (FIXED, GAUSSIAN):
-        for replicate in range(by_effort(effort, smoke=3, standard=10, full=10)):
-            rng = generator(seed, "beside the model", what.label, replicate)
+        for replicate in range(run.pick(smoke=3, standard=10, full=10)):
+            rng = run.rng("beside the model", what.label, replicate)
             yield what.label, what.source, replicate, "keys", what.draw(n, d, rng, opened.decoder.xp).k
 
 
-def cost_curves(*, effort: str, seed: int, backend: str, model: str, text: str) -> pd.DataFrame:
+def cost_curves(run: Run) -> pd.DataFrame:
     """Cost of greedy k-center: the rows of `clusterability.costs` for every head (every second one at smoke), with its
     passage, layer and head (-1 for the synthetic keys)."""
-    opened = open_model(model, text, backend=backend)
-    every = by_effort(effort, smoke=2, standard=1, full=1)
-    points = _points(effort, seed, opened, ("keys", BEFORE, "values"), every=every)
-    rows = clusterability.costs(opened.decoder.xp, points, seed=seed, without=(WITHOUT, slice(SINKS, None)))
+    opened = run.open_model()
+    every = run.pick(smoke=2, standard=1, full=1)
+    points = _points(run, opened, ("keys", BEFORE, "values"), every=every)
+    rows = clusterability.costs(run, opened.decoder.xp, points, without=(WITHOUT, slice(SINKS, None)))
     config, real = opened.decoder.config, rows["source"] == "real"
     places = np.unravel_index(rows["replicate"], (len(rows), config.layers, config.kv_heads))
     named = dict(zip(("passage", "layer", "head"), places, strict=True))
@@ -104,29 +105,29 @@ def compared(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def over_delta(*, effort: str, seed: int, backend: str, model: str, text: str) -> pd.DataFrame:
+def over_delta(run: Run) -> pd.DataFrame:
     """SubGen's clusters over delta, the rows of `clusterability.counts`: of some heads and few passages, as the order
     of the keys makes it slow."""
-    opened = open_model(model, text, backend=backend)
-    passages, every = by_effort(effort, smoke=(1, 4), standard=(3, 2), full=(3, 1))
-    points = _points(effort, seed, opened, ("keys", "values"), passages=passages, every=every)
-    return clusterability.counts(opened.decoder.xp, points, by_effort(effort, smoke=6, standard=12, full=12))
+    opened = run.open_model()
+    passages, every = run.pick(smoke=(1, 4), standard=(3, 2), full=(3, 1))
+    points = _points(run, opened, ("keys", "values"), passages=passages, every=every)
+    return clusterability.counts(opened.decoder.xp, points, run.pick(smoke=6, standard=12, full=12))
 
 
-def head_table(*, effort: str, seed: int, backend: str, model: str, text: str) -> pd.DataFrame:
+def head_table(run: Run) -> pd.DataFrame:
     """`clusterability.needs` of every key head, medians over passages: also layer and head."""
-    opened = open_model(model, text, backend=backend)
+    opened = run.open_model()
     config, xp = opened.decoder.config, opened.decoder.xp
     shape = (config.layers, config.kv_heads)
     parts = [
         clusterability.needs(xp, stacks["queries"], stacks["keys"], config.head_dim**-0.5)
-        for stacks in _passages(effort, seed, opened)
+        for stacks in _passages(run, opened)
     ]
     places = pd.DataFrame(list(np.ndindex(*shape)), columns=["layer", "head"])
     return places.join(pd.concat(parts).groupby(level=0).median())
 
 
-def projection(rows: pd.DataFrame, *, effort: str, seed: int, backend: str, model: str, text: str) -> pd.DataFrame:
+def projection(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
     """Three heads of the first passage in the plane of their two largest principal components.
 
     They are the head whose keys cost least beside its values at m = n/8 (`rows`: those of `cost_curves`), the median
@@ -139,9 +140,9 @@ def projection(rows: pd.DataFrame, *, effort: str, seed: int, backend: str, mode
         which ("least", "median", "most"), layer, head, what, position, x, y (over the largest distance of two points),
         share (of the variance that the plane has).
     """
-    opened = open_model(model, text, backend=backend)
+    opened = run.open_model()
     config, xp = opened.decoder.config, opened.decoder.xp
-    stacks = next(_passages(effort, seed, opened))
+    stacks = next(_passages(run, opened))
     ordered = clusterability.ratios(rows[rows["passage"] <= 0], PAIRS)["keys / values", "radius"].sort_values().index
     parts = []
     for which, at in {"least": 0, "median": len(ordered) // 2, "most": -1}.items():

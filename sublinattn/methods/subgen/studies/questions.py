@@ -16,7 +16,7 @@ import pandas as pd
 from ....core.backends import synchronize, to_device
 from ....lab.comparison.error_over_bytes import CLUSTERS_MEAN
 from ....lab.comparison.registry import CHUNK, drawn
-from ....lab.setting import by_effort, device, generator
+from ....lab.run import Run
 from ....lab.workloads import real
 from ....primitives.kcenter import greedy_k_center
 from ...caches.caches import ExactCache
@@ -29,25 +29,25 @@ SLOTS, SAMPLES = 256, 4
 KIB = 2.0**10
 
 
-def differing(*, effort: str, seed: int, backend: str) -> tuple[int, int, int]:
+def differing(run: Run) -> tuple[int, int, int]:
     """Numbers of the state that differ between chunks and single tokens: how many, over so many streams of so many
     tokens each."""
-    n = by_effort(effort, smoke=200, standard=2000, full=2000)
-    rng, streams = generator(seed, "chunks"), 4
+    n = run.pick(smoke=200, standard=2000, full=2000)
+    rng, streams = run.rng("chunks"), 4
     found = [
-        chunked(rng, device(backend), n=n, rows=rows, knobs=WIDE[i % 2]["knobs"], recent=recent).measured
+        chunked(rng, run.xp, n=n, rows=rows, knobs=WIDE[i % 2]["knobs"], recent=recent).measured
         for i, (rows, recent) in enumerate(((n, 0), (7, 0), (64, 20), (64, 0)))
     ]
     return round(sum(found)), streams, n
 
 
-def cost(*, effort: str, seed: int, backend: str) -> dict[str, float]:
+def cost(run: Run) -> dict[str, float]:
     """Bytes held, microseconds per token and per query, of SubGen and of the exact cache on 32 clusters."""
-    xp = device(backend)
-    n = by_effort(effort, smoke=2**14, standard=2**17, full=2**20)
-    stream, _ = drawn(CLUSTERS_MEAN, n, 0, seed, xp)
+    xp = run.xp
+    n = run.pick(smoke=2**14, standard=2**17, full=2**20)
+    stream, _ = drawn(CLUSTERS_MEAN, n, 0, run)
     found: dict[str, float] = {"n": n}
-    for name, cache in (("subgen", SubGenCache(DELTA, SAMPLES, SLOTS, rng=seed)), ("exact", ExactCache())):
+    for name, cache in (("subgen", SubGenCache(DELTA, SAMPLES, SLOTS, rng=run.seed)), ("exact", ExactCache())):
         taken = _seconds(xp, partial(stream.feed, cache, CHUNK))
         asked = [_seconds(xp, partial(cache.attend, stream.late[:1])) for _ in range(9)]
         found |= {
@@ -66,7 +66,7 @@ def _seconds(xp: Any, call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def lengths(*, backend: str) -> pd.DataFrame:
+def lengths(run: Run) -> pd.DataFrame:
     """`delta r / ln n` of every real head over the number of its first tokens: sqrt(n) greedy centres, their radius
     delta, and the longest query with the scale, r.
 
@@ -75,7 +75,7 @@ def lengths(*, backend: str) -> pd.DataFrame:
     DataFrame
         n, layer, head, delta_r, over_log.
     """
-    xp, parts = device(backend), []
+    xp, parts = run.xp, []
     for n in (128, 256, 512):
         x = real().first(n)
         k = to_device(x.k.astype(np.float32), xp)
@@ -89,25 +89,25 @@ def lengths(*, backend: str) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def slack(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def slack(run: Run) -> pd.DataFrame:
     """The theorem's bound with constants over the error measured: instance, replicate, error, bound."""
-    xp, trials = device(backend), by_effort(effort, smoke=8, standard=100, full=100)
+    xp, trials = run.xp, run.pick(smoke=8, standard=100, full=100)
     rows = []
     cases: tuple[dict[str, Any], ...] = EXPLICIT
     for number, case in enumerate(cases):
-        rng = generator(seed, "slack", number)
+        rng = run.rng("slack", number)
         for replicate in range(trials):
             found = theorem(rng, xp, **case)
             rows.append((number, replicate, found.measured, found.bound))
     return pd.DataFrame(rows, columns=["instance", "replicate", "error", "bound"])
 
 
-def uncompressed(*, effort: str, seed: int, backend: str) -> dict[str, float]:
+def uncompressed(run: Run) -> dict[str, float]:
     """Relative error of the exact cache on every input of the ablation."""
-    xp, n = device(backend), by_effort(effort, smoke=1024, standard=8192, full=65536)
+    _xp, n = run.xp, run.pick(smoke=1024, standard=8192, full=65536)
     found = {}
     for what in INPUTS:
-        stream, _ = drawn(what, n, 0, seed, xp)
+        stream, _ = drawn(what, n, 0, run)
         out = stream.feed(ExactCache(), CHUNK).attend(stream.late, scale=stream.x.scale)
         found[what.label] = stream.errors(out)[1]
     return found

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ....core.backends import synchronize
-from ....lab.setting import by_effort, device, generator
+from ....lab.run import Run
 from ....lab.workloads import make
 from ...caches.base import KVCache
 from ...caches.caches import ExactCache
@@ -28,7 +28,7 @@ THEORY: Mapping[str, float] = {"64 clusters": 0.0, "sqrt(n) clusters": 0.5, "n c
 """Exponent of the memory and of the time of a query; of the time of a token too, but for the exact cache's, 0."""
 
 
-def over_n(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def over_n(run: Run) -> pd.DataFrame:
     """Bytes held after n tokens, microseconds for each of the 2048 after them, and milliseconds per query, over n.
 
     Returns
@@ -37,16 +37,18 @@ def over_n(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
         quantity ("bytes", "token", "query"), method (a key of `STREAMS`, or "exact"), n, clusters, replicate, value.
         A query's time is that of one, the fastest of QUERIES; d = d_v = 16, t = 4, s = 64.
     """
-    xp = device(backend)
-    longest = by_effort(effort, smoke=16, standard=18, full=20)
-    most_clusters = by_effort(effort, smoke=12, standard=15, full=16)  # a cluster per key: time grows like n^2
-    replicates = by_effort(effort, smoke=3, standard=5, full=5)
+    xp = run.xp
+    longest = run.pick(smoke=16, standard=18, full=20)
+    most_clusters = run.pick(smoke=12, standard=15, full=16)  # a cluster per key: time grows like n^2
+    replicates = run.pick(smoke=3, standard=5, full=5)
     rows: list[tuple[str, str, int, int, int, float]] = []
     for name, knobs in STREAMS.items():
-        for power in range(10, (most_clusters if name == "n clusters" else longest) + 1, 2 if effort == "smoke" else 1):
+        for power in range(
+            10, (most_clusters if name == "n clusters" else longest) + 1, 2 if run.effort == "smoke" else 1
+        ):
             n = 2**power
             for r in range(replicates):
-                rng = generator(seed, name, n, r)
+                rng = run.rng(name, n, r)
                 x = make("clusterable", n + TIMED, D, rng=rng, **knobs).to(xp)
                 contenders: dict[str, KVCache] = {name: SubGenCache(1.0, 4, 64, rng=rng)}
                 if name == "64 clusters":
@@ -70,7 +72,7 @@ def _seconds(xp: Any, call: Callable[..., Any], *args: Any) -> float:
     return time.perf_counter() - start
 
 
-def by_rows(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
+def by_rows(run: Run) -> pd.DataFrame:
     """Tokens per second over the rows of a chunk, 64 clusters.
 
     Returns
@@ -78,14 +80,14 @@ def by_rows(*, effort: str, seed: int, backend: str) -> pd.DataFrame:
     DataFrame
         rows, replicate, tokens_per_second.
     """
-    xp = device(backend)
-    n = by_effort(effort, smoke=2**14, standard=2**17, full=2**20)
-    x = make("clusterable", n, D, rng=generator(seed, "by rows"), clusters=64).to(xp)
+    xp = run.xp
+    n = run.pick(smoke=2**14, standard=2**17, full=2**20)
+    x = make("clusterable", n, D, rng=run.rng("by rows"), clusters=64).to(xp)
     found = []
     for rows in (1, 8, 64, 512, 4096):
         tokens = min(n, 512 * rows)
-        for r in range(by_effort(effort, smoke=3, standard=5, full=5)):
-            cache = SubGenCache(1.0, 4, 64, rng=generator(seed, "by rows", rows, r)).update(x.k[:512], x.v[:512])
+        for r in range(run.pick(smoke=3, standard=5, full=5)):
+            cache = SubGenCache(1.0, 4, 64, rng=run.rng("by rows", rows, r)).update(x.k[:512], x.v[:512])
             seconds = sum(
                 _seconds(xp, cache.update, x.k[at : at + rows], x.v[at : at + rows]) for at in range(0, tokens, rows)
             )

@@ -8,11 +8,11 @@ import pytest
 import toy_llama
 
 from sublinattn.lab.models import open_model
-from sublinattn.lab.setting import generator
+from sublinattn.lab.run import Run, generator
 from sublinattn.methods.hyperattention.studies import model_hardness
 from sublinattn.methods.subgen.studies import clusterability, model_keys_values
 
-HOW = {"effort": "smoke", "seed": 0, "backend": "numpy"}
+RUN = Run(backend="numpy")
 N = 256
 TRAINED = 200  # so that longer texts are read by a stretched decoder, each length by another
 LAYERS, HEADS, KV_HEADS = 2, 4, 2
@@ -31,8 +31,8 @@ def which(tmp_path_factory):
 @pytest.fixture(scope="module")
 def hard(which):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model_hardness, "by_effort", lambda effort, **_: ((64, 128, 224, N), 2))
-        return model_hardness.over_n(**HOW, **which, block_size=16)
+        patch.setattr(Run, "pick", lambda self, **_: ((64, 128, 224, N), 2))
+        return model_hardness.over_n(Run(backend="numpy", knobs=which), block_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +40,14 @@ def clusters(which):
     """Curves, counts, needs, the plane; two passages of N tokens."""
     with pytest.MonkeyPatch.context() as patch:
         small = {(512, 4): (N, 2), 3: 1}
-        patch.setattr(model_keys_values, "by_effort", lambda effort, *, smoke, **_: small.get(smoke, smoke))
-        curves = model_keys_values.cost_curves(**HOW, **which)
+        patch.setattr(Run, "pick", lambda self, *, smoke, **_: small.get(smoke, smoke))
+        run = Run(backend="numpy", knobs=which)
+        curves = model_keys_values.cost_curves(run)
         return {
             "curves": curves,
-            "over": model_keys_values.over_delta(**HOW, **which),
-            "heads": model_keys_values.head_table(**HOW, **which),
-            "plane": model_keys_values.projection(curves, **HOW, **which),
+            "over": model_keys_values.over_delta(run),
+            "heads": model_keys_values.head_table(run),
+            "plane": model_keys_values.projection(run, curves),
         }
 
 

@@ -13,6 +13,7 @@ import toy_llama
 
 from sublinattn.core.exact import attention
 from sublinattn.lab.models import open_model
+from sublinattn.lab.run import Run
 from sublinattn.lm.attend import replacing
 from sublinattn.methods.hyperattention.claims import replaced_layers
 from sublinattn.methods.hyperattention.studies import perplexity
@@ -21,35 +22,34 @@ SIZES = {"vocab_size": 256, "num_hidden_layers": 3, "max_position_embeddings": 5
 
 
 @pytest.fixture
-def how(tmp_path: Path) -> dict[str, Any]:
-    """Keyword arguments of an experiment on a small random model and a text."""
+def run(tmp_path: Path) -> Run:
+    """A run on a small random model and a text."""
     toy_llama.checkpoint(tmp_path / "model", **SIZES)
     (tmp_path / "text.txt").write_text("".join(map(chr, np.random.default_rng(0).integers(32, 127, 3000))))
-    where = {"model": str(tmp_path / "model"), "text": str(tmp_path / "text.txt")}
-    return {"effort": "smoke", "seed": 0, "backend": "numpy", **where}
+    return Run(backend="numpy", knobs={"model": str(tmp_path / "model"), "text": str(tmp_path / "text.txt")})
 
 
-def without_attention(how: dict[str, Any]) -> None:
+def without_attention(run: Run) -> None:
     """Rewrite the model so that what attention gives does not count."""
-    path = Path(how["model"]) / "model.safetensors"
+    path = Path(run.knobs["model"]) / "model.safetensors"
     weights = safetensors.numpy.load_file(path)
     silent = {name: np.zeros_like(x) if "o_proj" in name else x for name, x in weights.items()}
     safetensors.numpy.save_file(silent, path)
 
 
 # ------------------------------------------------------------------------------------------------------------- context
-def test_context_compares_the_same_tokens(how: dict[str, Any]) -> None:
-    without_attention(how)
-    rows = perplexity.over_context(**how)
+def test_context_compares_the_same_tokens(run: Run) -> None:
+    without_attention(run)
+    rows = perplexity.over_context(run)
     assert sorted(rows["n"].unique()) == [128, 256, 512] and not rows["stretched"].any()
     by_passage = rows.groupby("passage")["bits"]
     assert (by_passage.max() - by_passage.min()).max() < 1e-4 and rows["bits"].nunique() > 1
 
 
-def test_context_is_what_a_model_with_attention_sees(how: dict[str, Any]) -> None:
-    rows = perplexity.over_context(**how)
-    model = open_model(how["model"], how["text"])
-    rng = perplexity.generator(0, "context")
+def test_context_is_what_a_model_with_attention_sees(run: Run) -> None:
+    rows = perplexity.over_context(run)
+    model = run.open_model()
+    rng = run.rng("context")
     tokens = model.passage(rng, 512)
     first = rows[rows["passage"] == 0].set_index("n")["bits"]
     for n in (128, 256, 512):
@@ -120,7 +120,7 @@ def test_a_uniform_sample_stands_for_the_keys_before_the_block() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ the experiment
-def test_replaced_layers_are_those_of_the_order(how: dict[str, Any]) -> None:
+def test_replaced_layers_are_those_of_the_order(run: Run) -> None:
     alone = pd.DataFrame({"layer": [0, 1, 2], "alpha": [3.0, 1.0, 2.0], "turn": [1, 2, 0]})
     assert perplexity.orders(alone) == {
         perplexity.LAST: [2, 1, 0],
@@ -128,7 +128,7 @@ def test_replaced_layers_are_those_of_the_order(how: dict[str, Any]) -> None:
         perplexity.ALPHA: [1, 2, 0],
         perplexity.GREEDY: [2, 0, 1],
     }
-    rows = perplexity.replaced_layers(alone, **how)
+    rows = perplexity.replaced_layers(run, alone)
     assert (rows["attention"] > 0).all() and (rows["attention"] < rows["forward"]).all()
     assert rows.groupby("n")["stretched"].first().to_dict() == {256: False, 1024: True}
     unreplaced = rows[rows["replaced"] == 0].groupby(["n", "passage"])
@@ -138,7 +138,7 @@ def test_replaced_layers_are_those_of_the_order(how: dict[str, Any]) -> None:
     same = hyper.assign(chosen=chosen).groupby(["n", "passage", "chosen"])["nats"]
     assert (same.nunique() == 1).all() and same.first().nunique() == len(same) == 4 * 8  # the same layers, one loss
 
-    model, rng = open_model(how["model"], how["text"]), perplexity.generator(0, "replaced", 256)
+    model, rng = run.open_model(), run.rng("replaced", 256)
     model.passage(rng, 256)
     tokens = model.passage(rng, 256)
     zero, own = perplexity.methods(256, rng)[perplexity.ZERO], perplexity.methods(256, rng)[perplexity.LOCAL]
@@ -149,23 +149,23 @@ def test_replaced_layers_are_those_of_the_order(how: dict[str, Any]) -> None:
             assert rows.loc[chosen & (rows["passage"] == 0), "nats"].item() == pytest.approx(want, rel=1e-5)
 
 
-def test_layers_alone_are_zero_where_attention_does_not_count(how: dict[str, Any]) -> None:
-    heard = perplexity.layers_alone(**how)
+def test_layers_alone_are_zero_where_attention_does_not_count(run: Run) -> None:
+    heard = perplexity.layers_alone(run)
     assert heard["layer"].tolist() == [0, 1, 2] and (heard["alpha"] >= 1).all() and heard["alpha"].nunique() == 3
     assert (heard["harm"].abs() > 1e-6).any()
     assert sorted(heard["turn"]) == [0, 1, 2] and heard["harm"].argmin() == heard["turn"].argmin()
-    without_attention(how)
+    without_attention(run)
     open_model.cache_clear()
-    silent = perplexity.layers_alone(**how)
+    silent = perplexity.layers_alone(run)
     assert silent["harm"].tolist() == [0, 0, 0]
     assert silent["alpha"][0] == pytest.approx(heard["alpha"][0])  # the first layer's queries and keys are the same
 
 
-def test_greedily_each_layer_harms_least_given_those_before(how: dict[str, Any], monkeypatch: Any) -> None:
+def test_greedily_each_layer_harms_least_given_those_before(run: Run, monkeypatch: Any) -> None:
     """Layer 2 harms least alone, but with it layer 0 harms less than layer 1, which is the second alone."""
     harm = {(): 0.0, (0,): 0.5, (1,): 0.4, (2,): 0.1, (0, 2): 0.2, (1, 2): 0.7, (0, 1): 0.6, (0, 1, 2): 1.0}
     monkeypatch.setattr(perplexity, "losses", lambda model, tokens, replaced=(): 3.0 + harm[tuple(sorted(replaced))])
-    found = perplexity.layers_alone(**how)
+    found = perplexity.layers_alone(run)
     np.testing.assert_allclose(found["harm"], [0.5, 0.4, 0.1])
     assert found["turn"].tolist() == [1, 2, 0]
 

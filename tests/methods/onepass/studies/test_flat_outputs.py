@@ -8,19 +8,19 @@ import pytest
 
 from sublinattn import plots
 from sublinattn.core import files
-from sublinattn.lab.setting import generator
+from sublinattn.lab.run import Run, generator
 from sublinattn.methods.onepass.studies import flat_outputs, questions
 
-HOW = {"effort": "smoke", "seed": 0, "backend": "numpy"}
+RUN = Run(backend="numpy")
 
 
 @pytest.fixture(scope="module")
 def answers() -> pd.DataFrame:
     """`over_decay` at n = 256 and two decays."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flat_outputs, "by_effort", lambda effort, *, smoke, **_: min(smoke, 256))
+        patch.setattr(Run, "pick", lambda self, *, smoke, **_: min(smoke, 256))
         patch.setattr(flat_outputs, "DECAYS", (0.0, 2.0))
-        return flat_outputs.over_decay(**HOW)
+        return flat_outputs.over_decay(RUN)
 
 
 def test_best_sparse_keeps_the_k_largest_of_each_column():
@@ -82,7 +82,7 @@ def test_fewer_keys_are_drawn_where_fewer_fit(monkeypatch):
 
 def test_falling_reads_what_the_claims_left(tmp_path):
     with pytest.raises(FileNotFoundError, match="error-falls-compressible.parquet in rows/: check the claim"):
-        flat_outputs.falling(out=tmp_path)
+        flat_outputs.falling(Run(out=tmp_path))
     fit = {"variable": "n", "theory": "1", "theory_exponent": 0.0, "outcome": "refuted"}
     (tmp_path / "rows").mkdir()
     for output, measured in (("compressible", 0.1), ("flat", 0.25)):
@@ -91,7 +91,9 @@ def test_falling_reads_what_the_claims_left(tmp_path):
         files.write_json(tmp_path / "verdicts" / f"{name}.json", record)
         trials = {"role": ["claim", "sabotage"], "n": [100, 100], "error": [0.5, 9.0], "nbytes": [7, 7]}
         pd.DataFrame(trials).to_parquet(tmp_path / "rows" / f"{name}.parquet")
-    assert flat_outputs.falling(out=tmp_path)[["n", "error", "cache"]].to_numpy().tolist() == [[100, 0.5, 5600]] * 2
+    assert (
+        flat_outputs.falling(Run(out=tmp_path))[["n", "error", "cache"]].to_numpy().tolist() == [[100, 0.5, 5600]] * 2
+    )
     rates = flat_outputs.falling_rates(out=tmp_path).set_index("output")
     assert rates["measured"].to_dict() == {"compressible": pytest.approx(0.0), "flat": pytest.approx(0.15)}
     assert rates["wanted"].tolist() == [-0.1, -0.1]
@@ -116,7 +118,7 @@ def test_held_is_what_a_sketch_holds_after_its_stream():
 
 
 def test_causal_answers_are_those_of_causal_attention():
-    asked = questions.causal(seed=0, backend="numpy", n=64)
+    asked = questions.causal(RUN, n=64)
     assert "needs all 64 keys first, got 1" in asked["refusal"]
     assert asked["apart"] < 1e-5 < asked["exact"] < 0.01  # rounding; the degree-4 polynomial at R = 1
 

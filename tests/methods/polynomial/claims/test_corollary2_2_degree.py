@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from sublinattn import plots
+from sublinattn.lab.run import Run
 from sublinattn.methods.polynomial.approximants import approximant, minimal_degree, taylor_bound
 from sublinattn.methods.polynomial.claims import corollary2_2_degree, theorem1_4_phase
 from sublinattn.methods.polynomial.studies import degree_and_rank, phase_picture
@@ -24,22 +25,22 @@ def verdicts():
 
 @pytest.fixture(scope="module")
 def degrees():
-    return degree_and_rank.minimal_degrees(effort="smoke")
+    return degree_and_rank.minimal_degrees(Run())
 
 
 @pytest.fixture(scope="module")
 def constants():
-    return degree_and_rank.law_constant(effort="smoke")
+    return degree_and_rank.law_constant(Run())
 
 
 @pytest.fixture(scope="module")
 def maps():
-    return phase_picture.maps(effort="smoke")
+    return phase_picture.maps(Run())
 
 
 @pytest.fixture(scope="module")
 def curves():
-    return phase_picture.curves(effort="smoke")
+    return phase_picture.curves(Run())
 
 
 # ---------------------------------------------------------------------------------------------------------- the claims

@@ -7,26 +7,27 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sublinattn.lab.setting import GAUSSIAN, generator
+from sublinattn.lab.run import Run, generator
 from sublinattn.lab.statistics import growth_exponents
 from sublinattn.lab.workloads import real
+from sublinattn.lab.workloads.inputs import GAUSSIAN
 from sublinattn.methods.subgen.studies import clusterability as lab
 
-HOW = {"effort": "smoke", "seed": 0, "backend": "numpy"}
+RUN = Run(backend="numpy")
 
 
 @pytest.fixture(scope="module")
 def small():
     """The experiments with streams of at most 128 tokens, one replicate less than usual, and six heads."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lab, "by_effort", lambda effort, *, smoke, **_: min(smoke, 128) if smoke == 512 else smoke)
-        patch.setattr(lab, "_heads", lambda effort: slice(0, 72, 12))
+        patch.setattr(Run, "pick", lambda self, *, smoke, **_: min(smoke, 128) if smoke == 512 else smoke)
+        patch.setattr(lab, "_heads", lambda run: slice(0, 72, 12))
         return {
-            "curves": lab.cost_curves(**HOW),
-            "over": lab.over_delta(**HOW),
-            "heads": lab.head_table(backend="numpy"),
-            "grown": lab.over_n(**HOW),
-            "found": lab.online(**HOW),
+            "curves": lab.cost_curves(RUN),
+            "over": lab.over_delta(RUN),
+            "heads": lab.head_table(RUN),
+            "grown": lab.over_n(RUN),
+            "found": lab.online(RUN),
         }
 
 

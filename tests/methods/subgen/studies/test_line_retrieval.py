@@ -12,7 +12,7 @@ import toy_llama
 from scipy.stats import binomtest
 
 from sublinattn.lab.models import Model
-from sublinattn.lab.setting import generator
+from sublinattn.lab.run import Run, generator
 from sublinattn.lm.attend import CachedAttention
 from sublinattn.lm.retrieval import DIGITS, Document
 from sublinattn.lm.tokens import as_bytes
@@ -51,14 +51,14 @@ def with_answer(lines: bytes, question: bytes, answer: bytes) -> Document:
 
 
 def prompts(count: int) -> list[tuple[bytes, bytes]]:
-    made = line_retrieval.documents(generator(0, "prompts"), 300, count)
+    made = retrieval.documents(generator(0, "prompts"), 300, count)
     return [(x.text[: x.asked], x.text[x.asked : x.answers[0]]) for x in made]
 
 
 # ------------------------------------------------------------------------------------------------------- the documents
 @pytest.mark.parametrize("nbytes", [150, 512, 2048])
 def test_documents_are_cut_alike_and_fit(nbytes: int) -> None:
-    made = line_retrieval.documents(np.random.default_rng(1), nbytes, 20)
+    made = retrieval.documents(np.random.default_rng(1), nbytes, 20)
     ends = {(x.asked, x.answers) for x in made}
     assert len(ends) == 1 and len({x.text for x in made}) == 20
     end = made[0].answers[0] + DIGITS
@@ -71,18 +71,18 @@ def test_documents_are_cut_alike_and_fit(nbytes: int) -> None:
 
 def test_a_document_is_the_work_of_its_own_generator() -> None:
     rng = np.random.default_rng(2)
-    more, few = line_retrieval.documents(np.random.default_rng(2), 300, 6), line_retrieval.documents(rng, 300, 3)
+    more, few = retrieval.documents(np.random.default_rng(2), 300, 6), retrieval.documents(rng, 300, 3)
     assert few == more[:3]
     assert rng.random() == np.random.default_rng(2).random()  # no draws of the caller's stream
 
 
 def test_documents_too_short_are_refused() -> None:
     with pytest.raises(ValueError, match="nbytes must be at least"):
-        line_retrieval.documents(np.random.default_rng(0), 100, 1)
+        retrieval.documents(np.random.default_rng(0), 100, 1)
 
 
 def test_pieces_are_those_of_the_whole_text(model: Model) -> None:
-    (what,) = line_retrieval.documents(np.random.default_rng(3), 300, 1)
+    (what,) = retrieval.documents(np.random.default_rng(3), 300, 1)
     lines, question, answer = line_retrieval.pieces(model, what)
     assert bytes(lines.tolist()) == what.text[: what.asked]
     assert bytes(question.tolist()) == what.text[what.asked : what.answers[0]]
@@ -100,7 +100,7 @@ def test_pieces_of_a_tokenizer_that_frames_and_merges(model: Model) -> None:
             at += 1 + merged
         return np.array([*out, 1001])
 
-    (what,) = line_retrieval.documents(np.random.default_rng(3), 300, 1)
+    (what,) = retrieval.documents(np.random.default_rng(3), 300, 1)
     foreign = Model("foreign", model.decoder, encode, (), "none")
     lines, question, answer = line_retrieval.pieces(foreign, what)
     whole = encode(what.text[: what.answers[0] + DIGITS])
@@ -140,7 +140,7 @@ def test_order_of_documents_of_several_lengths(model: Model) -> None:
 
 
 def test_bits_are_the_decoders_losses(model: Model) -> None:
-    made = line_retrieval.documents(np.random.default_rng(5), 300, 4)
+    made = retrieval.documents(np.random.default_rng(5), 300, 4)
     found = line_retrieval.answers(model, made, lambda: {"exact": retrieval.exact_caches(model)})
     for x, bits in zip(made, found["bits"], strict=True):
         nats = model.decoder.losses(as_bytes(x.text[: x.answers[0] + DIGITS]))[-DIGITS:]
@@ -148,7 +148,7 @@ def test_bits_are_the_decoders_losses(model: Model) -> None:
 
 
 def test_caches_in_one_run_are_as_each_alone(model: Model) -> None:
-    made = line_retrieval.documents(np.random.default_rng(6), 300, 3)
+    made = retrieval.documents(np.random.default_rng(6), 300, 3)
     kinds: dict[str, Any] = {"sinks": sinks, "exact": lambda: retrieval.exact_caches(model)}
     together = line_retrieval.answers(model, made, lambda: {name: make() for name, make in kinds.items()})
     assert together["document"].tolist() == [0, 0, 1, 1, 2, 2]
@@ -162,7 +162,7 @@ def test_caches_in_one_run_are_as_each_alone(model: Model) -> None:
 # ---------------------------------------------------------------------------------------------------------- the caches
 @pytest.mark.parametrize("share", [0.25, 0.5])
 def test_no_cache_holds_more_than_its_share(model: Model, share: float) -> None:
-    made = line_retrieval.documents(np.random.default_rng(7), 600, 2)
+    made = retrieval.documents(np.random.default_rng(7), 600, 2)
     row = 2 * SIZES["head_dim"] * 4
     budget, kept = int(share * made[0].asked * row), []
 
@@ -197,12 +197,11 @@ def test_clustered_once_keeps_the_prompts_centres_and_the_last_tokens() -> None:
 def test_experiments_run_on_a_folder(tmp_path: Path) -> None:
     toy_llama.checkpoint(tmp_path / "model", max_position_embeddings=256, **SIZES)
     (tmp_path / "text.txt").write_text("some text")
-    how: dict[str, Any] = {"effort": "smoke", "seed": 0, "backend": "numpy"}
-    how |= {"model": str(tmp_path / "model"), "text": str(tmp_path / "text.txt")}
-    rows = line_retrieval.over_length(**how)
+    run = Run(backend="numpy", knobs={"model": str(tmp_path / "model"), "text": str(tmp_path / "text.txt")})
+    rows = line_retrieval.over_length(run)
     assert rows.groupby("n")["document"].nunique().to_dict() == {256: 8, 512: 8}
     assert rows.groupby("n")["stretched"].first().to_dict() == {256: False, 512: True}
-    rows = line_retrieval.over_bytes(longest=256, **how)
+    rows = line_retrieval.over_bytes(run, longest=256)
     assert rows.groupby(["method", "share"], dropna=False)["document"].nunique().eq(6).all()
     shares = rows["share"].to_numpy()
     assert (rows["held"].to_numpy()[~np.isnan(shares)] <= shares[~np.isnan(shares)]).all()

@@ -1,32 +1,15 @@
-"""What the experiments share: sizes by effort, seeds by label, the inputs that figures compare, limits."""
+"""The inputs that figures compare, each with its label."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from ..core import backends
-from .workloads import make, real
-from .workloads.instance import Instance
-
-T = TypeVar("T")
-
-
-def by_effort(effort: str, *, smoke: T, standard: T, full: T) -> T:
-    """The entry for an effort; ValueError for any other word."""
-    table = {"smoke": smoke, "standard": standard, "full": full}
-    if effort not in table:
-        raise ValueError(f"effort must be one of {list(table)}, got {effort!r}")
-    return table[effort]
-
-
-def generator(seed: int, *labels: Any) -> np.random.Generator:
-    """The stream of draws of one measurement: it depends on the seed and the labels alone, not on the order of work."""
-    return np.random.default_rng([seed, zlib.crc32("/".join(map(str, labels)).encode())])
+from . import make, real
+from .instance import Instance
 
 
 @dataclass(frozen=True)
@@ -66,8 +49,3 @@ ALPHA = Input("alpha dial = 16", "alpha", {"noise": 0.5})
 KAPPA = Input("kappa dial = 16", "kappa")
 HEAVY_VALUES = Input("heavy values", "heavy_values", {"mass": 0.5})
 REAL = Input("real (MiniLM heads)", "real", exact_keys=1)
-
-
-def device(backend: str) -> Any:
-    """The array namespace of a backend's name."""
-    return backends.backend(backend)

@@ -1,0 +1,189 @@
+"""What a notebook and its studies share: effort, seed, backend, and the folder of verdicts, rows and figures."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from ..core import backends, files
+from . import ledger
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from .models import Model
+
+T = TypeVar("T")
+_PIXELS_PER_INCH = 130  # of a figure on a notebook's page; its file has more
+
+
+def generator(seed: int, *labels: Any) -> np.random.Generator:
+    """The draws of one measurement: they depend on the seed and the labels alone, not on the order of work."""
+    return np.random.default_rng([seed, zlib.crc32("/".join(map(str, labels)).encode())])
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parameters of one run of a notebook.
+
+    Attributes
+    ----------
+    effort : "smoke", "standard" or "full"
+        How much is measured: `pick` chooses sizes by it.
+    seed : int
+        Seed of all draws.
+    backend : "auto", "numpy" or "cupy"
+        Where arrays live.
+    out : path
+        Folder of the results: `verdicts/`, `rows/` and `figures/`.
+    notebook : str
+        Name of the notebook, for the links of the report.
+    knobs : mapping
+        The notebook's other parameters; they are recorded beside each figure.
+    """
+
+    effort: str = "smoke"
+    seed: int = 0
+    backend: str = "auto"
+    out: str | os.PathLike[str] = "out"
+    notebook: str | None = None
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.effort not in ("smoke", "standard", "full"):
+            raise ValueError(f"effort must be 'smoke', 'standard' or 'full', got {self.effort!r}")
+
+    @property
+    def xp(self) -> Any:
+        """The array namespace of the backend."""
+        return backends.backend(self.backend)
+
+    def pick(self, *, smoke: T, standard: T, full: T) -> T:
+        """The one of three values that this effort asks for."""
+        return {"smoke": smoke, "standard": standard, "full": full}[self.effort]
+
+    def rng(self, *labels: Any) -> np.random.Generator:
+        """The draws of the measurement with these labels: see `generator`."""
+        return generator(self.seed, *labels)
+
+    def open_model(self) -> Model:
+        """The decoder that the knobs `model` and `text` name: by default the one that ships."""
+        from .models import open_model
+
+        return open_model(self.knobs.get("model", "tiny"), self.knobs.get("text", ""), backend=self.backend)
+
+    # ------------------------------------------------------------------------------------------------------- verdicts
+    def check(self, *claims: str) -> pd.DataFrame:
+        """Verify claims and write `verdicts/<id>.json` and `rows/<id>.parquet`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One line per claim, to display.
+
+        Raises
+        ------
+        KeyError
+            No claim has this id.
+        """
+        return ledger.check(
+            claims, effort=self.effort, seed=self.seed, backend=self.backend, out=self.out, notebook=self.notebook
+        )
+
+    def record(self, claim: str) -> dict[str, Any]:
+        """The ledger's entry on a claim that this run has checked."""
+        return ledger.reunite(files.read_json(self._checked("verdicts", f"{claim}.json")))
+
+    def rows(self, claim: str) -> pd.DataFrame:
+        """Every trial of a claim that this run has checked: see `theory.result.Verdict.rows` for the columns."""
+        import pandas as pd
+
+        return pd.read_parquet(self._checked("rows", f"{claim}.parquet"))
+
+    def _checked(self, folder: str, name: str) -> Path:
+        path = Path(self.out) / folder / name
+        if not path.exists():
+            raise FileNotFoundError(f"no {folder}/{name} in {self.out}: check the claim before it is shown")
+        return path
+
+    def fits(self, *claims: str) -> pd.DataFrame:
+        """Exponents of growth claims that this run has checked.
+
+        Returns
+        -------
+        DataFrame
+            claim, variable, theory (LaTeX), measured, lower, upper (99 percent limits, each side), theory_exponent
+            (over the same grid), outcome.
+        """
+        import pandas as pd
+
+        lines = [
+            {"claim": claim, **{key: fit[key] for key in ("variable", "theory")}}
+            | {"measured": float(fit["measured_exponent"])}
+            | {key: float(fit[key]) for key in ("lower", "upper", "theory_exponent")}
+            | {"outcome": fit["outcome"]}
+            for claim in claims
+            for fit in self.record(claim)["fits"]
+        ]
+        return pd.DataFrame(lines)
+
+    def sizes(self, *claims: str) -> pd.DataFrame:
+        """What was fitted: claim, variable, x, replicate, size (inf where none was found up to the cap)."""
+        import pandas as pd
+
+        lines = [
+            (claim, fit["variable"], float(x), replicate, float(size))
+            for claim in claims
+            for fit in self.record(claim)["fits"]
+            for x, sizes in zip(fit["abscissas"], fit["sizes"], strict=True)
+            for replicate, size in enumerate(sizes)
+        ]
+        return pd.DataFrame(lines, columns=["claim", "variable", "x", "replicate", "size"])
+
+    # -------------------------------------------------------------------------------------------------------- figures
+    def publish(
+        self,
+        fig: Figure,
+        name: str,
+        rows: pd.DataFrame,
+        *,
+        caption: str,
+        claim: str | Sequence[str] | None = None,
+        data: pd.DataFrame | Mapping[str, pd.DataFrame] | None = None,
+    ) -> None:
+        """Save a figure and its rows, and show it in the notebook.
+
+        Parameters
+        ----------
+        fig, name, claim, caption
+            As `plots.save`. The report shows the figure on the pages of these claims.
+        rows : DataFrame
+            The measurements, one per line: `rows/<name>.parquet`.
+        data : DataFrame or mapping of str to DataFrame, optional
+            The plotted numbers for the figure's JSON file, where they are not the rows themselves.
+        """
+        from IPython.display import Image, Markdown, display
+
+        from ..plots.save import save
+
+        files.write_rows(rows, name, out=self.out)
+        paths = save(
+            fig,
+            name,
+            out=self.out,
+            claim=claim,
+            params={"effort": self.effort, "notebook": self.notebook, **self.knobs},
+            seed=self.seed,
+            data=rows if data is None else data,
+            caption=caption,
+            backend=self.backend,
+        )
+        width = round(fig.get_figwidth() * _PIXELS_PER_INCH)
+        display(Image(filename=str(paths["png"]), width=width, alt=caption), Markdown(f"**{name}.** {caption}"))
