@@ -49,6 +49,17 @@ class OwnKernel(AsyncKernelManager):
         env = ONE_THREAD if self.one_thread else {}
         return KernelSpec(argv=argv, env=env, language="python", display_name="sublinattn")
 
+    async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]
+        """Ask the kernel to end, and kill it only if it does not.
+
+        jupyter_client interrupts every kernel first. One that has answered its last request may still be busy with
+        what follows the answer, and then reports the interrupt as an error of its own.
+        """
+        if self.has_kernel and not now:
+            await self.request_shutdown(restart=restart)
+            await self.finish_shutdown(restart=restart)
+        await super().shutdown_kernel(now=True, restart=restart)
+
 
 @dataclass(frozen=True)
 class Job:

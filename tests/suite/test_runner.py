@@ -20,6 +20,17 @@ from sublinattn.suite import notebook, runner
 from sublinattn.suite.notebook import Outcome
 from sublinattn.suite.progress import Progress
 
+LINGER = """
+import time
+kernel = get_ipython().kernel
+answer = kernel.shell_handlers["kernel_info_request"]
+
+async def answer_and_linger(*request):
+    await answer(*request)
+    time.sleep(0.3)
+
+kernel.shell_handlers["kernel_info_request"] = answer_and_linger
+"""
 SHOW = "import os, sys; print(sys.executable, os.environ.get('OMP_NUM_THREADS'), n)"
 
 
@@ -74,6 +85,13 @@ def test_the_kernel_is_this_interpreter_with_the_threads_it_should_have(mixed):
     out, _ = mixed
     assert f"{sys.executable} 1 7" in printed(out / "notebooks" / "good.ipynb")
     assert f"{sys.executable} None 7" in printed(out / "notebooks" / "alone.ipynb")
+
+
+def test_a_kernel_still_busy_after_its_last_answer_ends_without_a_word(tmp_path, capfd):
+    toys.notebook(tmp_path / "nb/busy.ipynb", LINGER)
+    outcome = notebook.execute(notebook.Job(tmp_path / "nb/busy.ipynb", {}, tmp_path))
+    assert outcome.status == "completed"
+    assert capfd.readouterr().err == ""
 
 
 def test_an_exclusive_notebook_runs_after_all_others(mixed):
