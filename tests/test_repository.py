@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,9 @@ from sublinattn.theory import CLAIMS
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "sublinattn").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCK = (ROOT / "requirements.lock").read_text()
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+LOCK, DEV_LOCK = ((ROOT / name).read_text() for name in ("requirements.lock", "requirements-dev.lock"))
 BIBLIOGRAPHY = set(re.findall(r"^@\w+\{(\w+),", (ROOT / "references.bib").read_text(), re.MULTILINE))
 
 
@@ -62,27 +64,52 @@ def test_no_lock_with_index_addresses_is_committed():
 
 
 # ----------------------------------------------------------------------------------------------------- the dependencies
-def locked() -> dict[str, list[str]]:
+def locked(text: str) -> dict[str, list[str]]:
     versions: dict[str, list[str]] = {}
-    for package, version in re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", LOCK, re.MULTILINE):
+    for package, version in re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", text, re.MULTILINE):
         versions.setdefault(canonicalize_name(package), []).append(version)
     return versions
 
 
-def test_lock_is_hashed_and_leaves_the_index_to_the_user():
-    assert re.findall(r"https?:|file:|--(?:extra-)?index|--find-links|--trusted| @ ", LOCK) == []
-    requirements = re.findall(r"^[A-Za-z0-9].*$(?:\n    .*$)*", LOCK, re.MULTILINE)
-    assert len(requirements) > 100
+@pytest.mark.parametrize(("text", "fewest"), [(LOCK, 100), (DEV_LOCK, 15)], ids=["main", "dev"])
+def test_locks_are_hashed_and_leave_the_index_to_the_user(text, fewest):
+    assert re.findall(r"https?:|file:|--(?:extra-)?index|--find-links|--trusted| @ ", text) == []
+    requirements = re.findall(r"^[A-Za-z0-9].*$(?:\n    .*$)*", text, re.MULTILINE)
+    assert len(requirements) > fewest
     assert [r.splitlines()[0] for r in requirements if not re.search(r"--hash=sha256:[0-9a-f]{64}", r)] == []
 
 
-def test_lock_holds_what_pyproject_asks_for():
-    versions = locked()
-    asked = [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
-    missing = [str(r) for r in asked if canonicalize_name(r.name) not in versions]
-    assert missing == []
-    assert [str(r) for r in asked if not all(map(r.specifier.contains, versions[canonicalize_name(r.name)]))] == []
-    assert "torch" not in versions  # gigabytes
+@pytest.mark.parametrize(
+    ("wanted", "versions"),
+    [
+        (PROJECT["dependencies"] + PYPROJECT["dependency-groups"]["build"], locked(LOCK)),
+        (PROJECT["optional-dependencies"]["dev"], locked(LOCK + DEV_LOCK)),
+    ],
+    ids=["main", "dev"],
+)
+def test_locks_hold_what_pyproject_lists(wanted, versions):
+    requirements = {canonicalize_name(r.name): r.specifier for r in map(Requirement, wanted)}
+    assert requirements.keys() - versions.keys() == set()
+    assert {n: s for n, s in requirements.items() if not all(map(s.contains, versions[n]))} == {}
+
+
+def test_the_main_job_installs_nothing_for_developers():
+    main, dev = locked(LOCK).keys(), locked(DEV_LOCK).keys()
+    assert main & dev == set()
+    assert {"cupy-cuda12x", "nvidia-cuda-nvrtc-cu12", "mypy", "pytest", "ruff"} <= dev
+    assert "torch" not in main | dev  # gigabytes
+
+
+def test_the_package_imports_nothing_that_only_developers_have():
+    imported: set[str] = set()
+    for tree in [ast.parse(path.read_text()) for path in SOURCES]:
+        imported |= {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+        imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and not n.level and n.module}
+    optional = [line for extra in ("gpu", "torch", "lm") for line in PROJECT["optional-dependencies"][extra]]
+    allowed = {"sublinattn", *locked(LOCK), *(canonicalize_name(Requirement(line).name) for line in optional)}
+    packages = packages_distributions()
+    modules = {module.split(".")[0] for module in imported} - sys.stdlib_module_names
+    assert {m for m in modules if allowed.isdisjoint(map(canonicalize_name, packages.get(m, [m])))} == set()
 
 
 def test_conda_environment_lists_the_same_dependencies():
@@ -97,7 +124,7 @@ def test_conda_environment_lists_the_same_dependencies():
 @pytest.mark.skipif(sys.platform != "linux", reason="CuPy and NVRTC wheels exist for Linux only")
 @pytest.mark.parametrize("module", ["cupy", "nvidia.cuda_nvrtc"])
 def test_what_the_gpu_guards_need_is_here(module):
-    assert importlib.util.find_spec(module), "the tests that need it would skip; run scripts/setup"
+    assert importlib.util.find_spec(module), "the tests that need it would skip; run scripts/setup dev"
 
 
 # ---------------------------------------------------------------------------------------------------------- the sources
