@@ -1,10 +1,16 @@
-"""What claims about time and memory share."""
+"""Grids of the claims about time and memory, and the trial that they end in."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 
-def lengths(*sizes: int, **fixed: Any) -> tuple[dict[str, Any], ...]:
-    """One case per number of tokens."""
-    return tuple({"variable": "n", "n": n, **fixed} for n in sizes)
+def powers(first: int, last: int, step: int = 1) -> tuple[int, ...]:
+    """The powers of two from 2^first to 2^last."""
+    return tuple(2**i for i in range(first, last + 1, step))
+
+
+def over(variable: str, sizes: Iterable[Any], **fixed: Any) -> tuple[dict[str, Any], ...]:
+    """Cases of a `Growth` claim: one per value of `variable`, the trial's other arguments fixed."""
+    return tuple({"variable": variable, variable: size, **fixed} for size in sizes)

@@ -1,6 +1,6 @@
-"""Right-hand sides of the papers' statements as SymPy expressions, and as functions.
+"""Symbols that the statements of several claims share, and bounds: as SymPy expressions, and as functions.
 
-One entry per bound with explicit constants; an asymptotic statement is a growth in its variables, without a constant.
+A bound with explicit constants is one expression; an asymptotic statement is its growth, without a constant.
 """
 
 from __future__ import annotations
@@ -10,11 +10,23 @@ import math
 import sympy as sp
 from scipy.special import betaincinv
 
-n, m, d, d_v, r, b = sp.symbols("n m d d_v r b", positive=True)
-eps, delta, theta = sp.symbols("varepsilon delta theta", positive=True)
+n, m, d, d_v, r, b, k, s, t, w = sp.symbols("n m d d_v r b k s t w", positive=True)
+eps, delta, theta, rho = sp.symbols("varepsilon delta theta rho", positive=True)
 alpha, kappa, srank = sp.symbols("alpha kappa srank", positive=True)
+i, j = sp.symbols("i j", integer=True)
 ZERO = sp.Symbol("zero", positive=True)
-"""`||P V|| / (||P|| ||V||)`, the error of answering 0: a bound eps above it is met by doing nothing."""
+"""`||P V|| / (||P|| ||V||)`, the error of answering 0: an error bound eps above it is met without any work."""
+ONSET = sp.Symbol("onset", positive=True)
+"""A measurement of the trial: the value of the variable from which the theorem says something."""
+
+O, E = sp.Function("O"), sp.Function(r"\mathbb{E}")  # noqa: E741 - Landau's symbol
+BYTES, SECONDS, LOG_N = sp.Function("M")(n), sp.Function("T")(n), sp.log(n)
+
+
+def norm(name: str, kind: str = "") -> sp.Symbol:
+    """The norm of the matrix or vector that `name` writes in LaTeX; `kind` is the index of the norm ("F", "2")."""
+    return sp.Symbol(rf"\left\|{name}\right\|" + (f"_{kind}" if kind else ""), positive=True)
+
 
 LSH_COLLISION = (1 - theta / sp.pi) ** r
 """`Pr[h(x) = h(y)]` at angle theta under r hyperplanes [KDE23]."""

@@ -8,6 +8,7 @@ import numpy as np
 import sympy as sp
 
 from ....core.backends import asnumpy
+from ....theory import symbols
 from ....theory.claim import Claim, Mean, Sabotage, Trial
 from ..hashing import MAX_INDEX, cubics
 from .signals import by_table, sketched
@@ -86,9 +87,7 @@ SQUARES = tuple(
     for family, width, start in (("flat", 32, 0), ("power", 32, LAST), ("alternating", 64, 12345))
 )
 X, X_HAT = sp.IndexedBase("x"), sp.IndexedBase(r"\hat{x}")
-i, j, n = sp.symbols("i j n", integer=True)
-w = sp.Symbol("w", positive=True)
-E = sp.Function(r"\mathbb{E}")
+i, j, E = symbols.i, symbols.j, symbols.E
 
 CLAIMS = (
     Claim(
@@ -112,7 +111,7 @@ CLAIMS = (
         paper="CCF02",
         source="Section 3 (the variance of that estimate)",
         title="Its squared error is (1/w) times the sum of the other entries' squares",
-        statement=sp.Eq(E((X_HAT[i] - X[i]) ** 2), (sp.Sum(X[j] ** 2, (j, 1, n)) - X[i] ** 2) / w),
+        statement=sp.Eq(E((X_HAT[i] - X[i]) ** 2), (sp.Sum(X[j] ** 2, (j, 1, symbols.n)) - X[i] ** 2) / symbols.w),
         kind=Mean(resolution=0.05),
         trial=mean_square,
         cases={"smoke": SQUARES},

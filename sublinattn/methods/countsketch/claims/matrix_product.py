@@ -82,13 +82,10 @@ PRODUCTS = tuple(
     {"n": 512, "eps": eps, "values": values}
     for values, eps in (("constant", 0.5), ("aligned", 0.5), ("aligned", 0.25), ("independent", 0.5))
 )
-U_F, V_F, DIFFERENCE = sp.symbols(
-    r"\left\|U\right\|_F \left\|V\right\|_F \left\|U^{\top}S^{\top}SV-U^{\top}V\right\|_F", positive=True
-)
+U_F, V_F, DIFFERENCE = (symbols.norm(name, "F") for name in ("U", "V", r"U^{\top}S^{\top}SV-U^{\top}V"))
 PAIRS = sp.Symbol(
     r"\sum_{i\neq j}\left(\|u_i\|^2\|v_j\|^2+\langle u_i,u_j\rangle\langle v_i,v_j\rangle\right)", positive=True
 )
-E = sp.Function(r"\mathbb{E}")
 NO_SIGNS = Sabotage("signs dropped", "every sign is +1", {"signs": False})
 
 CLAIMS = (
@@ -118,7 +115,7 @@ CLAIMS = (
         paper="ALSY23",
         source="Approximate matrix product (Psi); derived here, after CCF02",
         title="The squared error of that product has a known mean",
-        statement=sp.Eq(E(DIFFERENCE**2), PAIRS / sp.Symbol("w", positive=True)),
+        statement=sp.Eq(symbols.E(DIFFERENCE**2), PAIRS / symbols.w),
         kind=Exact("==", rtol=1e-9),
         trial=enumerated_product,
         cases={"smoke": tuple({"width": width} for width in (1, 2, 3))},

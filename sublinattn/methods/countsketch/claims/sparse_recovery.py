@@ -205,9 +205,8 @@ def width_cases(keep: int, **grids: tuple[dict[str, Any], ...]) -> tuple[dict[st
     return tuple({**case, "variable": name, "keep": keep} for name, grid in grids.items() for case in grid)
 
 
-K, EPS1, EPS_TIES, FACTOR = sp.symbols("k varepsilon varepsilon_ties factor", positive=True)
-W_STAR, DISTANCE, TAIL = sp.symbols(r"w^* \left\|T-y\right\|_2 \left\|\mathrm{tail}_k(y)\right\|_2", positive=True)
-O = sp.Function("O")  # noqa: E741 - Landau's symbol
+EPS_TIES, FACTOR, W_STAR = sp.symbols("varepsilon_ties factor w^*", positive=True)
+DISTANCE, TAIL = symbols.norm("T-y", "2"), symbols.norm(r"\mathrm{tail}_k(y)", "2")
 NO_SIGNS = Sabotage("signs dropped", "every sign is +1", {"signs": False})
 NARROW = Sabotage("a sixteenth of the width", "w is divided by 16", {"narrow": 16})
 ONE_TABLE = Sabotage("a single table", "no median", {"tables": 1})
@@ -224,7 +223,7 @@ CLAIMS = (
         paper="ALSY23",
         source="Sparse recovery (Phi) of the main theorem, after NS19; CountSketch here",
         title="Each recovered column is within (1 + eps1) of the best k-sparse one",
-        statement=sp.Le(DISTANCE, (1 + EPS1) * TAIL),
+        statement=sp.Le(DISTANCE, (1 + symbols.eps) * TAIL),
         kind=Probability(p=RECOVERY_FAILURE),
         trial=recovery,
         cases={"smoke": RECOVERIES, "standard": (*RECOVERIES, *MORE_RECOVERIES)},
@@ -261,8 +260,8 @@ CLAIMS = (
         paper="ALSY23",
         source="Sparse recovery (Phi) with w = O(k/eps1), k entries kept",
         title="O(k/eps1) buckets suffice when exactly k entries are kept",
-        statement=sp.Eq(W_STAR, O(K / EPS1)),
-        kind=Growth(variables={"varepsilon": 1 / EPS1, "k": K}, resolution=0.25),
+        statement=sp.Eq(W_STAR, symbols.O(symbols.k / symbols.eps)),
+        kind=Growth(variables={"varepsilon": 1 / symbols.eps, "k": symbols.k}, resolution=0.25),
         trial=critical_width,
         cases={"smoke": width_cases(1, varepsilon=TIES, k=TIES_K)},
         max_trials={"smoke": 12, "standard": 24},
@@ -279,8 +278,10 @@ CLAIMS = (
         paper="ALSY23",
         source="Sparse recovery (Phi) with w = O(k/eps1), 2k entries kept: an O(k)-sparse output",
         title="O(k/eps1) buckets suffice when 2k entries are kept",
-        statement=sp.Eq(W_STAR, O(K / EPS1)),
-        kind=Growth(variables={"varepsilon": 1 / EPS1, "varepsilon_ties": 1 / EPS_TIES, "k": K}, resolution=0.25),
+        statement=sp.Eq(W_STAR, symbols.O(symbols.k / symbols.eps)),
+        kind=Growth(
+            variables={"varepsilon": 1 / symbols.eps, "varepsilon_ties": 1 / EPS_TIES, "k": symbols.k}, resolution=0.25
+        ),
         trial=critical_width,
         cases={"smoke": width_cases(2, varepsilon=FLAT, varepsilon_ties=SHORT_TIES, k=FLAT_K)},
         max_trials={"smoke": 8, "standard": 16},

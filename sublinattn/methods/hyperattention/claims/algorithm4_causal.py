@@ -9,6 +9,7 @@ import numpy as np
 import sympy as sp
 
 from ....core.backends import asnumpy, to_device
+from ....theory import symbols
 from ....theory.claim import Claim, Exact, Sabotage, Trial
 from ..hyper import HyperRun, practical_estimator, theory_estimator
 
@@ -127,10 +128,9 @@ LIMITS = (
     {"n": 250, "block_size": 16, "exact_keys": 5},
     {"n": 65, "block_size": 64},
 )
-i, j = sp.symbols("i j", integer=True)
 o_i, k_j, v_j, q_j = (sp.Symbol(name) for name in ("o_i", "k_j", "v_j", "q_j"))
 d_dk, d_dv, d_dq = (sp.Symbol(rf"\partial o_i/\partial {name}_j") for name in "kvq")
-FUTURE = sp.Gt(j, i)
+FUTURE = sp.Gt(symbols.j, symbols.i)
 
 CLAIMS = (
     Claim(

@@ -153,9 +153,7 @@ SEQUENCES = (
     {"n": 5, "block_size": 2, "sample_size": 3, "eps": 1.0},
 )
 E = sp.Function("E")
-AMM_ERROR_F, NORM_PF, NORM_VF, NORM_PVF = (
-    sp.Symbol(rf"\left\|{name}\right\|_F", positive=True) for name in (r"PS^{\top}SV-PV", "P", "V", "PV")
-)
+AMM_ERROR_F, NORM_PF, NORM_VF, NORM_PVF = (symbols.norm(name, "F") for name in (r"PS^{\top}SV-PV", "P", "V", "PV"))
 L_HAT, O_HAT, D_II, AV, D_SAMPLED, CAPPED = (
     sp.Symbol(name, positive=True)
     for name in (r"\hat{l}_i", r"\hat{o}_i", "D_{ii}", "(AV)_i", "d_i", r"\sum_j(1-M_{ij})\min(A_{ij},C_i)")

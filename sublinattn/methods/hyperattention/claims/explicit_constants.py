@@ -96,16 +96,16 @@ EXPLICIT = (
 ENOUGH = Assumption("enough samples", symbols.m >= symbols.AMM_SIZE)
 AMM_VACUITY = Vacuity(sp.Or(symbols.m >= symbols.n, symbols.eps >= symbols.ZERO), onset=symbols.AMM_SIZE)
 
-NORM_P, NORM_V, AMM_ERROR, OUT_ERROR, E_NORM, ETA = (
-    sp.Symbol(rf"\left\|{name}\right\|", positive=True)
-    for name in (
+NORM_P, NORM_V, AMM_ERROR, OUT_ERROR, E_NORM, ETA = map(
+    symbols.norm,
+    (
         "P",
         "V",
         r"PS^{\top}SV-PV",
         r"\widetilde{D}^{-1}AS^{\top}SV-PV",
         r"D\widetilde{D}^{-1}",
         r"(D\widetilde{D}^{-1}-I)P",
-    )
+    ),
 )
 
 CLAIMS = (

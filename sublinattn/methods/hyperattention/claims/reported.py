@@ -14,6 +14,7 @@ from ....core.backends import asnumpy
 from ....core.softmax_matrix import SoftmaxMatrix
 from ....lab.models import open_model
 from ....theory.claim import Claim, Probability, Sabotage, Trial
+from ....theory.cost import over
 from ...caches.caches import SINKS
 from .replaced_layers import AFTER, BEFORE, HYPER, ZERO, losses, methods
 from .section2_alpha import alpha_claim
@@ -54,10 +55,7 @@ def _decoder_claim(slug: str, words: str, exact_keys: int) -> Claim:
         slug,
         words,
         trial=decoder_alpha,
-        cases={
-            effort: tuple({"variable": "n", "n": n, "exact_keys": exact_keys} for n in sizes)
-            for effort, sizes in lengths.items()
-        },
+        cases={effort: over("n", sizes, exact_keys=exact_keys) for effort, sizes in lengths.items()},
         max_trials={"smoke": 8, "standard": 24},
         reported="alpha of ChatGLM2-6B's heads grows sublinearly in n on LongBench",
         remark=(

@@ -14,6 +14,7 @@ from ....core.softmax_matrix import SoftmaxMatrix
 from ....lab.workloads import make, real
 from ....theory import symbols
 from ....theory.claim import Assumption, Case, Claim, Drop, Exact, Growth, Sabotage, Trial
+from ....theory.cost import over
 from ..hardness import hardness
 
 
@@ -101,9 +102,11 @@ WORKLOADS: dict[str, tuple[str, dict[str, Any], int, str]] = {
 
 
 def _cases(workload: str, knobs: dict[str, Any], exact_keys: int) -> dict[str, tuple[dict[str, Any], ...]]:
-    base = {"variable": "n", "workload": workload, "knobs": knobs, "exact_keys": exact_keys}
     lengths = {"smoke": REAL} if workload == "real" else LENGTHS
-    return {effort: tuple({**base, "n": n} for n in sizes) for effort, sizes in lengths.items()}
+    return {
+        effort: over("n", sizes, workload=workload, knobs=knobs, exact_keys=exact_keys)
+        for effort, sizes in lengths.items()
+    }
 
 
 def alpha_claim(slug: str, words: str, **given: Any) -> Claim:
@@ -113,7 +116,7 @@ def alpha_claim(slug: str, words: str, **given: Any) -> Claim:
         paper="HA24",
         source="Section 2 and experiments (alpha is sublinear in n)",
         title=f"alpha grows no faster than n: {words}",
-        statement=sp.Eq(sp.Function("alpha")(symbols.n), sp.Function("O")(symbols.n)),
+        statement=sp.Eq(sp.Function("alpha")(symbols.n), symbols.O(symbols.n)),
         kind=Growth(variables={"n": symbols.n}),
         sabotages=(Sabotage("n^3", "n^3 max |P e_j|^2 instead of n max |P e_j|^2", {"power": 3}),),
         **given,

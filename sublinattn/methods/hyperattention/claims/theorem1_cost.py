@@ -12,6 +12,7 @@ import sympy as sp
 from ....core.backends import Array, peak_bytes, synchronize, to_device
 from ....theory import symbols
 from ....theory.claim import Claim, Growth, Sabotage, Trial
+from ....theory.cost import over, powers
 from ..hyper import hyper_attention
 
 BLOCK = 256
@@ -64,20 +65,10 @@ def held_bytes(
     return Trial(float(peak_bytes(xp, call)), facts={"n": n})
 
 
-def lengths(*sizes: int, causal: bool) -> tuple[dict[str, Any], ...]:
-    """One case per number of tokens."""
-    return tuple({"variable": "n", "n": n, "d": 64, "causal": causal} for n in sizes)
-
-
-SMOKE, STANDARD, FULL = (
-    (2048, 4096, 8192, 16384),
-    (8192, 16384, 32768, 65536, 131072),
-    (2**15, 2**16, 2**17, 2**18, 2**19, 2**20),
-)
+SMOKE, STANDARD, FULL = powers(11, 14), powers(13, 17), powers(15, 20)
 QUADRATIC = Sabotage(
     "blocks grow with n", "4 blocks whatever n is, instead of blocks of 256", {"blocks": 4, "repeats": 1}
 )
-T_n, O = sp.Function("T")(symbols.n), sp.Function("O")  # noqa: E741 - Landau's symbol
 
 
 def _time_claim(slug: str, title: str, causal: bool) -> Claim:
@@ -87,11 +78,11 @@ def _time_claim(slug: str, title: str, causal: bool) -> Claim:
         paper="HA24",
         source="Theorem 1" if not causal else "Algorithm 4 and Theorem 1",
         title=title,
-        statement=sp.Eq(T_n, O(growth)),
+        statement=sp.Eq(symbols.SECONDS, symbols.O(growth)),
         kind=Growth(variables={"n": growth}, machine=True),
         trial=seconds,
         cases={
-            effort: lengths(*sizes, causal=causal)
+            effort: over("n", sizes, d=64, causal=causal)
             for effort, sizes in (("smoke", SMOKE), ("standard", STANDARD), ("full", FULL))
         },
         max_trials={"smoke": 8},
@@ -111,11 +102,12 @@ CLAIMS = (
         paper="HA24",
         source="Theorem 1 (memory, as FlashAttention's)",
         title="Memory grows no faster than n",
-        statement=sp.Eq(sp.Function("M")(symbols.n), O(symbols.n)),
+        statement=sp.Eq(symbols.BYTES, symbols.O(symbols.n)),
         kind=Growth(variables={"n": symbols.n}, machine=True),
         trial=held_bytes,
         cases={
-            effort: lengths(*sizes, causal=True) for effort, sizes in (("smoke", SMOKE[:3]), ("standard", STANDARD))
+            effort: over("n", sizes, d=64, causal=True)
+            for effort, sizes in (("smoke", powers(11, 13)), ("standard", STANDARD))
         },
         max_trials={"smoke": 2},
         sabotages=(Sabotage("dense", "the n x n softmax matrix is materialised", {"dense": True}),),

@@ -116,7 +116,6 @@ KAPPA_KNOWN = Assumption("kappa is known", sp.Ge(sp.Symbol("told_kappa", positiv
 # At kappa = 6 and 54.
 KAPPA_TOO_SMALL = tuple({**case, "told_kappa": 1.0, "trials": 8} for case in grid("normaliser")[5:8:2])
 M_STAR = sp.Symbol("m^*", positive=True)
-O = sp.Function("O")  # noqa: E741 - Landau's symbol
 NO_WEIGHT = Sabotage(
     "no n/m weight", "d_i is a sum over the sample, not n/m times it", {"variant": "no n/m weight", "trials": 8}
 )
@@ -137,7 +136,7 @@ CLAIMS = (
         paper="HA24",
         source="Lemma 1 (ApproxD, Algorithm 2)",
         title="ApproxD needs m = O(kappa^7 alpha^2 eps^-6 log n) samples for |(D~^-1 - D^-1) A| <= (eps/2) |P|",
-        statement=sp.Eq(M_STAR, O(symbols.APPROXD_SIZE)),
+        statement=sp.Eq(M_STAR, symbols.O(symbols.APPROXD_SIZE)),
         kind=Growth(variables=FOUR, resolution=0.25),
         trial=critical_sample,
         cases={"smoke": grid("normaliser"), "standard": grid("normaliser", trials=50)},
@@ -156,7 +155,7 @@ CLAIMS = (
         paper="HA24",
         source="Lemma 2",
         title="Row-norm sampling needs m = O(eps^-2 d srank(P)) samples for |P V - P S^T S V| <= eps |P| |V|",
-        statement=sp.Eq(M_STAR, O(symbols.AMM_GROWTH)),
+        statement=sp.Eq(M_STAR, symbols.O(symbols.AMM_GROWTH)),
         kind=Growth(
             variables={"varepsilon": symbols.eps**-2, "d_v": symbols.d_v, "srank": symbols.srank}, resolution=0.25
         ),
@@ -175,7 +174,7 @@ CLAIMS = (
         paper="HA24",
         source="Theorem 1 (Lemmas 1 and 2 composed)",
         title="The whole estimator needs no more than Lemma 1's samples for |out - P V| <= eps |P| |V|",
-        statement=sp.Eq(M_STAR, O(symbols.APPROXD_SIZE)),
+        statement=sp.Eq(M_STAR, symbols.O(symbols.APPROXD_SIZE)),
         kind=Growth(variables=FOUR, resolution=0.25),
         trial=critical_sample,
         cases={"smoke": grid("output"), "standard": grid("output", trials=50)},

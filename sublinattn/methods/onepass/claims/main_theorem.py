@@ -12,6 +12,7 @@ import sympy as sp
 
 from ....core.backends import asnumpy, to_device
 from ....lab.workloads import make
+from ....theory import symbols
 from ....theory.claim import Assumption, Claim, Drop, Exact, Probability, Sabotage, Trial, Vacuity
 from ...polynomial.approximants import approximant
 from ...polynomial.monomials import Monomials, feature_matrix
@@ -169,10 +170,10 @@ def theorem_cases(variant: str, **overrides: Any) -> tuple[dict[str, Any], ...]:
     return tuple({**given, "decay": a, "method": m, **overrides} for a, m in which)
 
 
-T_C, TAIL = (sp.Symbol(rf"\left\|{name}\right\|_2", positive=True) for name in ("T_c-y_c", r"\mathrm{tail}_k(y_c)"))
-EPS1, EPS2, R, K = sp.Symbol("varepsilon_1"), sp.Symbol("varepsilon_2'"), sp.Symbol("R"), sp.Symbol("k")
+T_C, TAIL = symbols.norm("T_c-y_c", "2"), symbols.norm(r"\mathrm{tail}_k(y_c)", "2")
+EPS1, EPS2 = sp.Symbol("varepsilon_1"), sp.Symbol("varepsilon_2'")
 THEOREM = sp.Le(T_C, (1 + EPS1) * TAIL + EPS2)
-BOUNDED = Assumption("bounded entries", sp.Le(R, PROMISED))
+BOUNDED = Assumption("bounded entries", sp.Le(symbols.R, PROMISED))
 TRIVIAL = sp.Ge(sp.Symbol("bound_over_norm"), 1)
 
 
@@ -192,7 +193,7 @@ def _theorem_claim(variant: str, remark: str) -> Claim:
         sabotages=(Sabotage("one table", "a single hash table instead of the median of 25", {"sketch": "one table"}),)
         if variant == "fused"
         else (Sabotage("bound / 1000", "a thousandth of the bound", {"over": 1000.0}),),
-        vacuity=Vacuity(TRIVIAL, variable="m_2", onset=sp.Symbol("onset")) if variant == "paper" else Vacuity(TRIVIAL),
+        vacuity=Vacuity(TRIVIAL, variable="m_2", onset=symbols.ONSET) if variant == "paper" else Vacuity(TRIVIAL),
         remark=remark,
     )
 

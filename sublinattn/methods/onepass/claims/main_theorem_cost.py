@@ -14,7 +14,7 @@ from ....core.exact import attention
 from ....lab.workloads import make
 from ....theory import symbols
 from ....theory.claim import Claim, Growth, Sabotage, Trial
-from ....theory.cost import lengths
+from ....theory.cost import over, powers
 from ....theory.search import critical_size
 from ...countsketch.claims.signals import sketched
 from ...countsketch.countsketch import CountSketch
@@ -24,8 +24,6 @@ from ...polynomial.approximants import approximant
 from ...polynomial.monomials import Monomials, feature_matrix
 from ..onepass import DECODERS, OnePassSketch
 from ..variants import product_width
-
-O = sp.Function("O")  # noqa: E741 - Landau's symbol
 
 
 def _near(rng: np.random.Generator, n: int) -> int:
@@ -147,12 +145,6 @@ def relative_error(
     return Trial(float(error * n**FALLS), facts=facts)
 
 
-def _powers(first: int, last: int, step: int = 1) -> tuple[int, ...]:
-    return tuple(2**i for i in range(first, last + 1, step))
-
-
-LOG_N = sp.log(symbols.n)
-BYTES, SECONDS = sp.Function("M")(symbols.n), sp.Function("T")(symbols.n)
 PSI_ROWS, ERROR = sp.Symbol("m_2^*", positive=True), sp.Symbol(r"\|T-y\|_F/\|y\|_F", positive=True)
 FALLS = sp.Rational(1, 10)
 """The rate, as a power of 1/n, that counts as an error that diminishes."""
@@ -164,12 +156,12 @@ def _space(variant: str) -> Claim:
         paper="ALSY23",
         source="main theorem (space)",
         title=f"{variant.capitalize()} variant: the bytes grow no faster than log n at fixed d, degree, k, eps1, eps2",
-        statement=sp.Eq(BYTES, O(LOG_N)),
-        kind=Growth(variables={"n": LOG_N}, resolution=0.05),
+        statement=sp.Eq(symbols.BYTES, symbols.O(symbols.LOG_N)),
+        kind=Growth(variables={"n": symbols.LOG_N}, resolution=0.05),
         trial=held_bytes,
         cases={
-            "smoke": lengths(*_powers(10, 14), variant=variant),
-            "full": lengths(*_powers(12, 20, 2), variant=variant),
+            "smoke": over("n", powers(10, 14), variant=variant),
+            "full": over("n", powers(12, 20, 2), variant=variant),
         },
         max_trials={"smoke": 8},
         sabotages=(Sabotage("values kept", "the values are kept beside the sketch", {"keep_rows": True}),),
@@ -186,10 +178,10 @@ def _error_falls(slug: str, what: str, decay: float) -> Claim:
         paper="ALSY23",
         source="abstract",
         title=f"As n grows the relative error falls at least as n^-0.1, at nearly constant memory: {what} outputs",
-        statement=sp.Eq(ERROR * symbols.n**FALLS, O(1)),
+        statement=sp.Eq(ERROR * symbols.n**FALLS, symbols.O(1)),
         kind=Growth(variables={"n": sp.Integer(1)}),
         trial=relative_error,
-        cases={"smoke": lengths(*_powers(9, 13), decay=decay)},
+        cases={"smoke": over("n", powers(9, 13), decay=decay)},
         max_trials={"smoke": 16, "standard": 32},
         sabotages=(Sabotage("off by one", "every recovered row is put one too low", {"shifted": True}),),
         remark=(
@@ -209,10 +201,10 @@ CLAIMS = (
         paper="ALSY23",
         source="main theorem (decoding time)",
         title="Decoding by identification takes time that grows no faster than log n",
-        statement=sp.Eq(SECONDS, O(LOG_N)),
-        kind=Growth(variables={"n": LOG_N}, machine=True, resolution=0.1),
+        statement=sp.Eq(symbols.SECONDS, symbols.O(symbols.LOG_N)),
+        kind=Growth(variables={"n": symbols.LOG_N}, machine=True, resolution=0.1),
         trial=decode_seconds,
-        cases={"smoke": lengths(*_powers(14, 20, 2), method="identify")},
+        cases={"smoke": over("n", powers(14, 20, 2), method="identify")},
         max_trials={"smoke": 8, "standard": 16},
         sabotages=(Sabotage("all indices", "every index is hashed once to invert a table", {"invert": True}),),
         remark="Seconds of this machine: k = 64, 8 columns, eps1 = 0.5. n^{o(1)} is read as log n, an index's bits.",
@@ -222,10 +214,10 @@ CLAIMS = (
         paper="ALSY23",
         source="section on sparse recovery (estimation without identification)",
         title="Decoding by a scan takes time that grows no faster than n log n",
-        statement=sp.Eq(SECONDS, O(symbols.n * LOG_N)),
-        kind=Growth(variables={"n": symbols.n * LOG_N}, machine=True, resolution=0.1),
+        statement=sp.Eq(symbols.SECONDS, symbols.O(symbols.n * symbols.LOG_N)),
+        kind=Growth(variables={"n": symbols.n * symbols.LOG_N}, machine=True, resolution=0.1),
         trial=decode_seconds,
-        cases={"smoke": lengths(*_powers(10, 13), method="scan")},
+        cases={"smoke": over("n", powers(10, 13), method="scan")},
         max_trials={"smoke": 8, "standard": 16},
         sabotages=(Sabotage("a scan per 1024 rows", "the scan starts anew for every 1024 rows", {"rescan": True}),),
         remark="Seconds of this machine, the same sketches as for identification.",
@@ -235,10 +227,10 @@ CLAIMS = (
         paper="ALSY23",
         source="main theorem (space), with the variance of CountSketch",
         title="Psi needs n^o(1) rows for an answer that is better than zero, on compressible outputs, at fixed k",
-        statement=sp.Eq(PSI_ROWS, O(LOG_N)),
-        kind=Growth(variables={"n": LOG_N}),
+        statement=sp.Eq(PSI_ROWS, symbols.O(symbols.LOG_N)),
+        kind=Growth(variables={"n": symbols.LOG_N}),
         trial=psi_rows,
-        cases={"smoke": lengths(*_powers(9, 12), d=2, degree=3, k=8)},
+        cases={"smoke": over("n", powers(9, 12), d=2, degree=3, k=8)},
         max_trials={"smoke": 12, "standard": 24},
         sabotages=(Sabotage("no signs", "all signs of Psi are +1", {"signs": False}),),
         remark=(

@@ -142,7 +142,6 @@ DEGREE, ERROR, RANK_OF = (
         r"\mathrm{rank}\,p(s\,QK^{\top})",
     )
 )
-O = sp.Function("O")  # noqa: E741 - Landau's symbol
 LAW = symbols.DEGREE_GROWTH.subs(symbols.L, sp.log(1 / symbols.eps, evaluate=False))
 
 CLAIMS = (
@@ -173,7 +172,7 @@ CLAIMS = (
         paper="AA22",
         source="Corollary 2.2 (the degree law of [AA22]), for R < log(1/eps)",
         title="A relative error eps on [-R, R] takes a polynomial of degree O(log(1/eps) / log(log(1/eps)/R))",
-        statement=sp.Eq(DEGREE, O(LAW), evaluate=False),
+        statement=sp.Eq(DEGREE, symbols.O(LAW), evaluate=False),
         kind=Growth(variables={"L": symbols.DEGREE_GROWTH, "R": symbols.DEGREE_GROWTH}),
         trial=needed_degree,
         cases={"smoke": (*IN_L, *IN_R)},
@@ -190,7 +189,7 @@ CLAIMS = (
         paper="AA22",
         source="Corollary 2.2 (the degree law of [AA22]), for R > log(1/eps)",
         title="Where R exceeds log(1/eps), a relative error eps on [-R, R] takes degree O(R)",
-        statement=sp.Eq(DEGREE, O(symbols.R), evaluate=False),
+        statement=sp.Eq(DEGREE, symbols.O(symbols.R), evaluate=False),
         kind=Growth(variables={"R": symbols.R}),
         trial=needed_degree,
         cases={"smoke": WIDE},

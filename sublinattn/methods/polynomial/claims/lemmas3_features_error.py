@@ -13,6 +13,7 @@ import sympy as sp
 from ....core.backends import asnumpy, synchronize, to_device
 from ....theory import symbols
 from ....theory.claim import Claim, Exact, Growth, Sabotage, Trial
+from ....theory.cost import over, powers
 from ..approximants import approximant
 from ..monomials import Monomials, feature_matrix
 from ..polynomial import PolynomialState, polynomial_attention
@@ -127,14 +128,9 @@ def absorb_seconds(
     return Trial(best, facts={"n": n, "nbytes": state.nbytes})
 
 
-def lengths(*sizes: int) -> tuple[dict[str, Any], ...]:
-    """One case per number of tokens."""
-    return tuple({"variable": "n", "n": n, "d": 8, "degree": 4} for n in sizes)
-
-
 U1, U2, P_OF = sp.Symbol("u_1(q)"), sp.Symbol("u_2(k)"), sp.Function("p")
-V_MAX = sp.Symbol(r"\left\|V\right\|_{\max}", positive=True)
-OUT_ERROR = sp.Symbol(r"\left\|\widetilde{D}^{-1}\widetilde{A}V-D^{-1}AV\right\|_{\max}", positive=True)
+V_MAX = symbols.norm("V", r"{\max}")
+OUT_ERROR = symbols.norm(r"\widetilde{D}^{-1}\widetilde{A}V-D^{-1}AV", r"{\max}")
 BASES = ("taylor", "chebyshev", "minimax")
 LAWS = tuple({"n": 400, "eps": eps, "law": law} for eps in (0.01, 0.3, 0.9) for law in ("worst", "uniform"))
 WRONG_NORMALISER = Sabotage(
@@ -245,12 +241,12 @@ CLAIMS = (
         paper="AS23",
         source="Theorem 3.8 (time)",
         title="The state absorbs n tokens in time that grows no faster than n",
-        statement=sp.Eq(sp.Function("T")(symbols.n), sp.Function("O")(symbols.n)),
+        statement=sp.Eq(symbols.SECONDS, symbols.O(symbols.n)),
         kind=Growth(variables={"n": symbols.n}, machine=True, resolution=0.1),
         trial=absorb_seconds,
         cases={
-            "smoke": lengths(2**12, 2**13, 2**14, 2**15),
-            "standard": lengths(*(2**i for i in range(14, 19))),
+            effort: over("n", sizes, d=8, degree=4)
+            for effort, sizes in (("smoke", powers(12, 15)), ("standard", powers(14, 18)))
         },
         max_trials={"smoke": 8},
         sabotages=(Sabotage("no state", "at each chunk the sum is taken from the start", {"restart": True}),),

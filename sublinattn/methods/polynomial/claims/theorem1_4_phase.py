@@ -86,7 +86,7 @@ CLAIMS = (
         paper="AS23",
         source="Theorem 1.4 (upper bound), through Corollary 2.2 and Lemma 3.2",
         title="With d = O(log n) and B = o(sqrt(log n)), accuracy 1/n takes rank n^{o(1)}",
-        statement=sp.Eq(sp.Symbol("t", positive=True), symbols.n ** sp.Function("o")(1), evaluate=False),
+        statement=sp.Eq(symbols.t, symbols.n ** sp.Function("o")(1), evaluate=False),
         kind=Growth(variables={"Lambda": symbols.LOG_RANK_GROWTH}),
         trial=rank_growth,
         cases={"smoke": grid(beta=0.25)},
@@ -97,7 +97,7 @@ CLAIMS = (
             Drop("d = O(log n)", grid(beta=0.25, gamma=1.5)),
         ),
         sabotages=(Sabotage("scale 1", "the logits are <q, k>, not <q, k>/d: R = d B^2", {"per_dimension": False}),),
-        vacuity=Vacuity(sp.Ge(LOG_T, symbols.LAMBDA), variable="log10(n)", onset=sp.Symbol("onset", positive=True)),
+        vacuity=Vacuity(sp.Ge(LOG_T, symbols.LAMBDA), variable="log10(n)", onset=symbols.ONSET),
         remark=(
             "Lambda = log n; d about log n, B about (log n)^(1/4), by Taylor's explicit bound. What grows is log t, "
             "against Lambda log log Lambda / log Lambda, which falls behind log n very slowly. A case is vacuous where "

@@ -9,6 +9,7 @@ import numpy as np
 import sympy as sp
 
 from ....core.backends import asnumpy, to_device
+from ....theory import symbols
 from ....theory.claim import Assumption, Claim, Drop, Exact, Sabotage, Trial
 from .setting import CLUSTERS, Cache, chunks, fed, members, stream
 
@@ -148,10 +149,10 @@ WIDE: tuple[dict[str, Any], ...] = tuple(
 """Parts too wide for one cluster: a claim that does not count clusters is about these too."""
 DRIFTING: dict[str, Any] = {"n": 400, "knobs": {"workload": "drifting", "clusters": 5, "delta": DELTA, "speed": 4.0}}
 
-M, PARTS, DELTA_, RADIUS = sp.Symbol("m"), sp.Symbol(r"m_{\delta}"), sp.Symbol("delta"), sp.Symbol("radius")
+PARTS, RADIUS = sp.Symbol(r"m_{\delta}"), sp.Symbol("radius")
 K, X, Y = (sp.Symbol(name) for name in ("k_i", "x", "y"))
 DISTANCE: Callable[..., Any] = sp.Function("dist")
-CLUSTERABLE = Assumption("clusterable", sp.Le(sp.Symbol("diameter"), DELTA_))
+CLUSTERABLE = Assumption("clusterable", sp.Le(sp.Symbol("diameter"), symbols.delta))
 DRIFT = Sabotage("centre drift", "centres move to the mean of their cluster", {"broken": "drifting centres"})
 ALL = (*STREAMS, *WIDE, DRIFTING)
 CROWDED = Sabotage(
@@ -164,7 +165,7 @@ CLAIMS = (
         paper="SG24",
         source="Algorithm 1 with the definition of (m, delta)-clusterability",
         title="There are at most m clusters if the keys are (m, delta)-clusterable, in any order of the tokens",
-        statement=sp.Le(M, PARTS),
+        statement=sp.Le(symbols.m, PARTS),
         kind=Exact("<=", rtol=0.0),
         trial=number,
         cases={"smoke": STREAMS},
@@ -179,7 +180,7 @@ CLAIMS = (
         paper="SG24",
         source="Algorithm 1",
         title="Centres are pairwise farther than delta",
-        statement=sp.Le(DELTA_, DISTANCE(X, Y)),
+        statement=sp.Le(symbols.delta, DISTANCE(X, Y)),
         kind=Exact("<=", rtol=0.0),
         trial=packing,
         cases={"smoke": ALL},
@@ -191,7 +192,7 @@ CLAIMS = (
         paper="SG24",
         source="Algorithm 1",
         title="Every key is within delta of a centre, so of any other member of its cluster within 2 delta",
-        statement=sp.Le(DISTANCE(K, X), DELTA_),
+        statement=sp.Le(DISTANCE(K, X), symbols.delta),
         kind=Exact("<=", rtol=0.0),
         trial=radius,
         cases={"smoke": ALL},
@@ -231,7 +232,9 @@ CLAIMS = (
         paper="SG24",
         source="derived here from Algorithm 1",
         title="Merging keeps the clusters' number, separation, radius and counts",
-        statement=sp.And(sp.Le(M, PARTS), sp.Le(DELTA_, DISTANCE(X, Y)), sp.Le(DISTANCE(K, X), RADIUS), evaluate=False),
+        statement=sp.And(
+            sp.Le(symbols.m, PARTS), sp.Le(symbols.delta, DISTANCE(X, Y)), sp.Le(DISTANCE(K, X), RADIUS), evaluate=False
+        ),
         kind=Exact("<=", rtol=0.0),
         trial=merged,
         cases={

@@ -249,15 +249,13 @@ INSTANCES = (
     {**BASE, "query_norm": 1.0, "two_sided": True, "clusters": 2, "mean": 4.0},
     {**BASE, "mean": 0.0},
 )
-EPS = symbols.eps
-RHO, S, T, M = sp.symbols("rho s t m", positive=True)
-WITHIN = (RHO - 1) ** 2 / (4 * RHO)
-NUM_ERROR, EXP_NORM, V_NORM, OUT_ERROR, SOFT_NORM = (
-    sp.Symbol(rf"\left\|{name}\right\|", positive=True)
-    for name in (r"z-e^{Kq\top}V", "e^{Kq}", "V", r"\mathrm{out}-\mathrm{Attn}", r"\mathrm{softmax}(Kq)")
+EPS, S = symbols.eps, symbols.s
+STORED = symbols.m * symbols.t + S
+WITHIN = (symbols.rho - 1) ** 2 / (4 * symbols.rho)
+NUM_ERROR, EXP_NORM, V_NORM, OUT_ERROR, SOFT_NORM = map(
+    symbols.norm, (r"z-e^{Kq\top}V", "e^{Kq}", "V", r"\mathrm{out}-\mathrm{Attn}", r"\mathrm{softmax}(Kq)")
 )
 S_STAR, T_STAR = sp.symbols("s^* t^*", positive=True)
-O = sp.Function("O")  # noqa: E741 - Landau's symbol
 ENOUGH_SLOTS = Assumption("enough slots", sp.Ge(S, sp.Symbol("prescribed")))
 STRONGER = Sabotage("a stronger theorem", "the error must be eps^1.5 at the price of eps", {"eps_power": 1.5})
 TENTH = Sabotage("bound / 10", "a tenth of the bound", {"over": 10.0})
@@ -300,9 +298,7 @@ CLAIMS = (
             Sabotage("uniform slots", "slots do not look at the norms, the weights do", {"broken": "uniform slots"}),
             Sabotage("one sample", "each cluster has one sample, whatever delta r is", {"samples": 1}),
         ),
-        vacuity=Vacuity(
-            sp.Or(sp.Ge(M * T + S, symbols.n), sp.Ge(sp.Symbol("promised"), symbols.ZERO)), onset=M * T + S
-        ),
+        vacuity=Vacuity(sp.Or(sp.Ge(STORED, symbols.n), sp.Ge(sp.Symbol("promised"), symbols.ZERO)), onset=STORED),
         remark=(
             "s = srank(V) / (eps^2 p/2) slots, t = sinh(delta r)^2 / (eps^2 p/2) samples, eps = 0.15, p = 0.1: both "
             "estimates are then within eps, and out - Attn = (z - z*)/tau + (D/tau - 1) Attn with |Attn| <= |softmax| "
@@ -314,7 +310,7 @@ CLAIMS = (
         paper="SG24",
         source="Theorem 1 (s)",
         title="s = O(eps^-2 d) slots suffice for z",
-        statement=sp.Eq(S_STAR, O(symbols.eps**-2 * symbols.d_v)),
+        statement=sp.Eq(S_STAR, symbols.O(symbols.eps**-2 * symbols.d_v)),
         kind=Growth(variables={"varepsilon": symbols.eps**-2, "d_v": symbols.d_v}, resolution=0.25),
         trial=critical_slots,
         cases={"smoke": SLOTS},
@@ -327,7 +323,7 @@ CLAIMS = (
         paper="SG24",
         source="Theorem 1 (t)",
         title="t = O(eps^-2 e^(2 delta r)) samples per cluster suffice for tau, in the sharp form of the second factor",
-        statement=sp.Eq(T_STAR, O(symbols.eps**-2 * WITHIN)),
+        statement=sp.Eq(T_STAR, symbols.O(symbols.eps**-2 * WITHIN)),
         kind=Growth(variables={"varepsilon": symbols.eps**-2, "rho": WITHIN}, resolution=0.25),
         trial=critical_samples,
         cases={"smoke": SAMPLES},

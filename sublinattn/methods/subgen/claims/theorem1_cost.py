@@ -12,7 +12,7 @@ from ....core.backends import synchronize, to_device
 from ....lab.workloads import make
 from ....theory import symbols
 from ....theory.claim import Case, Claim, Growth, Sabotage, Trial
-from ....theory.cost import lengths
+from ....theory.cost import over, powers
 from ..subgen import SubGenCache
 from .setting import chunks
 
@@ -93,11 +93,8 @@ def update_seconds(
     )
 
 
-BYTES, SECONDS = sp.Function("M")(symbols.n), sp.Function("T")(symbols.n)
-O = sp.Function("O")  # noqa: E741 - Landau's symbol
 ONE, ROOT = sp.Integer(1), sp.sqrt(symbols.n)
-SPACE = tuple(2**i for i in range(10, 16))
-TIME = tuple(2**i for i in range(11, 15))
+SPACE, TIME, LINEAR = powers(10, 15), powers(11, 14), powers(10, 13)
 KEPT = Sabotage("rows kept", "keys and values are kept beside the state", {"keep_rows": True})
 CAPPED = Sabotage("capped", "delta doubles beyond 64 clusters", {"most": 64})
 ALL_KEYS = Sabotage("all keys", "each key is compared with all keys so far", {"against_all": True})
@@ -135,54 +132,54 @@ CLAIMS = (
     _grows(
         "memory-fixed",
         "Memory does not grow with n while the number of clusters does not",
-        sp.Eq(BYTES, O(1)),
+        sp.Eq(symbols.BYTES, symbols.O(1)),
         ONE,
-        lengths(*SPACE, growth="fixed"),
+        over("n", SPACE, growth="fixed"),
         KEPT,
         "64 clusters, d = 16, t = 4, s = 64. Support means that an excess of 0.05 is ruled out.",
     ),
     _grows(
         "memory-sublinear",
         "Memory grows no faster than n^0.5 when the number of clusters is n^0.5",
-        sp.Eq(BYTES, O(ROOT)),
+        sp.Eq(symbols.BYTES, symbols.O(ROOT)),
         ROOT,
-        lengths(*SPACE, growth="sqrt"),
+        over("n", SPACE, growth="sqrt"),
         KEPT,
         "2 n^0.5 clusters, d = 16, t = 4, s = 64. All arrays count, the room to spare too.",
     ),
     _grows(
         "memory-linear",
         "Where keys do not cluster memory grows at least like n",
-        sp.Eq(symbols.n / BYTES, O(1)),
+        sp.Eq(symbols.n / symbols.BYTES, symbols.O(1)),
         ONE,
-        lengths(*SPACE[:4], growth="linear", at_least=True),
+        over("n", LINEAR, growth="linear", at_least=True),
         CAPPED,
         "A cluster per key. n over the bytes must not grow. The sabotage shows that bounded memory would be seen.",
     ),
     _grows(
         "time-fixed",
         "The time of an update does not grow with n while the number of clusters does not",
-        sp.Eq(SECONDS, O(1)),
+        sp.Eq(symbols.SECONDS, symbols.O(1)),
         ONE,
-        lengths(*TIME, growth="fixed"),
+        over("n", TIME, growth="fixed"),
         ALL_KEYS,
         TAKEN + "64 clusters.",
     ),
     _grows(
         "time-sublinear",
         "The time of an update grows no faster than n^0.5 when the number of clusters is n^0.5",
-        sp.Eq(SECONDS, O(ROOT)),
+        sp.Eq(symbols.SECONDS, symbols.O(ROOT)),
         ROOT,
-        lengths(*TIME, growth="sqrt"),
+        over("n", TIME, growth="sqrt"),
         ALL_KEYS,
         TAKEN + "2 n^0.5 clusters.",
     ),
     _grows(
         "time-linear",
         "Where keys do not cluster the time of an update is not sublinear: it grows faster than n^0.75",
-        sp.Eq(symbols.n**NEARLY / SECONDS, O(1)),
+        sp.Eq(symbols.n**NEARLY / symbols.SECONDS, symbols.O(1)),
         ONE,
-        lengths(*SPACE[:4], growth="linear", d=64, at_least=True),
+        over("n", LINEAR, growth="linear", d=64, at_least=True),
         CAPPED,
         TAKEN
         + "a cluster per key, and d = 64. n^0.75 over the seconds must not grow. What does not depend on n keeps the "

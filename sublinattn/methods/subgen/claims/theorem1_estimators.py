@@ -11,6 +11,7 @@ import sympy as sp
 from ....core.backends import asnumpy, to_device
 from ....primitives.clustering import OnlineClusters
 from ....primitives.growing import GrowingRows
+from ....theory import symbols
 from ....theory.claim import Claim, Exact, Mean, Sabotage, Trial
 from ..head import Head, normalisers, numerators
 from .setting import Cache, chunks, fed, stream
@@ -189,16 +190,13 @@ def relative_variance(
     )
 
 
-E, VAR = sp.Function(r"\mathbb{E}"), sp.Function(r"\mathrm{Var}")
+E, VAR = symbols.E, sp.Function(r"\mathrm{Var}")
 Z, NUMERATOR, TAU = sp.Symbol("z"), sp.Symbol(r"e^{Kq\top}V"), sp.Symbol("tau", positive=True)
 NORMALISER = sp.Symbol(r"\mathbf{1}^{\top}e^{Kq}")
-S, T, DELTA, R = sp.symbols("s t delta r", positive=True)
-V_F, E_NORM, OUT_NORM, ERROR = (
-    sp.Symbol(rf"\left\|{name}\right\|_{norm}", positive=True)
-    for name, norm in (("V", "F"), ("e^{Kq}", "2"), ("e^{Kq\\top}V", "2"), ("z-e^{Kq\\top}V", "2"))
-)
+V_F, E_NORM = symbols.norm("V", "F"), symbols.norm("e^{Kq}", "2")
+OUT_NORM, ERROR = symbols.norm(r"e^{Kq\top}V", "2"), symbols.norm(r"z-e^{Kq\top}V", "2")
 X = sp.Symbol("x", integer=True)
-VARIANCE = (V_F**2 * E_NORM**2 - OUT_NORM**2) / S
+VARIANCE = (V_F**2 * E_NORM**2 - OUT_NORM**2) / symbols.s
 NO_MU = Sabotage("missing mu", "the weight mu / (s |v|^2) lacks its mu", {"forget_mu": True})
 UNIFORM = Sabotage(
     "uniform slots", "slots do not look at the norms, the weights assume that they do", {"broken": "uniform slots"}
@@ -279,7 +277,8 @@ CLAIMS = (
         source="proof of Theorem 1, with the exact constant derived here",
         title="The variance of tau is (1/t) times the sum of count^2 times the variance within each cluster",
         statement=sp.Eq(
-            VAR(TAU), sp.Sum(sp.IndexedBase("n")[X] ** 2 * sp.IndexedBase(r"\sigma^2")[X], (X, 1, sp.Symbol("m"))) / T
+            VAR(TAU),
+            sp.Sum(sp.IndexedBase("n")[X] ** 2 * sp.IndexedBase(r"\sigma^2")[X], (X, 1, symbols.m)) / symbols.t,
         ),
         kind=Mean(resolution=0.1),
         trial=sampled_normaliser,
@@ -293,7 +292,7 @@ CLAIMS = (
         paper="SG24",
         source="proof of Theorem 1, with the sharp constant derived here",
         title="The relative variance of tau is at most sinh(delta r)^2 / t",
-        statement=sp.Le(T * VAR(TAU) / NORMALISER**2, sp.sinh(DELTA * R) ** 2),
+        statement=sp.Le(symbols.t * VAR(TAU) / NORMALISER**2, sp.sinh(symbols.delta * symbols.r) ** 2),
         kind=Exact("<=", rtol=1e-9),
         trial=relative_variance,
         cases={
