@@ -67,8 +67,8 @@ def test_nobody_looks_for_a_needle_before_the_end():
 
 
 def test_real_streams_are_different_heads_in_any_order():
-    first = [registry.drawn(REAL, N, i, 0, np)[0].x.k[0].tobytes() for i in (3, 0, 1, 2)]
-    again = [registry.drawn(REAL, N, i, 0, np)[0].x.k[0].tobytes() for i in (0, 1, 2, 3)]
+    first = [registry.drawn(REAL, N, i, RUN)[0].x.k[0].tobytes() for i in (3, 0, 1, 2)]
+    again = [registry.drawn(REAL, N, i, RUN)[0].x.k[0].tobytes() for i in (0, 1, 2, 3)]
     assert len(set(first)) == 4 and first == [again[i] for i in (3, 0, 1, 2)]
 
 

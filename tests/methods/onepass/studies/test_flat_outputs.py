@@ -81,7 +81,9 @@ def test_fewer_keys_are_drawn_where_fewer_fit(monkeypatch):
 
 
 def test_falling_reads_what_the_claims_left(tmp_path):
-    with pytest.raises(FileNotFoundError, match="error-falls-compressible.parquet in rows/: check the claim"):
+    with pytest.raises(
+        FileNotFoundError, match="no rows/alsy23.error-falls-compressible.parquet in .*: check the claim"
+    ):
         flat_outputs.falling(Run(out=tmp_path))
     fit = {"variable": "n", "theory": "1", "theory_exponent": 0.0, "outcome": "refuted"}
     (tmp_path / "rows").mkdir()
@@ -94,7 +96,7 @@ def test_falling_reads_what_the_claims_left(tmp_path):
     assert (
         flat_outputs.falling(Run(out=tmp_path))[["n", "error", "cache"]].to_numpy().tolist() == [[100, 0.5, 5600]] * 2
     )
-    rates = flat_outputs.falling_rates(out=tmp_path).set_index("output")
+    rates = flat_outputs.falling_rates(Run(out=tmp_path)).set_index("output")
     assert rates["measured"].to_dict() == {"compressible": pytest.approx(0.0), "flat": pytest.approx(0.15)}
     assert rates["wanted"].tolist() == [-0.1, -0.1]
 
@@ -134,13 +136,13 @@ def test_direction_needs_replicates_that_do_not_overlap():
 
 
 def test_verdicts_are_those_of_the_folder(tmp_path):
-    nothing = questions.verdicts(tmp_path)
+    nothing = questions.verdicts(Run(out=tmp_path))
     assert set(nothing["paper"]) == {"AS23", "ALSY23"} and nothing["outcome"].isna().all()
     assert questions._experiments(nothing).endswith("none of them has been checked in this run's folder so far.")
     for name, outcome in (("alsy23.psi-rows", "refuted"), ("alsy23.merge", "supported")):
         record = {"id": name, "outcome": outcome, "sabotages": []}
         files.write_json(tmp_path / "verdicts" / f"{name}.json", record)
-    text = questions._experiments(questions.verdicts(tmp_path))
+    text = questions._experiments(questions.verdicts(Run(out=tmp_path)))
     assert text.endswith("so far: 2; 1 refuted (alsy23.psi-rows); 1 supported.")
 
 

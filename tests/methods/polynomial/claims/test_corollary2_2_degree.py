@@ -133,7 +133,7 @@ def test_rank_in_floating_point_agrees():
     x = rng.standard_normal((60, 3)) @ rng.standard_normal((60, 3)).T
     singular = np.linalg.svd(1 + x + x**2 / 2 + x**3 / 6, compute_uv=False)
     assert singular[19] / singular[0] > 1e-6 > 1e-12 > singular[20] / singular[0]
-    trial = corollary2_2_degree.polynomial_rank(rng, np, d=3, degree_and_rank=3)
+    trial = corollary2_2_degree.polynomial_rank(rng, np, d=3, degree=3)
     assert trial.measured == trial.bound == 20
 
 
