@@ -89,7 +89,7 @@ def absorb(
     >>> data = {name: ("qkv.safetensors", name) for name in ("keys", "values", "queries")}
     >>> absorb(sketch, **data, checkpoint=path).decode()  # doctest: +SKIP
     """
-    rows = checks.integer("rows", rows, least=1)
+    rows = checks.integer("rows", rows, minimum=1)
     saver = _Saver(state, checkpoint, every)
     streams = _streams(state, keys, values, queries)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn()]

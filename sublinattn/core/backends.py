@@ -12,7 +12,6 @@ import functools
 import math
 import os
 import sys
-import tracemalloc
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -262,37 +261,3 @@ def device_memory(xp: Any) -> tuple[int, int]:
         return kib["MemAvailable"] * 1024, kib["MemTotal"] * 1024
     total = os.sysconf("SC_PHYS_PAGES") * page
     return total, total
-
-
-def peak_bytes(xp: Any, call: Callable[[], Any]) -> int:
-    """Most bytes that `call()` held at once beyond what was there before (tracemalloc, or the CuPy pool's hooks)."""
-    if xp is np:
-        tracemalloc.start()
-        try:
-            before = tracemalloc.get_traced_memory()[0]
-            tracemalloc.reset_peak()
-            call()
-            return tracemalloc.get_traced_memory()[1] - before
-        finally:
-            tracemalloc.stop()
-    hook = _peak_hook(xp)
-    with hook:
-        call()
-    return hook.peak
-
-
-def _peak_hook(xp: Any) -> Any:
-    class Peak(xp.cuda.MemoryHook):
-        name = "sublinattn-peak"
-
-        def __init__(self) -> None:
-            self.held = self.peak = 0
-
-        def malloc_postprocess(self, **kwargs: Any) -> None:
-            self.held += kwargs["mem_size"]
-            self.peak = max(self.peak, self.held)
-
-        def free_postprocess(self, **kwargs: Any) -> None:
-            self.held -= kwargs["mem_size"]
-
-    return Peak()

@@ -1,4 +1,4 @@
-"""What every attention function refuses before any work: wrong shapes, empty input, NaN, Inf, impossible parameters."""
+"""Checks of arguments, made before any work: shapes, empty input, NaN, Inf, parameters out of range."""
 
 from __future__ import annotations
 
@@ -12,13 +12,31 @@ from . import backends
 from .backends import Array
 
 
-def integer(name: str, value: Any, *, least: int) -> int:
-    """`value` as an int of at least `least`, or a TypeError / ValueError that names it."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+def integer(name: str, value: Any, *, minimum: int) -> int:
+    """`value` as an int; TypeError if it is no integer, ValueError if it is below `minimum`."""
+    if not _is_integer(value):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
     return int(value)
+
+
+def count(name: str, value: Any, *, minimum: int = 1, maximum: float = np.inf) -> None:
+    """ValueError unless `value` is an integer in [minimum, maximum]."""
+    if not _is_integer(value) or not minimum <= value <= maximum:
+        raise ValueError(f"{name} must be an integer between {minimum} and {maximum}, got {value!r}")
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def between(name: str, value: Any, minimum: float, maximum: float = np.inf, *, open_ends: bool = False) -> None:
+    """ValueError unless `value` is a finite number in [minimum, maximum], or in (minimum, maximum)."""
+    inside = isinstance(value, int | float | np.number) and np.isfinite(value) and minimum <= value <= maximum
+    if not inside or (open_ends and value in (minimum, maximum)):
+        strictly = "strictly " if open_ends else ""
+        raise ValueError(f"{name} must be {strictly}between {minimum} and {maximum}, got {value!r}")
 
 
 def real(name: str, value: Any) -> float:
@@ -40,7 +58,7 @@ def resolve_scale(scale: Any, d: int) -> float:
 
 
 def generator(rng: np.random.Generator | int | None) -> np.random.Generator:
-    """The source of all draws [SPEC 7]."""
+    """The generator that `rng` stands for: itself, one with this seed, or one with fresh entropy."""
     try:
         return np.random.default_rng(rng)
     except (TypeError, ValueError) as error:
@@ -64,10 +82,10 @@ def shapes(q: Array, k: Array, v: Array | None) -> None:
 
 
 def largest_norms(xp: Any, check_finite: bool, **named: Array) -> list[float]:
-    """Largest row norm of each `(B, n, d)` array, in one transfer to the host; with it the scan for NaN and Inf.
+    """Largest row norm of each `(B, n, d)` array, in one transfer to the host; ValueError for NaN or Inf.
 
-    A row with a NaN or Inf has a norm that is not finite; a norm may also overflow on finite numbers, so only then is
-    every entry looked at.
+    A row with a NaN or Inf has a norm that is not finite. A norm may also overflow although all entries are finite, so
+    the entries are scanned where a norm is not finite, and only there.
     """
     partial: list[Array] = []
 
@@ -114,7 +132,8 @@ def rows(width: dict[str, int], **named: Array) -> list[Array]:
 
 
 def check_squares(name: str, x: Array, norm: float) -> None:
-    """Refuse rows `x`, of largest norm `norm`, whose squared distances or sums of squares overflow."""
-    most = min(float(np.finfo(x.dtype).max) / max(32, x.shape[-1]), float(np.finfo(np.float64).max) / 2.0**63)
-    if not norm**2 < most:  # sums over tokens are in float64
+    """ValueError if squared distances between rows of `x`, whose largest norm is `norm`, or their sums overflow."""
+    largest = float(np.finfo(x.dtype).max) / max(32, x.shape[-1])
+    largest = min(largest, float(np.finfo(np.float64).max) / 2.0**63)  # sums over up to 2^63 tokens are in float64
+    if not norm**2 < largest:
         raise ValueError(f"{name} must have rows whose squared norms are finite in {x.dtype}, got norm {norm:.3g}")

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, whatever happens to the process or the power; JSON, and rows as Parquet."""
+"""Reading and writing files: a file is written whole or not at all, whatever happens to the process or the power."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import safetensors
+
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 ENTRY = "sublinattn.Instance"
-"""The one metadata entry of our safetensors files: the library writes several in no fixed order."""
+"""Name of the metadata entry of a saved Instance: one entry, because safetensors writes several in no fixed order."""
 
 
 @contextmanager
@@ -52,6 +54,36 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def open_safetensors(path: str | os.PathLike[str]) -> Any:
+    """Open a safetensors file whose tensors are read as NumPy arrays, one by one.
+
+    Returns
+    -------
+    The handle of `safetensors.safe_open`, a context manager with `keys()`, `metadata()`, `get_tensor(name)` and
+    `get_slice(name)`.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is not a whole safetensors file.
+    ImportError
+        It holds bfloat16, which NumPy reads with the package ml_dtypes only (the extra `lm`).
+    """
+    try:
+        file: Any = safetensors.safe_open(path, framework="np")
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    if any(file.get_slice(name).get_dtype() == "BF16" for name in file.keys()):  # noqa: SIM118 - it is no mapping
+        try:
+            import ml_dtypes  # noqa: F401 - it registers the dtype with NumPy
+        except ImportError as error:
+            message = f"{path} is in bfloat16, which NumPy reads with ml_dtypes: pip install 'sublinattn[lm]'"
+            raise ImportError(message) from error
+    return file
 
 
 def write_rows(rows: DataFrame, name: str, *, out: str | os.PathLike[str]) -> Path:

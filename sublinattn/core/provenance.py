@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 import platform
 import re
 import subprocess
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import threadpoolctl
+
+from .threads import cpu_count
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -52,11 +53,6 @@ def commit() -> dict[str, Any] | None:
     sha = _output("git", "-C", str(_PACKAGE), "rev-parse", "HEAD")
     status = _output("git", "-C", str(_PACKAGE), "status", "--porcelain", "--untracked-files=no")
     return None if sha is None else {"sha": sha, "dirty": bool(status)}
-
-
-def cpu_count() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

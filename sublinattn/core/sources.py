@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 
 from . import backends
 from .backends import Array
+from .files import open_safetensors
 
 _DTYPES = {
     "BF16": "bfloat16",
@@ -162,9 +162,11 @@ def _npy(name: str, path: Path) -> np.ndarray:
 
 def _safetensors(name: str, path: str | os.PathLike[str], tensor: Any) -> Source:
     try:
-        file = safetensors.safe_open(path, framework="np")
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{name}: {path} is not a whole safetensors file: {error}") from error
+        file = open_safetensors(path)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    except ImportError as error:
+        raise TypeError(f"{name}: {error}") from error
     tensors = sorted(file.keys())
     if tensor not in tensors:
         raise ValueError(f"{name}: {path} has no tensor {tensor!r}, it has {tensors}")
@@ -173,12 +175,4 @@ def _safetensors(name: str, path: str | os.PathLike[str], tensor: Any) -> Source
     if dtype is None:
         got = slices.get_dtype()
         raise TypeError(f"{name} must have a floating dtype {(*_DTYPES.values(),)}, got {got} in {path}")
-    if dtype == "bfloat16":
-        try:
-            import ml_dtypes  # noqa: F401 - it registers the dtype with NumPy
-        except ImportError as error:
-            raise TypeError(
-                f"{name}: {tensor!r} in {path} is bfloat16, which NumPy reads with the package ml_dtypes only: install "
-                "it, or write the tensor as float32"
-            ) from error
     return _Sliced(name, slices, tuple(slices.get_shape()))

@@ -34,7 +34,7 @@ class _Blas:
                 self.limiter = self.controller.limit(limits=1)
             self.users += 1
         try:
-            yield min([cores(), *limits])
+            yield min([cpu_count(), *limits])
         finally:
             with self.lock:
                 self.users -= 1
@@ -44,11 +44,12 @@ class _Blas:
 
     def executor(self) -> ThreadPoolExecutor:
         if self.pool is None:
-            self.pool = ThreadPoolExecutor(cores(), thread_name_prefix="sublinattn-tile")
+            self.pool = ThreadPoolExecutor(cpu_count(), thread_name_prefix="sublinattn-tile")
         return self.pool
 
 
-def cores() -> int:
+def cpu_count() -> int:
+    """Number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,14 +1,17 @@
-"""Seconds per stage of an algorithm, for those who ask: a context manager around the call, a lap clock inside it."""
+"""Seconds and bytes that a call takes: the one clock, the one memory meter, and seconds per stage of an algorithm."""
 
 from __future__ import annotations
 
 import threading
 import time
+import tracemalloc
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+
+import numpy as np
 
 from .backends import synchronize
 
@@ -41,10 +44,62 @@ def stage_times() -> Iterator[dict[str, float]]:
         _ACTIVE.reset(token)
 
 
-def clock(xp: Any) -> Callable[[], Callable[[str], None]]:
-    """A maker of lap functions: `lap = make()` starts a clock, `lap("sort")` books the time since the last lap.
+def timed(xp: Any, call: Callable[[], Any]) -> tuple[Any, float]:
+    """Result and wall-clock seconds of `call()`, with the device's work finished before and after."""
+    synchronize(xp)
+    start = time.perf_counter()
+    result = call()
+    synchronize(xp)
+    return result, time.perf_counter() - start
 
-    Take it on the caller's thread (it reads a context variable); call it on any.
+
+def best_of(xp: Any, call: Callable[[], Any], rounds: int) -> float:
+    """Seconds of the fastest of `rounds` calls, the one that other programs on the machine disturbed least."""
+    return min(timed(xp, call)[1] for _ in range(rounds))
+
+
+def peak_bytes(xp: Any, call: Callable[[], Any]) -> int:
+    """Largest number of bytes allocated at once during `call()`, beyond what was allocated before it.
+
+    Measured by tracemalloc on the host, by hooks of CuPy's memory pool on a GPU.
+    """
+    if xp is np:
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+            call()
+            return tracemalloc.get_traced_memory()[1] - before
+        finally:
+            tracemalloc.stop()
+    hook = _peak_hook(xp)
+    with hook:
+        call()
+    return hook.peak
+
+
+def _peak_hook(xp: Any) -> Any:
+    class Peak(xp.cuda.MemoryHook):
+        name = "sublinattn-peak"
+
+        def __init__(self) -> None:
+            self.allocated = self.peak = 0
+
+        def malloc_postprocess(self, **kwargs: Any) -> None:
+            self.allocated += kwargs["mem_size"]
+            self.peak = max(self.peak, self.allocated)
+
+        def free_postprocess(self, **kwargs: Any) -> None:
+            self.allocated -= kwargs["mem_size"]
+
+    return Peak()
+
+
+def clock(xp: Any) -> Callable[[], Callable[[str], None]]:
+    """A function that starts a lap clock: `lap = start()`, then `lap("sort")` adds the time since the last lap to sort.
+
+    Call `clock` on the caller's thread, where `stage_times` is in force; `start` may be called on any thread. Outside
+    of `stage_times` the laps cost nothing.
     """
     active = _ACTIVE.get()
     if active is None:

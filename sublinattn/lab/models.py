@@ -49,7 +49,7 @@ class Model:
         TypeError, ValueError
             If `n` is no integer of at least 1, or no text is so long.
         """
-        n = checks.integer("n", n, least=1)
+        n = checks.integer("n", n, minimum=1)
         places = np.array([max(0, len(text) - n + 1) for text in self.texts])
         if not places.any():
             longest = max(map(len, self.texts))
@@ -68,7 +68,7 @@ class Model:
             If `n` is no integer of at least 1, or no text is so long.
         """
         longest = max(map(len, self.texts))
-        n = min(longest, self.decoder.trained) if n is None else checks.integer("n", n, least=1)
+        n = min(longest, self.decoder.trained) if n is None else checks.integer("n", n, minimum=1)
         found = next((text for text in self.texts if len(text) >= n), None)
         if found is None:
             raise ValueError(f"n must be at most {longest}, the tokens of the longest text ({self.source}), got {n}")

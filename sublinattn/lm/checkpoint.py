@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 
 from ..core import backends
 from ..core.backends import Array
+from ..core.files import open_safetensors
 from .config import Config
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -61,11 +61,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _tensors(path: Path, wanted: dict[str, tuple[int, ...]], *, tied: bool) -> Iterator[tuple[str, np.ndarray]]:
-    try:
-        file = safetensors.safe_open(path, framework="np")
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-    with file:
+    with open_safetensors(path) as file:
         for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
             if name.endswith(_IGNORED) or (tied and name == "lm_head.weight"):
                 continue
@@ -77,19 +73,7 @@ def _tensors(path: Path, wanted: dict[str, tuple[int, ...]], *, tied: bool) -> I
                 raise ValueError(
                     f"{name!r} in {path} must be {wanted[name]} in one of {_FLOATS}, got {shape} in {dtype}"
                 )
-            if dtype == "BF16":
-                register_bfloat16(path)
             tensor = file.get_tensor(name).astype(np.float32, copy=False)
             if not np.isfinite(tensor).all():
                 raise ValueError(f"{name!r} in {path} must be finite, got NaN or Inf")
             yield name, tensor
-
-
-def register_bfloat16(path: str | os.PathLike[str]) -> None:
-    """Let NumPy read bfloat16; ImportError naming the file and the extra where it cannot."""
-    try:
-        import ml_dtypes  # noqa: F401 - it registers the dtype with NumPy
-    except ImportError as error:
-        raise ImportError(
-            f"{path} is in bfloat16, which NumPy reads with ml_dtypes: pip install 'sublinattn[lm]'"
-        ) from error

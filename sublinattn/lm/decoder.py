@@ -68,7 +68,7 @@ class Decoder:
             No integer of at least 1; beyond its context, a decoder that has been stretched already, by this method or
             by its checkpoint.
         """
-        if checks.integer("context", context, least=1) <= self.config.context:
+        if checks.integer("context", context, minimum=1) <= self.config.context:
             return self
         if self.config.rope.scaled:
             raise ValueError(
@@ -103,7 +103,7 @@ class Decoder:
             No integers, no tokens, or a token outside the vocabulary; `start` is no integer of at least 0; tokens
             beyond the context (`stretched`).
         """
-        hidden = self._hidden(tokens, attend, checks.integer("start", start, least=0))
+        hidden = self._hidden(tokens, attend, checks.integer("start", start, minimum=0))
         out = self._linear(hidden[:, -1:] if last else hidden, self._head)
         return out if np.ndim(tokens) == 2 else out[0]
 

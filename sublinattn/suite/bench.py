@@ -4,7 +4,6 @@ ratios count.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ import pandas as pd
 
 from ..core import backends
 from ..core.exact import attention
+from ..core.timing import peak_bytes, timed
 from ..methods.hyperattention.hyper import hyper_attention
 
 
@@ -87,7 +87,7 @@ def hyper(
     for _ in range(rounds):
         for key in seconds:
             call, repeats, _ = contenders[key]
-            seconds[key].append(float(np.median([seconds_of(call) for _ in range(repeats)])))  # type: ignore[arg-type]
+            seconds[key].append(float(np.median([timed(np, call)[1] for _ in range(repeats)])))  # type: ignore[arg-type]
     rows = []
     for key, times in seconds.items():
         yardstick = contenders[key][2]
@@ -96,18 +96,9 @@ def hyper(
     return pd.DataFrame(rows, columns=["what", "n", "causal", "seconds", "fastest", "ratio", "yardstick"])
 
 
-def seconds_of(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def memory(n: int = 131072, *, d: int = 64) -> pd.DataFrame:
     """Peak bytes of `hyper_attention` beyond its inputs, the output included, with and without a causal mask."""
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((n, d), dtype=np.float32) for _ in range(3))
-    rows = [
-        (c, backends.peak_bytes(np, partial(hyper_attention, q, k, v, causal=c, rng=0)), q.nbytes)
-        for c in (False, True)
-    ]
+    rows = [(c, peak_bytes(np, partial(hyper_attention, q, k, v, causal=c, rng=0)), q.nbytes) for c in (False, True)]
     return pd.DataFrame(rows, columns=["causal", "peak_bytes", "output_bytes"])

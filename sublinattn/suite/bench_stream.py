@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from ..core import backends
+from ..core.timing import timed
 from ..lab.workloads import make
 from ..methods.onepass.onepass import OnePassSketch
 from ..methods.polynomial.monomials import Monomials
 from ..methods.polynomial.polynomial import PolynomialState
-from .bench import seconds_of
 
 CHUNK = 65536
 
@@ -54,24 +54,24 @@ def stream(
     found: dict[tuple[str, int], list[float]] = {}
     held: dict[tuple[str, int], int] = {}
 
-    def timed(what: str, length: int, call: Callable[[], Any]) -> Any:
-        result: list[Any] = []
-        found.setdefault((what, length), []).append(seconds_of(lambda: result.append(call())))
-        return result[0]
+    def measured(what: str, length: int, call: Callable[[], Any]) -> Any:
+        result, seconds = timed(np, call)
+        found.setdefault((what, length), []).append(seconds)
+        return result
 
     lengths = (n_paper, n)
     inputs = {m: make("compressible", m, d, rng=0) for m in lengths}
     for _ in range(rounds):
         for m in lengths:
             x = inputs[m]
-            timed("products alone", m, partial(products_alone, m, d, d, degree))
-            state = timed("streaming state, keys", m, partial(_absorbed, x, degree))
+            measured("products alone", m, partial(products_alone, m, d, d, degree))
+            state = measured("streaming state, keys", m, partial(_absorbed, x, degree))
             held["streaming state, keys", m] = state.nbytes
             for variant in ("fused", "paper") if m == n_paper else ("fused",):
-                sketch = timed(f"{variant}, keys and queries", m, partial(_fed, x, variant, degree, sparsity))
+                sketch = measured(f"{variant}, keys and queries", m, partial(_fed, x, variant, degree, sparsity))
                 held[f"{variant}, keys and queries", m] = sketch.nbytes
                 for method in ("identify", "scan"):
-                    timed(f"{variant}, {method}", m, partial(sketch.decode, method))
+                    measured(f"{variant}, {method}", m, partial(sketch.decode, method))
     rows = []
     for (what, length), seconds in found.items():
         ratio = np.divide(seconds, found["products alone", length]) if what.startswith("streaming") else [np.nan]

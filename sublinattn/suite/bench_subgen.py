@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from ..core import backends
+from ..core.timing import timed
 from ..lab.workloads import make
 from ..lab.workloads.instance import Instance
 from ..methods.caches.caches import ExactCache
 from ..methods.subgen.subgen import SubGenCache
-from .bench import seconds_of
 
 N, D, CLUSTERS, CHUNK = 2**20, 64, 1000, 4096
 DELTA = 1.0
@@ -77,7 +77,7 @@ def ingest(*, rounds: int = 3) -> pd.DataFrame:
     found: dict[str, list[float]] = {what: [] for what in calls}
     for _ in range(rounds):
         for what, (_, call) in calls.items():
-            found[what].append(seconds_of(call))
+            found[what].append(timed(np, call)[1])
     rows = [(what, calls[what][0], np.median(s), min(s), calls[what][0] / min(s)) for what, s in found.items()]
     frame = pd.DataFrame(rows, columns=["what", "tokens", "seconds", "fastest", "tokens_per_second"])
     return frame.assign(over_rows=frame["tokens_per_second"] / frame["tokens_per_second"].iloc[-1])
@@ -107,7 +107,7 @@ def query(*, rounds: int = 9) -> pd.DataFrame:
     found: dict[str, list[float]] = {what: [] for what in calls}
     for _ in range(rounds):
         for what, (_, call) in calls.items():
-            found[what].append(1e3 * seconds_of(call))
+            found[what].append(1e3 * timed(np, call)[1])
     rows = [(what, np.median(ms), min(ms), calls[what][0]) for what, ms in found.items()]
     frame = pd.DataFrame(rows, columns=["what", "milliseconds", "fastest", "nbytes"])
     return frame.assign(over_subgen=frame["milliseconds"] / frame["milliseconds"].iloc[0])

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core import files
-from ..core.provenance import cpu_count, provenance, source_hash
+from ..core.provenance import provenance, source_hash
+from ..core.threads import cpu_count
 from ..lab import ledger
 from . import report
 from .notebook import Job, Outcome, content_hash, execute, kill_kernels, marks_of, parameters_of

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from sublinattn import Partial, attention, partial_attention
-from sublinattn.core import backends
+from sublinattn.core import backends, timing
 from sublinattn.core.exact import Softmax
 
 RELAXED = settings(
@@ -156,7 +156,7 @@ def test_memory_is_linear() -> None:
     arrays = references.qkv(9, 4096, 4096, d=8, d_v=8, dtype=np.float32)
     with threadpool_limits(1, user_api="blas"):
         for causal in (False, True):
-            assert backends.peak_bytes(np, lambda causal=causal: attention(*arrays, causal=causal)) < 8 * 2**20
+            assert timing.peak_bytes(np, lambda causal=causal: attention(*arrays, causal=causal)) < 8 * 2**20
 
 
 @pytest.mark.parametrize("n_q", [1, 3, 40])

@@ -13,7 +13,7 @@ import safetensors.numpy
 from threadpoolctl import threadpool_limits
 from toy_llama import FIELDS, decoder, some_tokens
 
-from sublinattn.core import backends
+from sublinattn.core import backends, timing
 from sublinattn.core.files import ENTRY
 from sublinattn.lab.workloads.instance import Instance
 from sublinattn.lm import capture as module
@@ -125,7 +125,7 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path, monkeypatch: pytest.
     model, path, peaks = decoder(tmp_path, max_position_embeddings=1024), tmp_path / "qkv.safetensors", []
     with threadpool_limits(1, user_api="blas"):  # each thread has a tile of its own, and when they overlap is chance
         for n in (128, 128, 1024):  # the first one also pays for what is made once
-            peaks.append(backends.peak_bytes(np, partial(capture, model, some_tokens(6, n), path)))
+            peaks.append(timing.peak_bytes(np, partial(capture, model, some_tokens(6, n), path)))
     assert peaks[2] - peaks[1] < path.stat().st_size * 896 / 1024 / 8
 
 

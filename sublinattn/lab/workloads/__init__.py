@@ -22,10 +22,10 @@ from numpy.typing import DTypeLike
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import logit
 
-from sublinattn.lab.workloads.compressible import compressible
-from sublinattn.lab.workloads.instance import Instance
-from sublinattn.lab.workloads.knobs import check, check_count
-from sublinattn.lab.workloads.token_streams import clusterable, drifting, needles
+from ...core import checks
+from .compressible import compressible
+from .instance import Instance
+from .token_streams import clusterable, drifting, needles
 
 __all__ = ["Instance", "make", "names", "real"]
 
@@ -82,11 +82,11 @@ def make(
         raise ValueError(f"unknown workload {name!r}; there are {', '.join(names())}")
     sizes = {"n": n, "d": d, "d_v": d if d_v is None else d_v}
     for key, size in sizes.items():
-        check_count(key, size)
+        checks.count(key, size)
     if np.dtype(dtype).kind != "f":
         raise ValueError(f"dtype must be a floating dtype, got {np.dtype(dtype)}")
     s = 1 / np.sqrt(d) if scale is None else scale
-    check("scale", s, 0, open_ends=True)
+    checks.between("scale", s, 0, open_ends=True)
     draw = _SYNTHETIC.get(name, _real_head)
     defaults = {p.name: p.default for p in inspect.signature(draw).parameters.values() if p.kind is p.KEYWORD_ONLY}
     if unknown := sorted(set(knobs) - set(defaults)):
@@ -125,7 +125,7 @@ def gaussian(rng: Rng, n: int, d: int, d_v: int, s: float, *, std: float = 1.0) 
     with finitely many queries it fluctuates upwards (1.0 to 2.4 times at n = 1024, d = 64).
     kappa: `exp(s^2 std^2 (max_i |q_i|^2 - min_i |q_i|^2) / 2)`.
     """
-    check("std", std, 0)
+    checks.between("std", std, 0)
     return std * rng.standard_normal((n, d)), std * rng.standard_normal((n, d)), rng.standard_normal((n, d_v))
 
 
@@ -139,8 +139,8 @@ def clustered(rng: Rng, n: int, d: int, d_v: int, s: float, *, clusters: int = 3
     alpha: `clusters max_j exp(2 spread g_j - spread^2)`, which grows with n through `max_j g_j` alone.
     kappa: `max_i exp(spread h_i) / min_i exp(spread h_i)`.
     """
-    check("spread", spread, 0)
-    check_count("clusters", clusters, most=n)
+    checks.between("spread", spread, 0)
+    checks.count("clusters", clusters, maximum=n)
     centres = _sphere(rng, clusters, d)
     q, k = (centres[rng.permutation(n) % clusters] + spread * _sphere(rng, n, d) for _ in range(2))
     return q, k, rng.standard_normal((n, d_v))
@@ -167,10 +167,10 @@ def planted(
     alpha: `n strength^2`, linear in n; with the planted entries in the mask M^H, about that of the noise.
     kappa: `E / ((1 - strength) exp(noise^2 / 2))`, E the mean of `exp(logit)` of a planted query over the other keys.
     """
-    check("share", share, 0, 1)
-    check("closeness", closeness, 0, 1)
-    check("strength", strength, 0, 1, open_ends=True)
-    check("noise", noise, 0)
+    checks.between("share", share, 0, 1)
+    checks.between("closeness", closeness, 0, 1)
+    checks.between("strength", strength, 0, 1, open_ends=True)
+    checks.between("noise", noise, 0)
     pairs = round(share * n)
     if not 1 <= pairs < n:
         raise ValueError(f"share={share} of n={n} is {pairs} planted pairs; there must be between 1 and n - 1")
@@ -195,7 +195,7 @@ def sinks(
     kappa: that of the noise, `exp(noise^2 (max_i g_i - min_i g_i) / 2)`, g_i the squared norm of query i's noise over
     its mean.
     """
-    check_count("sinks", sinks, most=n - 1)
+    checks.count("sinks", sinks, maximum=n - 1)
     q, k = _background(rng, n, d, s, noise)
     _attract(q, k, np.arange(sinks), mass, noise, s)
     return q, k, rng.standard_normal((n, d_v))
@@ -208,7 +208,7 @@ def alpha(rng: Rng, n: int, d: int, d_v: int, s: float, *, alpha: float = 16.0, 
     variance of the logits of key j; a knob below that is refused.
     kappa: as for `sinks`, close to 1.
     """
-    check("alpha", alpha, 1, n**2)
+    checks.between("alpha", alpha, 1, n**2)
     if alpha == n**2:
         raise ValueError(f"alpha must be below n^2 = {n**2}: one key would take all the mass")
     q, k = _background(rng, n, d, s, noise)
@@ -229,8 +229,8 @@ def kappa(rng: Rng, n: int, d: int, d_v: int, s: float, *, kappa: float = 16.0, 
     alpha: `max_j exp(2 c_j - noise^2)`, c_j the variance of the logits of key j: close to 1, whatever kappa is.
     kappa: the knob, within 5 percent.
     """
-    check("kappa", kappa, 1)
-    check_count("n", n, least=2)
+    checks.between("kappa", kappa, 1)
+    checks.count("n", n, minimum=2)
     q, k = _background(rng, n, d, s, noise)
     wanted = np.log(kappa) * (rng.permutation(n) / (n - 1) - 0.5)
     k += 1
@@ -256,8 +256,8 @@ def heavy_values(
 
     alpha, kappa: those of the noise, which is Gaussian; with `mass`, `(n mass / rows)^2` and unchanged.
     """
-    check_count("rows", rows, most=n - 1)
-    check("factor", factor, 0)
+    checks.count("rows", rows, maximum=n - 1)
+    checks.between("factor", factor, 0)
     q, k = _background(rng, n, d, s, noise)
     heavy = rng.permutation(n)[:rows]
     if mass is not None:
@@ -296,8 +296,8 @@ def _entry_std(noise: float, d: int, s: float) -> float:
 
 def _background(rng: Rng, n: int, d: int, s: float, noise: float) -> tuple[Array, Array]:
     """Gaussian q and k in the d - 1 directions orthogonal to the all-ones vector."""
-    check("noise", noise, 0)
-    check_count("d", d, least=2)
+    checks.between("noise", noise, 0)
+    checks.count("d", d, minimum=2)
     q, k = (_entry_std(noise, d - 1, s) * rng.standard_normal((n, d)) for _ in range(2))
     return q - q.mean(axis=1, keepdims=True), k - k.mean(axis=1, keepdims=True)
 
@@ -309,7 +309,7 @@ def _log_mean(x: Array, noise: float, s: float) -> Array:
 
 def _attract(q: Array, k: Array, keys: Array, mass: float, noise: float, s: float) -> None:
     """Make `keys` take the share `mass` of every query's softmax mass, in equal parts (in place)."""
-    check("mass", mass, 0, 1, open_ends=True)
+    checks.between("mass", mass, 0, 1, open_ends=True)
     n, d = q.shape
     wanted = logit(mass) + np.log((n - len(keys)) / len(keys)) + _log_mean(q, noise, s)
     k[keys] = 1

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 
-from ...core.files import ENTRY
-from ...lm.checkpoint import register_bfloat16
+from ...core.files import ENTRY, open_safetensors
 from .instance import TENSORS, Instance
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
@@ -61,7 +59,7 @@ class Captured:
         ImportError
             bfloat16 without ml_dtypes (the extra `lm`).
         """
-        with _opened(path) as file:
+        with open_safetensors(path) as file:
             if missing := [t for t in TENSORS if t not in file.keys()]:  # noqa: SIM118 - a file is no mapping
                 raise ValueError(f"{path} lacks the tensors {missing}, it has {sorted(file.keys())}")
             q, k, v = (tuple(file.get_slice(t).get_shape()) for t in TENSORS)
@@ -69,8 +67,6 @@ class Captured:
             about = _about(path, (file.metadata() or {}).get(ENTRY, "{}"))
         if not set(dtypes) <= set(_FLOATS):
             raise ValueError(f"{path} must hold tensors in one of {_FLOATS}, got {dtypes}")
-        if "BF16" in dtypes:
-            register_bfloat16(path)
         lead = q[:-3]
         alike = q[-2:] == k[-2:] and k[:-1] == v[:-1] and k[:-3] == lead
         if len(q) not in (3, 4) or len(k) != len(q) or not alike or 0 in (*q, *k, *v) or q[-3] % k[-3]:
@@ -100,7 +96,7 @@ class Captured:
         if not (0 <= layer < self.layers and 0 <= head < self.heads):
             raise ValueError(f"layer and head must be below {self.layers} and {self.heads}, got {layer} and {head}")
         own = head * self.kv_heads // self.heads
-        with _opened(self.path) as file:
+        with open_safetensors(self.path) as file:
             found = []
             for tensor, number in zip(TENSORS, (head, own, own), strict=True):
                 view = file.get_slice(tensor)
@@ -118,10 +114,3 @@ def _about(path: str | os.PathLike[str], text: str) -> dict[str, Any]:
         if isinstance(about, dict) and np.isfinite(float(about.get("scale", 1.0))):
             return about
     raise ValueError(f"{path} has metadata {ENTRY!r} that is no JSON object with a scale: {text!r}")
-
-
-def _opened(path: str | os.PathLike[str]) -> Any:
-    try:
-        return safetensors.safe_open(path, framework="np")
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error

@@ -10,11 +10,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
-from sublinattn.core.backends import asnumpy, to_device
-from sublinattn.core.files import ENTRY, atomic
+from ...core.backends import asnumpy, to_device
+from ...core.files import ENTRY, atomic, open_safetensors
 
 TENSORS = ("q", "k", "v")
 
@@ -121,16 +120,13 @@ class Instance:
         ValueError
             If it is not a safetensors file, was not written by `save`, lacks a tensor, or its tensors do not fit.
         """
-        try:
-            with safetensors.safe_open(path, framework="np") as file:
-                metadata, names = file.metadata() or {}, set(file.keys())
-                if ENTRY not in metadata:
-                    raise ValueError(f"{path} was not written by Instance.save: it has no {ENTRY!r} metadata")
-                if missing := [t for t in TENSORS if t not in names]:
-                    raise ValueError(f"{path} lacks the tensors {missing}, it has {sorted(names)}")
-                tensors = {t: file.get_tensor(t) for t in TENSORS}
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+        with open_safetensors(path) as file:
+            metadata, names = file.metadata() or {}, set(file.keys())
+            if ENTRY not in metadata:
+                raise ValueError(f"{path} was not written by Instance.save: it has no {ENTRY!r} metadata")
+            if missing := [t for t in TENSORS if t not in names]:
+                raise ValueError(f"{path} lacks the tensors {missing}, it has {sorted(names)}")
+            tensors = {t: file.get_tensor(t) for t in TENSORS}
         try:
             return cls(**tensors, **json.loads(metadata[ENTRY]))
         except (TypeError, ValueError) as error:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sublinattn.lab.workloads.knobs import check, check_count
+from ...core import checks
 
 Array = np.ndarray
 Arrays = tuple[Array, Array, Array]
@@ -60,11 +60,11 @@ def clusterable(
     srank(V): about `d_v (1 + mean^2) / (1 + d_v mean^2)` for n >> d_v.
     alpha, kappa: at most `exp(4 R)` and `exp(2 R)`, where `R = s r (norm + delta/2)` bounds the logits.
     """
-    check("clusters", clusters, 0, open_ends=True)
-    check("exponent", exponent, 0, 1)
+    checks.between("clusters", clusters, 0, open_ends=True)
+    checks.between("exponent", exponent, 0, 1)
     _check_lengths(delta=delta, norm=norm, query_norm=query_norm)
-    check("separation", separation, 2, open_ends=True)
-    check("mean", mean, -np.inf)
+    checks.between("separation", separation, 2, open_ends=True)
+    checks.between("mean", mean, -np.inf)
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
     m = round(clusters * n**exponent)
@@ -107,10 +107,10 @@ def drifting(
     long as a centre has many keys on a stretch. Clusters of radius delta that open at their first key are between them.
     alpha, kappa: at most `exp(4 R)` and `exp(2 R)`, `R = s query_norm (norm + delta/4)`.
     """
-    check_count("d", d, least=3)
-    check_count("clusters", clusters, most=n)
+    checks.count("d", d, minimum=3)
+    checks.count("clusters", clusters, maximum=n)
     _check_lengths(delta=delta, norm=norm, query_norm=query_norm)
-    check("speed", speed, 0)
+    checks.between("speed", speed, 0)
     centres = _centres(rng, clusters, d - 1, norm, SEPARATION * delta)
     k = _around(rng, centres[rng.permutation(n) % clusters], delta / 2, float(np.hypot(norm, speed * delta / 2)))
     q = _queries(rng, n, centres, query_norm)
@@ -152,10 +152,10 @@ def needles(
     alpha: `n^2 mass^2 / needles`, quadratic in n; with the needles in the exact part, that of the rest.
     kappa: `exp(s norm (max_i |q_i| - min_i |q_i|))`, 1 for one needle and close to it for several.
     """
-    check_count("d_v", d_v, least=2)
-    check_count("needles", needles, most=min(d_v, n - 1))
-    check_count("clusters", clusters, most=n - needles)
-    check("mass", mass, 1 / n, 1, open_ends=True)
+    checks.count("d_v", d_v, minimum=2)
+    checks.count("needles", needles, maximum=min(d_v, n - 1))
+    checks.count("clusters", clusters, maximum=n - needles)
+    checks.between("mass", mass, 1 / n, 1, open_ends=True)
     _check_lengths(delta=delta, norm=norm)
     centres = _centres(rng, clusters + needles, d, norm, SEPARATION * delta)
     position = rng.permutation(n)
@@ -170,12 +170,12 @@ def needles(
 
 def _check_lengths(**knobs: float) -> None:
     for name, value in knobs.items():
-        check(name, value, 0, open_ends=True)
+        checks.between(name, value, 0, open_ends=True)
 
 
 def _centres(rng: Rng, m: int, d: int, norm: float, apart: float) -> Array:
     """m points of length `norm`, pairwise farther apart than `apart` (checked): see the top of this file."""
-    check_count("d", d, least=2)
+    checks.count("d", d, minimum=2)
     planes, best = d // 2, 0.0
     for _ in range(_TRIES):
         steps = rng.integers(min(1, m - 1), m, size=planes)

@@ -56,7 +56,7 @@ def uniform_attention(
     xp, (q, k, v), leave = backends.enter(q=q, k=k, v=v)
     checks.shapes(q, k, v)
     n_k = k.shape[-2]
-    if checks.integer("sample_size", sample_size, least=1) > n_k:
+    if checks.integer("sample_size", sample_size, minimum=1) > n_k:
         raise ValueError(f"sample_size must be at most the number of keys ({n_k}), got {sample_size}")
     generator = checks.generator(rng)
     dtype = backends.working_dtype(q)

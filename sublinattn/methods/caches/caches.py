@@ -100,8 +100,8 @@ class SinkCache(KVCache):
 
     def __init__(self, window: int, sinks: int = 4) -> None:
         super().__init__()
-        self.window = checks.integer("window", window, least=1)
-        self.sinks = checks.integer("sinks", sinks, least=0)
+        self.window = checks.integer("window", window, minimum=1)
+        self.sinks = checks.integer("sinks", sinks, minimum=0)
 
     def _about(self) -> dict[str, Any]:
         return {"window": self.window, "sinks": self.sinks}

@@ -14,8 +14,8 @@ from .base import KVCache
 
 def budget_and_recent(budget: Any, recent: Any) -> tuple[int, int]:
     """Both as integers, the recent tokens within the budget."""
-    budget = checks.integer("budget", budget, least=1)
-    recent = checks.integer("recent", recent, least=0)
+    budget = checks.integer("budget", budget, minimum=1)
+    recent = checks.integer("recent", recent, minimum=0)
     if recent > budget:
         raise ValueError(f"recent must be at most budget ({budget}), got {recent}")
     return budget, recent

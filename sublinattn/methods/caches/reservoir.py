@@ -114,7 +114,7 @@ class ReservoirCache(MergingCache):
         self, budget: int, weights: Weights = "uniform", *, rng: np.random.Generator | int | None = None
     ) -> None:
         super().__init__()
-        self.budget = checks.integer("budget", budget, least=1)
+        self.budget = checks.integer("budget", budget, minimum=1)
         if weights not in get_args(Weights):
             raise ValueError(f"weights must be one of {get_args(Weights)}, got {weights!r}")
         self.weights = weights

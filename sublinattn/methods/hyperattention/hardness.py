@@ -93,7 +93,7 @@ class Hardness:
         TypeError, ValueError
             m is not an integer in 1..n_k.
         """
-        if checks.integer("m", m, least=1) > self.keys.shape[-2]:
+        if checks.integer("m", m, minimum=1) > self.keys.shape[-2]:
             raise ValueError(f"m must be at most the number of keys ({self.keys.shape[-2]}), got {m}")
         return self._of_keys(lambda xp, k: greedy_k_center(xp, k, m)[1][-1])
 
@@ -158,8 +158,8 @@ def hardness(
     xp, (q, k, *rest), _ = backends.enter(q=q, k=k, **values)
     checks.shapes(q, k, rest[0] if rest else None)
     scale = checks.resolve_scale(scale, q.shape[-1])
-    block_size = checks.integer("block_size", block_size, least=1)
-    exact_keys = checks.integer("exact_keys", exact_keys, least=0)
+    block_size = checks.integer("block_size", block_size, minimum=1)
+    exact_keys = checks.integer("exact_keys", exact_keys, minimum=0)
     if exact_keys >= k.shape[-2]:
         raise ValueError(f"exact_keys must be below the number of keys ({k.shape[-2]}), got {exact_keys}")
     dtype, lead = backends.working_dtype(q), q.shape[:-2]

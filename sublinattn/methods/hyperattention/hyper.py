@@ -117,15 +117,15 @@ def hyper_attention(
     checks.shapes(q, k, v)
     scale = checks.resolve_scale(scale, q.shape[-1])
     n_q, n_k = q.shape[-2], k.shape[-2]
-    block_size = checks.integer("block_size", block_size, least=1)
-    sample_size = checks.integer("sample_size", sample_size, least=1)
-    min_exact = checks.integer("min_exact", min_exact, least=0)
-    exact_keys = checks.integer("exact_keys", exact_keys, least=0)
+    block_size = checks.integer("block_size", block_size, minimum=1)
+    sample_size = checks.integer("sample_size", sample_size, minimum=1)
+    min_exact = checks.integer("min_exact", min_exact, minimum=0)
+    exact_keys = checks.integer("exact_keys", exact_keys, minimum=0)
     if sample_size > n_k and sample_size != SAMPLE_SIZE:
         raise ValueError(f"sample_size must be at most the number of keys ({n_k}), got {sample_size}")
     if exact_keys > n_k:
         raise ValueError(f"exact_keys must be at most the number of keys ({n_k}), got {exact_keys}")
-    if lsh_bits is not None and checks.integer("lsh_bits", lsh_bits, least=1) > MAX_BITS:
+    if lsh_bits is not None and checks.integer("lsh_bits", lsh_bits, minimum=1) > MAX_BITS:
         raise ValueError(f"lsh_bits must be at most {MAX_BITS}, got {lsh_bits}")
     if estimator not in ("practical", "theory"):
         raise ValueError(f"estimator must be 'practical' or 'theory', got {estimator!r}")

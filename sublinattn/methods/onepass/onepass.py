@@ -107,11 +107,13 @@ class OnePassSketch:
         scale: float | None = None,
         rng: np.random.Generator | int | None = None,
     ) -> None:
-        self.n, self.d, self.d_v = (checks.integer(name, x, least=1) for name, x in (("n", n), ("d", d), ("d_v", d_v)))
+        self.n, self.d, self.d_v = (
+            checks.integer(name, x, minimum=1) for name, x in (("n", n), ("d", d), ("d_v", d_v))
+        )
         if n > MAX_INDEX:
             raise ValueError(f"n must be at most {MAX_INDEX}, got {n}")
-        self.degree = checks.integer("degree", degree, least=0)
-        self.sparsity = checks.integer("sparsity", sparsity, least=1)
+        self.degree = checks.integer("degree", degree, minimum=0)
+        self.sparsity = checks.integer("sparsity", sparsity, minimum=1)
         if sparsity > n:
             raise ValueError(f"sparsity must be at most n ({n}), got {sparsity}")
         for name, eps in (("eps1", eps1), ("eps2", eps2)):
@@ -194,7 +196,7 @@ class OnePassSketch:
         self._kept.monomials.check(dtype, **{side: norm})
         if self._dtype is not None and self._dtype != dtype:
             raise TypeError(f"{side} must have the dtype of the rows before it ({self._dtype}), got {dtype}")
-        start = self._following(side) if start is None else checks.integer("start", start, least=0)
+        start = self._following(side) if start is None else checks.integer("start", start, minimum=0)
         ranges = with_range(self._ranges[side], start, start + len(rows[0]), name=side, n=self.n)
         kept = self._kept
         kept.sums, kept.weights = backends.follow(xp, side, kept.sums, kept.weights)

@@ -79,7 +79,7 @@ def approximant(basis: str, degree: int, radius: float) -> Approximant:
     TypeError, ValueError
         Impossible parameters.
     """
-    degree, radius = checks.integer("degree", degree, least=0), _radius(basis, radius)
+    degree, radius = checks.integer("degree", degree, minimum=0), _radius(basis, radius)
     series = _exp(_log_taylor_error(degree, radius))
     if basis == "taylor" or series < NEGLIGIBLE:
         return Approximant(basis, degree, radius, _taylor(degree), series)
@@ -130,7 +130,7 @@ def taylor_bound(degree: int, radius: float) -> float:
     (Remainder at most `e^R R^{g+1}/(g+1)!`, relative to `exp(x) >= e^{-R}`. With fact (1) above a factor `e^R` could be
     spared.) Infinite where float64 overflows.
     """
-    degree, radius = checks.integer("degree", degree, least=0), _radius("taylor", radius)
+    degree, radius = checks.integer("degree", degree, minimum=0), _radius("taylor", radius)
     return _exp(log_taylor_bound(degree, radius))
 
 

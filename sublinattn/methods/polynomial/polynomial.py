@@ -80,8 +80,8 @@ class PolynomialState:
         basis: str = "taylor",
         radius: float | None = None,
     ) -> None:
-        self.d, self.d_v = (checks.integer(name, x, least=1) for name, x in (("d", d), ("d_v", d_v)))
-        self.degree = checks.integer("degree", degree, least=0)
+        self.d, self.d_v = (checks.integer(name, x, minimum=1) for name, x in (("d", d), ("d_v", d_v)))
+        self.degree = checks.integer("degree", degree, minimum=0)
         self.scale = checks.resolve_scale(scale, d)
         _check_basis(basis)
         if (radius is None) != (basis == "taylor"):
@@ -279,7 +279,7 @@ def _degree(degree: int | None, eps: float | None, basis: str, radius: float, n_
     if degree is not None:
         if eps is not None:
             raise ValueError(f"degree and eps must not both be given, got {degree} and {eps}")
-        return checks.integer("degree", degree, least=0)
+        return checks.integer("degree", degree, minimum=0)
     rounding = math.exp(min(2 * radius, 700.0)) * float(np.finfo(dtype).eps)
     got = "" if eps is None else f"; got {checks.real('eps', eps):.2g}"
     eps = min(0.1, max(1 / n_k, rounding)) if eps is None else eps

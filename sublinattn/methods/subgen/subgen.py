@@ -121,10 +121,10 @@ class SubGenCache(MergingCache):
         self.delta = checks.real("delta", delta)
         if not 0 <= self.delta < math.inf:
             raise ValueError(f"delta must be a finite number of at least 0, got {delta}")
-        self.cluster_samples = checks.integer("cluster_samples", cluster_samples, least=1)
-        self.value_samples = checks.integer("value_samples", value_samples, least=1)
-        self.recent = checks.integer("recent", recent, least=0)
-        self.max_clusters = None if max_clusters is None else checks.integer("max_clusters", max_clusters, least=1)
+        self.cluster_samples = checks.integer("cluster_samples", cluster_samples, minimum=1)
+        self.value_samples = checks.integer("value_samples", value_samples, minimum=1)
+        self.recent = checks.integer("recent", recent, minimum=0)
+        self.max_clusters = None if max_clusters is None else checks.integer("max_clusters", max_clusters, minimum=1)
         if max_clusters is not None and not self.delta:
             raise ValueError("delta must be above 0 if max_clusters is given: it is doubled, got 0")
         self._seeds = [seed_from(rng)]
@@ -167,7 +167,7 @@ class SubGenCache(MergingCache):
             Impossible parameters; a budget without room for one cluster.
         """
         d, d_v, t, s, r = (
-            checks.integer(name, x, least=least)
+            checks.integer(name, x, minimum=least)
             for name, x, least in (
                 ("d", d, 1),
                 ("d_v", d_v, 1),
@@ -181,7 +181,7 @@ class SubGenCache(MergingCache):
         item = np.dtype(dtype).itemsize
         fixed = (s + r) * (d + d_v) * item + 8 * s
         each = (1 + t) * (d * item * 9 / 8 + 8)  # an eighth is room to grow; 8 bytes say when a sample changes
-        clusters = int((checks.integer("nbytes", nbytes, least=1) - fixed) / each)
+        clusters = int((checks.integer("nbytes", nbytes, minimum=1) - fixed) / each)
         if clusters < 1:
             raise ValueError(f"nbytes must be at least {math.ceil(fixed + each)} for these samples, got {nbytes}")
         cache = cls(delta, t, s, recent=r, max_clusters=clusters, rng=rng)

@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
 from sublinattn import Hardness, hardness
-from sublinattn.core import backends
+from sublinattn.core import backends, timing
 from sublinattn.core.softmax_matrix import SoftmaxMatrix
 from sublinattn.methods.hyperattention.sort_lsh import buckets, default_bits, hyperplanes
 
@@ -135,7 +135,7 @@ def test_memory_is_linear() -> None:
     """Never the 64 MiB of 4096 x 4096 float32 entries."""
     q, k, _ = references.qkv(5, 4096, 4096, d=8, dtype=np.float32)
     with threadpool_limits(1, user_api="blas"):  # each thread has a tile of its own
-        assert backends.peak_bytes(np, lambda: hardness(q, k, rng=0)) < 16 * 2**20
+        assert timing.peak_bytes(np, lambda: hardness(q, k, rng=0)) < 16 * 2**20
 
 
 def test_cluster_counts_and_radii_of_every_head(xp: Any) -> None:

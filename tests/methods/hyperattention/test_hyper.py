@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from sublinattn import attention, hyper_attention, stage_times
-from sublinattn.core import backends
+from sublinattn.core import backends, timing
 from sublinattn.methods.hyperattention.estimators import draw_shared, draw_theory
 from sublinattn.methods.hyperattention.sort_lsh import default_bits, hyperplanes
 
@@ -284,7 +284,7 @@ def test_memory_is_linear(estimator: Any, causal: bool) -> None:
 
     def peak(n: int) -> int:
         arrays = references.qkv(13, n, n, d=8, d_v=8, dtype=np.float32)
-        return backends.peak_bytes(np, lambda: hyper_attention(*arrays, estimator=estimator, causal=causal, rng=0))
+        return timing.peak_bytes(np, lambda: hyper_attention(*arrays, estimator=estimator, causal=causal, rng=0))
 
     with threadpool_limits(1, user_api="blas"):
         small, large = peak(16384), peak(32768)

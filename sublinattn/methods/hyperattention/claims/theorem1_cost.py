@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import sympy as sp
 
-from ....core.backends import Array, peak_bytes, synchronize, to_device
+from ....core.backends import Array, to_device
+from ....core.timing import best_of, peak_bytes
 from ....theory import symbols
 from ....theory.claim import Claim, Growth, Sabotage, Trial
 from ....theory.cost import over, powers
@@ -39,14 +40,8 @@ def seconds(
     """
     q, k, v = _arrays(rng, xp, n, d)
     size = BLOCK if blocks is None else n // blocks
-    best = np.inf
-    for _ in range(repeats):
-        synchronize(xp)
-        start = time.perf_counter()
-        hyper_attention(q, k, v, causal=causal, block_size=size, min_exact=0, rng=rng)
-        synchronize(xp)
-        best = min(best, time.perf_counter() - start)
-    return Trial(best, facts={"n": n, "n_0": BLOCK})
+    call = partial(hyper_attention, q, k, v, causal=causal, block_size=size, min_exact=0, rng=rng)
+    return Trial(best_of(xp, call, repeats), facts={"n": n, "n_0": BLOCK})
 
 
 def _dense_attention(xp: Any, q: Array, k: Array, v: Array) -> Array:

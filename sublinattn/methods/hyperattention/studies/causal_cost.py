@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ....core.backends import peak_bytes, synchronize, to_device
+from ....core.backends import to_device
 from ....core.exact import attention
-from ....core.timing import stage_times
+from ....core.timing import best_of, peak_bytes, stage_times
 from ....lab.run import Run
 from ....theory.growth import fit
 from ..hyper import hyper_attention
@@ -53,20 +51,9 @@ def over_n(run: Run) -> pd.DataFrame:
             if method == "exact" and n > exact_up_to:
                 continue
             rows.append(("memory", method, causal, n, 0, float(peak_bytes(xp, call))))  # also the warm-up
-            rows += [("time", method, causal, n, replicate, _seconds(xp, call, n)) for replicate in range(replicates)]
+            rounds = max(1, 2**14 // n)  # where n is small, other programs disturb most
+            rows += [("time", method, causal, n, r, best_of(xp, call, rounds)) for r in range(replicates)]
     return pd.DataFrame(rows, columns=["quantity", "method", "causal", "n", "replicate", "value"])
-
-
-def _seconds(xp: Any, call: Callable[[], Any], n: int) -> float:
-    """Of the fastest of several calls where n is small: there, other programs disturb most."""
-    best = math.inf
-    for _ in range(max(1, 2**14 // n)):
-        synchronize(xp)
-        start = time.perf_counter()
-        call()
-        synchronize(xp)
-        best = min(best, time.perf_counter() - start)
-    return best
 
 
 def exponents(rows: pd.DataFrame) -> pd.DataFrame:

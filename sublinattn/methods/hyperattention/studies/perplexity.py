@@ -6,14 +6,15 @@ half of the time.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ....core.backends import Array, asnumpy, namespace, synchronize
+from ....core.backends import Array, asnumpy, namespace
+from ....core.timing import timed
 from ....lab.models import Model
 from ....lab.run import Run
 from ....lab.statistics import mean_and_reach
@@ -104,12 +105,8 @@ class Clock:
         self.attend, self.seconds = attend, 0.0
 
     def __call__(self, layer: int, q: Array, k: Array, v: Array) -> Array:
-        xp = namespace(q)
-        synchronize(xp)
-        start = time.perf_counter()
-        out = self.attend(layer, q, k, v)
-        synchronize(xp)
-        self.seconds += time.perf_counter() - start
+        out, seconds = timed(namespace(q), partial(self.attend, layer, q, k, v))
+        self.seconds += seconds
         return out
 
 
@@ -212,9 +209,8 @@ def numbers(layers: int) -> list[int]:
 
 def _timed(decoder: Any, tokens: np.ndarray, replaced: Mapping[int, Method]) -> tuple[float, float, float]:
     clock = Clock(replacing(replaced))
-    start = time.perf_counter()
-    nats = float(decoder.losses(tokens, attend=clock).mean(dtype=np.float64))
-    return nats, clock.seconds, time.perf_counter() - start
+    losses, seconds = timed(decoder.xp, partial(decoder.losses, tokens, attend=clock))
+    return float(losses.mean(dtype=np.float64)), clock.seconds, seconds
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:

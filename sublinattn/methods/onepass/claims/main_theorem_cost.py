@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import sympy as sp
 
-from ....core.backends import asnumpy, synchronize, to_device
+from ....core.backends import asnumpy, to_device
 from ....core.exact import attention
+from ....core.timing import best_of
 from ....lab.workloads import make
 from ....theory import symbols
 from ....theory.claim import Claim, Growth, Sabotage, Trial
@@ -70,17 +70,14 @@ def decode_seconds(
     sketch = CountSketch(
         host.n, host.p, host.hash, host.bit_tables, *(to_device(x, xp) for x in (host.table, host.bits))
     )
-    best = np.inf
-    for _ in range(1 if rescan else 3):
-        synchronize(xp)
-        start = time.perf_counter()
+
+    def decode() -> None:
         for _ in range(n // 1024 if rescan else 1):
             DECODERS[method](xp, sketch, 64)
         if invert:
             sketch.hash(xp, xp.arange(n)[None], slice(0, 1))
-        synchronize(xp)
-        best = min(best, time.perf_counter() - start)
-    return Trial(best, facts={"n": n, "nbytes": sketch.nbytes})
+
+    return Trial(best_of(xp, decode, 1 if rescan else 3), facts={"n": n, "nbytes": sketch.nbytes})
 
 
 def psi_rows(

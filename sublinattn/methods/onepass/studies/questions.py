@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ....core.backends import asnumpy, peak_bytes, to_device
+from ....core.backends import asnumpy, to_device
 from ....core.exact import attention
+from ....core.timing import peak_bytes
 from ....lab import ledger
 from ....lab.run import Run
 from ....theory import CLAIMS

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ....core.backends import Array, asnumpy, synchronize, to_device
+from ....core.backends import Array, asnumpy, to_device
 from ....core.exact import attention
+from ....core.timing import timed
 from ....lab.run import Run
 from ....lab.workloads.instance import Instance
 from ...polynomial.polynomial import PolynomialState
@@ -88,15 +88,15 @@ def over_n(run: Run, *, decay: float = 1.0) -> pd.DataFrame:
             y = reference(x)
             for variant in ("paper", "fused"):
                 method = f"one-pass {variant}"
-                sketch, seconds = _timed(xp, partial(fed, x, variant, run.rng(variant, n, r)))
+                sketch, seconds = timed(xp, partial(fed, x, variant, run.rng(variant, n, r)))
                 rows.append(("absorb", method, n, r, seconds))
                 rows.append(("bytes", method, n, r, float(sketch.nbytes)))
                 for how in ("identify", "scan"):
-                    columns, seconds = _timed(xp, partial(sketch.decode, how))
+                    columns, seconds = timed(xp, partial(sketch.decode, how))
                     rows.append(("decode", f"{method}, {how}", n, r, seconds))
                     if how == "identify":
                         rows.append(("error", method, n, r, flat_outputs.relative_error(asnumpy(columns.todense()), y)))
-            (state, out), seconds = _timed(xp, partial(streamed, x))
+            (state, out), seconds = timed(xp, partial(streamed, x))
             rows.append(("absorb", "streaming state", n, r, seconds))
             rows.append(("bytes", "streaming state", n, r, float(state.nbytes)))
             rows.append(("error", "streaming state", n, r, flat_outputs.relative_error(asnumpy(out), y)))
@@ -113,7 +113,7 @@ def over_n(run: Run, *, decay: float = 1.0) -> pd.DataFrame:
             rows.append(("error", "uniform", n, r, uniform))
             rows.append(("bytes", "exact", n, r, float(n * CACHE_ROW)))
             if n <= EXACT_MOST:
-                _, seconds = _timed(xp, partial(attention, x.q, x.k, x.v, scale=x.scale))
+                _, seconds = timed(xp, partial(attention, x.q, x.k, x.v, scale=x.scale))
                 rows.append(("absorb", "exact", n, r, seconds))
     return pd.DataFrame(rows, columns=["quantity", "method", "n", "replicate", "value"])
 
@@ -130,11 +130,3 @@ def sampled_error(x: Instance, y: np.ndarray, nbytes: int, rng: np.random.Genera
     keys = to_device(rng.choice(n, nbytes // CACHE_ROW, replace=False), xp)
     out = asnumpy(attention(x.q[to_device(rows, xp)], x.k[keys], x.v[keys], scale=x.scale))
     return float(np.linalg.norm(out - y[rows]) * np.sqrt(n / len(rows)) / np.linalg.norm(y))
-
-
-def _timed(xp: Any, call: Callable[[], Any]) -> tuple[Any, float]:
-    synchronize(xp)
-    start = time.perf_counter()
-    result = call()
-    synchronize(xp)
-    return result, time.perf_counter() - start

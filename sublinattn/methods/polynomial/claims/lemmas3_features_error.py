@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 import sympy as sp
 
-from ....core.backends import asnumpy, synchronize, to_device
+from ....core.backends import asnumpy, to_device
+from ....core.timing import best_of
 from ....theory import symbols
 from ....theory.claim import Claim, Exact, Growth, Sabotage, Trial
 from ....theory.cost import over, powers
@@ -114,18 +114,16 @@ def absorb_seconds(
 ) -> Trial:
     """Seconds to absorb n tokens in eight chunks, fastest of three; `restart` begins anew at each (a sabotage)."""
     k, v = (to_device(rng.standard_normal((n, d), dtype=np.float32) / d, xp) for _ in range(2))
-    best, step = np.inf, 1024 if restart else -(-n // 8)
-    for _ in range(1 if restart else 3):
-        state = PolynomialState(d, d, degree=degree)
-        synchronize(xp)
-        start = time.perf_counter()
+    state, step = PolynomialState(d, d, degree=degree), 1024 if restart else -(-n // 8)
+
+    def absorb() -> None:
+        nonlocal state
         for at in range(0, n, step):
             if restart:
                 state = PolynomialState(d, d, degree=degree)
             state.update(k[0 if restart else at : at + step], v[0 if restart else at : at + step])
-        synchronize(xp)
-        best = min(best, time.perf_counter() - start)
-    return Trial(best, facts={"n": n, "nbytes": state.nbytes})
+
+    return Trial(best_of(xp, absorb, 1 if restart else 3), facts={"n": n, "nbytes": state.nbytes})
 
 
 U1, U2, P_OF = sp.Symbol("u_1(q)"), sp.Symbol("u_2(k)"), sp.Function("p")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 import sympy as sp
 
-from ....core.backends import synchronize, to_device
+from ....core.backends import to_device
+from ....core.timing import best_of
 from ....lab.workloads import make
 from ....theory import symbols
 from ....theory.claim import Case, Claim, Growth, Sabotage, Trial
@@ -79,15 +79,13 @@ def update_seconds(
     cache = _cache(rng, most)
     for chunk in chunks(len(k), 4096):
         cache.update(k[chunk], v[chunk])
-    best = np.inf
-    for _ in range(rounds):  # tokens that came before, so that no cluster is made
-        synchronize(xp)
-        start = time.perf_counter()
-        cache.update(k[last], v[last])
+
+    def update() -> None:
+        cache.update(k[last], v[last])  # tokens that came before, so that no cluster is made
         if against_all:
             xp.matmul(k[last], k.T).min(axis=1)
-        synchronize(xp)
-        best = min(best, time.perf_counter() - start)
+
+    best = best_of(xp, update, rounds)
     return Trial(
         float(len(k) ** float(NEARLY) / best) if at_least else best, facts={"n": len(k), "m": len(cache.counts)}
     )

@@ -5,15 +5,14 @@ The answers are sentences made of the measured values: no number and no conclusi
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ....core.backends import synchronize, to_device
+from ....core.backends import to_device
+from ....core.timing import timed
 from ....lab.comparison.error_over_bytes import CLUSTERS_MEAN
 from ....lab.comparison.registry import CHUNK, drawn
 from ....lab.run import Run
@@ -48,22 +47,14 @@ def cost(run: Run) -> dict[str, float]:
     stream, _ = drawn(CLUSTERS_MEAN, n, 0, run)
     found: dict[str, float] = {"n": n}
     for name, cache in (("subgen", SubGenCache(DELTA, SAMPLES, SLOTS, rng=run.seed)), ("exact", ExactCache())):
-        taken = _seconds(xp, partial(stream.feed, cache, CHUNK))
-        asked = [_seconds(xp, partial(cache.attend, stream.late[:1])) for _ in range(9)]
+        _, taken = timed(xp, partial(stream.feed, cache, CHUNK))
+        asked = [timed(xp, partial(cache.attend, stream.late[:1]))[1] for _ in range(9)]
         found |= {
             f"{name} bytes": cache.nbytes,
             f"{name} token": 1e6 * taken / n,
             f"{name} query": 1e6 * float(np.median(asked)),
         }
     return found
-
-
-def _seconds(xp: Any, call: Callable[[], Any]) -> float:
-    synchronize(xp)
-    start = time.perf_counter()
-    call()
-    synchronize(xp)
-    return time.perf_counter() - start
 
 
 def lengths(run: Run) -> pd.DataFrame:

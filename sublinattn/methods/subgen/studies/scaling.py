@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from ....core.backends import synchronize
+from ....core.timing import timed
 from ....lab.run import Run
 from ....lab.workloads import make
 from ...caches.base import KVCache
@@ -57,19 +57,11 @@ def over_n(run: Run) -> pd.DataFrame:
                     for at in range(0, n, CHUNK):
                         cache.update(x.k[at : min(at + CHUNK, n)], x.v[at : min(at + CHUNK, n)])
                     held, clusters = cache.nbytes, len(cache.counts) if isinstance(cache, SubGenCache) else n
-                    per_query = min(_seconds(xp, cache.attend, x.q[i : i + 1]) for i in range(QUERIES))
-                    per_token = _seconds(xp, cache.update, x.k[n:], x.v[n:]) / TIMED
+                    per_query = min(timed(xp, partial(cache.attend, x.q[i : i + 1]))[1] for i in range(QUERIES))
+                    per_token = timed(xp, partial(cache.update, x.k[n:], x.v[n:]))[1] / TIMED
                     found = {"bytes": float(held), "token": 1e6 * per_token, "query": 1e3 * per_query}
                     rows += [(what, method, n, clusters, r, value) for what, value in found.items()]
     return pd.DataFrame(rows, columns=["quantity", "method", "n", "clusters", "replicate", "value"])
-
-
-def _seconds(xp: Any, call: Callable[..., Any], *args: Any) -> float:
-    synchronize(xp)
-    start = time.perf_counter()
-    call(*args)
-    synchronize(xp)
-    return time.perf_counter() - start
 
 
 def by_rows(run: Run) -> pd.DataFrame:
@@ -89,7 +81,8 @@ def by_rows(run: Run) -> pd.DataFrame:
         for r in range(run.pick(smoke=3, standard=5, full=5)):
             cache = SubGenCache(1.0, 4, 64, rng=run.rng("by rows", rows, r)).update(x.k[:512], x.v[:512])
             seconds = sum(
-                _seconds(xp, cache.update, x.k[at : at + rows], x.v[at : at + rows]) for at in range(0, tokens, rows)
+                timed(xp, partial(cache.update, x.k[at : at + rows], x.v[at : at + rows]))[1]
+                for at in range(0, tokens, rows)
             )
             found.append((rows, r, tokens / seconds))
     return pd.DataFrame(found, columns=["rows", "replicate", "tokens_per_second"])
