@@ -1,8 +1,14 @@
-"""The two estimators of HyperAttention: what a tile of queries adds for the keys outside its own block.
+"""The two estimators of HyperAttention: how the keys outside a query's own block enter normaliser and product.
 
-Source: [HA24], Algorithms 2 and 3, Lemmas 1 and 2. `hyper.py` sorts, cuts and recurses; here keys are drawn and
-weighted. Both estimators see tiles of `g` blocks with `t` queries each and leave a `Partial` whose `l` and `o` estimate
-the normaliser and the product.
+Source: [HA24] Han et al., *HyperAttention*, arXiv 2310.05869: Algorithm 2 (ApproxD) and Lemma 1 for the normaliser,
+Algorithm 3 and Lemma 2 for the product. `hyper.py` sorts, cuts and recurses; here keys are drawn and weighted.
+
+With `A = exp(s Q K^T)`, `M` the sortLSH mask (1 in a query's own block) and `D = diag(A 1)`, both estimators take tiles
+of `g` blocks with `t` queries each and leave a `Partial` whose `l` estimates `D_ii` and whose `o` estimates `(A V)_i`,
+relative to `exp(m_i)`. They differ from the paper as listed at `SharedSample` and `TheorySample`.
+
+Cost per query: `O((b + m) d)` operations, `b` keys of its own block and `m` sampled ones; *theory* adds
+`O(min(m, n) n d)` per problem for the row sums of its test queries.
 """
 
 from __future__ import annotations
@@ -10,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -19,58 +25,77 @@ from ...core.backends import Array, Scratch
 from ...core.exact import Partial, Softmax
 from .sort_lsh import BlockGroup, SortedBlocks
 
+if TYPE_CHECKING:
+    from .hyper import Problem
+
 SATURATION = 1e-30  # smallest normaliser, relative to the largest exponential in the tile
 
 BlockKernel = Callable[..., tuple[Array, Array]]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What all tiles of one call share: flattened `(rows, d)` arrays and parameters."""
-
-    xp: Any
-    q: Array
-    k: Array
-    v: Array
-    scale: float
-    shift: bool
-    block_size: int
-    sample_size: int
-    rng: np.random.Generator
-    kernel: BlockKernel | None
-
-
-class Estimator(Protocol):
-    """Draws keys for every problem, then serves tiles; thread-safe once built."""
-
-    def absorb(self, tile: Softmax, p: Partial, block: Block, group: BlockGroup, at: slice, lap: Any) -> None:
-        """Absorb the blocks `group[at]`, gathered as `block`, and an estimate of all other keys."""
+Lap = Callable[[str], None]
+"""Books the time since the last lap under the name of a stage (`timing.clock`)."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Gathered rows of one tile: scaled queries (g, t, d), keys (g, c, d), values (g, c, d_v).
+    """One tile: blocks `at` of `group`, their rows gathered.
 
-    The last `exact` keys are not the block's own.
+    Attributes
+    ----------
+    q, k, v : array, shapes (g, t, d), (g, c, d), (g, c, d_v)
+        Queries times the logits' scale, keys and values. The last `sinks` of the `c` keys are the attention sinks,
+        which are exact for every query; those before them are the block's own.
+    sinks : int
+    group : BlockGroup
+    at : slice
     """
 
     q: Array
     k: Array
     v: Array
-    exact: int
+    sinks: int
+    group: BlockGroup
+    at: slice
+
+    def of_problem(self, xp: Any, x: Array) -> Array:
+        """The samples `x` (P, m, ...) of this tile's blocks.
+
+        One entry per problem if all problems of the tile have equally many blocks in it (the blocks of a problem then
+        meet its sample in one product), else one per block.
+        """
+        problem = self.group.problem[self.at]
+        first, last = int(problem[0]), int(problem[-1])
+        even = np.array_equal(problem, np.repeat(np.arange(first, last + 1), len(problem) // (last - first + 1)))
+        return x[first : last + 1] if even else x[backends.to_device(problem, xp)]
+
+    def sample_logits(self, tile: Softmax, k: Array) -> Array:
+        """Logits (g, t, m) of the tile's queries with sampled keys that `of_problem` gave."""
+        return tile.logits(_joined(self.q, k), k).reshape(*self.q.shape[:2], -1)
 
 
-def absorb_block(problem: Problem, tile: Softmax, p: Partial, block: Block) -> None:
-    """The exact part, by our own kernel or by the caller's."""
-    if problem.kernel is None:
-        tile.absorb(p, tile.logits(block.q, block.k), block.v)
-    else:
-        out, lse = problem.kernel(block.q, block.k, block.v, scale=1.0, causal=False)
-        p.m[...], p.l[...], p.o[...] = lse, 1, out
+def _joined(x: Array, samples: Array) -> Array:
+    """Rows (g, t, ...) of a tile, those of the blocks that share a sample joined: (len(samples), rows, ...)."""
+    return x.reshape(len(samples), -1, x.shape[-1])
+
+
+class Estimator(Protocol):
+    """Draws keys for every problem when it is made, then serves tiles, on any thread."""
+
+    def absorb(self, tile: Softmax, p: Partial, block: Block, lap: Lap) -> None:
+        """Add the block's keys exactly, and an estimate of all other keys, to the empty partial `p`."""
+
+
+MakeEstimator = Callable[["Problem", SortedBlocks], Estimator]
+
+
+# ------------------------------------------------------------------------------------------------------------ practical
+def practical_estimator(problem: Problem, blocks: SortedBlocks) -> Estimator:
+    """One shared sample, capped at the number of keys."""
+    p, n = blocks.k_order.shape
+    return SharedSample(problem, blocks, draw_shared(problem.rng, p, n, min(problem.sample_size, n)))
 
 
 def draw_shared(rng: np.random.Generator, problems: int, n: int, m: int) -> np.ndarray:
-    """`m` of `n` sorted positions for each problem, without replacement, shape (problems, m)."""
+    """`m` of `n` places in the sorted order of the keys, without replacement, for each problem: (problems, m)."""
     return np.stack([rng.choice(n, m, replace=False, shuffle=False) for _ in range(problems)])
 
 
@@ -81,129 +106,188 @@ class SharedSample:
     `u >= 1` the partial's `l` and `o` are exactly unbiased, with less variance than under the fixed weight `n / m`;
     with `u = 0` (possible only if `m <= |B|`) the keys outside B count nothing. At `m = n` every weight is 1 and the
     result is exact.
+
+    Differs from the paper in: all of this. It is the estimator of the authors' public code; the theorems are about
+    `TheorySample`.
+
+    Parameters
+    ----------
+    problem : Problem
+    blocks : SortedBlocks
+    positions : numpy array of int, shape (P, m)
+        The sampled keys, as places in the sorted order.
     """
 
     def __init__(self, problem: Problem, blocks: SortedBlocks, positions: np.ndarray) -> None:
-        xp = problem.xp
-        self.problem, self.n = problem, blocks.k_order.shape[1]
+        xp, (_, k, v) = problem.xp, problem.rows
+        self.problem, self.n, self.block_size = problem, blocks.k_order.shape[1], blocks.block_size
         self.block_of = positions // blocks.block_size
-        self.sizes = blocks.block_size
         rows = xp.take_along_axis(blocks.k_order, backends.to_device(positions, xp), axis=1)
-        self.k, self.v = problem.k[rows], problem.v[rows]
+        self.k, self.v = k[rows], v[rows]
         self._weights = {id(group): self.weights(group) for group in blocks.groups}
 
     def weights(self, group: BlockGroup) -> Array:
-        """Weight of each sampled key for each block, shape (G, m)."""
-        outside = self.block_of[group.problem] != group.block[:, None]
+        """Weight of each sampled key for each block, shape (G, m): `(n - |B|) / u` outside the block, 0 inside."""
+        outside = group.outside(self.block_of)
         drawn = outside.sum(axis=1, keepdims=True)
-        size = np.minimum(self.sizes, self.n - group.block * self.sizes)[:, None]
+        size = np.minimum(self.block_size, self.n - group.block * self.block_size)[:, None]
         weights = outside * ((self.n - size) / np.maximum(drawn, 1))
         return backends.to_device(weights.astype(self.k.dtype), self.problem.xp)
 
-    def absorb(self, tile: Softmax, p: Partial, block: Block, group: BlockGroup, at: slice, lap: Any) -> None:
-        absorb_block(self.problem, tile, p, block)
+    def absorb(self, tile: Softmax, p: Partial, block: Block, lap: Lap) -> None:
+        kernel = self.problem.kernel
+        if kernel is None:
+            tile.absorb(p, tile.logits(block.q, block.k), block.v)
+        else:  # its output is normalised: a partial with m = lse and l = 1
+            p.o[...], p.m[...] = kernel(block.q, block.k, block.v, scale=1.0, causal=False)
+            p.l[...] = 1
         lap("block")
-        k, v = (_of_problem(tile.xp, x, group, at) for x in (self.k, self.v))
-        (g, t, _), (problems, m, d_v) = block.q.shape, v.shape
-        logits = tile.logits(_per_problem(block.q, problems), k).reshape(g, t, m)
-        counts = self._weights[id(group)][at]
+        k, v = (block.of_problem(tile.xp, x) for x in (self.k, self.v))
+        (g, _, _), (problems, m, d_v) = block.q.shape, v.shape
+        counts = self._weights[id(block.group)][block.at]
         weighted = tile.scratch("weighted", problems, g // problems, m, d_v)
         tile.xp.multiply(v[:, None], counts.reshape(problems, -1, m, 1), out=weighted)
-        tile.absorb(p, logits, weighted.reshape(g, m, d_v), counts)
+        tile.absorb(p, block.sample_logits(tile, k), weighted.reshape(g, m, d_v), counts)
         lap("sample")
 
 
-def _of_problem(xp: Any, x: Array, group: BlockGroup, at: slice) -> Array:
-    """Rows of `x` (P, m, ...) for a tile of `g` blocks: one entry per problem if each has as many blocks in the tile,
-    else one per block.
+# --------------------------------------------------------------------------------------------------------------- theory
+def theory_estimator(
+    problem: Problem, blocks: SortedBlocks, *, kappa: float | None = None, eps: float | None = None
+) -> Estimator:
+    """ApproxD and row-norm sampling."""
+    law = row_norm_law(problem.xp, problem.rows[2], blocks.k_order)
+    draws = draw_theory(problem.rng, blocks, problem.sample_size, law)
+    return TheorySample(problem, blocks, draws, kappa=kappa, eps=eps)
+
+
+@dataclass(frozen=True)
+class TheoryDraws:
+    """Draws of *theory*, (P, m) each, with replacement, as places in the sorted order.
+
+    Attributes
+    ----------
+    queries : numpy array of int
+        The test queries `T` of Algorithm 2.
+    uniform : numpy array of int
+        The uniform keys `l_1..l_m` of Algorithm 2.
+    by_norm, probability : numpy array
+        The keys that `S` of Algorithm 3 takes, and the `p_j` they were drawn with.
     """
-    which = group.problem[at]
-    first, last = int(which[0]), int(which[-1])
-    even = np.array_equal(which, np.repeat(np.arange(first, last + 1), len(which) // (last - first + 1)))
-    return x[first : last + 1] if even else x[backends.to_device(which, xp)]
+
+    queries: np.ndarray
+    uniform: np.ndarray
+    by_norm: np.ndarray
+    probability: np.ndarray
 
 
-def _per_problem(x: Array, problems: int) -> Array:
-    """Tile (g, t, ...) with the blocks of a problem joined, so that they meet its sample in one product."""
-    return x.reshape(problems, -1, x.shape[-1])
+def row_norm_law(xp: Any, v: Array, order: Array) -> np.ndarray:
+    """`p_j = |v_j|^2 / |V|_F^2` [HA24, Lemma 2] over each problem's keys in sorted order, (P, n_k), on the host.
+
+    Uniform if V is 0.
+    """
+    squares = backends.asnumpy(xp.einsum("ij,ij->i", v, v)[order]).astype(np.float64)
+    total = squares.sum(axis=1, keepdims=True)
+    return np.where(total > 0, squares / np.where(total > 0, total, 1), 1 / squares.shape[1])
+
+
+def draw_theory(rng: np.random.Generator, blocks: SortedBlocks, m: int, law: np.ndarray) -> TheoryDraws:
+    """Draw `m` test queries, uniform keys and keys by `law` (P, n_k) for every problem."""
+    (p, n_q), n_k = blocks.q_order.shape, blocks.k_order.shape[1]
+    by_norm = np.stack([rng.choice(n_k, m, p=row) for row in law])
+    return TheoryDraws(
+        queries=rng.integers(n_q, size=(p, m)),
+        uniform=rng.integers(n_k, size=(p, m)),
+        by_norm=by_norm,
+        probability=np.take_along_axis(law, by_norm, axis=1),
+    )
 
 
 class TheorySample:
     """*theory*: ApproxD for the normaliser [HA24, Algorithm 2], row-norm sampling for the product [HA24, Lemma 2].
 
-    Draws are with replacement. ApproxD: `m` random queries give `tau`, the largest unmasked row sum; `m` uniform keys,
-    entries capped at `C_i`, give `d_i`; the normaliser is the block's row sum plus `max(d_i, tau/kappa)`. Product:
-    `A S^T S V` over *all* keys, with `p_j = |v_j|^2 / |V|_F^2`.
+    The normaliser is the block's row sum plus `max(d_i, tau/kappa)`, `d_i` an estimate of the rest from `m` uniform
+    keys with capped entries. The product is `A S^T S V` over *all* keys, the block's own included.
 
     Differs from the paper in:
 
-    1. `kappa=None` takes the ratio measured on the same `m` queries.
+    1. `kappa=None` takes the ratio measured on the same `m` queries: `tau/kappa` is their smallest row sum.
     2. Where the estimated product exceeds the estimated normaliser by 69 nats, the ratio saturates: no overflow.
     3. The hidden constant of `C_i` is 1. `eps=None` inverts Lemma 1 at `kappa = alpha = 1`: `eps^6 = log(n) / m`.
+    4. Attention sinks are exact: they count to the block's row sum and are added to the sampled product.
+
+    Parameters
+    ----------
+    problem : Problem
+    blocks : SortedBlocks
+    draws : TheoryDraws
+    kappa, eps : float, optional
+        The inputs of Algorithm 2.
     """
 
     def __init__(
         self, problem: Problem, blocks: SortedBlocks, draws: TheoryDraws, *, kappa: float | None, eps: float | None
     ) -> None:
-        xp = problem.xp
-        self.problem = problem
-        n, m = blocks.k_order.shape[1], draws.uniform.shape[1]
-        dtype, log_n = problem.k.dtype, max(math.log(n), 1)
+        xp, (q, k, v) = problem.xp, problem.rows
+        n_q, n, m = blocks.q_order.shape[1], blocks.k_order.shape[1], draws.uniform.shape[1]
+        log_n = max(math.log(n), 1)
         if eps is None:
             eps = (log_n / m) ** (1 / 6)
+        # Algorithm 2: C_i = cap * (<M_i, A_i> + tau/kappa), and d_i sums the uniform keys with weight n/m.
         self.cap = eps**2 * m / (n * log_n)
         self.weight = n / m
         self.block_of = draws.uniform // blocks.block_size
-        uniform = xp.take_along_axis(blocks.k_order, backends.to_device(draws.uniform, xp), axis=1)
-        by_norm = xp.take_along_axis(blocks.k_order, backends.to_device(draws.by_norm, xp), axis=1)
-        self.k_uniform, self.k_norm = problem.k[uniform], problem.k[by_norm]
-        weight = backends.to_device((1 / (draws.by_norm.shape[1] * draws.probability)).astype(dtype), xp)
-        self.v_norm = problem.v[by_norm] * weight[..., None]
-        n_q = blocks.q_order.shape[1]
+        uniform, by_norm = (
+            xp.take_along_axis(blocks.k_order, backends.to_device(places, xp), axis=1)
+            for places in (draws.uniform, draws.by_norm)
+        )
+        self.k_uniform, self.k_norm = k[uniform], k[by_norm]
+        # Algorithm 3: S has a row e_j^T / sqrt(m p_j) for each drawn key, so (S^T S V)_j = sum of v_j / (m p_j).
+        weight = backends.to_device((1 / (m * draws.probability)).astype(k.dtype), xp)
+        self.v_norm = v[by_norm] * weight[..., None]
+        # Algorithm 2: tau = max_{i in T} <1 - M_i, A_i>. Where m >= n_q, every query once is cheaper than m of them.
         ranks = draws.queries if m < n_q else np.broadcast_to(np.arange(n_q), (len(draws.queries), n_q))
-        sums = unmasked_row_sums(xp, problem.q, problem.k, blocks, ranks, scale=problem.scale)
-        if m >= n_q:  # every query once was cheaper than m of them
+        sums = unmasked_row_sums(xp, q, k, blocks, ranks, scale=problem.scale)
+        if m >= n_q:
             sums = xp.take_along_axis(sums, backends.to_device(draws.queries, xp), axis=1)
-        self.log_floor = sums.min(axis=1) if kappa is None else sums.max(axis=1) - math.log(kappa)
+        self.log_floor = sums.min(axis=1) if kappa is None else sums.max(axis=1) - math.log(kappa)  # log(tau/kappa)
 
-    def absorb(self, tile: Softmax, p: Partial, block: Block, group: BlockGroup, at: slice, lap: Any) -> None:
+    def absorb(self, tile: Softmax, p: Partial, block: Block, lap: Lap) -> None:
         xp = tile.xp
-        problem_of = backends.to_device(group.problem[at], xp)
-        log_floor = self.log_floor[problem_of][:, None]
+        log_floor = self.log_floor[backends.to_device(block.group.problem[block.at], xp)][:, None]
         if tile.shift:
             p.m[...] = log_floor  # any reference will do; this one keeps the floor itself from overflowing
-        own = block.k.shape[1] - block.exact
+        own = block.k.shape[1] - block.sinks
         e = tile.exponentials(p, tile.logits(block.q, block.k))
-        p.l += e.sum(axis=-1)
-        if block.exact:
+        p.l += e.sum(axis=-1)  # <M_i, A_i>
+        if block.sinks:
             p.o += e[..., own:] @ block.v[:, own:]
         lap("block")
-        (g, t, _), d_v = block.q.shape, block.v.shape[-1]
-        k_norm, v_norm, k_uniform = (_of_problem(xp, x, group, at) for x in (self.k_norm, self.v_norm, self.k_uniform))
-        q = _per_problem(block.q, len(k_norm))
-        e = tile.exponentials(p, tile.logits(q, k_norm).reshape(g, t, -1))
-        p.o += xp.matmul(_per_problem(e, len(v_norm)), v_norm).reshape(g, t, d_v)
-        e = tile.exponentials(p, tile.logits(q, k_uniform).reshape(g, t, -1))
-        reference = p.m if tile.shift else 0
-        floor = xp.exp(log_floor - reference)
+        k_norm, v_norm, k_uniform = (block.of_problem(xp, x) for x in (self.k_norm, self.v_norm, self.k_uniform))
+        e = tile.exponentials(p, block.sample_logits(tile, k_norm))
+        p.o += xp.matmul(_joined(e, v_norm), v_norm).reshape(p.o.shape)  # A S^T S V
+        e = tile.exponentials(p, block.sample_logits(tile, k_uniform))
+        # d_i = (n/m) sum_j (1 - M_{i,l_j}) min(A_{i,l_j}, C_i), relative to exp(m_i) like all sums of the partial.
+        floor = xp.exp(log_floor - (p.m if tile.shift else 0))
         cap = (self.cap * (p.l + floor))[..., None]
-        outside = self.block_of[group.problem[at]] != group.block[at, None]
-        weights = backends.to_device((outside * self.weight).astype(e.dtype), xp)
+        weights = backends.to_device((block.group.outside(self.block_of)[block.at] * self.weight).astype(e.dtype), xp)
         rest = xp.matmul(xp.minimum(e, cap), weights[..., None])[..., 0]
-        p.l += xp.maximum(rest, floor)
+        p.l += xp.maximum(rest, floor)  # <M_i, A_i> + max(d_i, tau/kappa)
         xp.maximum(p.l, SATURATION, out=p.l)
         lap("sample")
 
 
 def unmasked_row_sums(xp: Any, q: Array, k: Array, blocks: SortedBlocks, ranks: np.ndarray, *, scale: float) -> Array:
-    """`log <1 - M_i, A_i>` of the queries at these sorted ranks: the row sums outside their own blocks.
+    """`log <1 - M_i, A_i>` of some queries: the log of each one's row sum outside its own block.
 
     Parameters
     ----------
     q, k : array, shape (rows, d)
-        Flattened queries and keys.
+        Queries and keys of all problems, as one list of rows each.
+    blocks : SortedBlocks
     ranks : numpy array of int, shape (P, t)
         Which queries of each problem, by their place in the sorted order.
+    scale : float
 
     Returns
     -------
@@ -228,7 +312,7 @@ def unmasked_row_sums(xp: Any, q: Array, k: Array, blocks: SortedBlocks, ranks: 
             for first in range(0, n_k, step_k):
                 stop = min(first + step_k, n_k)
                 logits = tile.logits(scaled, k[blocks.k_order[problem, first:stop]][None])
-                if block.min() <= (stop - 1) // b and block.max() >= first // b:
+                if block.min() <= (stop - 1) // b and block.max() >= first // b:  # some query's own block is here
                     masked = np.where(block == np.arange(first, stop) // b, -np.inf, 0)
                     logits += backends.to_device(masked.astype(logits.dtype), xp)
                 p.l += tile.exponentials(p, logits).sum(axis=-1)
@@ -238,32 +322,3 @@ def unmasked_row_sums(xp: Any, q: Array, k: Array, blocks: SortedBlocks, ranks: 
 
     backends.for_tiles(xp, [(i, s) for i in range(len(ranks)) for s in range(0, ranks.shape[1], step_q)], make_worker)
     return sums
-
-
-@dataclass(frozen=True)
-class TheoryDraws:
-    """Draws of *theory*, (P, m) each: ranks of test queries, positions of uniform and of row-norm keys, their `p_j`."""
-
-    queries: np.ndarray
-    uniform: np.ndarray
-    by_norm: np.ndarray
-    probability: np.ndarray
-
-
-def row_norm_law(xp: Any, v: Array, order: Array) -> np.ndarray:
-    """`p_j = |v_j|^2 / |V|_F^2` over each problem's keys in sorted order, (P, n_k), on the host; uniform if V is 0."""
-    squares = backends.asnumpy(xp.einsum("ij,ij->i", v, v)[order]).astype(np.float64)
-    total = squares.sum(axis=1, keepdims=True)
-    return np.where(total > 0, squares / np.where(total > 0, total, 1), 1 / squares.shape[1])
-
-
-def draw_theory(rng: np.random.Generator, blocks: SortedBlocks, m: int, law: np.ndarray) -> TheoryDraws:
-    """Draw `m` test queries, uniform keys and keys by `law` (P, n_k) for every problem."""
-    (p, n_q), n_k = blocks.q_order.shape, blocks.k_order.shape[1]
-    by_norm = np.stack([rng.choice(n_k, m, p=row) for row in law])
-    return TheoryDraws(
-        queries=rng.integers(n_q, size=(p, m)),
-        uniform=rng.integers(n_k, size=(p, m)),
-        by_norm=by_norm,
-        probability=np.take_along_axis(law, by_norm, axis=1),
-    )

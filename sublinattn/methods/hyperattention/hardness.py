@@ -20,7 +20,7 @@ from ...core.softmax_matrix import SoftmaxMatrix
 from ...primitives.clustering import OnlineClusters
 from ...primitives.kcenter import greedy_k_center
 from .estimators import unmasked_row_sums
-from .sort_lsh import buckets, default_bits, hyperplanes, sort_blocks
+from .sort_lsh import hash_rows, sort_blocks
 
 
 @dataclass(frozen=True)
@@ -200,11 +200,8 @@ def _kappa(
     (b, n_q, d), n_k = q.shape, k.shape[1]
     if n_k <= block_size or n_q == 0:
         return xp.full(b, np.nan)
-    planes = backends.to_device(hyperplanes(rng, b, d, default_bits(n_k, block_size)), xp)
-    blocks = sort_blocks(
-        xp, buckets(xp, q, planes), buckets(xp, k, planes),
-        block_size=block_size, q_start=np.arange(b) * n_q, k_start=np.arange(b) * n_k,
-    )  # fmt: skip
+    pair = hash_rows(xp, rng, q, k, block_size=block_size)
+    blocks = sort_blocks(xp, *pair, block_size=block_size, q_start=np.arange(b) * n_q, k_start=np.arange(b) * n_k)
     ranks = np.broadcast_to(np.arange(n_q), (b, n_q))
     sums = unmasked_row_sums(xp, q.reshape(-1, d), k.reshape(-1, d), blocks, ranks, scale=scale).astype(np.float64)
     with np.errstate(over="ignore"):

@@ -1,7 +1,8 @@
 """HyperAttention: attention in near-linear time from a sorted LSH and a few sampled keys.
 
-Source: Han, Jayaram, Karbasi, Mirrokni, Woodruff, Zandieh, *HyperAttention: Long-context Attention in Near-Linear
-Time*, ICLR 2024, arXiv 2310.05869 [HA24]: Algorithms 1 (sortLSH), 2 (ApproxD), 3 (HyperAttention) and 4 (causal).
+Source: [HA24] Han, Jayaram, Karbasi, Mirrokni, Woodruff, Zandieh, *HyperAttention: Long-context Attention in
+Near-Linear Time*, ICLR 2024, arXiv 2310.05869: Algorithm 3 (HyperAttention) and Algorithm 4 (the causal recursion).
+Algorithm 1 (sortLSH) is in `sort_lsh.py`, Algorithm 2 (ApproxD) and the sampling of Lemma 2 in `estimators.py`.
 
 Time `O(n (b + m) d + n log n)`, a factor `log(n / n0)` more if causal; memory `O(n d)` plus one tile per thread.
 
@@ -11,15 +12,17 @@ Differs from the paper in:
    normaliser and product, without the keys of a query's own block, which are exact (see `SharedSample`).
 2. *theory* follows Algorithms 2 and 3; what they leave open is listed at `TheorySample`.
 3. When one block holds all keys the result is exact.
-4. Causal: all nodes of one recursion level form one batch; every node reuses the hash of the whole sequence; the
+4. Algorithm 4 recurses on the normaliser alone. Here, as in the authors' public code, outputs are merged with it.
+5. Causal: all nodes of one recursion level form one batch; every node reuses the hash of the whole sequence; the
    number of samples in a node is capped at its number of keys (which makes that node exact in *practical*).
-5. `exact_keys` (attention sinks) are not in the paper: the first keys join every query's exact part.
+6. `exact_keys` (attention sinks) are not in the paper: the first keys join every query's exact part.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -27,25 +30,15 @@ import numpy as np
 from ...core import backends, checks, timing
 from ...core.backends import Array, Scratch
 from ...core.exact import Partial, Softmax, each_query_tile, needs_shift
-from .estimators import (
-    Block,
-    BlockKernel,
-    Estimator,
-    Problem,
-    SharedSample,
-    TheorySample,
-    draw_shared,
-    draw_theory,
-    row_norm_law,
-)
-from .sort_lsh import MAX_BITS, BlockGroup, SortedBlocks, buckets, default_bits, hyperplanes, sort_blocks
+from .estimators import Block, BlockKernel, Estimator, Lap, MakeEstimator, practical_estimator, theory_estimator
+from .sort_lsh import MAX_BITS, BlockGroup, SortedBlocks, hash_rows, sort_blocks
 
 SAMPLE_SIZE = 256
 MIN_EXACT = 1024
+ESTIMATORS: dict[str, MakeEstimator] = {"practical": practical_estimator, "theory": theory_estimator}
 
-EstimatorName = Literal["practical", "theory"]
-MakeEstimator = Callable[[Problem, SortedBlocks], Estimator]
 Deliver = Callable[[Array, Partial], None]
+"""Takes row numbers (g, t) of queries and their partial, which it may overwrite."""
 
 
 def hyper_attention(
@@ -56,9 +49,9 @@ def hyper_attention(
     causal: bool = False,
     scale: float | None = None,
     block_size: int = 256,
-    sample_size: int = SAMPLE_SIZE,
+    sample_size: int | None = None,
     lsh_bits: int | None = None,
-    estimator: EstimatorName = "practical",
+    estimator: Literal["practical", "theory"] = "practical",
     min_exact: int = MIN_EXACT,
     exact_keys: int = 0,
     rng: np.random.Generator | int | None = None,
@@ -78,14 +71,14 @@ def hyper_attention(
         Factor of the logits; `1/sqrt(d)` by default.
     block_size : int
         `b`, keys per block of the sortLSH mask. One block for all keys is exact attention.
-    sample_size : int
-        `m`, keys sampled per problem. The default is capped at the number of keys; any other value above it is refused.
+    sample_size : int, optional
+        `m`, keys sampled per problem, at most `n_k`. By default 256, or all keys where there are fewer.
     lsh_bits : int, optional
         Hyperplanes of the hash, 1 to 16; by default about `log2(number of blocks)`: a bucket is about a block.
     estimator : {"practical", "theory"}
-        One shared sample, or ApproxD and row-norm sampling (see `_hyper_estimators`).
+        One shared sample for normaliser and product, or ApproxD and row-norm sampling as in the paper.
     min_exact : int
-        Problems, and nodes of the causal recursion, with at most this many keys are exact.
+        `n0`: problems, and nodes of the causal recursion, with at most this many keys are exact.
     exact_keys : int
         The first `exact_keys` keys (attention sinks) are in every query's exact part.
     rng : Generator, int or None
@@ -93,8 +86,8 @@ def hyper_attention(
     return_lse : bool
         Return also the log of the estimated normaliser, shape (..., n_q).
     block_kernel : callable, optional
-        `kernel(q, k, v, *, scale, causal) -> (out, lse)` on (g, t, d) arrays for the exact blocks, our own tiles by
-        default; e.g. `kernels.torch_sdpa`. Only with `estimator="practical"`.
+        `kernel(q, k, v, *, scale, causal) -> (out, lse)` on (g, t, d) arrays computes the exact blocks in place of this
+        package's tiles; e.g. `kernels.torch_sdpa`. Only with `estimator="practical"`.
     check_finite : bool
         Refuse NaN and Inf.
 
@@ -110,74 +103,90 @@ def hyper_attention(
 
     Notes
     -----
-    Numerator and normaliser are unbiased (see the estimators); their ratio is not. [HA24] Theorem 1 bounds
-    `||out - P V|| <= eps ||P|| ||V||` if `alpha` and `kappa` (see `hardness`) are `n^o(1)`, which only data can tell.
+    Numerator and normaliser of *practical* are unbiased given a sampled key outside the block, the numerator of
+    *theory* always; their ratio is not. [HA24] Theorem 1 bounds `||out - P V|| <= eps ||P|| ||V||` for *theory* if
+    `alpha` and `kappa` (see `hardness`) are `n^o(1)`, which only data can tell.
     """
     xp, (q, k, v), leave = backends.enter(q=q, k=k, v=v)
     checks.shapes(q, k, v)
     scale = checks.resolve_scale(scale, q.shape[-1])
     n_q, n_k = q.shape[-2], k.shape[-2]
     block_size = checks.integer("block_size", block_size, minimum=1)
-    sample_size = checks.integer("sample_size", sample_size, minimum=1)
-    min_exact = checks.integer("min_exact", min_exact, minimum=0)
-    exact_keys = checks.integer("exact_keys", exact_keys, minimum=0)
-    if sample_size > n_k and sample_size != SAMPLE_SIZE:
+    if sample_size is None:
+        sample_size = min(SAMPLE_SIZE, n_k)
+    elif checks.integer("sample_size", sample_size, minimum=1) > n_k:
         raise ValueError(f"sample_size must be at most the number of keys ({n_k}), got {sample_size}")
-    if exact_keys > n_k:
+    min_exact = checks.integer("min_exact", min_exact, minimum=0)
+    if checks.integer("exact_keys", exact_keys, minimum=0) > n_k:
         raise ValueError(f"exact_keys must be at most the number of keys ({n_k}), got {exact_keys}")
     if lsh_bits is not None and checks.integer("lsh_bits", lsh_bits, minimum=1) > MAX_BITS:
         raise ValueError(f"lsh_bits must be at most {MAX_BITS}, got {lsh_bits}")
-    if estimator not in ("practical", "theory"):
+    if estimator not in tuple(ESTIMATORS):
         raise ValueError(f"estimator must be 'practical' or 'theory', got {estimator!r}")
     if block_kernel is not None and estimator != "practical":
         raise ValueError("block_kernel is only for estimator='practical': 'theory' needs the block's entries")
 
-    dtype, lead, d_v = backends.working_dtype(q), q.shape[:-2], v.shape[-1]
+    dtype, batch_shape, d_v = backends.working_dtype(q), q.shape[:-2], v.shape[-1]
     q, k, v = (xp.ascontiguousarray(x.astype(dtype, copy=False)).reshape(-1, *x.shape[-2:]) for x in (q, k, v))
     q_norm, k_norm, _ = checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
-    make: MakeEstimator = practical_estimator if estimator == "practical" else theory_estimator
-    shift = block_kernel is not None or needs_shift(scale, q_norm, k_norm)  # a foreign kernel's reference is its lse
-    run = HyperRun(
-        xp, q, k, v, scale=scale, shift=shift, block_size=block_size, sample_size=sample_size, lsh_bits=lsh_bits,
-        min_exact=min_exact, make=make, rng=checks.generator(rng), kernel=block_kernel,
+    problem = Problem(
+        xp, q, k, v, scale=scale, block_size=block_size, sample_size=sample_size, lsh_bits=lsh_bits,
+        min_exact=min_exact, make_estimator=ESTIMATORS[estimator], rng=checks.generator(rng), kernel=block_kernel,
+        shift=block_kernel is not None or needs_shift(scale, q_norm, k_norm),  # a kernel's own reference is its lse
     )  # fmt: skip
-    out, lse = run.causal(exact_keys) if causal else run.full(exact_keys)
-    out = leave(out.reshape(*lead, n_q, d_v))
-    return (out, leave(lse.reshape(*lead, n_q))) if return_lse else out
-
-
-def practical_estimator(problem: Problem, blocks: SortedBlocks) -> Estimator:
-    """One shared sample, capped at the number of keys."""
-    p, n = blocks.k_order.shape
-    return SharedSample(problem, blocks, draw_shared(problem.rng, p, n, min(problem.sample_size, n)))
-
-
-def theory_estimator(
-    problem: Problem, blocks: SortedBlocks, *, kappa: float | None = None, eps: float | None = None
-) -> Estimator:
-    """ApproxD and row-norm sampling."""
-    law = row_norm_law(problem.xp, problem.v, blocks.k_order)
-    draws = draw_theory(problem.rng, blocks, problem.sample_size, law)
-    return TheorySample(problem, blocks, draws, kappa=kappa, eps=eps)
+    out, lse = problem.causal(exact_keys) if causal else problem.full(exact_keys)
+    out = leave(out.reshape(*batch_shape, n_q, d_v))
+    return (out, leave(lse.reshape(*batch_shape, n_q))) if return_lse else out
 
 
 @dataclass(frozen=True)
-class HyperRun:
-    """One call on (B, n, d) arrays of the accumulation dtype: what the steps below share."""
+class Problem:
+    """`B` attention problems of one shape, the parameters of HyperAttention, and its Algorithms 3 and 4 as methods.
+
+    A *row number* counts the rows of all problems together: row `i` of problem `p` is `p n + i`.
+
+    Attributes
+    ----------
+    q, k, v : array, shapes (B, n_q, d), (B, n_k, d), (B, n_k, d_v)
+        Contiguous, in the dtype of accumulation.
+    scale : float
+        Factor of the logits.
+    shift : bool
+        Whether logits may be so large that a maximum must be subtracted before `exp`.
+    block_size, sample_size : int
+        `b` and `m`.
+    rng : numpy.random.Generator
+        Source of all draws.
+    make_estimator : callable
+        Draws the sampled keys of a batch of problems under their sortLSH mask.
+    lsh_bits : int, optional
+        Hyperplanes of the hash.
+    min_exact : int
+        `n0`.
+    kernel : callable, optional
+        Computes the exact blocks in place of this package's tiles.
+    """
 
     xp: Any
     q: Array
     k: Array
     v: Array
+    _: KW_ONLY
     scale: float
     shift: bool
     block_size: int
     sample_size: int
-    lsh_bits: int | None
-    min_exact: int
-    make: MakeEstimator
     rng: np.random.Generator
+    make_estimator: MakeEstimator = practical_estimator
+    lsh_bits: int | None = None
+    min_exact: int = 0
     kernel: BlockKernel | None = None
+
+    @property
+    def rows(self) -> tuple[Array, Array, Array]:
+        """Queries, keys and values of all problems together, shapes (B n_q, d), (B n_k, d), (B n_k, d_v)."""
+        q, k, v = (x.reshape(-1, x.shape[-1]) for x in (self.q, self.k, self.v))
+        return q, k, v
 
     # ------------------------------------------------------------------------------------------- Algorithm 3: no mask
     def full(self, exact_keys: int) -> tuple[Array, Array]:
@@ -188,32 +197,33 @@ class HyperRun:
 
         def deliver(rows: Array, p: Partial) -> None:
             lse[rows] = p.lse()
-            p.o /= xp.where(p.l == 0, 1, p.l)[..., None]
+            p.o /= xp.where(p.l == 0, 1, p.l)[..., None]  # D^-1 A S^T S V, D and the product both estimated
             backends.scatter(xp, out, rows, p.o)
 
+        q_start, k_start = np.arange(b) * n_q, np.arange(b) * n_k
         if n_k - exact_keys <= self.block_size or n_k <= self.min_exact:
-            self._exact(self.q, self.k, self.v, np.arange(b) * n_q, causal=False, deliver=deliver)
+            self.exact(self.q, self.k, self.v, q_start, causal=False, deliver=deliver)
         else:
-            q_buckets, k_buckets = self._hash(lap := timing.clock(xp)())
-            k_start = np.arange(b) * n_k
-            sinks = k_start[:, None] + np.arange(exact_keys)
-            blocks = self._sort(q_buckets, k_buckets[:, exact_keys:], np.arange(b) * n_q, k_start + exact_keys, lap)
-            self.estimate(blocks, sinks, deliver)
+            lap = timing.clock(xp)()
+            q_buckets, k_buckets = self.hash(lap)
+            blocks = self._sort(q_buckets, k_buckets[:, exact_keys:], q_start, k_start + exact_keys, lap)
+            self.estimate(blocks, k_start[:, None] + np.arange(exact_keys), deliver)
         return out.reshape(b, n_q, -1), lse.reshape(b, n_q)
 
     # ------------------------------------------------------------------------------------ Algorithm 4: causal recursion
     def causal(self, exact_keys: int) -> tuple[Array, Array]:
-        """Output and lse under the top-left aligned causal mask."""
+        """Output (B, n_q, d_v) and lse (B, n_q) under the top-left aligned causal mask."""
         xp, n_q, n_k = self.xp, self.q.shape[1], self.k.shape[1]
         if n_q < n_k:  # no query sees the keys past n_q
-            return replace(self, k=_rows(xp, self.k, 0, n_q), v=_rows(xp, self.v, 0, n_q)).causal(min(exact_keys, n_q))
+            seen = replace(self, k=_part(xp, self.k, 0, n_q), v=_part(xp, self.v, 0, n_q))
+            return seen.causal(min(exact_keys, n_q))
         if n_q > n_k:  # the queries past n_k see all keys
-            out, lse = replace(self, q=_rows(xp, self.q, 0, n_k)).causal(exact_keys)
-            more_out, more_lse = replace(self, q=_rows(xp, self.q, n_k, n_q)).full(exact_keys)
-            return xp.concatenate([out, more_out], axis=1), xp.concatenate([lse, more_lse], axis=1)
-        b, n, c = len(self.q), n_q, exact_keys
+            square, below = (replace(self, q=_part(xp, self.q, *part)) for part in ((0, n_k), (n_k, n_q)))
+            pairs = zip(square.causal(exact_keys), below.full(exact_keys), strict=True)
+            out, lse = (xp.concatenate(pair, axis=1) for pair in pairs)
+            return out, lse
+        b, n = len(self.q), n_q
         total = Partial.empty(xp, (b * n,), self.v.shape[-1], self.q.dtype)
-        start = np.arange(b) * n
 
         def store(rows: Array, p: Partial) -> None:
             total.m[rows], total.l[rows] = p.m, p.l
@@ -222,119 +232,136 @@ class HyperRun:
         def add(rows: Array, p: Partial) -> None:
             if self.shift:
                 p.merge(Partial(total.m[rows], total.l[rows], total.o[rows]))
-            else:
+            else:  # both have the reference m = 0
                 p.l += total.l[rows]
                 p.o += backends.gather(xp, total.o, rows)
             store(rows, p)
 
-        if c:  # the sinks: seen by each other causally, by all later queries whole
-            q, k, v = self.q, self.k[:, :c], self.v[:, :c]
-            self._exact(q[:, :c], k, v, start, causal=True, deliver=store)
-            if n > c:
-                self._exact(q[:, c:], k, v, start + c, causal=False, deliver=store)
-        self._diagonal(c, add if c else store)
-        self._below_diagonal(c, add)
+        if exact_keys:  # the sinks see each other causally; all later queries see all sinks
+            first, start = slice(exact_keys), np.arange(b) * n
+            k, v = self.k[:, first], self.v[:, first]
+            self.exact(self.q[:, first], k, v, start, causal=True, deliver=store)
+            if n > exact_keys:
+                self.exact(self.q[:, exact_keys:], k, v, start + exact_keys, causal=False, deliver=store)
+        self._diagonal(exact_keys, add if exact_keys else store)
+        self._below_diagonal(exact_keys, add)
         total.o /= total.l[:, None]
         return total.o.reshape(b, n, -1), total.lse().reshape(b, n)
 
-    def _leaf(self, n: int) -> tuple[int, int]:
-        """Size of the recursion's leaves for `n` rows, and how many levels lie above them."""
+    def recursion(self, n: int) -> tuple[int, int]:
+        """Rows of the largest leaf of the recursion over `n` rows, and the number of levels above the leaves."""
         stop, levels = max(self.min_exact, self.block_size), 0
         while -(-n // 2**levels) > stop:
             levels += 1
         return -(-n // 2**levels), levels
 
     def _diagonal(self, first: int, deliver: Deliver) -> None:
-        """Exact causal attention inside each leaf of rows `first..n`."""
+        """Exact causal attention inside each leaf of rows `first..n - 1`: `A11` and `A22` where Algorithm 4 stops."""
         b, n, _ = self.q.shape
         if n == first:
             return
-        leaf, _ = self._leaf(n - first)
+        leaf, _ = self.recursion(n - first)
         full = (n - first) // leaf
         for start, nodes, size in ((first, full, leaf), (first + full * leaf, 1, (n - first) % leaf)):
             if nodes and size:
                 stop = start + nodes * size
                 q, k, v = (x[:, start:stop].reshape(b * nodes, size, -1) for x in (self.q, self.k, self.v))
                 rows = (np.arange(b)[:, None] * n + start + np.arange(nodes) * size).ravel()
-                self._exact(q, k, v, rows, causal=True, deliver=deliver)
+                self.exact(q, k, v, rows, causal=True, deliver=deliver)
 
     def _below_diagonal(self, first: int, deliver: Deliver) -> None:
-        """`A21` of every node: its second half of queries over its first half of keys, unmasked, level by level."""
-        b, n, _ = self.q.shape
-        leaf, levels = self._leaf(max(n - first, 1))
+        """`A21` of every node of the recursion: its later queries over its earlier keys, unmasked, level by level.
+
+        A node of level `l` begins at row `start`, has `half = leaf 2^l` keys from there on, and as many queries after
+        them; the last node of a level may have fewer queries.
+        """
+        xp, (b, n, _) = self.xp, self.q.shape
+        leaf, levels = self.recursion(max(n - first, 1))
         if not levels:
             return
-        lap = timing.clock(self.xp)()
-        q_buckets, k_buckets = self._hash(lap)
+        lap = timing.clock(xp)()
+        q_buckets, k_buckets = (x.reshape(-1) for x in self.hash(lap))
         for level in range(levels):
             half = leaf * 2**level
-            full = (n - first) // (2 * half)
-            start = first + full * 2 * half
-            for at, nodes, n_q in ((first, full, half), (start, 1, n - start - half)):
+            full = (n - first) // (2 * half)  # nodes with all their queries
+            rest = first + full * 2 * half
+            for start, nodes, n_q in ((first, full, half), (rest, 1, n - rest - half)):
                 if nodes and n_q > 0:
-                    k_start = (np.arange(b)[:, None] * n + at + np.arange(nodes) * 2 * half).ravel()
-                    pick_q = backends.to_device(k_start[:, None] + half + np.arange(n_q), self.xp)
-                    pick_k = backends.to_device(k_start[:, None] + np.arange(half), self.xp)
-                    q_node, k_node = q_buckets.reshape(-1)[pick_q], k_buckets.reshape(-1)[pick_k]
-                    blocks = self._sort(q_node, k_node, k_start + half, k_start, lap)
+                    k_start = (np.arange(b)[:, None] * n + start + np.arange(nodes) * 2 * half).ravel()
+                    q_start = k_start + half
+                    pick_q, pick_k = (
+                        backends.to_device(starts[:, None] + np.arange(size), xp)
+                        for starts, size in ((q_start, n_q), (k_start, half))
+                    )
+                    blocks = self._sort(q_buckets[pick_q], k_buckets[pick_k], q_start, k_start, lap)
                     self.estimate(blocks, np.empty((len(k_start), 0), np.int64), deliver)
-                    lap = timing.clock(self.xp)()
+                    lap = timing.clock(xp)()
 
     # ---------------------------------------------------------------------------------------------------------- steps
-    def _hash(self, lap: Callable[[str], None]) -> tuple[Array, Array]:
-        xp, (b, _, d), n_k = self.xp, self.q.shape, self.k.shape[1]
-        bits = self.lsh_bits or default_bits(n_k, self.block_size)
-        planes = backends.to_device(hyperplanes(self.rng, b, d, bits), xp)
-        pair = buckets(xp, self.q, planes), buckets(xp, self.k, planes)
+    def hash(self, lap: Lap) -> tuple[Array, Array]:
+        """Buckets of all queries (B, n_q) and keys (B, n_k)."""
+        pair = hash_rows(self.xp, self.rng, self.q, self.k, block_size=self.block_size, bits=self.lsh_bits)
         lap("hash")
         return pair
 
-    def _sort(self, q: Array, k: Array, q_start: np.ndarray, k_start: np.ndarray, lap: Any) -> SortedBlocks:
+    def _sort(self, q: Array, k: Array, q_start: np.ndarray, k_start: np.ndarray, lap: Lap) -> SortedBlocks:
         blocks = sort_blocks(self.xp, q, k, block_size=self.block_size, q_start=q_start, k_start=k_start)
         lap("sort")
         return blocks
 
-    def estimate(self, blocks: SortedBlocks, exact: np.ndarray, deliver: Deliver) -> None:
-        """Every query's own block and `exact` keys (flattened rows, (P, c)), and the estimate of the rest, in tiles."""
-        xp, q, k, v = self.xp, *(x.reshape(-1, x.shape[-1]) for x in (self.q, self.k, self.v))
-        make_lap = timing.clock(xp)
-        lap = make_lap()
-        problem = Problem(xp, q, k, v, self.scale, self.shift, self.block_size, self.sample_size, self.rng, self.kernel)
-        estimator = self.make(problem, blocks)
+    def estimate(self, blocks: SortedBlocks, sinks: np.ndarray, deliver: Deliver) -> None:
+        """Attention of every query in `blocks`: its own block and the sinks exactly, the other keys estimated.
+
+        `sinks` (P, c) are row numbers of the keys that are exact for all queries of a problem.
+        """
+        start_lap = timing.clock(self.xp)
+        lap = start_lap()
+        estimator = self.make_estimator(self, blocks)
         lap("sample")
         for group in blocks.groups:
-            k_rows = group.k_rows
-            if exact.shape[1]:
-                k_rows = xp.concatenate([k_rows, backends.to_device(exact[group.problem], xp)], axis=1)
-            (g_all, t), c = group.q_rows.shape, k_rows.shape[1]
-            problems, rows, keys = backends.tile_shape(xp, len(blocks.k_order))
-            g = max(1, 2 * problems * rows * keys // (t * max(c, self.sample_size)))  # small products: more at once
-            tiles = [slice(i, min(i + g, g_all)) for i in range(0, g_all, g)]
+            self._estimate_group(group, len(blocks.k_order), sinks, estimator, deliver, start_lap)
 
-            def make_worker(group: BlockGroup = group, k_rows: Array = k_rows) -> Callable[[slice], None]:
-                scratch = Scratch(xp, q.dtype)
-                tile, lap = Softmax(xp, scratch, shift=self.shift), make_lap()
-                c = k_rows.shape[1]
+    def _estimate_group(
+        self,
+        group: BlockGroup,
+        problems: int,
+        sinks: np.ndarray,
+        estimator: Estimator,
+        deliver: Deliver,
+        start_lap: Callable[[], Lap],
+    ) -> None:
+        """`estimate` for blocks of one shape, in tiles of several blocks."""
+        xp, (q, k, v) = self.xp, self.rows
+        k_rows = group.k_rows
+        if sinks.shape[1]:
+            k_rows = xp.concatenate([k_rows, backends.to_device(sinks[group.problem], xp)], axis=1)
+        (blocks, t), c = group.q_rows.shape, k_rows.shape[1]
+        # As many blocks at once as give two tiles' worth of logits: the products are small.
+        step = max(1, 2 * math.prod(backends.tile_shape(xp, problems)) // (t * max(c, self.sample_size)))
+        tiles = [slice(i, min(i + step, blocks)) for i in range(0, blocks, step)]
 
-                def worker(at: slice) -> None:
-                    rows = group.q_rows[at]
-                    g, t = rows.shape
-                    q_tile = backends.gather(xp, q, rows, scratch("q", g, t, q.shape[1]))
-                    q_tile *= self.scale
-                    k_tile = backends.gather(xp, k, k_rows[at], scratch("k", g, c, k.shape[1]))
-                    v_tile = backends.gather(xp, v, k_rows[at], scratch("v", g, c, v.shape[1]))
-                    lap("gather")
-                    p = tile.start("partial", g, t, v.shape[1])
-                    estimator.absorb(tile, p, Block(q_tile, k_tile, v_tile, exact.shape[1]), group, at, lap)
-                    deliver(rows, p)
-                    lap("merge")
+        def make_worker() -> Callable[[slice], None]:
+            scratch = Scratch(xp, q.dtype)
+            tile, lap = Softmax(xp, scratch, shift=self.shift), start_lap()
 
-                return worker
+            def worker(at: slice) -> None:
+                g = at.stop - at.start
+                scaled = backends.gather(xp, q, group.q_rows[at], scratch("q", g, t, q.shape[1]))
+                scaled *= self.scale
+                keys = backends.gather(xp, k, k_rows[at], scratch("k", g, c, k.shape[1]))
+                values = backends.gather(xp, v, k_rows[at], scratch("v", g, c, v.shape[1]))
+                lap("gather")
+                p = tile.start("partial", g, t, v.shape[1])
+                estimator.absorb(tile, p, Block(scaled, keys, values, sinks.shape[1], group, at), lap)
+                deliver(group.q_rows[at], p)
+                lap("merge")
 
-            backends.for_tiles(xp, tiles, make_worker)
+            return worker
 
-    def _exact(self, q: Array, k: Array, v: Array, start: np.ndarray, *, causal: bool, deliver: Deliver) -> None:
-        """Exact attention of (P, t, d) queries whose flattened rows begin at `start`, shape (P,)."""
+        backends.for_tiles(xp, tiles, make_worker)
+
+    def exact(self, q: Array, k: Array, v: Array, start: np.ndarray, *, causal: bool, deliver: Deliver) -> None:
+        """Exact attention of (P, t, d) queries whose row numbers begin at `start`, shape (P,)."""
         xp = self.xp
         first = backends.to_device(start, xp)
 
@@ -346,5 +373,6 @@ class HyperRun:
         lap("exact")
 
 
-def _rows(xp: Any, x: Array, start: int, stop: int) -> Array:
+def _part(xp: Any, x: Array, start: int, stop: int) -> Array:
+    """Rows `start..stop - 1` of every problem, contiguous."""
     return xp.ascontiguousarray(x[:, start:stop])

@@ -1,7 +1,7 @@
 """Hamming-sorted locality-sensitive hashing, and the block-diagonal mask that sorting by it gives.
 
 Sources: Zandieh et al., *KDEformer*, arXiv 2302.02451 [KDE23] (the hash); Han et al., *HyperAttention*,
-arXiv 2310.05869 [HA24], Definition 1 and Algorithm 1 (sortLSH).
+arXiv 2310.05869 [HA24], Definition 1 (the hash again) and Algorithm 1 (sortLSH).
 
 `r` random hyperplanes give `r` sign bits; a point's bucket is the position of that bit string in the binary reflected
 Gray code, so that neighbouring buckets differ in one bit. For two points at angle theta:
@@ -11,7 +11,7 @@ Gray code, so that neighbouring buckets differ in one bit. For two points at ang
   reflected code is cyclic; on the line (no wrap-around) the factor 2 becomes `2 - 2^(1-r)`; for `r = 1` there is one
   neighbour: `theta/pi`.
 
-Cost: `O(n d r)` for the hash, `O(n log n)` comparisons or a radix pass for the sort.
+Cost: `O(n d r)` operations for the hash, `O(n log n)` comparisons (on the CPU one radix pass) for the sort.
 
 Differs from the papers in:
 
@@ -45,9 +45,21 @@ def hyperplanes(rng: np.random.Generator, batch: int, d: int, bits: int) -> np.n
 
 def gray_rank(code: Array) -> Array:
     """Position of each bit string (uint16) in the binary reflected Gray code: the inverse of `p -> p ^ (p >> 1)`."""
-    for step in (1, 2, 4, 8):  # prefix XOR by doubling
+    for step in (1, 2, 4, 8):  # bit i becomes the XOR of the bits from i upwards, by doubling
         code = code ^ (code >> step)
     return code
+
+
+def hash_rows(
+    xp: Any, rng: np.random.Generator, q: Array, k: Array, *, block_size: int, bits: int | None = None
+) -> tuple[Array, Array]:
+    """Buckets of queries (B, n_q, d) and keys (B, n_k, d), by hyperplanes that each problem draws for both.
+
+    `bits` hyperplanes, by default those of `default_bits`. Returns uint16 arrays of shapes (B, n_q) and (B, n_k).
+    """
+    batch, n_k, d = k.shape
+    planes = backends.to_device(hyperplanes(rng, batch, d, bits or default_bits(n_k, block_size)), xp)
+    return buckets(xp, q, planes), buckets(xp, k, planes)
 
 
 def buckets(xp: Any, x: Array, planes: Array) -> Array:
@@ -87,12 +99,12 @@ def _pack_signs(xp: Any, projections: Array) -> Array:
 
 @dataclass(frozen=True)
 class BlockGroup:
-    """Blocks of one shape: the rows of q and k that each of `G` blocks of the mask holds.
+    """Blocks of the mask that have one shape: `G` of them, with `t` queries and `c` keys each.
 
     Attributes
     ----------
     q_rows, k_rows : array of int, shapes (G, t) and (G, c)
-        Row numbers in the flattened `(B n, d)` arrays.
+        Row numbers in the `(B n, d)` arrays of all problems.
     problem, block : numpy array, shape (G,)
         Which attention problem the block belongs to, and its place on that problem's diagonal.
     """
@@ -102,6 +114,13 @@ class BlockGroup:
     problem: np.ndarray
     block: np.ndarray
 
+    def outside(self, block_of: np.ndarray) -> np.ndarray:
+        """`1 - M` for sampled keys, shape (G, m), on the host: False where the key lies in the block itself.
+
+        `block_of` (P, m) names the block of each problem's sampled keys.
+        """
+        return block_of[self.problem] != self.block[:, None]
+
 
 @dataclass(frozen=True)
 class SortedBlocks:
@@ -110,7 +129,7 @@ class SortedBlocks:
     Attributes
     ----------
     q_order, k_order : array of int, shapes (P, n_q) and (P, n_k)
-        Flattened row numbers in bucket order.
+        Row numbers in bucket order: the permutations `P_Q` and `P_K` of Algorithm 1, inverted.
     block_size, q_block_size : int
         Keys and queries per block: rank `i` of the queries lies in block `i // q_block_size`.
     groups : list of BlockGroup
@@ -127,7 +146,10 @@ class SortedBlocks:
 def sort_blocks(
     xp: Any, q_buckets: Array, k_buckets: Array, *, block_size: int, q_start: np.ndarray, k_start: np.ndarray
 ) -> SortedBlocks:
-    """Sort queries and keys by bucket and cut both into blocks.
+    """Sort queries and keys by bucket and cut both into blocks [HA24, Algorithm 1].
+
+    `M_ij = 1` where query i and key j fall into the same block: with ranks counted from 0, rank of i divided by the
+    query blocks' size and rank of j divided by `block_size`, both rounded down, are equal.
 
     Parameters
     ----------
@@ -136,10 +158,10 @@ def sort_blocks(
     block_size : int
         Keys per block.
     q_start, k_start : numpy array of int, shape (P,)
-        Flattened row number of each problem's first query and key.
+        Row number of each problem's first query and key.
     """
     (p, n_q), n_k = q_buckets.shape, k_buckets.shape[1]
-    t = -(-block_size * n_q // n_k)
+    t = -(-block_size * n_q // n_k)  # queries per block: the same share of the ranks as the keys', rounded up
     full = min(n_q // t, n_k // block_size)
     q_order, k_order = _argsort(xp, q_buckets, k_buckets)
     q_order += backends.to_device(q_start[:, None], xp)
@@ -149,7 +171,7 @@ def sort_blocks(
         q_rows = q_order[:, : full * t].reshape(p * full, t)
         k_rows = k_order[:, : full * block_size].reshape(p * full, block_size)
         groups.append(BlockGroup(q_rows, k_rows, np.repeat(np.arange(p), full), np.tile(np.arange(full), p)))
-    if full * t < n_q:
+    if full * t < n_q:  # the last block is short: fewer queries, and perhaps fewer keys
         last = k_order[:, full * block_size : (full + 1) * block_size]
         groups.append(BlockGroup(q_order[:, full * t :], last, np.arange(p), np.full(p, full)))
     return SortedBlocks(q_order, k_order, block_size, t, groups)

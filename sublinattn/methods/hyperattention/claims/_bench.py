@@ -9,7 +9,7 @@ softmax matrix as the reference; a trial redraws only what the algorithm draws.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -20,9 +20,9 @@ from ....core.backends import Array, asnumpy, to_device
 from ....core.exact import Partial, needs_shift
 from ....lab.workloads import make
 from ....lab.workloads.reference import Dense
-from ..estimators import Estimator, Problem, TheorySample, draw_theory, row_norm_law, unmasked_row_sums
-from ..hyper import HyperRun, practical_estimator
-from ..sort_lsh import SortedBlocks, buckets, default_bits, hyperplanes, sort_blocks
+from ..estimators import Estimator, MakeEstimator, TheorySample, draw_theory, row_norm_law, unmasked_row_sums
+from ..hyper import Problem
+from ..sort_lsh import SortedBlocks, hash_rows, sort_blocks
 
 
 def dense(
@@ -66,21 +66,20 @@ def random_dense(rng: np.random.Generator, n: int, d: int, d_v: int) -> Dense:
 class Bench:
     """`t` copies of a problem with one fixed sortLSH mask, run at once: independent draws on one instance."""
 
-    run: HyperRun
+    problem: Problem
     blocks: SortedBlocks
 
-    def estimate(self, make_estimator: Callable[[Problem, SortedBlocks], Estimator]) -> tuple[np.ndarray, np.ndarray]:
+    def estimate(self, make_estimator: MakeEstimator) -> tuple[np.ndarray, np.ndarray]:
         """Log of the estimated normaliser (t, n), and the output of the estimator (t, n, d_v)."""
-        run = self.run
-        t, n, _ = run.q.shape
-        log_d, out = np.empty(t * n), np.empty((t * n, run.v.shape[-1]))
+        t, n, _ = self.problem.q.shape
+        log_d, out = np.empty(t * n), np.empty((t * n, self.problem.v.shape[-1]))
 
         def deliver(rows: Array, p: Partial) -> None:
             where = asnumpy(rows)
             log_d[where], out[where] = asnumpy(p.lse()), asnumpy(p.output())
 
         sinks = np.empty((t, 0), np.int64)
-        replace(run, make=make_estimator).estimate(self.blocks, sinks, deliver)
+        replace(self.problem, make_estimator=make_estimator).estimate(self.blocks, sinks, deliver)
         return log_d.reshape(t, n), out.reshape(t, n, -1)
 
 
@@ -96,48 +95,31 @@ def bench(
     dtype: type = np.float32,
 ) -> Bench:
     """Copies of `x`, in `dtype`, under the mask that `mask_seed` gives."""
-    n, d = x.q.shape
     q, k, v = (
         to_device(np.ascontiguousarray(np.broadcast_to(a.astype(dtype), (copies, *a.shape))), xp)
         for a in (x.q, x.k, x.v)
     )
     shift = needs_shift(x.scale, *(float(np.linalg.norm(a, axis=1).max()) for a in (x.q, x.k)))
-    planes = to_device(hyperplanes(np.random.default_rng(mask_seed), 1, d, default_bits(n, block_size)), xp)
-    q_buckets, k_buckets = (xp.broadcast_to(buckets(xp, a[:1], planes), (copies, n)) for a in (q, k))
-    start = np.arange(copies) * n
+    one = hash_rows(xp, np.random.default_rng(mask_seed), q[:1], k[:1], block_size=block_size)
+    start = np.arange(copies) * len(x.q)
+    q_buckets, k_buckets = (xp.broadcast_to(a, (copies, a.shape[1])) for a in one)
     blocks = sort_blocks(xp, q_buckets, k_buckets, block_size=block_size, q_start=start, k_start=start)
-    run = HyperRun(
-        xp,
-        q,
-        k,
-        v,
-        scale=x.scale,
-        shift=shift,
-        block_size=block_size,
-        sample_size=sample_size,
-        lsh_bits=None,
-        min_exact=0,
-        make=practical_estimator,
-        rng=rng,
-    )
-    return Bench(run, blocks)
+    problem = Problem(xp, q, k, v, scale=x.scale, shift=shift, block_size=block_size, sample_size=sample_size, rng=rng)
+    return Bench(problem, blocks)
 
 
 def measured_kappa(b: Bench) -> float:
     """`kappa` of the bench's problem under its mask: the ratio of unmasked row sums."""
-    run = b.run
-    n, d = run.q.shape[1:]
+    problem, (q, k, _) = b.problem, b.problem.rows
     one = SortedBlocks(b.blocks.q_order[:1], b.blocks.k_order[:1], b.blocks.block_size, b.blocks.q_block_size, [])
-    sums = unmasked_row_sums(
-        run.xp, run.q.reshape(-1, d), run.k.reshape(-1, d), one, np.arange(n)[None], scale=run.scale
-    )
-    return float(asnumpy(run.xp.exp(sums.max() - sums.min())))
+    ranks = np.arange(problem.q.shape[1])[None]
+    sums = unmasked_row_sums(problem.xp, q, k, one, ranks, scale=problem.scale)
+    return float(asnumpy(problem.xp.exp(sums.max() - sums.min())))
 
 
-def laws(run: HyperRun, blocks: SortedBlocks, law: str) -> np.ndarray:
+def laws(problem: Problem, blocks: SortedBlocks, law: str) -> np.ndarray:
     """Sampling law over each problem's sorted keys: the paper's row norms, or uniform (a sabotage)."""
-    v = run.v.reshape(-1, run.v.shape[-1])
-    norm = row_norm_law(run.xp, v, blocks.k_order)
+    norm = row_norm_law(problem.xp, problem.rows[2], blocks.k_order)
     return {"row-norm": norm, "uniform": np.full_like(norm, 1 / norm.shape[1])}[law]
 
 
@@ -152,13 +134,11 @@ class UnscaledSample(TheorySample):
 THEORY = {"paper": TheorySample, "no n/m weight": UnscaledSample}
 
 
-def theory_maker(
-    run: HyperRun, *, kappa: float, eps: float | None, law: str = "row-norm", variant: str = "paper"
-) -> Callable[[Problem, SortedBlocks], Estimator]:
+def theory_maker(*, kappa: float, eps: float | None, law: str = "row-norm", variant: str = "paper") -> MakeEstimator:
     """ApproxD and the product's sample with the paper's inputs `kappa` and `eps`, or a sabotaged variant."""
 
     def make_estimator(problem: Problem, blocks: SortedBlocks) -> Estimator:
-        draws = draw_theory(problem.rng, blocks, problem.sample_size, laws(run, blocks, law))
+        draws = draw_theory(problem.rng, blocks, problem.sample_size, laws(problem, blocks, law))
         return THEORY[variant](problem, blocks, draws, kappa=kappa, eps=eps)
 
     return make_estimator

@@ -11,31 +11,21 @@ import sympy as sp
 from ....core.backends import asnumpy, to_device
 from ....theory import symbols
 from ....theory.claim import Claim, Exact, Sabotage, Trial
-from ..hyper import HyperRun, practical_estimator, theory_estimator
-
-MAKERS = {"practical": practical_estimator, "theory": theory_estimator}
+from ..hyper import ESTIMATORS, Problem
 
 
-class ForgetsTheTop(HyperRun):
+class ForgetsTheTop(Problem):
     """Sabotage: the topmost `A21` (later half of the queries, earlier half of the keys) is left out."""
 
-    def _leaf(self, n: int) -> tuple[int, int]:
-        leaf, levels = super()._leaf(n)
+    def recursion(self, n: int) -> tuple[int, int]:
+        leaf, levels = super().recursion(n)
         return leaf, max(levels - 1, 0)
 
 
-def _causal(run: HyperRun, exact_keys: int) -> tuple[Any, Any]:
-    return run.causal(exact_keys)
-
-
-def _unmasked(run: HyperRun, exact_keys: int) -> tuple[Any, Any]:
-    return run.full(exact_keys)
-
-
-RECURSIONS: dict[str, tuple[type[HyperRun], Callable[[HyperRun, int], tuple[Any, Any]]]] = {
-    "paper": (HyperRun, _causal),
-    "no mask": (HyperRun, _unmasked),
-    "top left out": (ForgetsTheTop, _causal),
+RECURSIONS: dict[str, tuple[type[Problem], Callable[[Any, int], tuple[Any, Any]]]] = {
+    "paper": (Problem, Problem.causal),
+    "no mask": (Problem, Problem.full),
+    "top left out": (ForgetsTheTop, Problem.causal),
 }
 
 
@@ -52,21 +42,11 @@ def _output(
 ) -> np.ndarray:
     q, k, v = (to_device(x[None], xp) for x in arrays)
     kind, call = RECURSIONS[recursion]
-    run = kind(
-        xp,
-        q,
-        k,
-        v,
-        scale=q.shape[-1] ** -0.5,
-        shift=True,
-        block_size=block_size,
-        sample_size=sample_size,
-        lsh_bits=None,
-        min_exact=0,
-        make=MAKERS[estimator],
-        rng=np.random.default_rng(seed),
-    )
-    return asnumpy(call(run, exact_keys)[0])[0]
+    problem = kind(
+        xp, q, k, v, scale=q.shape[-1] ** -0.5, shift=True, block_size=block_size, sample_size=sample_size,
+        make_estimator=ESTIMATORS[estimator], rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return asnumpy(call(problem, exact_keys)[0])[0]
 
 
 def leak(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import combinations, product
 from typing import Any
@@ -14,8 +14,8 @@ from ....core.backends import asnumpy
 from ....lab.workloads.reference import Dense
 from ....theory import symbols
 from ....theory.claim import Assumption, Claim, Drop, Exact, Sabotage, Trial
-from ..estimators import Estimator, Problem, SharedSample, TheoryDraws, TheorySample
-from ..sort_lsh import BlockGroup, SortedBlocks
+from ..estimators import MakeEstimator, SharedSample, TheoryDraws, TheorySample
+from ..sort_lsh import BlockGroup
 from ._bench import THEORY, Bench, bench, laws, random_dense
 
 # ------------------------------------------------------------------------------------------- practical, all subsets
@@ -35,7 +35,7 @@ class UnmaskedSample(SharedSample):
         kept, n, m = self.block_of, self.n, self.block_of.shape[1]
         try:
             self.block_of = np.full_like(kept, -1)  # no key is in anybody's block
-            return super().weights(group) * 0 + (n - self.sizes) / m
+            return super().weights(group) * 0 + (n - self.block_size) / m
         finally:
             self.block_of = kept
 
@@ -43,9 +43,7 @@ class UnmaskedSample(SharedSample):
 PRACTICAL = {"paper": SharedSample, "no weight": UnweightedSample, "own block counted": UnmaskedSample}
 
 
-def _means(
-    x: Dense, b: Bench, makers: Iterator[tuple[float, Callable[[Problem, SortedBlocks], Estimator]]]
-) -> tuple[np.ndarray, np.ndarray]:
+def _means(x: Dense, b: Bench, makers: Iterator[tuple[float, MakeEstimator]]) -> tuple[np.ndarray, np.ndarray]:
     """Expected normaliser and product over weighted draws, relative to the exact normaliser: (n,) and (n, d_v)."""
     d, o = np.zeros(len(x.q)), np.zeros(x.v.shape)
     for probability, make_estimator in makers:
@@ -104,9 +102,9 @@ def theory_mean(
     """
     x = random_dense(rng, n, 3, 2)
     b = bench(x, xp, rng, copies=1, block_size=block_size, sample_size=sample_size, dtype=np.float64)
-    drawn, claimed = laws(b.run, b.blocks, "row-norm"), laws(b.run, b.blocks, law)
+    drawn, claimed = laws(b.problem, b.blocks, "row-norm"), laws(b.problem, b.blocks, law)
 
-    def makers(vary: str) -> Iterator[tuple[float, Callable[[Problem, SortedBlocks], Estimator]]]:
+    def makers(vary: str) -> Iterator[tuple[float, MakeEstimator]]:
         for probability, draws in _theory_draws(n, sample_size, drawn, vary):
             draws = TheoryDraws(draws.queries, draws.uniform, draws.by_norm, claimed[:, draws.by_norm[0]])
             yield probability, partial(THEORY[variant], draws=draws, kappa=1e12, eps=eps)
@@ -134,7 +132,7 @@ def amm_variance(rng: np.random.Generator, xp: Any, *, n: int, sample_size: int,
     x = random_dense(rng, n, 3, 2)
     b = bench(x, xp, rng, copies=1, block_size=n // 2, sample_size=sample_size, dtype=np.float64)
     total = 0.0
-    for probability, draws in _theory_draws(n, sample_size, laws(b.run, b.blocks, law), "row-norm"):
+    for probability, draws in _theory_draws(n, sample_size, laws(b.problem, b.blocks, law), "row-norm"):
         log_d, out = b.estimate(partial(TheorySample, draws=draws, kappa=1e12, eps=1.0))
         product_ = np.exp(log_d[0] - x.log_normaliser)[:, None] * out[0]
         total += probability * np.sum((product_ - x.pv) ** 2)

@@ -40,7 +40,7 @@ def amm_error(
     x = dense(workload, n, d, d_v=d_v, values=values, knobs=knobs)
     m, facts = _product_facts(x, eps, delta, shrink)
     b = bench(x, xp, rng, copies=1, block_size=n // 2, sample_size=m)
-    log_d, out = b.estimate(theory_maker(b.run, kappa=1e6, eps=1.0, law=law))
+    log_d, out = b.estimate(theory_maker(kappa=1e6, eps=1.0, law=law))
     error = np.exp(log_d[0] - x.log_normaliser)[:, None] * out[0] - x.pv
     measured = operator_norms(error[None])[0] / (facts["P_norm"] * facts["V_norm"])
     return Trial(float(measured), eps / bound_over, facts=facts)
@@ -70,7 +70,7 @@ def composed_error(
     x = dense(workload, n, d, d_v=d_v, values=values, knobs=knobs)
     m, facts = _product_facts(x, eps, delta, shrink)
     b = bench(x, xp, rng, copies=1, block_size=n // 8, sample_size=m)
-    log_d, out = b.estimate(theory_maker(b.run, kappa=measured_kappa(b), eps=eps, law=law, variant=variant))
+    log_d, out = b.estimate(theory_maker(kappa=measured_kappa(b), eps=eps, law=law, variant=variant))
     e = np.exp(x.log_normaliser - log_d[0])
     eta = row_scaled_norms(x.p, (e - 1)[None])[0] / facts["P_norm"]
     measured = operator_norms(out - x.pv)[0] / (facts["P_norm"] * facts["V_norm"])

@@ -58,7 +58,7 @@ def critical_sample(
 
     def excess(m: int) -> float:
         b = bench(x, xp, rng, copies=trials, sample_size=m, **mask)
-        log_d, out = b.estimate(theory_maker(b.run, kappa=kappa, eps=eps, variant=variant))
+        log_d, out = b.estimate(theory_maker(kappa=kappa, eps=eps, variant=variant))
         return float(np.quantile(relative_error(log_d, out), 1 - MISSES, method="higher") / eps**eps_power)
 
     def relative_error(log_d: np.ndarray, out: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@ Algorithm 4]."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,39 +13,41 @@ from ....core.backends import asnumpy, to_device
 from ....core.exact import attention
 from ....lab.run import Run
 from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN_MEAN
-from ..hyper import Deliver, HyperRun, hyper_attention, practical_estimator
+from ..hyper import Deliver, Problem, hyper_attention
 from ..sort_lsh import SortedBlocks
 
 
-class RecordingRun(HyperRun):
-    """HyperAttention on one problem that notes who handles which entry: `level` (0 for the leaves, -1 for nobody) and
-    `exact`, both (n, n)."""
+@dataclass(frozen=True)
+class RecordingProblem(Problem):
+    """HyperAttention on one problem that notes which step handles an entry of A, in two (n, n) arrays.
 
-    def watch(self) -> tuple[np.ndarray, np.ndarray]:
-        n = self.q.shape[1]
-        level, computed = np.full((n, n), -1), np.zeros((n, n), bool)
-        object.__setattr__(self, "seen", (level, computed))  # frozen, like every run
-        self.causal(0)
-        return level, computed
+    Attributes
+    ----------
+    level : numpy array of int
+        0 for the leaves, then the level of the recursion; -1 for entries that are never looked at.
+    computed : numpy array of bool
+        Whether the entry is exact.
+    """
 
-    def _exact(self, q: Any, k: Any, v: Any, start: np.ndarray, *, causal: bool, deliver: Deliver) -> None:
-        level, computed = self.seen  # type: ignore[attr-defined]
+    level: np.ndarray
+    computed: np.ndarray
+
+    def exact(self, q: Any, k: Any, v: Any, start: np.ndarray, *, causal: bool, deliver: Deliver) -> None:
         size = q.shape[1]
         for first in start:
             inside = slice(first, first + size), slice(first, first + size)
-            level[inside] = np.where(np.tri(size, dtype=bool), 0, level[inside])
-            computed[inside] |= np.tri(size, dtype=bool)
-        super()._exact(q, k, v, start, causal=causal, deliver=deliver)
+            self.level[inside] = np.where(np.tri(size, dtype=bool), 0, self.level[inside])
+            self.computed[inside] |= np.tri(size, dtype=bool)
+        super().exact(q, k, v, start, causal=causal, deliver=deliver)
 
-    def estimate(self, blocks: SortedBlocks, exact: np.ndarray, deliver: Deliver) -> None:
-        level, computed = self.seen  # type: ignore[attr-defined]
-        depth = level.max() + 1
+    def estimate(self, blocks: SortedBlocks, sinks: np.ndarray, deliver: Deliver) -> None:
+        depth = self.level.max() + 1
         for q_rows, k_rows in zip(asnumpy(blocks.q_order), asnumpy(blocks.k_order), strict=True):
-            level[np.ix_(q_rows, k_rows)] = depth
+            self.level[np.ix_(q_rows, k_rows)] = depth
         for group in blocks.groups:
             for q_rows, k_rows in zip(asnumpy(group.q_rows), asnumpy(group.k_rows), strict=True):
-                computed[np.ix_(q_rows, k_rows)] = True
-        super().estimate(blocks, exact, deliver)
+                self.computed[np.ix_(q_rows, k_rows)] = True
+        super().estimate(blocks, sinks, deliver)
 
 
 def recursion_map(run: Run, *, n: int, leaf: int, block_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -58,21 +61,12 @@ def recursion_map(run: Run, *, n: int, leaf: int, block_size: int) -> tuple[np.n
     xp, rng = run.xp, run.rng("map")
     x = CLUSTERED.draw(n, 64, rng)
     q, k, v = (to_device(a[None].astype(np.float32), xp) for a in (x.q, x.k, x.v))
-    recording = RecordingRun(
-        xp,
-        q,
-        k,
-        v,
-        scale=x.scale,
-        shift=True,
-        block_size=block_size,
-        sample_size=block_size,
-        lsh_bits=None,
-        min_exact=leaf,
-        make=practical_estimator,
-        rng=rng,
-    )
-    return recording.watch()
+    recording = RecordingProblem(
+        xp, q, k, v, scale=x.scale, shift=True, block_size=block_size, sample_size=block_size, min_exact=leaf, rng=rng,
+        level=np.full((n, n), -1), computed=np.zeros((n, n), bool),
+    )  # fmt: skip
+    recording.causal(0)
+    return recording.level, recording.computed
 
 
 def level_shares(level: np.ndarray, exact: np.ndarray) -> pd.DataFrame:

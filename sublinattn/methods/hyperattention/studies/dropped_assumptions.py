@@ -18,9 +18,17 @@ from ....lab.statistics import proportion
 from ....lab.workloads.inputs import GAUSSIAN_MEAN, PLANTED, SINKS, Input
 from ....lab.workloads.instance import Instance
 from ...baselines.uniform import uniform_attention
-from ..estimators import Estimator, Problem, SharedSample, draw_shared
+from ..estimators import (
+    Estimator,
+    Lap,
+    MakeEstimator,
+    SharedSample,
+    draw_shared,
+    practical_estimator,
+    theory_estimator,
+)
 from ..hardness import hardness
-from ..hyper import HyperRun, MakeEstimator, practical_estimator, theory_estimator
+from ..hyper import Problem
 from ..sort_lsh import SortedBlocks, buckets, default_bits, hyperplanes
 from .spectral_error import Yardstick
 
@@ -32,10 +40,10 @@ size promises."""
 SPREAD_ROWS = Input("kappa dial = 64, values + 2", "kappa", {"kappa": 64.0}, value_mean=2.0)
 
 
-class StretchedRun(HyperRun):
+class StretchedProblem(Problem):
     """Hyperplanes that are not isotropic: one coordinate of their normals is four times as large."""
 
-    def _hash(self, lap: Callable[[str], None]) -> tuple[Any, Any]:
+    def hash(self, lap: Lap) -> tuple[Any, Any]:
         b, n, d = self.k.shape
         normals = hyperplanes(self.rng, b, d, default_bits(n, self.block_size))
         normals[:, 0] *= 4
@@ -59,26 +67,16 @@ class Variant:
     sample_size: int = SAMPLE
     block_size: int = BLOCK
     exact_keys: int = 0
-    make: MakeEstimator = practical_estimator
-    run: type[HyperRun] = HyperRun
+    make_estimator: MakeEstimator = practical_estimator
+    problem: type[Problem] = Problem
 
     def __call__(self, xp: Any, x: Instance, rng: np.random.Generator) -> Any:
         q, k, v = (a[None].astype(np.float32) for a in (x.q, x.k, x.v))
-        run = self.run(
-            xp,
-            q,
-            k,
-            v,
-            scale=x.scale,
-            shift=True,
-            block_size=self.block_size,
-            sample_size=self.sample_size,
-            lsh_bits=None,
-            min_exact=0,
-            make=self.make,
-            rng=rng,
-        )
-        return run.full(self.exact_keys)[0][0]
+        problem = self.problem(
+            xp, q, k, v, scale=x.scale, shift=True, block_size=self.block_size, sample_size=self.sample_size,
+            make_estimator=self.make_estimator, rng=rng,
+        )  # fmt: skip
+        return problem.full(self.exact_keys)[0][0]
 
 
 @dataclass(frozen=True)
@@ -107,22 +105,22 @@ def _drops(x_of: Callable[[Input], Instance]) -> list[Drop]:
     # Below about n log(n) / (eps^2 b) samples the cap C_i cuts off most entries, whatever kappa is said to be: larger
     # blocks and samples here. The run's mask is not the one that kappa was measured with, hence the 5 percent.
     wide = 2 * BLOCK
-    known, unknown = (Variant(wide, wide, make=_told(told)) for told in (1.05 * kappa, 1.0))
+    known, unknown = (Variant(wide, wide, make_estimator=_told(told)) for told in (1.05 * kappa, 1.0))
     return [
-        Drop("isotropic hyperplanes", PLANTED, Variant(), Variant(run=StretchedRun), BLOCK + SAMPLE),
+        Drop("isotropic hyperplanes", PLANTED, Variant(), Variant(problem=StretchedProblem), BLOCK + SAMPLE),
         Drop("sinks in the exact part", SINKS, Variant(SAMPLE - 4, exact_keys=4), Variant(), BLOCK + SAMPLE),
         Drop("kappa is known (told 1 instead)", SPREAD_ROWS, known, unknown, 3 * wide),
         Drop(
             "enough samples (a tenth instead)",
             GAUSSIAN_MEAN,
-            Variant(enough, make=theory_estimator),
-            Variant(enough // 10, make=theory_estimator),
+            Variant(enough, make_estimator=theory_estimator),
+            Variant(enough // 10, make_estimator=theory_estimator),
             BLOCK + 2 * enough,
         ),
         Drop(
             "a sampled key outside the block",
             GAUSSIAN_MEAN,
-            Variant(2, N // 2, make=outside_certain),
+            Variant(2, N // 2, make_estimator=outside_certain),
             Variant(2, N // 2),
             N // 2 + 2,
         ),
