@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .panels import figure, grid, handles, legend_below, lines, theory
-from .style import OKABE_ITO, PAGE, method, paper_style
+from .old_panels import OKABE_ITO, figure, grid, handles, legend_below, lines, theory
+from .style import PAGE, method, paper_style
 
 _NUMERATORS: dict[str, dict[str, Any]] = {
     "value-norm": method("value-norm", label="value-norm slots"),

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from .panels import figure, legend_below, lines, spread, theory
-from .style import OKABE_ITO, PAGE, paper_style
+from .old_panels import OKABE_ITO, figure, legend_below, lines, spread, theory
+from .style import PAGE, paper_style
 
 _WHAT: dict[str, dict[str, Any]] = {
     "keys": {"color": OKABE_ITO["blue"], "marker": "o", "label": "keys, real heads"},

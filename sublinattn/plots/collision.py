@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .panels import figure, grid, legend_below, theory
-from .style import OKABE_ITO, PAGE, paper_style
+from .old_panels import OKABE_ITO, figure, grid, legend_below, theory
+from .style import PAGE, paper_style
 
 _STYLE = {1: ("blue", "o"), 2: ("vermillion", "s"), 4: ("green", "^"), 8: ("purple", "D")}
 

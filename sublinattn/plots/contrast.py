@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .panels import figure, handles, legend_below, spread, theory
-from .style import OKABE_ITO, PAGE, method, paper_style
+from .old_panels import OKABE_ITO, figure, handles, legend_below, spread, theory
+from .style import PAGE, method, paper_style
 
 _VARIANTS = {
     "kept": {"color": OKABE_ITO["blue"], "marker": "o", "label": "assumption holds"},

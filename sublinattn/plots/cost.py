@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from .panels import figure, handles, theory
-from .style import OKABE_ITO, PAGE, method, paper_style
+from .old_panels import OKABE_ITO, figure, handles, theory
+from .style import PAGE, method, paper_style
 
 _STAGES = {
     "hash": "sky",

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from .panels import figure, grid, theory
-from .style import OKABE_ITO, PAGE, paper_style
+from .old_panels import OKABE_ITO, figure, grid, theory
+from .style import PAGE, paper_style
 
 _SYMBOLS = {
     "varepsilon": r"$\varepsilon$",

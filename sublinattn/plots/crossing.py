@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from .panels import figure, legend_below, theory
+from .old_panels import figure, legend_below, theory
 from .style import COLUMN, method, paper_style
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .panels import figure, legend_below, theory
-from .style import OKABE_ITO, PAGE, paper_style
+from .old_panels import OKABE_ITO, figure, legend_below, theory
+from .style import PAGE, paper_style
 
 BASES = {
     "taylor": {"color": OKABE_ITO["vermillion"], "marker": "^", "label": "Taylor"},

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from .panels import figure, grid, handles, lines, spread
+from .old_panels import figure, grid, handles, lines, spread
 from .style import PAGE, method, paper_style
 
 _ORDER = ("hyper practical", "hyper practical, sinks exact", "hyper theory", "uniform", "zero")

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from .panels import figure, legend_below, lines, theory
-from .style import COLUMN, OKABE_ITO, PAGE, method, paper_style
+from .old_panels import OKABE_ITO, figure, legend_below, lines, theory
+from .style import COLUMN, PAGE, method, paper_style
 
 _SPARSE = ("zero", "one-pass paper", "one-pass fused", "best k-sparse")  # those that leave rows 0
 

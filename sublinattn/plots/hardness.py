@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from .panels import figure, grid, handles, lines, spread, theory
-from .style import OKABE_ITO, PAGE, paper_style
+from .old_panels import OKABE_ITO, figure, grid, handles, lines, spread, theory
+from .style import PAGE, paper_style
 
 _PARTS = {
     False: {"color": OKABE_ITO["blue"], "marker": "o", "label": "all keys sampled"},

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from .caches import style_of
-from .panels import figure, legend_below, theory
+from .old_panels import figure, legend_below, theory
 from .style import PAGE, method, paper_style
 
 _ORDER = ("sinks", "heavy hitters", "k-center", "value-norm", "uniform", "subgen, window", "subgen")

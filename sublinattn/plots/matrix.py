@@ -10,8 +10,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .panels import figure
-from .style import OKABE_ITO, PAGE, paper_style
+from .old_panels import OKABE_ITO, figure
+from .style import PAGE, paper_style
 
 
 def sorted_matrix(entries: pd.DataFrame, *, n: int, block_size: int) -> Figure:

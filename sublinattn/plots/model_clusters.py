@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .panels import figure
+from .old_panels import figure
 from .style import PAGE, paper_style
 
 

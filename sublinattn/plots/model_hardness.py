@@ -13,8 +13,8 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
-from .panels import figure, grid, handles, lines, spread, theory
-from .style import OKABE_ITO, PAGE, paper_style
+from .old_panels import OKABE_ITO, figure, grid, handles, lines, spread, theory
+from .style import PAGE, paper_style
 
 _MEAN = {"color": OKABE_ITO["vermillion"], "marker": "o", "linewidth": 2.0, "zorder": 4, "label": "geometric mean"}
 

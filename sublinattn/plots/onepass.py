@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .panels import figure, handles, theory
+from .old_panels import figure, handles, theory
 from .style import PAGE, method, paper_style
 
 _BEST: dict[str, Any] = {

@@ -1,61 +1,408 @@
-"""What the figures share: empty figures, small multiples, lines with intervals, legends outside the data."""
+"""The grammar of all figures. A table of measurements, one per line, goes in; a `Figure` comes out.
+
+`facets(rows, x="budget", y="error", hue="method", facet="input", columns=4, logx=True, logy=True, exact="exact")`
+    A panel per input, a line per method: median and 10 to 90 percent range of the replicates. Methods look as they are
+    registered in `style.METHODS`; `looks={value: style}` replaces that, and chooses and orders what is drawn. A method
+    without x is a horizontal line; `exact=` goes to the lower edge, with its size. Where y is text, dots are drawn.
+`facets(..., facet="quantity", ylabel={"bytes": "bytes stored", "time": "seconds"})`
+    Panels with y axes of their own; with `row="quantity"` it is whole rows of panels.
+`facets(..., limits=("low", "high"))` draws limits already computed; `facets(..., each=function)` calls function(axes,
+    rows of the panel) for what else it shows, such as `theory_line(ax, n, n, "$n^1$")`.
+`fig, axes = grid(3, columns=3)`, then `lines(ax, rows, "n", "seconds", look)`, then `finish(fig, xlabel="tokens $n$")`
+    is the same by hand. `heatmap(ax, table, label)` draws cells, `direct_labels(ax)` names lines at their ends.
+
+All of it is called under `@paper_style()`. `finish`, with which `facets` ends, makes logarithmic ticks readable, puts
+shared labels at the middle of the panels, and the legend into the free panel if it fits, else below.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from textwrap import fill
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from .style import PAGE, THEORY
+from .style import LOOKS, METHODS, PAGE, THEORY, method
+
+_ROW = 1.55
+"""Height of a row of panels in inches, with its ticks and titles."""
+_LABEL, _GAP = 0.2, 0.05
+"""Inches that a shared label takes, and between what stands below the panels."""
 
 
-def figure(width: float = PAGE, height: float = 2.6) -> Figure:
-    """An empty figure; call it inside `paper_style`. Not known to pyplot, so that a notebook does not show it twice."""
-    return Figure(figsize=(width, height), layout="constrained")
+# --------------------------------------------------------------------------------------------------------------- facets
+def facets(
+    rows: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    hue: str | None = None,
+    facet: str | None = None,
+    row: str | None = None,
+    columns: int = 3,
+    looks: Mapping[Any, Mapping[str, Any]] | None = None,
+    interval: int = 80,
+    limits: tuple[str, str] | None = None,
+    bars: bool = False,
+    exact: str | None = None,
+    logx: bool = False,
+    logy: bool = False,
+    ylim: tuple[float | None, float | None] | None = None,
+    xlabel: str = "",
+    ylabel: str | Mapping[Any, str] = "",
+    titles: Callable[[Any], str] = str,
+    width: float = PAGE,
+    height: float = _ROW,
+    each: Callable[[Axes, pd.DataFrame], object] | None = None,
+    legend: bool | Literal["ends"] = True,
+) -> Figure:
+    """Small multiples: a panel per value of `facet`, a line (over text: a column of dots) per value of `hue`.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        One measurement per line. A panel's title is bold where all of its `source` is "real".
+    x, y : str
+        Columns. Where `y` holds text, each of its values is a line of the panel, and `x` is what was measured.
+    hue, facet, row : str, optional
+        Columns: what lines, panels and rows of panels stand for, in the order of first appearance.
+    columns : int
+        Panels side by side, without `row`; with it, each row holds all facets.
+    looks : mapping of hue to keyword arguments of `Axes.plot`, optional
+        What is drawn, in this order. By default every hue, as `style.METHODS` has it.
+    interval : int
+        Percent of the replicates inside the band or bar; 100 where replicates are few, 0 for none.
+    limits : two columns, optional
+        Ends of the intervals, already computed; `y` is then drawn as it is.
+    bars : bool
+        Error bars side by side instead of bands.
+    exact : str, optional
+        The hue whose error is rounding, decades below all else: marks at the lower edge, with their size.
+    logx, logy : bool
+        Logarithmic axes.
+    ylim : (bottom, top), optional
+    xlabel, ylabel : str
+        For all panels together. A mapping in place of `ylabel` gives each row of panels (without `row`, each panel) a
+        label and a y axis of its own, and chooses and orders them.
+    titles : function of the facet to its title
+    width, height : float
+        Inches of the figure's width, and of a row of panels.
+    each : function of (axes, rows of the panel), optional
+        Draws what else a panel shows; called when the scales are set.
+    legend : bool or "ends"
+        As for `finish`.
+    """
+    if limits:
+        ends = (rows.assign(**{y: rows[end]}) for end in limits)
+        rows, interval = pd.concat([rows, *ends], ignore_index=True), 100
+    shared = not isinstance(ylabel, Mapping)
+    across = list(rows[facet].unique() if shared or row else ylabel) if facet else [None]
+    down = list(rows[row].unique() if shared else ylabel) if row else [None]
+    wide = len(across) if row else min(columns, len(across))
+    categories = None if pd.api.types.is_numeric_dtype(rows[y]) else list(rows[y].unique())
+    if looks is None:
+        names = list(rows[hue].unique()) if hue else []
+        looks = (
+            {name: method(name) for name in sorted(names, key=list(METHODS).index)} if hue else {None: LOOKS["blue"]}
+        )
+    fig, axes = grid(
+        *(len(down) * len(across), wide),
+        width=width,
+        height=height,
+        sharex=True,
+        sharey=True if shared else "row" if row else False,
+    )
+    panels = []
+    for ax, (top, left) in zip(axes, ((top, left) for top in down for left in across), strict=True):
+        chosen = np.ones(len(rows), bool)
+        for column, value in ((row, top), (facet, left)):
+            chosen &= (rows[column] == value).to_numpy() if column else True
+        panels.append((ax, rows[chosen], top, left))
+        for place, (name, look) in enumerate(looks.items()):
+            part = rows[chosen & (rows[hue] == name).to_numpy()] if hue else rows[chosen]
+            if name == exact or not len(part):
+                continue
+            middle = place - (len(looks) - 1) / 2
+            if categories is not None:
+                shift = 0.7 * middle / len(looks)
+                part = part.assign(**{y: part[y].map(categories.index) + shift})
+                lines(ax, part, x, y, {"linestyle": "none", **look}, interval=interval, bars=True, orient="y")
+            elif part[x].isna().all():  # no budget, hence everywhere the same
+                ax.axhline(part[y].median(), **{**look, "marker": ""})
+            else:
+                moved = part[x] * 1.04**middle if logx else part[x] + 0.01 * middle * np.ptp(rows[x].dropna())
+                lines(ax, part.assign(**{x: moved}) if bars else part, x, y, look, interval=interval, bars=bars)
+    for ax, part, top, left in panels:
+        ax.set(**{"xscale": "log"} if logx else {}, **{"yscale": "log"} if logy else {})
+        if categories is not None:
+            ax.set_yticks(range(len(categories)), categories)
+            ax.set_ylim(len(categories) - 0.5, -0.5)
+        elif logx and rows[x].nunique() <= 16:
+            ticks(ax.xaxis, rows[x].dropna().unique(), at_most=int(2.2 * width / wide))
+        if facet and (shared or row) and top == down[0]:
+            real = "source" in part and (part["source"] == "real").all()
+            ax.set_title(titles(left), fontweight="bold" if real else "normal", fontsize=8 if wide < 4 else 7)
+        if isinstance(ylabel, Mapping) and not (row and left != across[0]):
+            ax.set_ylabel(ylabel[top if row else left])
+    for ax, (bottom, top) in [(ax, ax.get_ylim()) for ax, *_ in panels]:
+        if exact is not None:
+            ax.set_ylim(bottom * (bottom / top) ** 0.2)  # room for the marks at the lower edge
+        if ylim:
+            ax.set_ylim(*ylim)
+    for ax, part, *_ in panels:
+        if exact is not None and hue and (part[hue] == exact).any():
+            _at_edge(ax, part[part[hue] == exact], x, y, looks.get(exact, METHODS["exact"]))
+        if each:
+            each(ax, part)
+    finish(fig, xlabel=xlabel, ylabel=ylabel if isinstance(ylabel, str) else "", legend=legend)
+    return fig
 
 
-def grid(fig: Figure, panels: int, columns: int, *, sharex: Any = False, sharey: Any = True) -> list[Axes]:
-    """`panels` axes in rows of `columns`; empty places at the end are free for a legend."""
+def _at_edge(ax: Axes, exact: pd.DataFrame, x: str, y: str, look: Mapping[str, Any]) -> None:
+    """Marks at the lower edge, and the size of what is too small for the axis."""
+    at = np.unique(exact[x].dropna())
+    place = ax.get_xaxis_transform()
+    ax.plot(
+        at, np.full(len(at), 0.03), **{**look, "linestyle": "none", "label": f"{look['label']} (rounding)"},
+        transform=place, clip_on=False,
+    )  # fmt: skip
+    note = f"exact: {exact[y].median():.0e}".replace("e-0", "e-")
+    ax.annotate(note, (0.98, 0.03), (0, 4), xycoords="axes fraction", textcoords="offset points", ha="right", size=6)
+
+
+def grid(
+    panels: int, columns: int, *, width: float = PAGE, height: float = _ROW, sharex: Any = False, sharey: Any = False
+) -> tuple[Figure, list[Axes]]:
+    """An empty figure and its panels, in rows of `columns`; `height` is that of a row, in inches.
+
+    Pyplot does not know the figure, so that a notebook does not show it twice.
+    """
     rows = -(-panels // columns)
+    fig = Figure(figsize=(width, height * rows), layout="constrained")
     axes = fig.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).ravel()
     for ax in axes[panels:]:
         ax.axis("off")
-    return list(axes)
+    for ax in axes[max(0, panels - columns) : panels]:
+        ax.tick_params(labelbottom=True)  # also above a free place
+    return fig, list(axes[:panels])
 
 
-def lines(ax: Axes, table: pd.DataFrame, x: str, style: dict[str, Any]) -> None:
-    """Medians over x with their range as error bars: the columns of `spread`."""
-    table = table.sort_values(x)
-    middle = table["median"].to_numpy()
-    reach = np.maximum([middle - table["low"].to_numpy(), table["high"].to_numpy() - middle], 0)
-    ax.errorbar(table[x], middle, yerr=reach, elinewidth=0.7, capsize=1.5, **style)
+def lines(
+    ax: Axes,
+    rows: pd.DataFrame,
+    x: str,
+    y: str,
+    look: Mapping[str, Any],
+    *,
+    interval: int = 80,
+    bars: bool = False,
+    orient: str = "x",
+) -> None:
+    """Median over the replicates, with the range of the middle `interval` percent of them as a band or as bars.
+
+    Along `orient` = "y" the measurements are in x.
+    """
+    bars = bars or rows[x if orient == "x" else y].nunique() == 1  # a band over one point is not seen
+    err: dict[str, Any] = {"elinewidth": 0.7, "capsize": 1.5} if bars else {"alpha": 0.15, "linewidth": 0}
+    labels = {"xlabel": ax.get_xlabel(), "ylabel": ax.get_ylabel()}
+    sns.lineplot(
+        rows, x=x, y=y, ax=ax, orient=orient, estimator="median", errorbar=("pi", interval) if interval else None,
+        err_style="bars" if bars else "band", err_kws=err, legend=False, **{"markeredgecolor": look["color"], **look},
+    )  # fmt: skip
+    ax.set(**labels)  # not the columns' names
 
 
-def theory(label: str = "theory", **overrides: Any) -> dict[str, Any]:
-    """Keyword arguments of `Axes.plot` for what a theorem says."""
-    return {**THEORY, "label": label, **overrides}
+def theory_line(ax: Axes, x: Any, y: Any, label: str = "theory", **overrides: Any) -> None:
+    """What a theorem predicts or bounds: dashed and black, over the measurements. A number is a horizontal line."""
+    x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
+    ax.plot(x, y, **{**THEORY, "label": label, "zorder": 4, **overrides})
 
 
-def spread(rows: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
-    """Median and 10 to 90 percent range of `value` in each group: columns low, median, high."""
-    table = rows.groupby(list(by), sort=False)[value].quantile(np.array([0.1, 0.5, 0.9])).unstack()
-    table.columns = pd.Index(["low", "median", "high"])
-    return table.reset_index()
+# ----------------------------------------------------------------------------------------------------------- heat maps
+def heatmap(
+    ax: Axes,
+    table: pd.DataFrame,
+    label: str,
+    *,
+    log: bool = False,
+    cmap: str = "cividis",
+    bar: bool = True,
+    **looks: Any,
+) -> None:
+    """Cells of a table, its index down and its columns across, with a few of their names and a colour bar.
+
+    Parameters
+    ----------
+    ax, table
+        Where, and what.
+    label : str
+        Of the colour bar.
+    log : bool
+        Logarithmic colours, between the smallest positive number and the 97 percent quantile: single cells, decades
+        above the others, would take all the colours.
+    cmap : str
+    bar : bool
+        Draw the colour bar.
+    **looks
+        Further arguments of `seaborn.heatmap`; `norm` replaces the colours' scale.
+    """
+    values = table.to_numpy(float)
+    shown = values[np.isfinite(values) & (values > 0)] if log else values[np.isfinite(values)]
+    if log and "norm" not in looks:
+        low, high = (shown.min(), np.quantile(shown, 0.97)) if shown.size else (1.0, 1.0)
+        looks["norm"] = LogNorm(low, max(high, 1.01 * low))
+    large = table.size > 2500  # grid lines would hide the cells, and vectors fill megabytes
+    extend = "max" if log and shown.size and shown.max() > looks["norm"].vmax else "neither"
+    sns.heatmap(
+        table, ax=ax, cmap=cmap, cbar=bar, linewidths=0 if large else 0.3, rasterized=large,
+        cbar_kws={"label": label, "pad": 0.02, "extend": extend}, **looks,
+    )  # fmt: skip
+    ax.tick_params(length=2, rotation=0)
+    ax.grid(False)
+    if bar and log:
+        _readable(ax.figure.axes[-1].yaxis)
 
 
-def handles(*axes: Axes) -> tuple[list[Any], list[str]]:
-    """Legend entries of several axes, each label once."""
-    found: dict[str, Any] = {}
-    for ax in axes:
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    return list(found.values()), list(found)
+# --------------------------------------------------------------------------------------------- ticks, labels and legend
+def ticks(axis: Axis, at: Iterable[float], *, at_most: int = 5) -> None:
+    """Ticks at measured values, some of them left out where there are many: 256, 4k, 1/8."""
+    values = np.unique(np.asarray(list(at), float))
+    values = values[:: -(-len(values) // at_most)]
+    halves = all(value <= 1 and np.log2(value).is_integer() for value in values)
+
+    def text(value: float, _: int = 0) -> str:
+        if value >= 1024 and value % 1024 == 0:
+            return f"{value / 1024:g}k"
+        return f"1/{1 / value:.0f}" if halves and value < 1 else f"{value:g}"
+
+    axis.set_major_locator(FixedLocator(list(values)))
+    axis.set_major_formatter(FuncFormatter(text))
+    axis.set_minor_locator(NullLocator())
 
 
-def legend_below(fig: Figure, *axes: Axes, columns: int) -> None:
-    """One legend for all axes, under them."""
-    fig.legend(*handles(*axes), loc="outside lower center", ncols=columns)
+def _readable(axis: Axis) -> None:
+    """A logarithmic axis with at least two numbers on it: powers of ten, or 1, 2, 5 where it spans too few of them."""
+    low, high = sorted(axis.get_view_interval())
+    decades = np.log10(high / low)
+    if decades > 2:
+        axis.set_major_locator(LogLocator(10, numticks=6))
+        axis.set_minor_formatter(NullFormatter())
+        return
+    axis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0)) if decades > 0.7 else MaxNLocator(4))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def direct_labels(ax: Axes, *, size: float = 6.5) -> None:
+    """Name each labelled line at its right end, in its colour, in place of a legend; names keep clear of each other."""
+    height = ax.get_window_extent().height / ax.figure.dpi * 72  # in points
+    ends = []
+    for line in ax.get_lines():
+        x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+        if str(line.get_label()).startswith("_") or not x.size:
+            continue
+        last = np.flatnonzero(np.isfinite(x) & np.isfinite(y))[-1]
+        place = ax.transAxes.inverted().transform(line.get_transform().transform((x[last], y[last])))
+        ends.append((min(max(place[1], 0.0), 1.0) * height, (x[last], y[last]), line))
+    ends.sort(key=lambda end: end[0])
+    step = 1.25 * size
+    at = np.array([end[0] for end in ends])
+    for _ in range(200):  # push overlapping names apart until none overlaps
+        lack = np.maximum(step - np.diff(at), 0) / 2
+        if lack.max(initial=0) < 0.01:
+            break
+        at[:-1] -= lack
+        at[1:] += lack
+    for (_, end, line), y in zip(ends, at, strict=True):
+        arrow = {"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.4, "shrinkA": 0, "shrinkB": 1}
+        ax.annotate(
+            str(line.get_label()), end, (1.03, y / height), xycoords=line.get_transform(), textcoords="axes fraction",
+            va="center", size=size, color=line.get_color(), arrowprops=arrow, annotation_clip=False,
+        )  # fmt: skip
+
+
+def finish(fig: Figure, *, xlabel: str = "", ylabel: str = "", legend: bool | Literal["ends"] = True) -> None:
+    """Readable ticks, labels at the middle of the panels, and one legend; the figure grows by what stands below them.
+
+    Parameters
+    ----------
+    fig : Figure
+        With all its panels drawn.
+    xlabel, ylabel : str
+        What the panels share.
+    legend : bool or "ends"
+        Name everything labelled, each label once: in the free panels if it fits there, else below. "ends" names lines
+        at their right ends instead: where they are few.
+    """
+    panels = [ax for ax in fig.axes if ax.axison and ax.get_label() != "<colorbar>"]
+    free = [ax for ax in fig.axes if not ax.axison]
+    for ax in panels:
+        for axis in (ax.xaxis, ax.yaxis):
+            if axis.get_scale() == "log" and not isinstance(axis.get_major_locator(), FixedLocator):
+                _readable(axis)
+    left, below = (_LABEL if label else 0.0 for label in (ylabel, xlabel))
+    _lay_out(fig, left, below, grow=below)
+    if legend == "ends":
+        for ax in panels:
+            direct_labels(ax)
+        _lay_out(fig, left, below)
+    elif legend:
+        entries: dict[str, Any] = {}
+        for ax in panels:
+            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+                entries.setdefault(label, handle)
+        if entries and not (free and _legend_in(fig, entries, free)):
+            height = _legend_below(fig, entries)
+            _lay_out(fig, left, below + height, grow=height)
+            below += height
+    places = [ax.get_position() for ax in panels]
+    wide, high = fig.get_size_inches()
+    if ylabel:
+        middle = (min(place.y0 for place in places) + max(place.y1 for place in places)) / 2
+        fig.text(_GAP / wide, middle, ylabel, rotation=90, ha="left", va="center")
+    if xlabel:
+        middle = (min(place.x0 for place in places) + max(place.x1 for place in places)) / 2
+        fig.text(middle, (below - _LABEL + _GAP) / high, xlabel, ha="center", va="bottom")
+
+
+def _lay_out(fig: Figure, left: float, below: float, *, grow: float = 0.0) -> None:
+    """Lay the panels out beside margins of `left` and `below` inches, in a figure `grow` inches higher than before."""
+    fig.set_figheight(fig.get_figheight() + grow)
+    wide, high = fig.get_size_inches()
+    engine = cast(ConstrainedLayoutEngine, fig.get_layout_engine())
+    engine.set(rect=(left / wide, below / high, 1 - left / wide, 1 - below / high))
+    engine.execute(fig)
+
+
+def _legend_in(fig: Figure, entries: Mapping[str, Any], free: list[Axes]) -> bool:
+    """Put the legend where no panel is, if there is the room for it."""
+    place = free[0].get_position()
+    at = (place.x0, 0.0, 1 - place.x0, place.y0 + place.y1)
+    looks: dict[str, Any] = {"fontsize": 6, "handlelength": 1.6, "borderpad": 0, "labelspacing": 0.6}
+    labels = [label if "$" in label else fill(label, 18) for label in entries]
+    legend = fig.legend(entries.values(), labels, loc="center", bbox_to_anchor=at, borderaxespad=0, **looks)
+    box = legend.get_window_extent().transformed(fig.transFigure.inverted())
+    if fits := box.width <= 1 - place.x0 and box.height <= 1.2 * place.height:
+        return True
+    legend.remove()
+    return fits
+
+
+def _legend_below(fig: Figure, entries: Mapping[str, Any]) -> float:
+    """Put the legend at the lower edge, in as many columns as there is room for; its height in inches."""
+    for columns in range(min(len(entries), 6), 0, -1):
+        legend = fig.legend(entries.values(), entries, loc="lower center", ncols=columns, borderaxespad=0.2)
+        box = legend.get_window_extent()
+        if columns == 1 or box.width <= 0.99 * fig.bbox.width:
+            break
+        legend.remove()
+    return box.height / fig.dpi + _GAP

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from .panels import figure, legend_below, theory
-from .style import OKABE_ITO, PAGE, method, paper_style
+from .old_panels import OKABE_ITO, figure, legend_below, theory
+from .style import PAGE, method, paper_style
 
 _ORDERS = {
     "from the last": {"color": OKABE_ITO["blue"], "marker": "o"},

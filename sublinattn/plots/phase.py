@@ -12,8 +12,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from .panels import figure, theory
-from .style import OKABE_ITO, PAGE, paper_style
+from .old_panels import OKABE_ITO, figure, theory
+from .style import PAGE, paper_style
 
 _POLYNOMIALS = {"minimax": "minimax, measured", "explicit": "Taylor's bound"}
 _SERIES = (("blue", "o"), ("green", "s"), ("orange", "D"), ("vermillion", "^"))

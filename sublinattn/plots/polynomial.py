@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .degree import BASES
-from .panels import figure, handles, lines, spread, theory
+from .old_panels import figure, handles, lines, spread, theory
 from .style import PAGE, method, paper_style
 
 

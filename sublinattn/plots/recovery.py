@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .panels import figure, lines, spread, theory
-from .style import OKABE_ITO, PAGE, method, paper_style
+from .old_panels import OKABE_ITO, figure, lines, spread, theory
+from .style import PAGE, method, paper_style
 
 _DECODERS = {
     "identify": {"color": OKABE_ITO["sky"], "marker": "P", "label": "identification"},

@@ -7,8 +7,8 @@ from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from .panels import figure
-from .style import COLUMN, OKABE_ITO, paper_style
+from .old_panels import OKABE_ITO, figure
+from .style import COLUMN, paper_style
 
 _LEVELS = ("yellow", "sky", "green", "orange", "purple", "vermillion")
 _PALE = 0.65  # share of white in what is sampled

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .panels import figure, legend_below, spread
-from .style import OKABE_ITO, PAGE, paper_style
+from .old_panels import OKABE_ITO, figure, legend_below, spread
+from .style import PAGE, paper_style
 
 _MASKS = {"sortLSH": ("blue", "o", -0.13), "random": ("orange", "D", 0.13)}
 _PANELS = {"heavy_share": "share of heavy entries in the mask", "mass_share": "share of softmax mass in the mask"}

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .panels import figure, legend_below, theory
-from .style import OKABE_ITO, PAGE, method, paper_style
+from .old_panels import OKABE_ITO, figure, legend_below, theory
+from .style import PAGE, method, paper_style
 
 _STREAMS: dict[str, dict[str, Any]] = {
     "64 clusters": {"color": OKABE_ITO["blue"], "marker": "o", "label": "SubGen, 64 clusters"},

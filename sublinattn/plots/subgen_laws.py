@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from .panels import figure, handles, legend_below, theory
-from .style import OKABE_ITO, PAGE, method, paper_style
+from .old_panels import OKABE_ITO, figure, handles, legend_below, theory
+from .style import PAGE, method, paper_style
 
 _BLUE, _RED, _GREY = OKABE_ITO["blue"], OKABE_ITO["vermillion"], "#BBBBBB"
 _MEASURED: dict[str, Any] = {"color": _BLUE, "marker": "o", "linestyle": "none", "elinewidth": 0.7, "capsize": 1.5}

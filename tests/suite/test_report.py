@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import toys
 
-from sublinattn import plots
 from sublinattn.core import files, provenance
 from sublinattn.lab import ledger
+from sublinattn.plots.save import save
 from sublinattn.suite import report
 from sublinattn.suite.report import views
 from sublinattn.suite.report.citations import citations
@@ -31,9 +31,7 @@ def fill(out):
     figure, axes = pyplot.subplots()
     axes.plot([1, 2])
     data = pd.DataFrame({"x": [1, 2]})
-    plots.save(
-        figure, "a-figure", out=out, claim="toy.holds", params={}, seed=0, data=data, caption="Error over m < n."
-    )
+    save(figure, "a-figure", out=out, claim="toy.holds", params={}, seed=0, data=data, caption="Error over m < n.")
     pyplot.close(figure)
     cells = [
         nbformat.v4.new_markdown_cell("# Head\n\nInline $\\alpha^2$, display\n\n$$\\sum_i x_i$$\n\n`code $5$`"),

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ...plots.heads import head_maps
-from ...plots.panels import figure
-from ...plots.style import METHODS, OKABE_ITO, PAGE, paper_style
+from ...plots.old_panels import OKABE_ITO, figure
+from ...plots.style import METHODS, PAGE, paper_style
 
 _HARDNESS = {
     "alpha": r"$\alpha$",

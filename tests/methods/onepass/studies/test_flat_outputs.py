@@ -10,6 +10,7 @@ from sublinattn import plots
 from sublinattn.core import files
 from sublinattn.lab.run import Run, generator
 from sublinattn.methods.onepass.studies import flat_outputs, questions
+from sublinattn.plots import style
 
 RUN = Run(backend="numpy")
 
@@ -187,7 +188,7 @@ def test_figures_draw_and_name_their_axes(answers):
         plots.crossing_lengths(crossed),
     ]
     for fig in figures:
-        with plots.paper_style():
+        with style.paper_style():
             fig.savefig(io.BytesIO(), format="svg")
         lines = [line for ax in fig.axes for line in ax.get_lines()]
         assert any(line.get_linestyle() == "--" and line.get_color() == "black" for line in lines)

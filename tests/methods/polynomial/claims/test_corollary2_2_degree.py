@@ -12,6 +12,7 @@ from sublinattn.lab.run import Run
 from sublinattn.methods.polynomial.approximants import approximant, minimal_degree, taylor_bound
 from sublinattn.methods.polynomial.claims import corollary2_2_degree, theorem1_4_phase
 from sublinattn.methods.polynomial.studies import degree_and_rank, phase_picture
+from sublinattn.plots import style
 from sublinattn.theory import CLAIMS, symbols, verify
 from sublinattn.theory.facts import evaluate
 
@@ -194,7 +195,7 @@ def test_onsets_are_interpolated_and_only_count_the_last_crossing():
 
 # ------------------------------------------------------------------------------------------------------------- figures
 def drawn(fig) -> list:
-    with plots.paper_style():
+    with style.paper_style():
         fig.savefig(io.BytesIO(), format="svg")
     return fig.axes
 
