@@ -19,7 +19,8 @@ import numpy as np
 from ....core.backends import Array, asnumpy, to_device
 from ....core.exact import Partial, needs_shift
 from ....lab.workloads import make
-from ....lab.workloads.reference import Dense
+from ....lab.workloads.instance import Instance
+from ....lab.workloads.reference import Reference
 from ..estimators import Estimator, MakeEstimator, TheorySample, draw_theory, row_norm_law, unmasked_row_sums
 from ..hyper import Problem
 from ..sort_lsh import SortedBlocks, hash_rows, sort_blocks
@@ -34,7 +35,7 @@ def dense(
     values: str = "given",
     knobs: Mapping[str, Any] | None = None,
     seed: int = 0,
-) -> Dense:
+) -> Reference:
     """The instance of these parameters, cached.
 
     `values` says what becomes of the workload's V: "given" leaves it; "mean" adds 2 to every entry; "aligned"
@@ -46,19 +47,19 @@ def dense(
 
 
 @lru_cache(maxsize=64)
-def _dense(workload: str, n: int, d: int, d_v: int, values: str, knobs: str, seed: int) -> Dense:
+def _dense(workload: str, n: int, d: int, d_v: int, values: str, knobs: str, seed: int) -> Reference:
     made = make(workload, n, d, d_v=d_v, rng=seed, dtype=np.float64, **json.loads(knobs))
-    given = Dense(made.q, made.k, made.v, made.scale)
+    given = Reference(made)
     if values == "given":
         return given
-    v = given.v + 2 if values == "mean" else given.p.T @ np.random.default_rng([seed, 1]).standard_normal(given.v.shape)
-    return Dense(given.q, given.k, v, given.scale)
+    v = made.v + 2 if values == "mean" else given.p.T @ np.random.default_rng([seed, 1]).standard_normal(made.v.shape)
+    return Reference(replace(made, v=v))
 
 
-def random_dense(rng: np.random.Generator, n: int, d: int, d_v: int) -> Dense:
+def random_dense(rng: np.random.Generator, n: int, d: int, d_v: int) -> Reference:
     """A fresh Gaussian problem, for identities that hold on every input."""
     q, k = rng.standard_normal((n, d)), rng.standard_normal((n, d))
-    return Dense(q, k, rng.standard_normal((n, d_v)), d**-0.5)
+    return Reference(Instance(q, k, rng.standard_normal((n, d_v)), scale=d**-0.5))
 
 
 # ------------------------------------------------------------------------------------------------- the real estimators
@@ -84,7 +85,7 @@ class Bench:
 
 
 def bench(
-    x: Dense,
+    x: Reference,
     xp: Any,
     rng: np.random.Generator,
     *,

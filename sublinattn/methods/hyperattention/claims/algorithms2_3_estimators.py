@@ -11,7 +11,7 @@ import numpy as np
 import sympy as sp
 
 from ....core.backends import asnumpy
-from ....lab.workloads.reference import Dense
+from ....lab.workloads.reference import Reference
 from ....theory import symbols
 from ....theory.claim import Assumption, Claim, Drop, Exact, Sabotage, Trial
 from ..estimators import MakeEstimator, SharedSample, TheoryDraws, TheorySample
@@ -43,7 +43,7 @@ class UnmaskedSample(SharedSample):
 PRACTICAL = {"paper": SharedSample, "no weight": UnweightedSample, "own block counted": UnmaskedSample}
 
 
-def _means(x: Dense, b: Bench, makers: Iterator[tuple[float, MakeEstimator]]) -> tuple[np.ndarray, np.ndarray]:
+def _means(x: Reference, b: Bench, makers: Iterator[tuple[float, MakeEstimator]]) -> tuple[np.ndarray, np.ndarray]:
     """Expected normaliser and product over weighted draws, relative to the exact normaliser: (n,) and (n, d_v)."""
     d, o = np.zeros(len(x.q)), np.zeros(x.v.shape)
     for probability, make_estimator in makers:
@@ -65,7 +65,7 @@ def practical_mean(
     samples = list(combinations(range(n), sample_size))
     makers = ((1 / len(samples), partial(PRACTICAL[variant], positions=np.array([s]))) for s in samples)
     d, o = _means(x, b, makers)
-    bias = max(abs(d - 1).max(), abs(o - x.pv).max())
+    bias = max(abs(d - 1).max(), abs(o - x.output).max())
     return Trial(bias, 0.0, facts={"n": n, "m": sample_size, "b": block_size})
 
 
@@ -111,11 +111,11 @@ def theory_mean(
 
     _, o = _means(x, b, makers("row-norm"))
     d, _ = _means(x, b, makers("uniform"))
-    bias = max(abs(d - _capped_normaliser(x, b, sample_size, eps)).max(), abs(o - x.pv).max())
+    bias = max(abs(d - _capped_normaliser(x, b, sample_size, eps)).max(), abs(o - x.output).max())
     return Trial(bias, 0.0, facts={"n": n, "m": sample_size, "b": block_size})
 
 
-def _capped_normaliser(x: Dense, b: Bench, m: int, eps: float) -> np.ndarray:
+def _capped_normaliser(x: Reference, b: Bench, m: int, eps: float) -> np.ndarray:
     """`<M_i, A_i> + sum_j (1 - M_ij) min(A_ij, C_i)` over `D_ii`, straight from Algorithm 2."""
     n = len(x.q)
     own = np.zeros((n, n), bool)
@@ -135,9 +135,9 @@ def amm_variance(rng: np.random.Generator, xp: Any, *, n: int, sample_size: int,
     for probability, draws in _theory_draws(n, sample_size, laws(b.problem, b.blocks, law), "row-norm"):
         log_d, out = b.estimate(partial(TheorySample, draws=draws, kappa=1e12, eps=1.0))
         product_ = np.exp(log_d[0] - x.log_normaliser)[:, None] * out[0]
-        total += probability * np.sum((product_ - x.pv) ** 2)
+        total += probability * np.sum((product_ - x.output) ** 2)
     f = x.facts
-    law_value = (f["P_F"] ** 2 * f["V_F"] ** 2 - np.sum(x.pv**2)) / sample_size
+    law_value = (f["P_F"] ** 2 * f["V_F"] ** 2 - np.sum(x.output**2)) / sample_size
     return Trial(total, law_value, scale=law_value, facts={"n": n, "m": sample_size})
 
 

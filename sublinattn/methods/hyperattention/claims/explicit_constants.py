@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from ....lab.workloads.reference import Dense, operator_norms, row_scaled_norms
+from ....lab.workloads.reference import Reference, operator_norms, row_scaled_norms
 from ....theory import symbols
 from ....theory.claim import Assumption, Claim, Drop, Probability, Sabotage, Trial, Vacuity
 from ._bench import bench, dense, measured_kappa, theory_maker
 
 
-def _product_facts(x: Dense, eps: float, delta: float, shrink: float) -> tuple[int, dict[str, float]]:
+def _product_facts(x: Reference, eps: float, delta: float, shrink: float) -> tuple[int, dict[str, float]]:
     f = x.facts
     size = symbols.amm_sample_size(int(f["d_v"]), f["srank"], eps=eps, delta=delta)
     m = max(1, round(size * shrink))
@@ -41,7 +41,7 @@ def amm_error(
     m, facts = _product_facts(x, eps, delta, shrink)
     b = bench(x, xp, rng, copies=1, block_size=n // 2, sample_size=m)
     log_d, out = b.estimate(theory_maker(kappa=1e6, eps=1.0, law=law))
-    error = np.exp(log_d[0] - x.log_normaliser)[:, None] * out[0] - x.pv
+    error = np.exp(log_d[0] - x.log_normaliser)[:, None] * out[0] - x.output
     measured = operator_norms(error[None])[0] / (facts["P_norm"] * facts["V_norm"])
     return Trial(float(measured), eps / bound_over, facts=facts)
 
@@ -73,7 +73,7 @@ def composed_error(
     log_d, out = b.estimate(theory_maker(kappa=measured_kappa(b), eps=eps, law=law, variant=variant))
     e = np.exp(x.log_normaliser - log_d[0])
     eta = row_scaled_norms(x.p, (e - 1)[None])[0] / facts["P_norm"]
-    measured = operator_norms(out - x.pv)[0] / (facts["P_norm"] * facts["V_norm"])
+    measured = operator_norms(out - x.output)[0] / (facts["P_norm"] * facts["V_norm"])
     bound = eps if forget_normaliser else (e.max() * eps + eta) / bound_over
     return Trial(float(measured), float(bound), facts={**facts, "eta": float(eta), "E_norm": float(e.max())})
 

@@ -67,7 +67,7 @@ def critical_sample(
             return 2 * row_scaled_norms(x.p, ratio - 1) / f["P_norm"]
         if error == "product":
             out = out / ratio[..., None]
-        return operator_norms(out - x.pv) / (f["P_norm"] * f["V_norm"])
+        return operator_norms(out - x.output) / (f["P_norm"] * f["V_norm"])
 
     size = critical_size(excess, start=32, cap=cap)
     return Trial(size, facts={**f, "varepsilon": eps, "kappa": true_kappa, "told_kappa": kappa, "cap": cap})

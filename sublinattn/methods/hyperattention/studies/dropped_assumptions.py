@@ -17,6 +17,7 @@ from ....lab.run import Run
 from ....lab.statistics import proportion
 from ....lab.workloads.inputs import GAUSSIAN_MEAN, PLANTED, SINKS, Input
 from ....lab.workloads.instance import Instance
+from ....lab.workloads.reference import Reference
 from ...baselines.uniform import uniform_attention
 from ..estimators import (
     Estimator,
@@ -30,7 +31,6 @@ from ..estimators import (
 from ..hardness import hardness
 from ..hyper import Problem
 from ..sort_lsh import SortedBlocks, buckets, default_bits, hyperplanes
-from .spectral_error import Yardstick
 
 N, D, BLOCK, SAMPLE = 512, 32, 64, 64
 EPS, DELTA = 0.5, 0.1
@@ -146,7 +146,7 @@ def dropped(run: Run) -> pd.DataFrame:
     rows = []
     for drop in _drops(x_of):
         x = x_of(drop.what)
-        y = Yardstick.of(x)
+        y = Reference(x)
         name = (drop.assumption, drop.what.label)
         for variant, call in (("kept", drop.kept), ("dropped", drop.dropped)):
             rng = run.rng(drop.assumption, variant)
@@ -155,7 +155,7 @@ def dropped(run: Run) -> pd.DataFrame:
         for i in range(replicates):
             out = uniform_attention(x.q, x.k, x.v, scale=x.scale, sample_size=min(drop.budget, N), rng=rng)
             rows.append((*name, "uniform", i, drop.budget, y.error(out)))
-        rows.append((*name, "zero", 0, 0, y.error(np.zeros_like(y.exact))))
+        rows.append((*name, "zero", 0, 0, y.error(np.zeros_like(y.output))))
         rows.append((*name, "exact", 0, N, y.error(attention(x.q, x.k, x.v, scale=x.scale))))
     return pd.DataFrame(rows, columns=["assumption", "input", "variant", "replicate", "budget", "error"])
 

@@ -4,45 +4,22 @@ answering zero."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ....core.backends import asnumpy
 from ....core.exact import attention
 from ....lab.run import Run
 from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN, GAUSSIAN_MEAN, HEAVY_VALUES, PLANTED, REAL, SINKS, Input
 from ....lab.workloads.instance import Instance
+from ....lab.workloads.reference import Reference
 from ...baselines.uniform import uniform_attention
-from ..hardness import hardness
 from ..hyper import hyper_attention
 
 D = 64
 INPUTS = (GAUSSIAN, GAUSSIAN_MEAN, CLUSTERED, PLANTED, HEAVY_VALUES, SINKS, REAL)
 SINKS_EXACT = "hyper practical, sinks exact"
-
-
-@dataclass(frozen=True)
-class Yardstick:
-    """The exact answer in float64 and the unit of every error, `||P|| ||V||`."""
-
-    x: Instance
-    exact: np.ndarray
-    unit: float
-
-    @classmethod
-    def of(cls, x: Instance) -> Yardstick:
-        """O(n^2 d): a few passes over P."""
-        q, k, v = (a.astype(np.float64) for a in (x.q, x.k, x.v))
-        p_norm = float(asnumpy(hardness(q, k, scale=x.scale).spectral_norm))
-        v_norm = float(np.linalg.norm(asnumpy(v), 2))
-        return cls(x, asnumpy(attention(q, k, v, scale=x.scale)), p_norm * v_norm)
-
-    def error(self, out: Any) -> float:
-        """`||out - P V|| / (||P|| ||V||)`, operator norms."""
-        return float(np.linalg.norm(asnumpy(out).astype(np.float64) - self.exact, 2) / self.unit)
 
 
 def methods(x: Instance, budget: int, exact_keys: int, rng: np.random.Generator) -> Iterator[tuple[str, Any]]:
@@ -81,10 +58,10 @@ def against_budget(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFr
             rng = run.rng("error", what.label, replicate)
             x = what.draw(n, D, rng, xp)
             size = x.q.shape[0]
-            y = Yardstick.of(x)
+            y = Reference(x)
             base = (what.label, what.source, size, replicate)
             exact = y.error(attention(x.q, x.k, x.v, scale=x.scale))
-            zero = y.error(np.zeros_like(y.exact))
+            zero = y.error(np.zeros_like(y.output))
             for budget in (2**i for i in range(5, size.bit_length() - 1)):
                 rows.append((*base, "exact", budget, exact))
                 rows.append((*base, "zero", budget, zero))
