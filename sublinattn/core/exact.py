@@ -1,18 +1,14 @@
 """Exact attention in tiles, and the partial results that merge into it.
 
-Source: [RS21] Rabe, Staats, *Self-attention does not need O(n^2) memory*, arXiv 2112.05682. The paper runs through the
-keys with a running maximum `m*`, normaliser `s*` and weighted sum `v*` per query; here they are `m`, `l` and `o` of a
-`Partial`, and a step takes a tile of keys.
-
-Cost: time `O(n_q n_k (d + d_v))`; memory `O(n (d + d_v))` plus one tile per thread, never `n_q x n_k`.
+Source: Rabe, Staats, *Self-attention does not need O(n^2) memory*, arXiv 2112.05682 [RS21]. Time
+`O(n_q n_k (d + d_v))`; memory `O(n (d + d_v))` plus one tile per thread, never `n_q x n_k`.
 
 Differs from the paper in:
 
 1. When the Cauchy-Schwarz bound on the logits is small (`scale * max|q| * max|k| <= 40`) no maximum is subtracted:
-   nothing can overflow or underflow, and a pass over the logits is saved. A partial's `m` is then 0, which is as good
-   a reference as the maximum: merging works with any.
+   nothing can overflow or underflow, and a pass over the logits is saved. A partial's `m` is then 0: any reference
+   works, the merge does not care.
 2. A query that sees no key gets output 0 and `lse = -inf`.
-3. With few queries the keys are cut into segments that are attended to at the same time and merged.
 """
 
 from __future__ import annotations
@@ -26,7 +22,7 @@ import numpy as np
 from . import backends, checks
 from .backends import Array, Scratch
 
-SPLIT_LOGITS, MAX_SEGMENTS = 2**16, 16  # so few logits are done before a second thread has begun
+SPLIT_LOGITS, MOST_SEGMENTS = 2**16, 16  # fewer logits are done before a second thread has begun
 SAFE_LOGIT = 40.0  # e^40 * 2^40 keys < 3e38, and e^-40 is far from underflow: float32 needs no shift below this
 
 
@@ -57,7 +53,7 @@ class Partial:
         """Add the keys of `other`, in place: associative and commutative up to rounding; returns self."""
         xp = backends.namespace(self.m, other.m)
         m = xp.maximum(self.m, other.m)
-        keep, add = (xp.exp(part.m - _finite(xp, m)) for part in (self, other))  # from the old references to the new
+        keep, add = (xp.exp(part.m - _finite(xp, m)) for part in (self, other))
         self.m[...] = m
         self.l[...] = keep * self.l + add * other.l
         self.o[...] = keep[..., None] * self.o + add[..., None] * other.o
@@ -76,15 +72,11 @@ class Partial:
 
 
 def _finite(xp: Any, m: Array) -> Array:
-    """References with 0 in place of -inf, which minus itself would be NaN."""
-    return xp.where(m == -np.inf, 0, m)
+    return xp.where(m == -np.inf, 0, m)  # -inf - (-inf) would be NaN
 
 
 class Softmax:
-    """What one thread needs to compute partials of tiles of queries: scratch memory and the steps.
-
-    `shift` says whether the largest logit is subtracted before `exp`.
-    """
+    """One tile of queries, absorbing tiles of keys: the running (m, l, o) and the arrays to work in."""
 
     def __init__(self, xp: Any, scratch: Scratch, *, shift: bool) -> None:
         self.xp, self.scratch, self.shift = xp, scratch, shift
@@ -113,41 +105,38 @@ class Softmax:
         """`exp(logits - m)` in place, after raising `m` to the largest logit and rescaling `l` and `o` to it."""
         xp = self.xp
         if self.shift:
-            m = xp.maximum(p.m, logits.max(axis=-1))  # m* <- max(m*, s_1, ..., s_c)
+            m = xp.maximum(p.m, logits.max(axis=-1))
             reference = _finite(xp, m)
             logits -= reference[..., None]
-            rescale = xp.exp(p.m - reference)  # the factor exp(m*_old - m*_new) of s* and v*
+            rescale = xp.exp(p.m - reference)
             p.l *= rescale
             p.o *= rescale[..., None]
             p.m[...] = m
         return xp.exp(logits, out=logits)
 
     def absorb(self, p: Partial, logits: Array, v: Array, counts: Array | None = None) -> None:
-        """Add keys with these logits (g, t, c), which are overwritten, and values (g or 1, c, d_v).
+        """Add keys with these logits and values (g or 1, c, d_v).
 
-        With `counts` (g, c), key j counts that often for the queries of tile g, and `v` must have been multiplied by
-        it: to weigh c x d_v values and a vector of ones costs less than to weigh t x c exponentials.
+        With `counts` (g, c), key j counts that often for the queries of g, and `v` has been multiplied by it: the
+        weight goes to the c x d_v values and to the ones that sum the rows, not to the t x c exponentials.
         """
         xp, (g, t, c), d_v = self.xp, logits.shape, v.shape[-1]
         e = self.exponentials(p, logits)
         if counts is None:
             counts = self.scratch("ones", 1, c)
             counts.fill(1)
-        p.l += xp.matmul(e, counts[..., None], out=self.scratch("rowsum", g, t, 1))[..., 0]  # s* += sum_j e_j
-        p.o += xp.matmul(e, v, out=self.scratch("product", g, t, d_v))  # v* += sum_j e_j v_j
+        p.l += xp.matmul(e, counts[..., None], out=self.scratch("rowsum", g, t, 1))[..., 0]
+        p.o += xp.matmul(e, v, out=self.scratch("product", g, t, d_v))
 
 
 def absorb_range(tile: Softmax, p: Partial, q: Array, k: Array, v: Array, *, keys: int, diagonal: int | None) -> None:
-    """Absorb all of `k` (g, n, d), `keys` at a time.
-
-    Causal if `diagonal` is given: the key that the first query of `q` sees last.
-    """
+    """Absorb all of `k` (g, n, d), `keys` at a time; causal if `diagonal` says which key the first query of `q` is."""
     t = q.shape[1]
     n = k.shape[1] if diagonal is None else min(k.shape[1], diagonal + t)
     for start in range(0, n, keys):
         stop = min(start + keys, n)
         logits = tile.logits(q, k[:, start:stop])
-        if diagonal is not None and stop > diagonal + 1:  # query i of the tile sees keys 0..diagonal + i
+        if diagonal is not None and stop > diagonal + 1:
             first = max(start, diagonal)  # only the corner past the first query's own key needs the mask
             corner = logits[:, :, first - start :]
             corner += tile.above_diagonal(t)[:, first - diagonal : stop - diagonal]
@@ -170,16 +159,13 @@ def each_query_tile(
     shift: bool,
     finish: Callable[[slice, slice, Partial], None],
 ) -> None:
-    """Exact attention of (B, n, d) arrays, tile by tile of queries.
-
-    `finish(problems, rows, partial)` takes the partial of each tile, in scratch memory that the next tile overwrites.
-    """
+    """Exact attention of (B, n, d) arrays; `finish(problems, rows, partial)` takes each tile's (scratch) partial."""
     b, n_q, _ = q.shape
     problems, rows, keys = backends.tile_shape(xp, b)
-    if n_q < rows:  # few queries, as in decoding: as many logits are more keys
+    if n_q < rows:  # few queries, as in decoding: a tile of as many logits takes more keys
         keys *= rows // n_q
-    problems = max(problems, SPLIT_LOGITS // (n_q * k.shape[1]))  # small problems: several in one tile
-    if causal:  # half of a tile across the diagonal is wasted: make it short, and take several problems at once
+    problems = max(problems, SPLIT_LOGITS // (n_q * k.shape[1]))
+    if causal:  # a tile across the diagonal is half wasted: make it short, and take several problems at once
         problems, rows = 2 * problems, rows // 2
     tiles = [
         (slice(i, min(i + problems, b)), slice(r, min(r + rows, n_q)))
@@ -228,12 +214,12 @@ def partial_attention(
     xp, (q, k, v), _ = backends.enter(q=q, k=k, v=v)
     checks.shapes(q, k, v)
     scale = checks.resolve_scale(scale, q.shape[-1])
-    dtype, batch_shape, n_q = backends.working_dtype(q), q.shape[:-2], q.shape[-2]
+    dtype, lead, n_q = backends.working_dtype(q), q.shape[:-2], q.shape[-2]
     q, k, v = (x.astype(dtype, copy=False).reshape(-1, *x.shape[-2:]) for x in (q, k, v))
     if check_finite or n_q > q.shape[-1]:
         q_norm, k_norm, _ = checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
         shift = needs_shift(scale, q_norm, k_norm)
-    else:  # with few queries a maximum is subtracted faster than the norms of all keys are computed
+    else:  # to subtract a maximum from few rows of logits takes less than the norms of all keys
         shift = True
     segments = 1 if causal else _segments(xp, len(q), n_q, k.shape[1])
     cut = k.shape[1] // segments * segments
@@ -244,17 +230,16 @@ def partial_attention(
     else:
         whole = _partial(xp, q, k, v, scale, causal=causal, shift=shift)
     total = whole if total is None else whole.merge(total)
-    shape = (*batch_shape, n_q)
-    return Partial(total.m.reshape(shape), total.l.reshape(shape), total.o.reshape(*shape, -1))
+    return Partial(total.m.reshape(*lead, n_q), total.l.reshape(*lead, n_q), total.o.reshape(*lead, n_q, -1))
 
 
 def _segments(xp: Any, b: int, n_q: int, n_k: int) -> int:
-    """Number of segments that the keys of one problem with a single tile of queries are cut into, for the CPU threads.
+    """Into how many segments of keys one problem with a single tile of queries is cut, so that all CPU threads work.
 
-    It depends on the sizes alone, never on the number of threads: results must not depend on the machine.
+    It depends on the sizes alone, or results would depend on the machine.
     """
     alone = xp is np and b == 1 and n_q <= backends.tile_shape(xp, b)[1]
-    return max(1, min(MAX_SEGMENTS, n_q * n_k // SPLIT_LOGITS)) if alone else 1
+    return max(1, min(MOST_SEGMENTS, n_q * n_k // SPLIT_LOGITS)) if alone else 1
 
 
 def _joined(parts: Partial) -> Partial:

@@ -1,8 +1,7 @@
-"""The softmax matrix `P = D^{-1} A` as an operator: products, column norms and operator norm, without storing it.
+"""The softmax matrix `P = D^{-1} A` as an operator: products, column norms, operator norm, without its entries.
 
-`A = exp(s Q K^T)` and `D = diag(A 1)`. Every pass recomputes the entries tile by tile: `O(n_q n_k d)` operations,
-`O(n)` memory plus a tile per thread. The order of every sum depends on the sizes alone, so that no result depends on
-the number of threads. The operator norm is found by Lanczos' method, with full reorthogonalisation.
+Every pass recomputes the entries tile by tile: `O(n_q n_k d)` operations, `O(n)` memory plus a tile per thread. Who
+sums what, and in which order, depends on the sizes alone, so that no result depends on the number of threads.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ from . import backends
 from .backends import Array, Scratch
 from .exact import each_query_tile
 
-STRIP = 128  # rows of P that a thread keeps at once
-TILE = 2048  # columns of them that it makes at once
-GROUPS = 16  # sums over strips of rows, each made by one thread, before they are added up in order
+STRIP, TILE, GROUPS = 128, 2048, 16
+"""Rows of P that are kept at once, their columns that are made at once, and sums of strips that are kept apart."""
 
 
 class SoftmaxMatrix:
@@ -27,13 +25,6 @@ class SoftmaxMatrix:
     Parameters
     ----------
     q, k : array, shapes (B, n_q, d) and (B, n_k, d)
-    scale : float
-    causal : bool
-
-    Attributes
-    ----------
-    lse : array, shape (B, n_q)
-        Log of every row's normaliser `D_ii`.
     """
 
     def __init__(self, xp: Any, q: Array, k: Array, *, scale: float, causal: bool) -> None:
@@ -47,11 +38,10 @@ class SoftmaxMatrix:
         each_query_tile(xp, q, k, nothing, scale=scale, causal=causal, shift=True, finish=finish)
 
     def _entries(self, scratch: Scratch, b: int, rows: slice, columns: slice) -> Array:
-        """A tile of P of problem `b`, in scratch memory."""
         xp, q, k = self.xp, self.q[b, rows], self.k[b, columns]
         p = xp.matmul(q, k.T, out=scratch("p", len(q), len(k)))
         p *= self.scale
-        p -= self.lse[b, rows, None]  # P_ij = exp(s <q_i, k_j> - lse_i)
+        p -= self.lse[b, rows, None]
         if self.causal and columns.start + len(k) > rows.start + 1:
             above = columns.start + xp.arange(len(k)) > rows.start + xp.arange(len(q))[:, None]
             p += xp.where(above, -np.inf, 0).astype(p.dtype)
@@ -77,7 +67,7 @@ class SoftmaxMatrix:
                 for rows in groups[g]:
                     seen = slice(0, min(n_k, rows.stop) if self.causal else n_k)
                     p = self._strip(scratch, problem, rows, seen)
-                    y = p @ x[problem, seen]  # these rows' part of P x; x^T P^T P x sums its squares
+                    y = p @ x[problem, seen]
                     squares[g, problem] += (y.astype(np.float64) ** 2).sum()
                     sums[g, problem, seen] += y @ p
 
@@ -127,38 +117,24 @@ class SoftmaxMatrix:
 def largest_eigenvalue(
     xp: Any, times: Callable[[Array], tuple[Array, Array]], shape: tuple[int, ...], rtol: float, max_steps: int
 ) -> Array:
-    """Largest eigenvalue of `B` positive semi-definite matrices G, from below, by Lanczos' method.
+    """Largest eigenvalue of `B` positive semi-definite matrices G, from the constant vector of `shape` (B, n).
 
-    It starts from the constant vector and stops when the eigenvalue's root grows by less than `rtol` in a step.
-
-    Parameters
-    ----------
-    times : callable
-        `times(x)` is `x^T G x` (B,) and `G x` (B, n), for `x` (B, n).
-    shape : (int, int)
-        `(B, n)`.
-    rtol : float
-    max_steps : int
-
-    Returns
-    -------
-    array, shape (B,)
+    Lanczos' method, every vector made orthogonal to all before it. `times(x)` is `x^T G x` and `G x`.
     """
     b, n = shape
-    steps = min(n, max_steps)
-    basis = [xp.full(shape, n**-0.5)]
-    tridiagonal = np.zeros((b, steps, steps))  # basis^T G basis, of each problem
-    largest: np.ndarray = np.zeros(b)
-    for step in range(steps):
+    basis, most = [xp.full(shape, n**-0.5)], min(n, max_steps)
+    tridiagonal = np.zeros((b, most, most))  # basis^T G basis, of each problem
+    found: np.ndarray = np.zeros(b)
+    for step in range(most):
         diagonal, x = times(basis[-1])
         tridiagonal[:, step, step] = backends.asnumpy(diagonal)
-        before, largest = largest, np.linalg.eigvalsh(tridiagonal[:, : step + 1, : step + 1])[:, -1]
-        if step + 1 == steps or (largest - before <= 2 * rtol * largest).all():  # 2: the root grows by half of it
+        before, found = found, np.linalg.eigvalsh(tridiagonal[:, : step + 1, : step + 1])[:, -1]
+        if step + 1 == most or (found - before <= 2 * rtol * found).all():  # twice: of its root
             break
-        for _ in range(2):  # to make x orthogonal once loses its orthogonality to rounding
+        for _ in range(2):  # once loses orthogonality to rounding
             for v in basis:
                 x -= (x * v).sum(axis=1, keepdims=True) * v
         length = xp.sqrt((x * x).sum(axis=1))
         tridiagonal[:, step, step + 1] = tridiagonal[:, step + 1, step] = backends.asnumpy(length)
         basis.append(x / xp.where(length == 0, 1, length)[:, None])
-    return xp.asarray(largest)
+    return xp.asarray(found)

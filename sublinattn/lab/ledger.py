@@ -81,7 +81,7 @@ def check(
         with files.atomic(Path(out) / "rows" / f"{claim.id}.parquet") as temporary:
             verdict.rows.to_parquet(temporary)
         files.write_json(Path(out) / "verdicts" / f"{claim.id}.json", record)
-        lines.append(_line(reunite(record)))
+        lines.append(_line(record | record["machine"]))
     return pd.DataFrame(lines).set_index("claim")
 
 
@@ -104,17 +104,6 @@ def entry(claim: Claim, verdict: Verdict, *, notebook: str | None = None) -> dic
         "reported": claim.reported,
         "notebook": notebook,
     }
-
-
-def reunite(record: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry with the numbers that stand under "machine" back in their places, to display."""
-    whole = dict(record)
-    for key, value in record["machine"].items():
-        if isinstance(value, list):
-            whole[key] = [{**kept, **apart} for kept, apart in zip(record[key], value, strict=True)]
-        elif key != "provenance":
-            whole[key] = value
-    return whole
 
 
 def merge(verdict_files: Iterable[Path_]) -> dict[str, Any]:

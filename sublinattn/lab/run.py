@@ -98,8 +98,9 @@ class Run:
         )
 
     def record(self, claim: str) -> dict[str, Any]:
-        """The ledger's entry on a claim that this run has checked."""
-        return ledger.reunite(files.read_json(self._checked("verdicts", f"{claim}.json")))
+        """The ledger's entry on a claim that this run has checked, this machine's numbers in their places."""
+        record = files.read_json(self._checked("verdicts", f"{claim}.json"))
+        return {**record, **record["machine"]}
 
     def rows(self, claim: str) -> pd.DataFrame:
         """Every trial of a claim that this run has checked: see `theory.result.Verdict.rows` for the columns."""

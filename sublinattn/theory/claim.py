@@ -1,16 +1,23 @@
-"""What a claim is: a statement, its assumptions, and a seeded trial that measures it.
+"""What a claim is: a statement, its assumptions, a seeded trial that measures it, and the kind of statement it makes.
 
-Nothing here knows which paper a claim comes from, and nothing here decides anything: the statistics
-are in `verdict`, the running of trials in `verify`.
+Nothing here knows which paper a claim comes from. The kind of a claim names the statistic that decides it: `sequential`
+has the tests of probabilities, identities and means, `growth` the fit of exponents; `verify` runs the trials.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sympy
+
+from . import growth, sequential
 
 Case = Mapping[str, Any]
 """Keyword arguments of a trial: JSON values only (they go to worker processes and into the ledger)."""
@@ -29,8 +36,8 @@ class Trial:
     scale : float
         `Exact`: the magnitude that rounding is relative to. `Mean`: the exact standard deviation of `measured`.
     facts : mapping of str to float
-        Measured quantities of the instance (alpha, kappa, m, n, ...). The claim's assumptions and its
-        vacuity are predicates over these names.
+        Further measurements on the same input (alpha, kappa, m, n, ...). The claim's assumptions and its vacuity are
+        predicates over these names.
     """
 
     measured: float
@@ -39,11 +46,30 @@ class Trial:
     facts: Mapping[str, float] = field(default_factory=dict)
 
 
+def evaluate(expression: sympy.Basic, facts: Mapping[str, float]) -> Any:
+    """Value of `expression` with its symbols replaced, by name, by the measurements; ValueError if one is missing."""
+    names, function = _function(expression)
+    if missing := [name for name in names if name not in facts]:
+        raise ValueError(f"{expression} speaks of {missing}, which the trial does not report (facts {sorted(facts)})")
+    return function(*(float(facts[name]) for name in names))
+
+
+@cache
+def _function(expression: sympy.Basic) -> tuple[tuple[str, ...], Any]:
+    symbols = sorted(expression.free_symbols, key=str)
+    return tuple(map(str, symbols)), sympy.lambdify(symbols, expression, "numpy")
+
+
+# --------------------------------------------------------------------------------------------------------------- kinds
 @dataclass(frozen=True)
 class Probability:
     """`measured <= bound` fails with probability at most `p`, on every case."""
 
     p: float
+
+    def test(self, level: float, limit: int) -> sequential.SequentialTest:
+        """The test of one case; `level` is the p-value that refutes, `limit` the number of trials at most."""
+        return sequential.ProbabilityTest(self.p, level)
 
 
 @dataclass(frozen=True)
@@ -56,50 +82,134 @@ class Exact:
     relation: str = "=="
     rtol: float = 1e-9
 
+    def test(self, level: float, limit: int) -> sequential.SequentialTest:
+        """The test of one case, which needs all `limit` trials for support."""
+        return sequential.ExactTest(self.relation, self.rtol, limit)
+
 
 @dataclass(frozen=True)
 class Mean:
-    """`E[measured] = bound` with known standard deviation `scale`: an anytime-valid z-test.
+    """`E[measured] = bound` with known standard deviation `scale`.
 
     Supported only once a deviation of `resolution` (relative to `bound`) has been ruled out.
     """
 
     resolution: float
 
+    def test(self, level: float, limit: int) -> sequential.SequentialTest:
+        """The test of one case; `level` is the p-value that refutes, `limit` the number of trials at most."""
+        return sequential.MeanTest(self.resolution, level)
+
 
 @dataclass(frozen=True)
 class Growth:
     """`measured` (a critical sample size, bytes, seconds) grows no faster than the theory says.
 
+    A trial that finds no size up to its cap returns `measured = inf` and the measurement `cap`. A searched size must be
+    interpolated: rounded to the grid of the search, alike in all replicates, it looks like growth.
+
     Attributes
     ----------
     variables : mapping of str to sympy.Expr
-        For each variable, the theory's growth in it while the others are held fixed (`kappa**7`, `log(n)`).
-        Every case carries `variable` (which one it varies); the trial's `facts[variable]` is the abscissa, so that
-        a *measured* alpha or kappa can serve.
+        For each variable, the theory's growth in it while the others are held fixed (`kappa**7`, `log(n)`). Every case
+        carries `variable` (which one it varies); the trial's `facts[variable]` is the abscissa, so that a *measured*
+        alpha or kappa can serve.
     machine : bool
-        The size is seconds or bytes of this machine: it is reported apart, and no two runs agree on it to the byte.
-
+        The size is seconds or bytes of this machine, on which no two runs agree: it is reported apart.
     resolution : float
-        Supported as soon as an excess exponent of `resolution` is ruled out: above 0 where the theory's exponent is
-        thought to be tight, so that
-        no amount of data would show the measured one below it.
-
-    A trial that finds no size up to its cap returns `measured = inf`. A searched size must be interpolated: rounded
-    to the grid of the search, alike in all replicates, it looks like growth.
+        Tolerance on the exponent. Needed (> 0) where the bound is tight: with 0 such a claim could never be supported.
     """
 
     variables: Mapping[str, sympy.Expr]
     machine: bool = False
     resolution: float = 0.0
 
+    def fit(self, variable: str, points: Sequence[Sequence[Trial]], level: float) -> growth.Fit:
+        """Fit the growth in `variable` to the replicates at each grid point; `level` is the p-value that refutes."""
+        theory = self.variables[variable]
+
+        def table(value: Callable[[Trial], float]) -> np.ndarray:
+            return np.array([[value(trial) for trial in point] for point in points], dtype=float)
+
+        return growth.fit(
+            table(lambda t: t.facts[variable]),
+            table(lambda t: t.measured),
+            table(lambda t: evaluate(theory, t.facts)),
+            cap=table(lambda t: t.facts.get("cap", math.nan)),
+            resolution=self.resolution,
+            level=level,
+            variable=variable,
+            theory=sympy.latex(theory),
+        )
+
+
+class GrowthTest:
+    """The test of one variable of a `Growth` claim: a fit of all its cases, once each has the replicates of a look.
+
+    A growth is fitted when all is measured. A sabotaged one (`early`) is fitted once before, since most are refuted by
+    half of the work; its level is then split over the two fits.
+
+    Attributes
+    ----------
+    fit : Fit or None
+        The latest.
+    """
+
+    def __init__(
+        self, kind: Growth, variable: str, cases: Sequence[int], *, level: float, limit: int, early: bool
+    ) -> None:
+        self._kind, self._variable, self._limit = kind, variable, limit
+        self._looks = {min(growth.FIRST_LOOK, limit), limit} if early else {limit}
+        self._level = level / len(self._looks)
+        self._points: dict[int, list[Trial]] = {i: [] for i in cases}
+        self.fit: growth.Fit | None = None
+
+    def update(self, case: int, trial: Trial) -> None:
+        """Take one more trial of a case."""
+        self._points[case].append(trial)
+        if self._replicates in self._looks and self._replicates == len(self._points[case]):
+            points = [point[: self._replicates] for point in self._points.values()]
+            self.fit = self._kind.fit(self._variable, points, self._level)
+
+    @property
+    def _replicates(self) -> int:
+        return min(map(len, self._points.values()))
+
+    @property
+    def trials(self) -> int:
+        """Number of trials, 0 before the first fit."""
+        return sum(map(len, self._points.values())) if self.fit else 0
+
+    @property
+    def failures(self) -> int:
+        """Number of trials that found no size."""
+        return sum(math.isinf(t.measured) for point in self._points.values() for t in point)
+
+    @property
+    def outcome(self) -> sequential.Outcome:
+        """Before all is measured, only a refutation counts."""
+        final = self._replicates == self._limit
+        return self.fit.outcome if self.fit and (final or self.fit.outcome == "refuted") else "undecided"
+
+    @property
+    def p_value(self) -> float:
+        return self.fit.p_value if self.fit else 1.0
+
+    def limits(self) -> tuple[float, float]:
+        """None of a single case: those of the exponent are in `fit`."""
+        return math.nan, math.nan
+
+    def reason(self) -> str:
+        return self.fit.reason if self.fit else "not fitted yet"
+
 
 Kind = Probability | Exact | Mean | Growth
 
 
+# -------------------------------------------------------------------------------------------------------------- claims
 @dataclass(frozen=True)
 class Assumption:
-    """A predicate over the trial's facts, e.g. `m >= d_v*srank/(eps**2*delta)`."""
+    """A predicate over the trial's measurements, e.g. `m >= d_v*srank/(eps**2*delta)`."""
 
     name: str
     predicate: sympy.Basic
@@ -115,9 +225,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class Sabotage:
-    """A deliberately broken variant: its `change` overrides keyword arguments of the trial, and the verdict must turn
-    to refuted.
-    """
+    """A deliberately broken variant, which must be refuted: `change` overrides keyword arguments of the trial."""
 
     name: str
     what: str
@@ -126,10 +234,10 @@ class Sabotage:
 
 @dataclass(frozen=True)
 class Vacuity:
-    """When the theorem says nothing: `predicate` over the facts (`m_theorem >= n`).
+    """When the theorem says nothing: a predicate over the measurements (`m_theorem >= n`).
 
-    `onset`, if given, is an expression over the facts for the value of `variable` from which the statement begins to
-    bite.
+    `onset`, if given, is an expression over the measurements: the value of `variable` from which the theorem says
+    something.
     """
 
     predicate: sympy.Basic
@@ -153,9 +261,8 @@ class Claim:
         Rendered to LaTeX and MathML.
     kind : Probability, Exact, Mean or Growth
     trial : callable
-        `trial(rng, xp, **case) -> Trial`, a module-level function; `rng` a `numpy.random.Generator`, `xp` the array
-        namespace.
-        One call is one independent measurement.
+        `trial(rng, xp, **case) -> Trial`, a module-level function: one independent measurement, with random numbers
+        from `rng` (`numpy.random.Generator`) and arrays of the namespace `xp`.
     cases : mapping of effort to tuple of Case
         Efforts "smoke", "standard", "full". A `standard` or `full` that is missing falls back to the next smaller.
     max_trials : mapping of effort to int
@@ -192,3 +299,10 @@ class Claim:
             if name in table:
                 return table[name]
         raise ValueError(f"claim {self.id} has no entry for effort {effort!r}")
+
+    @property
+    def where(self) -> str:
+        """`file:line` of the trial; a file of this package is named from the folder that holds the package."""
+        code = inspect.unwrap(self.trial).__code__
+        file, root = Path(code.co_filename), Path(__file__).parents[2]
+        return f"{file.relative_to(root) if file.is_relative_to(root) else file.name}:{code.co_firstlineno}"

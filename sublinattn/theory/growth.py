@@ -1,26 +1,25 @@
-"""Growth of a measured size against a theory's: the excess exponent, its limits, and what an unreachable size says.
+"""Does a measured size grow faster than the theory says? Excess exponents, their limits, and sizes that were not found.
 
-The data are sizes y[g, r] at abscissas x[g, r] (grid point g, independent replicate r). The excess exponent is the
-least-squares slope of log(y / theory(x)) on log x over all of them; as least squares is linear, it is the measured
-exponent minus the theory's effective exponent over the same grid (so that log n has one). If the theory falls with x
-(eps**-6 in eps), growth is read towards smaller x.
+The data are sizes y[g, r] at abscissas x[g, r]: grid point g, independent replicate r. The excess exponent is the
+least-squares slope of log(y / theory(x)) on log x. Least squares is linear in the data, so the slope is the measured
+exponent minus the theory's effective exponent on the same grid (in this sense log n has an exponent too).
 
-Its standard error is that of the bootstrap over replicates within each grid point, in closed form (the slope is a
-linear function of the log sizes), times the usual sqrt(R/(R-1)), with Satterthwaite's degrees of freedom. So what
-counts as noise is what differs between replicates; that the sizes are not exactly a power law of x does not widen the
-limits: they are limits of the exponent *over this grid*.
+Its standard error is that of the bootstrap over the replicates of each grid point, in closed form because the slope is
+linear in the log sizes, times sqrt(R / (R - 1)), with Satterthwaite's degrees of freedom. Only the spread of the
+replicates counts as noise. That the sizes are not exactly a power law of x does not widen the limits: they are limits
+of the exponent on this grid.
 
-Student's t is an approximation here, the only one in a verdict: with 6 to 8 replicates and noise that doubles over the
-grid, true claims were refuted 1.3 to 2.2 times as often as the level 1e-4 says, and about 10 times as often as 1e-6
-says, and no more often with 4 (`lab.error_rates`); noise that is strongly skewed to the left, and only at the far end
-of the grid, is worse.
+Student's t is an approximation here, the only one in a verdict. With 6 to 8 replicates and noise that doubles over the
+grid, true claims were refuted 1.3 to 2.2 times as often as the level 1e-4 says, about 10 times as often as 1e-6 says,
+and no more often with 4 replicates (`theory.error_rates`). Noise that is strongly skewed to the left at the far end of
+the grid only is worse.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,94 +27,125 @@ from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats takes a thi
 
 from .sequential import CONFIDENCE, Outcome
 
-_ROUNDING = 1e-9  # a smaller excess exponent is rounding
+ROUNDING = 1e-9
+"""An excess exponent that is smaller is rounding."""
+FIRST_LOOK = 4
+"""Replicates at which a sabotaged growth is fitted for the first time: Student's t errs no more with 4 than with 8."""
 
 
 @dataclass(frozen=True)
-class GrowthFit:
-    """Result of `fit`; exponents are nan where fewer than two grid points have only finite sizes.
+class Fit:
+    """Growth of a size in one variable, against the theory's.
+
+    The exponents, their limits and the excess are nan where fewer than two grid points have only finite sizes.
 
     Attributes
     ----------
+    variable, theory : str
+        What varies, and the theory's growth in it as LaTeX.
     outcome : "supported", "refuted" or "undecided"
-    measured, theory : float
-        Exponents over the grid points whose sizes are all finite.
+    measured_exponent, theory_exponent : float
+        Least-squares exponents over the grid points whose sizes are all finite.
     lower, upper : float
         Limits of the measured exponent, each with CONFIDENCE on its side.
     excess : float
-        How much faster the sizes grow than the theory says (negative: slower; the slack is minus this).
+        How much faster the sizes grow than the theory says; negative if they grow more slowly.
     p_value : float
         Of "the sizes grow no faster than the theory says".
+    abscissas : tuple of float
+        Median abscissa of each grid point.
+    sizes : tuple of tuple of float
+        All replicates at each grid point; inf where the search found no size up to its cap.
     reason : str
+        One clause with the numbers that decided.
     """
 
+    variable: str
+    theory: str
     outcome: Outcome
-    measured: float
-    theory: float
+    measured_exponent: float
+    theory_exponent: float
     lower: float
     upper: float
     excess: float
     p_value: float
+    abscissas: tuple[float, ...]
+    sizes: tuple[tuple[float, ...], ...]
     reason: str
 
 
-def slope(log_x: np.ndarray, y: np.ndarray) -> tuple[Any, Any, Any]:
-    """Least-squares slope of `y` (..., g, r) on `log_x` (g, r), its standard error and degrees of freedom, from the
-    spread of replicates."""
+class Slope(NamedTuple):
+    """A least-squares slope, its standard error and degrees of freedom; arrays where many data sets were fitted."""
+
+    value: Any
+    error: Any
+    freedom: Any
+
+    def p_value(self, maximum: float = 0.0) -> Any:
+        """One-sided p-value of "the slope is at most `maximum`" (t test); without noise it is 0 or 1."""
+        beyond = self.value - maximum
+        with np.errstate(invalid="ignore", divide="ignore"):
+            noisy = stdtr(self.freedom, -beyond / self.error)
+        return np.where(self.error > 0, noisy, np.where(beyond > 0, 0.0, 1.0))
+
+    @property
+    def reach(self) -> Any:
+        """Distance from the slope to its upper (or lower) limit, each with CONFIDENCE on its side."""
+        return stdtrit(self.freedom, CONFIDENCE) * self.error
+
+
+def slope(log_x: np.ndarray, y: np.ndarray) -> Slope:
+    """Least-squares slope of `y` (..., g, r) on `log_x` (g, r), with the error that the spread of replicates gives."""
     replicates = log_x.shape[1]
     centred = log_x - log_x.mean()
-    weights = centred / np.sum(centred**2)
+    weights = centred / np.sum(centred**2)  # the slope is sum(weights * y)
     value = np.sum(weights * y, axis=(-2, -1))
+    # Bootstrap within grid points: the variance of the sum of each point's influences, in closed form.
     residual = y - y.mean(axis=(-2, -1), keepdims=True) - value[..., None, None] * centred
     influence = weights * residual
     influence -= influence.mean(axis=-1, keepdims=True)
     variances = np.sum(influence**2, axis=-1) * replicates / (replicates - 1)  # share of each grid point
     total = variances.sum(axis=-1)
+    # Satterthwaite: degrees of freedom of a sum of variances that are known from R - 1 degrees each.
     with np.errstate(invalid="ignore", divide="ignore"):
         freedom = total**2 / np.sum(variances**2 / (replicates - 1), axis=-1)
-    return value, np.sqrt(total), np.where(total > 0, freedom, replicates - 1)
-
-
-def p_value_of(excess: Any, error: Any, freedom: Any) -> Any:
-    """One-sided p-value of `excess <= 0`; without noise, 0 or 1."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(error > 0, stdtr(freedom, -excess / error), np.where(excess > 0, 0.0, 1.0))
-
-
-def upper_limit(excess: Any, error: Any, freedom: Any) -> Any:
-    """Upper limit of the excess exponent, with CONFIDENCE."""
-    return excess + stdtrit(freedom, CONFIDENCE) * error
+    return Slope(value, np.sqrt(total), np.where(total > 0, freedom, replicates - 1))
 
 
 def fit(
     x: ArrayLike,
     size: ArrayLike,
-    theory: ArrayLike,
+    growth: ArrayLike,
     *,
-    cap: ArrayLike,
+    cap: ArrayLike = math.nan,
     resolution: float = 0.0,
     level: float,
-) -> GrowthFit:
+    variable: str = "x",
+    theory: str = "",
+) -> Fit:
     """Test whether sizes grow no faster than the theory says.
 
     Supported when the upper limit of the excess exponent is at most `resolution`, refuted when its p-value is at most
     `level`.
 
-    A size that was not found up to the cap (inf) is a size above the cap. Grid points with such sizes are left out of
-    the exponents. They may still refute: with the cap in place of the size, a point above the middle of the grid
-    makes the slope smaller, never larger, so the p-value is taken from these points too; below the middle it would be
-    the other way round, and they are left out. If no size was found anywhere, the statement that there is one below
-    the cap is refuted outright.
+    A size of inf means that the search found none up to its cap, so the size is above the cap. Grid points with such
+    sizes are left out of the exponents, but they may still refute. With the cap in place of the missing size, a point
+    above the middle of the grid can only make the slope smaller, so the p-value is taken from these points too. Below
+    the middle the cap could make the slope larger, and the point is left out. If no size was found anywhere, the
+    statement that there is one below the cap is refuted outright.
 
     Parameters
     ----------
-    x, size, theory, cap : array_like, shape (points, replicates)
-        Abscissas (positive), measured sizes (positive, or inf), the theory's growth at `x` (positive, any constant
-        factor), the largest size tried (needed where the size is inf).
+    x, size, growth, cap : array_like, shape (points, replicates)
+        Abscissas (positive); measured sizes (positive, or inf); the theory's growth at `x` (positive, any constant
+        factor); the largest size that the search tried (needed where the size is inf).
     resolution : float
-        Excess exponent that must be ruled out for support.
+        Tolerance on the exponent: an excess of this much must be ruled out for support. Needed (> 0) where the theory
+        is tight: with 0 such a claim could never be supported.
     level : float
-        Of the p-value.
+        p-value that refutes.
+    variable, theory : str
+        Names for the record.
 
     Raises
     ------
@@ -123,66 +153,90 @@ def fit(
         Fewer than two points or replicates, equal abscissas, values that are not positive, an infinite size without a
         cap.
     """
-    x, size, theory = (np.asarray(a, dtype=float) for a in (x, size, theory))
+    x, size, growth = (np.asarray(a, dtype=float) for a in (x, size, growth))
     cap = np.broadcast_to(np.asarray(cap, dtype=float), x.shape)
-    _check(x, size, theory, cap)
-    censored = np.isinf(size)
-    if censored.all():
-        return _without_exponents("refuted", 0.0, "no size up to the cap meets the bound at any point")
-    log_x, log_theory = np.log(x), np.log(theory)
-    direction = (
-        -1.0 if slope(log_x, log_theory)[0] < -_ROUNDING else 1.0
-    )  # so that the theory does not fall along `along`
-    along = direction * log_x
-    ratio = np.log(np.where(censored, cap, size)) - log_theory
+    _check(x, size, growth, cap)
+    found = np.isfinite(size)
+    complete = found.all(axis=1)  # grid points at which every replicate found a size
 
-    uncensored = ~censored.any(axis=1)
-    p_value = _p_value(along, ratio, _usable(along, uncensored))
-    dropped = int((~uncensored).sum())
-    note = f"; {dropped} of {len(x)} points left out, where no size up to the cap was found" if dropped else ""
-    if uncensored.sum() < 2 or np.ptp(log_x[uncensored]) == 0:
-        outcome: Outcome = "refuted" if p_value <= level else "undecided"
-        note = note or "; fewer than two abscissas"
-        said = f"growth beyond the theory's has p-value {p_value:.2g}, level {level:.2g}{note}"
-        return _without_exponents(outcome, p_value, said)
-
-    excess, error, freedom = slope(along[uncensored], ratio[uncensored])
-    effective = float(slope(log_x[uncensored], log_theory[uncensored])[0])
-    reach = float(upper_limit(0.0, error, freedom))
-    measured = effective + direction * float(excess)
-    outcome = (
-        "refuted" if p_value <= level else "supported" if excess + reach <= resolution + _ROUNDING else "undecided"
+    nothing_found = Fit(
+        variable=variable,
+        theory=theory,
+        outcome="refuted",
+        measured_exponent=math.nan,
+        theory_exponent=math.nan,
+        lower=math.nan,
+        upper=math.nan,
+        excess=math.nan,
+        p_value=0.0,
+        abscissas=tuple(np.median(x, axis=1).tolist()),
+        sizes=tuple(map(tuple, size.tolist())),
+        reason="no size up to the cap meets the bound at any point",
     )
-    said = f"measured exponent {measured:.3g} [{measured - reach:.3g}, {measured + reach:.3g}], theory {effective:.3g}"
-    if outcome == "refuted":
-        said = f"grows faster than the theory says: {said} (p-value {p_value:.2g}, level {level:.2g})"
-    limits = measured - reach, measured + reach
-    return GrowthFit(outcome, measured, effective, *limits, float(excess), p_value, said + note)
+    if not found.any():
+        return nothing_found
+
+    # Read the grid in the direction in which the theory grows: towards smaller x if it falls with x (eps^-6 in eps).
+    log_x, log_growth = np.log(x), np.log(growth)
+    direction = -1.0 if slope(log_x, log_growth).value < -ROUNDING else 1.0
+    along = direction * log_x
+    ratio = np.log(np.where(found, size, cap)) - log_growth
+
+    p_value = _p_value(along, ratio, _usable(along, complete))
+    dropped = int((~complete).sum())
+    note = f"; {dropped} of {len(x)} points left out, where no size up to the cap was found" if dropped else ""
+    if complete.sum() < 2 or np.ptp(log_x[complete]) == 0:
+        note = note or "; fewer than two abscissas"
+        reason = f"growth beyond the theory's has p-value {p_value:.2g}, level {level:.2g}{note}"
+        outcome: Outcome = "refuted" if p_value <= level else "undecided"
+        return replace(nothing_found, outcome=outcome, p_value=p_value, reason=reason)
+
+    # Exponents over the complete points: measured = theory's effective exponent + excess.
+    excess = slope(along[complete], ratio[complete])
+    effective = float(slope(log_x[complete], log_growth[complete]).value)
+    measured, reach = effective + direction * float(excess.value), float(excess.reach)
+    outcome = "undecided"
+    reason = (
+        f"measured exponent {measured:.3g} [{measured - reach:.3g}, {measured + reach:.3g}], theory {effective:.3g}"
+    )
+    if p_value <= level:
+        outcome = "refuted"
+        reason = f"grows faster than the theory says: {reason} (p-value {p_value:.2g}, level {level:.2g})"
+    elif excess.value + reach <= resolution + ROUNDING:
+        outcome = "supported"
+    return replace(
+        nothing_found,
+        outcome=outcome,
+        measured_exponent=measured,
+        theory_exponent=effective,
+        lower=measured - reach,
+        upper=measured + reach,
+        excess=float(excess.value),
+        p_value=p_value,
+        reason=reason + note,
+    )
 
 
-def _without_exponents(outcome: Outcome, p_value: float, reason: str) -> GrowthFit:
-    return GrowthFit(outcome, math.nan, math.nan, math.nan, math.nan, math.nan, p_value, reason)
-
-
-def _check(x: np.ndarray, size: np.ndarray, theory: np.ndarray, cap: np.ndarray) -> None:
+def _check(x: np.ndarray, size: np.ndarray, growth: np.ndarray, cap: np.ndarray) -> None:
     if x.ndim != 2 or min(x.shape) < 2:
         raise ValueError(f"a growth needs at least 2 grid points and 2 replicates, got shape {x.shape}")
     if not (np.isfinite(x) & (x > 0)).all() or np.ptp(x) == 0:
         raise ValueError(f"abscissas must be positive, finite and not all equal, got {np.unique(x)}")
     if not (size > 0).all():
         raise ValueError(f"sizes must be positive (inf: none found), got {size[~(size > 0)][0]}")
-    if not (np.isfinite(theory) & (theory > 0)).all():
-        raise ValueError(f"the theory's growth must be positive and finite on the grid, got {np.unique(theory)}")
+    if not (np.isfinite(growth) & (growth > 0)).all():
+        raise ValueError(f"the theory's growth must be positive and finite on the grid, got {np.unique(growth)}")
     if not (cap[np.isinf(size)] > 0).all():
         raise ValueError("a size of inf (none found) needs the cap of its search, fact 'cap'")
 
 
-def _usable(along: np.ndarray, uncensored: np.ndarray) -> np.ndarray:
-    """Points whose sizes may be replaced by the cap without making the slope larger, and all points without a missing
-    size."""
-    usable = np.ones_like(uncensored)
-    while True:  # leaving points out moves the middle
-        wrong = usable & ~uncensored
+def _usable(along: np.ndarray, complete: np.ndarray) -> np.ndarray:
+    """Grid points that may enter the p-value: the complete ones, and those whose cap cannot make the slope larger,
+    which lie above the mean abscissa of the usable points.
+    """
+    usable = np.ones_like(complete)
+    while True:  # leaving points out moves the mean
+        wrong = usable & ~complete
         if wrong.any():
             wrong &= (along < along[usable].mean()).any(axis=1)
         if not wrong.any():
@@ -191,8 +245,8 @@ def _usable(along: np.ndarray, uncensored: np.ndarray) -> np.ndarray:
 
 
 def _p_value(along: np.ndarray, ratio: np.ndarray, points: np.ndarray) -> float:
+    """p-value of "the excess exponent is at most 0" from these grid points; 1 where they have no slope."""
     along, ratio = along[points], ratio[points]
     if len(along) < 2 or np.ptp(along) == 0:
         return 1.0
-    excess, error, freedom = slope(along, ratio)
-    return float(p_value_of(excess - _ROUNDING, error, freedom))
+    return float(slope(along, ratio).p_value(ROUNDING))

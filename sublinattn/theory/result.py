@@ -1,16 +1,19 @@
-"""What verifying a claim found, and its JSON form."""
+"""The result of verifying a claim, and its JSON form."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
+from .growth import Fit
 from .sequential import Outcome
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -18,9 +21,9 @@ class CaseResult:
     """One case of a claim.
 
     `lower`, `upper` are 99 percent limits of the failure rate (`Mean`: of the mean), each on its side; `slack` has
-    the quantiles q05, q50, q95 of bound / measured; `facts` the medians over the trials. For `Growth`, outcome and
-    p-value are those of the variable that the case varies, `failures` counts the sizes that were not found, and
-    limits and slack are nan: see `Fit`.
+    the quantiles q05, q50, q95 of bound / measured; `facts` the medians of the trials' measurements. For `Growth`,
+    outcome and p-value are those of the variable that the case varies, `failures` counts the sizes that were not found,
+    and limits and slack are nan: see `Fit`.
     """
 
     case: dict[str, Any]
@@ -36,31 +39,8 @@ class CaseResult:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """Growth in one variable: measured exponent with its 99 percent limits, the theory's over the same grid, and what
-    was fitted.
-
-    `excess` is how much faster the sizes grow than the theory says, so `-excess` is the slack; `abscissas` has the
-    median at each grid point, `sizes` all replicates there.
-    """
-
-    variable: str
-    theory: str
-    outcome: Outcome
-    measured_exponent: float
-    theory_exponent: float
-    lower: float
-    upper: float
-    excess: float
-    p_value: float
-    abscissas: tuple[float, ...]
-    sizes: tuple[tuple[float, ...], ...]
-    reason: str
-
-
-@dataclass(frozen=True)
 class DropResult:
-    """What happens on a case where one assumption is false (`Growth`: on one variable's cases)."""
+    """Verdict on a case where one assumption is false (`Growth`: on all cases of one variable)."""
 
     assumption: str
     case: dict[str, Any]
@@ -72,7 +52,7 @@ class DropResult:
 
 @dataclass(frozen=True)
 class SabotageResult:
-    """Whether a deliberately broken variant was refuted."""
+    """Verdict on a deliberately broken variant: `caught` if it was refuted."""
 
     name: str
     what: str
@@ -85,20 +65,30 @@ class SabotageResult:
 @dataclass(frozen=True)
 class VacuityResult:
     """Share of the cases on which the theorem says nothing, and the smallest value of `variable` from which it says
-    something."""
+    something.
+    """
 
     share: float
     onset: float | None
     variable: str
 
 
+_REPEATABLE = {
+    "cases": ("case", "outcome", "trials", "vacuous"),
+    "fits": ("variable", "theory", "outcome"),
+    "drops": ("assumption", "case", "outcome", "trials"),
+    "sabotages": ("name", "what", "outcome", "caught", "trials"),
+}
+"""Parts of a verdict about this machine's times or bytes on which two runs of one seed agree."""
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """What `verify` found.
+    """The result of `verify`.
 
     `rows` is tidy: one line per trial, columns claim, role ("claim", "drop:NAME", "sabotage:NAME"), case (index),
-    trial, measured, bound, scale, and the facts. `level` is the p-value that refutes, split over the ledger.
-    `machine` says that the sizes are times or bytes of this machine.
+    trial, measured, bound, scale, and the trial's other measurements. `level` is the p-value that refutes, split over
+    the ledger. `machine` says that the sizes are times or bytes of this machine.
     """
 
     claim: str
@@ -122,25 +112,20 @@ class Verdict:
     def to_dict(self) -> dict[str, Any]:
         """Strict JSON values, without the rows; floats to 12 digits, and "inf", "-inf", "nan" as strings.
 
-        All that differs between two runs of one seed is under the key "machine": the seconds, and every number of a
-        claim about this machine.
+        All that differs between two runs of one seed is under the key "machine": the seconds, and of a claim about
+        this machine every entry with measured numbers, whole. `record | record["machine"]` is the complete verdict.
         """
-        found = {name: value for name, value in vars(self).items() if name not in ("rows", "seconds", "machine")}
-        plain = _plain(found)
+        record = _plain(
+            {name: value for name, value in vars(self).items() if name not in ("rows", "seconds", "machine")}
+        )
         apart: dict[str, Any] = {"seconds": round(self.seconds, 3)}
         if self.machine:
-            keep = {
-                "cases": ("case", "outcome", "trials", "vacuous"),
-                "fits": ("variable", "theory", "outcome"),
-                "drops": ("assumption", "case", "outcome", "trials"),
-                "sabotages": ("name", "what", "outcome", "caught", "trials"),
-            }
-            for name, kept in keep.items():
-                apart[name] = [{k: v for k, v in entry.items() if k not in kept} for entry in plain[name]]
-                plain[name] = [{k: entry[k] for k in kept} for entry in plain[name]]
-            apart |= {"reason": plain["reason"], "failures": plain.pop("failures")}
-            plain["reason"] = f"{self.outcome} by this machine's times or bytes (the numbers are under `machine`)"
-        return {**plain, "machine": apart}
+            apart |= {name: record[name] for name in ("reason", "failures", *_REPEATABLE)}
+            for name, keys in _REPEATABLE.items():
+                record[name] = [{key: entry[key] for key in keys} for entry in record[name]]
+            record["reason"] = f"{self.outcome} by this machine's times or bytes (the numbers are under `machine`)"
+            del record["failures"]
+        return {**record, "machine": apart}
 
 
 def _plain(value: Any) -> Any:

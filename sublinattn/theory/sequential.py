@@ -1,11 +1,11 @@
-"""The statistics of a verdict: tests that may stop at any moment without inflating their error.
+"""Tests of a verdict that may stop after any trial without inflating their error: rates, means, identities.
 
-Every test here is a non-negative supermartingale under its null hypothesis (a gambler's wealth in a game that is fair
-or worse), started at 1. Ville's inequality: the probability that it *ever* reaches 1/level is at most `level`. So a
-claim is refuted as soon as the wealth against it reaches 1/level, supported as soon as the wealth against its
-contrary reaches 1/(1 - confidence), and both may be looked at after every trial. `Rate` is for claims with a failure
-probability, `Mean` for means with known variance, `Always` for statements without exceptions; power laws are in
-`growth`. Sources: Ville 1939; Robbins 1970; Howard, Ramdas, McAuliffe, Sekhon 2021 (confidence sequences); Wang,
+Every test here is a non-negative supermartingale under its null hypothesis, started at 1: a gambler's wealth in a game
+that is fair or worse. Ville's inequality: the probability that the wealth *ever* reaches 1/level is at most `level`. So
+a claim is refuted as soon as the wealth against it reaches 1/level, supported as soon as the wealth against its
+contrary reaches 1/(1 - CONFIDENCE), and both may be looked at after every trial. `ProbabilityTest` is for claims with a
+failure probability, `MeanTest` for means with known variance, `ExactTest` for statements without exceptions; exponents
+are in `growth`. Sources: Ville 1939; Robbins 1970; Howard, Ramdas, McAuliffe, Sekhon 2021 (confidence sequences); Wang,
 Ramdas 2023 (Catoni-style confidence sequences).
 """
 
@@ -16,18 +16,18 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
 from scipy.special import betainc, betaincc, betaln, logsumexp, xlog1py, xlogy
 
 CONFIDENCE = 0.99
 """Of every limit that is reported, each on its own side."""
+SUPPORT = -math.log1p(-CONFIDENCE)
+"""Log wealth that rules a hypothesis out with CONFIDENCE."""
 
 Outcome = Literal["supported", "refuted", "undecided", "vacuous"]
 Side = Literal["above", "below"]
 
-_SUPPORT = -math.log1p(-CONFIDENCE)  # log wealth that rules a hypothesis out with CONFIDENCE
-_FOREVER = 10**9
-_LAMBDAS = 2.0 ** -np.arange(8)  # bets of a mean test: deviations from one standard deviation per trial down to 1/128
+_FOREVER = 10**9  # trials after which a decision is not worth announcing
+_BETS = 2.0 ** -np.arange(8)  # of a mean test: each detects deviations of its size, in standard deviations per trial
 
 
 class SequentialTest(Protocol):
@@ -55,46 +55,48 @@ def log_wealth(failures: ArrayLike, trials: ArrayLike, p: ArrayLike, against: Si
     supermartingale, and so is the mixture. Vectorised; real counts are allowed.
     """
     k, t, p = np.asarray(failures), np.asarray(trials), np.asarray(p)
-    a, b = k + 0.5, t - k + 0.5
-    mass = betaincc if against == "below" else betainc
-    with np.errstate(divide="ignore"):  # no mass left on the alternatives' side: far from the data, and a wealth of 0
+    a, b = k + 0.5, t - k + 0.5  # the posterior of Jeffreys' prior
+    mass = betaincc if against == "below" else betainc  # of the alternatives' side of p
+    with np.errstate(divide="ignore"):  # no mass left there: far from the data, and a wealth of 0
         evidence = betaln(a, b) + np.log(mass(a, b, p))
     prior = betaln(0.5, 0.5) + np.log(mass(0.5, 0.5, p))
     return evidence - prior - xlogy(k, p) - xlog1py(t - k, -p)
 
 
-def rate_limits(failures: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Lower and upper limit of a failure rate, each valid at all times at once with probability `confidence`.
+def rate_limits(failures: int, trials: int) -> tuple[float, float]:
+    """Lower and upper limit of a failure rate, each valid at all times at once with probability CONFIDENCE.
 
     The rates that `log_wealth` has not ruled out. Wider than Clopper and Pearson's limits, which hold only for a
     number of trials fixed in advance.
     """
-    target = -math.log1p(-confidence)
+    from scipy.optimize import brentq  # slow to import, and needed only once a claim has been tested
+
     smallest, largest = 1e-300, 1 - 1e-16
     rate = min(max(failures / trials, smallest), largest) if trials else 0.5
 
     def limit(against: Side, edge: float) -> float:
-        return float(brentq(lambda p: log_wealth(failures, trials, p, against) - target, rate, edge, xtol=1e-15))
+        return float(brentq(lambda p: log_wealth(failures, trials, p, against) - SUPPORT, rate, edge, xtol=1e-15))
 
-    lower = limit("below", smallest) if log_wealth(failures, trials, smallest, "below") > target else 0.0
-    upper = limit("above", largest) if log_wealth(failures, trials, largest, "above") > target else 1.0
+    lower = limit("below", smallest) if log_wealth(failures, trials, smallest, "below") > SUPPORT else 0.0
+    upper = limit("above", largest) if log_wealth(failures, trials, largest, "above") > SUPPORT else 1.0
     return lower, upper
 
 
 def trials_to_decide(failures: int, trials: int, p: float, level: float) -> int | None:
-    """Number of trials at which `Rate` would decide if the observed rate persisted; None if it is too close to `p` to
-    tell (10^9 trials)."""
+    """Number of trials at which `ProbabilityTest` would decide if the observed rate persisted; None if the rate is too
+    close to `p` to tell (10^9 trials).
+    """
     if trials == 0:
         return None
     rate = failures / trials
     against: Side = "below" if rate > p else "above"
-    target = -math.log(level) if rate > p else _SUPPORT
+    target = -math.log(level) if rate > p else SUPPORT
 
     def decided(t: int) -> bool:
         return bool(log_wealth(rate * t, t, p, against) >= target)
 
     high = trials
-    while not decided(high):
+    while not decided(high):  # double, then bisect
         high *= 2
         if high > _FOREVER:
             return None
@@ -105,12 +107,12 @@ def trials_to_decide(failures: int, trials: int, p: float, level: float) -> int 
     return high
 
 
-class Rate:
-    """Anytime-valid test of `rate of failures <= p`, a trial failing when not `measured <= bound` (NaN fails).
+class ProbabilityTest:
+    """Test of "the failure rate is at most `p`"; a trial fails when not `measured <= bound` (NaN fails).
 
-    Refuted when the p-value (1 / highest wealth so far) is at most `level`, supported when the upper limit of the
-    rate is at most `p`. False alarms: refuted although the rate is `p` or less, at most `level`; supported although
-    it is above `p`, at most 1 - CONFIDENCE.
+    The p-value is 1 over the highest wealth so far of the beta-binomial mixture (`log_wealth`). Refuted when it is at
+    most `level`, supported when the upper limit of the rate is at most `p`. Error rates: refuted although the rate is
+    `p` or less, at most `level`; supported although it is above `p`, at most 1 - CONFIDENCE.
     """
 
     def __init__(self, p: float, level: float) -> None:
@@ -134,27 +136,25 @@ class Rate:
     def outcome(self) -> Outcome:
         if self.p_value <= self.level:
             return "refuted"
-        return "supported" if self._for >= _SUPPORT else "undecided"
+        return "supported" if self._for >= SUPPORT else "undecided"
 
     def limits(self) -> tuple[float, float]:
         return rate_limits(self.failures, self.trials)
 
     def reason(self) -> str:
-        seen = f"{self.failures} of {self.trials} trials failed"
+        counts = f"{self.failures} of {self.trials} trials failed"
         lower, upper = self.limits()
         if self.outcome == "refuted":
-            return f"{seen}, a rate above the promised {self.p:g} (p-value {self.p_value:.2g}, level {self.level:.2g})"
+            p_value = f"p-value {self.p_value:.2g}, level {self.level:.2g}"
+            return f"{counts}, a rate above the promised {self.p:g} ({p_value})"
         if self.outcome == "supported":
-            return (
-                f"{seen}: the rate is at most {min(upper, self.p):.3g} with 99 percent confidence, promised {self.p:g}"
-            )
+            rate = min(upper, self.p)
+            return f"{counts}: the rate is at most {rate:.3g} with 99 percent confidence, promised {self.p:g}"
         needed = trials_to_decide(self.failures, self.trials, self.p, self.level)
-        more = (
-            f"{needed} trials at this rate would decide"
-            if needed
-            else "the rate is too close to the promised one to tell apart"
-        )
-        return f"{seen}: the rate is between {lower:.3g} and {upper:.3g}, promised {self.p:g}; {more}"
+        more = "the rate is too close to the promised one to tell apart"
+        if needed:
+            more = f"{needed} trials at this rate would decide"
+        return f"{counts}: the rate is between {lower:.3g} and {upper:.3g}, promised {self.p:g}; {more}"
 
 
 # --------------------------------------------------------------------------------------------------------------- means
@@ -165,9 +165,18 @@ def catoni(x: ArrayLike) -> Any:
     return np.sign(x) * np.log1p(np.abs(x) + 0.5 * x * x)
 
 
-class Mean:
-    """Anytime-valid test of `E[measured] = bound` with known standard deviation `scale`: a z-test that needs no
-    normality.
+def _log_factors(z: np.ndarray) -> np.ndarray:
+    """Log of the factor by which a trial multiplies each bet's wealth: catoni(lambda z) - lambda^2/2, (..., bets)."""
+    return catoni(z[..., None] * _BETS) - 0.5 * _BETS**2
+
+
+def _log_average(logs: np.ndarray) -> Any:
+    """Log of the wealth of a gambler who gave every bet the same share at the start."""
+    return logsumexp(logs, axis=-1, b=1 / len(_BETS))
+
+
+class MeanTest:
+    """z-test of `E[measured] = bound` with known standard deviation `scale`; it needs no normality.
 
     With z = (measured - bound)/scale, E exp(catoni(lambda z) - lambda^2/2) <= 1 for *any* distribution of mean 0 and
     variance 1, so the product over trials is a supermartingale for each bet lambda; the wealth is the average over
@@ -186,69 +195,72 @@ class Mean:
             raise ValueError(f"resolution must be positive, got {resolution}")
         self.resolution, self.level = resolution, level
         self.trials = self.failures = 0
-        self._z: list[float] = []  # standardized deviations from the bound ...
-        self._unit: list[float] = []  # ... and what a relative deviation of 1 amounts to on that scale
+        self._z: list[float] = []  # standardized deviations from the bound
+        self._unit: list[float] = []  # a relative deviation of 1, in standard deviations
         self._bounds: list[float] = []
-        self._logs = np.zeros(
-            (3, 2, len(_LAMBDAS))
-        )  # hypotheses rho = 0, +resolution, -resolution; bets upwards, downwards
-        self._against = self._within = self._zero = 0.0
+        self._logs = np.zeros((4, len(_BETS)))  # of the four gamblers in `update`, by bet
+        self._against_zero = self._highest = 0.0  # log wealth against rho = 0: now, and its highest so far
+        self._against_beyond = 0.0  # the lesser of the log wealths against rho >= resolution and rho <= -resolution
 
     def update(self, measured: float, bound: float, scale: float) -> None:
         if not (0 < scale < math.inf and 0 < abs(bound) < math.inf):
-            said = f"got bound {bound} and scale {scale}"
-            raise ValueError(f"a mean needs a finite bound other than 0 and a finite scale above 0, {said}")
+            values = f"got bound {bound} and scale {scale}"
+            raise ValueError(f"a mean needs a finite bound other than 0 and a finite scale above 0, {values}")
         self.trials += 1
         z = (measured - bound) / scale
-        self._z.append(math.inf if math.isnan(z) else z)
+        z = math.inf if math.isnan(z) else z
+        self._z.append(z)
         self._unit.append(abs(bound) / scale)
         self._bounds.append(bound)
+        # Four gamblers bet that their standardized variable has a positive mean. Where the hypothesis that they bet
+        # against holds, it has mean 0 or less: rho <= 0, rho >= 0, rho >= resolution, rho <= -resolution.
         shift = self.resolution * self._unit[-1]
-        deviations = self._z[-1] - np.array([0.0, shift, -shift])
-        self._logs += _bets(deviations)
-        up, down = logsumexp(self._logs, axis=2, b=1 / len(_LAMBDAS)).T  # each of three hypotheses
-        self._zero = float(np.logaddexp(up[0], down[0]) - math.log(2))
-        self._against = max(self._against, self._zero)
-        self._within = float(min(down[1], up[2]))  # against rho >= resolution, and against rho <= -resolution
+        self._logs += _log_factors(np.array([z, -z, shift - z, z + shift]))
+        up, down, below_resolution, above_minus_resolution = _log_average(self._logs)
+        self._against_zero = float(np.logaddexp(up, down) - math.log(2))  # half of the stake on either sign
+        self._highest = max(self._highest, self._against_zero)
+        self._against_beyond = float(min(below_resolution, above_minus_resolution))
 
     @property
     def p_value(self) -> float:
-        return math.exp(-self._against)
+        return math.exp(-self._highest)
 
     @property
     def outcome(self) -> Outcome:
         if self.p_value <= self.level:
             return "refuted"
-        return "supported" if self._within >= _SUPPORT > self._zero else "undecided"
+        return "supported" if self._against_beyond >= SUPPORT > self._against_zero else "undecided"
 
     def relative_limits(self) -> tuple[float, float]:
         """Lower and upper limit of rho, each valid at all times at once with probability CONFIDENCE."""
+        from scipy.optimize import brentq
+
         z, unit = np.array(self._z), np.array(self._unit)
         if not np.isfinite(z).all():
             return math.nan, math.nan
 
-        def wealth(rho: float, upwards: bool) -> float:
-            logs = np.sum(_bets(z - rho * unit)[:, 0 if upwards else 1], axis=0)
-            return float(logsumexp(logs, b=1 / len(_LAMBDAS)))
+        def wealth(rho: float, sign: int) -> float:  # betting upwards (sign 1) it falls with rho, downwards it rises
+            return float(_log_average(np.sum(_log_factors(sign * (z - rho * unit)), axis=0)))
 
-        def limit(upwards: bool) -> float:  # wealth betting upwards falls with rho, betting downwards rises
-            middle, unit_step = float(np.mean(z) / np.mean(unit)), (-1 if upwards else 1) / float(np.mean(unit))
-            far, near = unit_step, 0.0  # from the middle; trials may disagree so much that even that is ruled out
-            while wealth(middle + far, upwards) < _SUPPORT:
+        def limit(sign: int) -> float:
+            """The rho at which the wealth crosses SUPPORT, bracketed from the observed mean."""
+            middle, step = float(np.mean(z) / np.mean(unit)), -sign / float(np.mean(unit))
+            far, near = step, 0.0  # trials may disagree so much that even their mean is ruled out
+            while wealth(middle + far, sign) < SUPPORT:
                 far *= 2
                 if abs(far) > 2**40:
                     return math.copysign(math.inf, far)
-            while wealth(middle + near, upwards) >= _SUPPORT:
-                near = 2 * near - unit_step
-            return float(brentq(lambda rho: wealth(rho, upwards) - _SUPPORT, middle + near, middle + far, xtol=1e-15))
+            while wealth(middle + near, sign) >= SUPPORT:
+                near = 2 * near - step
+            return float(brentq(lambda rho: wealth(rho, sign) - SUPPORT, middle + near, middle + far, xtol=1e-15))
 
-        return limit(True), limit(False)
+        return limit(1), limit(-1)
 
     def limits(self) -> tuple[float, float]:
         """Limits of the mean."""
-        centre = float(np.mean(self._bounds))
+        center = float(np.mean(self._bounds))
         lower, upper = self.relative_limits()
-        return centre + lower * abs(centre), centre + upper * abs(centre)
+        return center + lower * abs(center), center + upper * abs(center)
 
     def reason(self) -> str:
         lower, upper = self.relative_limits()
@@ -265,21 +277,15 @@ def mean_log_wealth(deviations: ArrayLike) -> np.ndarray:
     them."""
     z = np.asarray(deviations, dtype=float)
     elapsed = np.arange(1, z.shape[-1] + 1)
-    logs = [np.cumsum(catoni(bet * z), axis=-1) - 0.5 * bet**2 * elapsed for bet in _LAMBDAS]
-    return np.logaddexp.reduce(logs, axis=0) - math.log(len(_LAMBDAS))
-
-
-def _bets(deviations: np.ndarray) -> np.ndarray:
-    """Log factors of the wealth, (..., 2, bets): one trial per entry of `deviations`, bets upwards, then downwards."""
-    logs = catoni(deviations[..., None] * _LAMBDAS)
-    return np.stack([logs, -logs], axis=-2) - 0.5 * _LAMBDAS**2
+    logs = [np.cumsum(catoni(bet * z), axis=-1) - 0.5 * bet**2 * elapsed for bet in _BETS]
+    return np.logaddexp.reduce(logs, axis=0) - math.log(len(_BETS))
 
 
 # ------------------------------------------------------------------------------------------------------ no exceptions
-class Always:
+class ExactTest:
     """`measured == bound`, or `<=`, within `rtol * scale` on every trial: one failure refutes. NaN fails.
 
-    It is supported by `required` trials without a failure; the limits are those of the failure rate, for the record.
+    Supported by `required` trials without a failure; the limits are those of the failure rate, for the record.
     """
 
     def __init__(self, relation: str, rtol: float, required: int) -> None:
@@ -287,14 +293,14 @@ class Always:
             raise ValueError(f"relation must be '==' or '<=', got {relation!r}")
         self.relation, self.rtol, self.required = relation, rtol, required
         self.trials = self.failures = 0
-        self._worst = 0.0  # largest excess over what is allowed, relative to the scale
+        self._excess = 0.0  # of the failure, relative to the scale
 
     def update(self, measured: float, bound: float, scale: float) -> None:
         self.trials += 1
         excess = measured - bound if self.relation == "<=" else abs(measured - bound)
         if not excess <= self.rtol * scale:
             self.failures += 1
-            self._worst = excess / scale if scale else math.inf
+            self._excess = excess / scale if scale else math.inf
 
     @property
     def p_value(self) -> float:
@@ -311,5 +317,5 @@ class Always:
 
     def reason(self) -> str:
         if self.failures:
-            return f"trial {self.trials - 1} is off by {self._worst:.3g} of its scale, rounding allows {self.rtol:g}"
+            return f"trial {self.trials - 1} is off by {self._excess:.3g} of its scale, rounding allows {self.rtol:g}"
         return f"holds on each of {self.trials} trials within {self.rtol:g} of its scale"

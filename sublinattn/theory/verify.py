@@ -1,7 +1,6 @@
-"""Run a claim: its cases, its dropped assumptions and its sabotages, each as a stream of seeded trials, into one
-verdict.
+"""Run a claim as it stands, with each assumption dropped and with each sabotage, and come to one verdict.
 
-Knows no paper and no statistics: what is true is decided in `verdict` and `growth`, what is measured in the claim's
+Knows no paper and no statistics: what is true is decided in `sequential` and `growth`, what is measured in the claim's
 trial.
 """
 
@@ -11,24 +10,22 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from ..core.backends import backend as resolve
-from .claim import Claim, Growth, Sabotage, Trial
-from .facts import evaluate
-from .result import CaseResult, DropResult, Fit, SabotageResult, VacuityResult, Verdict
-from .roles import Role, roles_of
-from .sequential import Outcome
+from .claim import Case, Claim, Growth, GrowthTest, Trial, evaluate
+from .growth import Fit
+from .result import CaseResult, DropResult, SabotageResult, VacuityResult, Verdict
+from .sequential import Outcome, SequentialTest
 from .trials import Stream, run_trials
 
-__all__ = ["CaseResult", "DropResult", "Fit", "SabotageResult", "VacuityResult", "Verdict", "verify"]
+if TYPE_CHECKING:
+    import pandas as pd
 
 LEVEL = 1e-4
 """Chance that any true claim of the ledger is refuted."""
-
-_NO_SLACK = {"q05": math.nan, "q50": math.nan, "q95": math.nan}
 
 
 def verify(
@@ -77,14 +74,13 @@ def verify(
     machine = isinstance(claim.kind, Growth) and claim.kind.machine
     started = time.perf_counter()
     level = LEVEL / max(1, _family_size(claim, effort))
-    roles = roles_of(claim, effort, level)
-    _run(roles, seed, backend, None if machine else executor)
+    conditions = _conditions(claim, effort, level)
+    _run(conditions, seed, backend, None if machine else executor)
 
-    main, drops, sabotaged = roles[0], roles[1 : 1 + len(claim.drops)], roles[1 + len(claim.drops) :]
-    fits = main.fits()
-    cases = tuple(_case_result(main, i, fits) for i in range(len(main.cases)))
+    main, drops = conditions[0], conditions[1 : 1 + len(claim.drops)]
+    sabotages = tuple(_sabotage_result(condition) for condition in conditions[1 + len(claim.drops) :])
+    cases = tuple(_case_result(main, i) for i in range(len(main.cases)))
     vacuity = _vacuity(claim, cases)
-    sabotages = tuple(_sabotage_result(role, s) for role, s in zip(sabotaged, claim.sabotages, strict=True))
     outcome, reason = _conclude(main, cases, vacuity, sabotages)
     return Verdict(
         claim=claim.id,
@@ -95,15 +91,15 @@ def verify(
         backend=backend,
         level=level,
         cases=cases,
-        fits=fits,
+        fits=tuple(main.fits()),
         trials=sum(c.trials for c in cases),
         failures=sum(c.failures for c in cases),
         vacuity=vacuity,
-        drops=tuple(result for role in drops for result in _drop_results(role)),
+        drops=tuple(result for condition in drops for result in _drop_results(condition)),
         sabotages=sabotages,
         seconds=time.perf_counter() - started,
         machine=machine,
-        rows=_rows(roles),
+        rows=_rows(conditions),
     )
 
 
@@ -133,73 +129,178 @@ def _family_size(claim: Claim, effort: str) -> int:
     return sum(len(c.kind.variables) if isinstance(c.kind, Growth) else len(c.at(c.cases, effort)) for c in family)
 
 
-def _run(roles: Sequence[Role], seed: int, backend: str, executor: Executor | None) -> None:
+def _run(conditions: Sequence[Condition], seed: int, backend: str, executor: Executor | None) -> None:
     """Make trials until every case is decided or at its limit."""
-    places = [(role, i) for role in roles for i in range(len(role.cases))]
-    streams = [Stream(r.claim.trial, r.claim.id, r.name, i, r.cases[i], r.limit) for r, i in places]
+    places = [(condition, i) for condition in conditions for i in range(len(condition.cases))]
+    streams = [Stream(c.claim.trial, c.claim.id, c.name, i, c.cases[i], c.limit) for c, i in places]
     active = set(range(len(streams)))
     for number, trial in run_trials(streams, active, seed=seed, backend=backend, executor=executor):
-        role, i = places[number]
-        role.add(i, trial)
-        if role.outcome(i) != "undecided":
+        condition, i = places[number]
+        condition.add(i, trial)
+        if condition.tests[i].outcome != "undecided":
             active.discard(number)
-        if role.kind == "sabotage" and role.outcome(i) == "refuted":
-            active.difference_update([n for n in active if places[n][0] is role])
+        if condition.kind == "sabotage" and condition.tests[i].outcome == "refuted":  # one refuted case catches it
+            active.difference_update([n for n in active if places[n][0] is condition])
+
+
+# ---------------------------------------------------------------------------------------------------------- conditions
+class Condition:
+    """The cases of a claim as it stands, with one assumption dropped, or sabotaged; with their trials and tests.
+
+    Parameters
+    ----------
+    subject : str
+        Name of the assumption that is dropped, or of the sabotage.
+    cases : sequence of Case
+    limit : int
+        Trials per case at most.
+    level : float
+        p-value that refutes.
+
+    Attributes
+    ----------
+    trials : list of list of Trial
+        Of each case.
+    tests : list of tests
+        Of each case; those of a `Growth` that vary one variable share theirs.
+    hypotheses : list of (str, mapping, test)
+        What is tested, in words and as parameters: one per case, or one per variable of a `Growth`.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        kind: Literal["claim", "drop", "sabotage"],
+        subject: str,
+        cases: Sequence[Case],
+        limit: int,
+        level: float,
+    ) -> None:
+        self.claim, self.kind, self.subject, self.cases, self.limit = claim, kind, subject, tuple(cases), limit
+        self.name = f"{kind}:{subject}" if subject else kind
+        self.trials: list[list[Trial]] = [[] for _ in cases]
+        self.tests: list[SequentialTest | GrowthTest]
+        self.hypotheses: list[tuple[str, Case, SequentialTest | GrowthTest]]
+        if isinstance(claim.kind, Growth):
+            varied = {v: [i for i, case in enumerate(cases) if case["variable"] == v] for v in claim.kind.variables}
+            settings: dict[str, Any] = {"level": level, "limit": limit, "early": kind == "sabotage"}
+            tests = {v: GrowthTest(claim.kind, v, varied[v], **settings) for v in varied if varied[v]}
+            self.tests = [tests[case["variable"]] for case in cases]
+            self.hypotheses = [(f"in {v}", {"variable": v}, test) for v, test in tests.items()]
+        else:
+            self.tests = [claim.kind.test(level, limit) for _ in cases]
+            self.hypotheses = [(self._describe(i), case, self.tests[i]) for i, case in enumerate(cases)]
+
+    def add(self, i: int, trial: Trial) -> None:
+        """Take one more trial of case `i`; ValueError where it contradicts the claim."""
+        test = self.tests[i]
+        try:
+            self._check_assumptions(trial)
+            if isinstance(test, GrowthTest):
+                test.update(i, trial)
+            else:
+                test.update(float(trial.measured), float(trial.bound), float(trial.scale))
+        except ValueError as error:
+            number = len(self.trials[i])
+            raise ValueError(
+                f"claim {self.claim.id}, {self.name}, {self._describe(i)}, trial {number}: {error}"
+            ) from error
+        self.trials[i].append(trial)
+
+    def outcomes(self) -> list[tuple[Outcome, str]]:
+        """Outcome and reason of each hypothesis that was tested."""
+        return [(test.outcome, f"{words}: {test.reason()}") for words, _, test in self.hypotheses if test.trials]
+
+    def fits(self) -> list[Fit]:
+        """`Growth`: the fit in each variable, in the order of the theory."""
+        return [test.fit for _, _, test in self.hypotheses if isinstance(test, GrowthTest) and test.fit]
+
+    def _describe(self, i: int) -> str:
+        return f"case {i} ({', '.join(f'{name}={value}' for name, value in self.cases[i].items())})"
+
+    def _check_assumptions(self, trial: Trial) -> None:
+        """All assumptions hold except the one that is dropped; a sabotage need not keep them."""
+        if self.kind == "sabotage":
+            return
+        for assumption in self.claim.assumptions:
+            holds = bool(evaluate(assumption.predicate, trial.facts))
+            if holds == (assumption.name == self.subject):
+                wrong = "holds, and is to be dropped" if holds else "does not hold"
+                facts = dict(trial.facts)
+                raise ValueError(f"assumption {assumption.name} ({assumption.predicate}) {wrong}; facts {facts}")
+
+
+def _conditions(claim: Claim, effort: str, level: float) -> list[Condition]:
+    """The claim itself, then its drops, then its sabotages; ValueError if the claim contradicts itself."""
+    cases, limit = tuple(claim.at(claim.cases, effort)), int(claim.at(claim.max_trials, effort))
+    if not cases or limit < 1:
+        raise ValueError(f"claim {claim.id} needs at least one case and one trial at effort {effort!r}")
+    known = [a.name for a in claim.assumptions]
+    dropped = [d.assumption for d in claim.drops]
+    for what, names in (("assumptions", known), ("drops", dropped), ("sabotages", [s.name for s in claim.sabotages])):
+        if len(set(names)) < len(names):
+            raise ValueError(f"claim {claim.id} has two {what} of the same name: {names}")
+    if unknown := set(dropped) - set(known):
+        raise ValueError(f"claim {claim.id} drops {sorted(unknown)}, its assumptions are {known}")
+    if isinstance(claim.kind, Growth):
+        varied = {str(case.get("variable")) for case in cases}
+        elsewhere = {str(case.get("variable")) for drop in claim.drops for case in drop.cases}
+        theory = set(claim.kind.variables)
+        if varied != theory or not elsewhere <= theory:
+            both = sorted(varied | elsewhere)
+            raise ValueError(f"claim {claim.id}: its cases vary {both}, its theory is about {sorted(theory)}")
+    return [
+        Condition(claim, "claim", "", cases, limit, level),
+        *(Condition(claim, "drop", d.assumption, d.cases, limit, level) for d in claim.drops),
+        *(
+            Condition(claim, "sabotage", s.name, [{**case, **s.change} for case in cases], limit, level)
+            for s in claim.sabotages
+        ),
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------- results
-def _case_result(role: Role, i: int, fits: Sequence[Fit]) -> CaseResult:
-    trials, vacuity = role.trials[i], role.claim.vacuity
+def _case_result(condition: Condition, i: int) -> CaseResult:
+    claim, trials, test = condition.claim, condition.trials[i], condition.tests[i]
     facts = {name: float(np.median([t.facts[name] for t in trials])) for name in trials[0].facts}
-    if role.tests:
-        test = role.tests[i]
-        outcome, failures, p_value, slack = test.outcome, test.failures, test.p_value, _slack(trials)
-        lower, upper = test.limits()
-    else:
-        fit = next(f for f in fits if f.variable == role.cases[i]["variable"])
-        outcome, failures, p_value, slack = fit.outcome, role.missing(i), fit.p_value, _NO_SLACK
-        lower = upper = math.nan
+    missing = sum(math.isinf(t.measured) for t in trials)
+    lower, upper = test.limits()
     return CaseResult(
-        case=dict(role.cases[i]),
-        outcome=outcome,
+        case=dict(condition.cases[i]),
+        outcome=test.outcome,
         trials=len(trials),
-        failures=failures,
-        p_value=p_value,
+        failures=missing if isinstance(claim.kind, Growth) else test.failures,
+        p_value=test.p_value,
         lower=lower,
         upper=upper,
-        slack=dict(slack),
+        slack=_slack(trials),
         facts=facts,
-        vacuous=vacuity is not None and bool(evaluate(vacuity.predicate, facts)),
+        vacuous=claim.vacuity is not None and bool(evaluate(claim.vacuity.predicate, facts)),
     )
 
 
 def _slack(trials: Sequence[Trial]) -> dict[str, float]:
+    """Quantiles of bound / measured; nan where there is no bound."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.array([t.bound for t in trials], dtype=float) / np.array([t.measured for t in trials], dtype=float)
-    ratios = ratios[~np.isnan(ratios)]  # 0/0
-    if not ratios.size:
-        return _NO_SLACK
-    quantiles = np.quantile(ratios, (0.05, 0.5, 0.95), method="nearest")  # interpolating between infinities gives nan
-    return dict(zip(_NO_SLACK, quantiles.tolist(), strict=True))
+    ratios = ratios[~np.isnan(ratios)]  # 0/0, or no bound
+    quantiles = np.full(3, math.nan)
+    if ratios.size:  # method: interpolating between infinities gives nan
+        quantiles = np.quantile(ratios, (0.05, 0.5, 0.95), method="nearest")
+    return dict(zip(("q05", "q50", "q95"), quantiles.tolist(), strict=True))
 
 
-def _drop_results(role: Role) -> list[DropResult]:
-    if role.tests:
-        return [
-            DropResult(role.subject, dict(case), test.outcome, test.trials, test.failures, test.reason())
-            for case, test in zip(role.cases, role.tests, strict=True)
-        ]
-    found = []
-    for fit in role.fits():
-        at = role.varying(fit.variable)
-        trials, missing = sum(len(role.trials[i]) for i in at), sum(map(role.missing, at))
-        found.append(DropResult(role.subject, {"variable": fit.variable}, fit.outcome, trials, missing, fit.reason))
-    return found
+def _drop_results(condition: Condition) -> list[DropResult]:
+    return [
+        DropResult(condition.subject, dict(case), test.outcome, test.trials, test.failures, test.reason())
+        for _, case, test in condition.hypotheses
+    ]
 
 
-def _sabotage_result(role: Role, sabotage: Sabotage) -> SabotageResult:
-    outcome, reason = _worst(role.judged())
-    trials = sum(map(len, role.trials))
+def _sabotage_result(condition: Condition) -> SabotageResult:
+    sabotage = next(s for s in condition.claim.sabotages if s.name == condition.subject)
+    outcome, reason = _worst(condition.outcomes())
+    trials = sum(map(len, condition.trials))
     return SabotageResult(sabotage.name, sabotage.what, outcome, outcome == "refuted", trials, reason)
 
 
@@ -213,42 +314,45 @@ def _vacuity(claim: Claim, cases: Sequence[CaseResult]) -> VacuityResult | None:
     return VacuityResult(sum(c.vacuous for c in cases) / len(cases), onset, claim.vacuity.variable)
 
 
-def _worst(judged: Sequence[tuple[Outcome, str]]) -> tuple[Outcome, str]:
+def _worst(outcomes: Sequence[tuple[Outcome, str]]) -> tuple[Outcome, str]:
     """The outcome of all together, and the first reason for it."""
     order: tuple[Outcome, ...] = ("refuted", "undecided", "supported")
-    return min(judged, key=lambda found: order.index(found[0]))
+    return min(outcomes, key=lambda one: order.index(one[0]))
 
 
 def _conclude(
-    role: Role, cases: Sequence[CaseResult], vacuity: VacuityResult | None, sabotages: Sequence[SabotageResult]
+    main: Condition, cases: Sequence[CaseResult], vacuity: VacuityResult | None, sabotages: Sequence[SabotageResult]
 ) -> tuple[Outcome, str]:
     """Outcome of the whole claim, and one sentence that says why."""
-    judged = role.judged()
-    if role.tests:  # a vacuous case supports nothing, but it may refute; the closest case speaks for the others
+    outcomes = main.outcomes()
+    if not isinstance(main.claim.kind, Growth):
+        # A vacuous case supports nothing, but it may refute; the closest case speaks for the others.
         closest = sorted(range(len(cases)), key=lambda i: (cases[i].p_value, cases[i].slack["q05"]))
-        judged = [judged[i] for i in closest if not cases[i].vacuous or cases[i].outcome == "refuted"]
-    refuted = any(outcome == "refuted" for outcome, _ in judged)
+        outcomes = [outcomes[i] for i in closest if not cases[i].vacuous or cases[i].outcome == "refuted"]
+    refuted = any(outcome == "refuted" for outcome, _ in outcomes)
     if vacuity is not None and vacuity.share == 1 and not refuted:
         onset = vacuity.onset
         begins = "" if onset is None else f"; it would begin to say something at {vacuity.variable} = {onset:.3g}"
         return "vacuous", f"The theorem's own prescription is the trivial one on all {len(cases)} cases{begins}."
-    outcome, reason = _worst(judged)
+    outcome, reason = _worst(outcomes)
     missed = [s.name for s in sabotages if not s.caught]
     if outcome == "supported" and missed:
         return "undecided", f"Supported by its trials, but they do not catch sabotage ({', '.join(missed)})."
-    count = sum(found == outcome for found, _ in judged)
-    others = f" ({count} of {len(judged)} {outcome})" if len(judged) > 1 else ""
+    count = sum(one == outcome for one, _ in outcomes)
+    others = f" ({count} of {len(outcomes)} {outcome})" if len(outcomes) > 1 else ""
     return outcome, f"{reason[0].upper()}{reason[1:]}{others}."
 
 
-def _rows(roles: Sequence[Role]) -> pd.DataFrame:
-    rows = []
-    for role in roles:
-        for i, trials in enumerate(role.trials):
+def _rows(conditions: Sequence[Condition]) -> pd.DataFrame:
+    import pandas as pd  # slow to import, and needed only here
+
+    rows: list[dict[str, Any]] = []
+    for condition in conditions:
+        for i, trials in enumerate(condition.trials):
             for number, t in enumerate(trials):
-                row = {"claim": role.claim.id, "role": role.name, "case": i, "trial": number}
+                row: dict[str, Any] = {"claim": condition.claim.id, "role": condition.name, "case": i, "trial": number}
                 row |= {"measured": float(t.measured), "bound": float(t.bound), "scale": float(t.scale)}
                 if taken := sorted(set(row) & set(t.facts)):
-                    raise ValueError(f"claim {role.claim.id}: facts are called {taken}, like columns of the rows")
+                    raise ValueError(f"claim {condition.claim.id}: facts are called {taken}, like columns of the rows")
                 rows.append(row | {name: float(value) for name, value in t.facts.items()})
     return pd.DataFrame(rows)

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from sublinattn.theory import error_rates, sequential
+from sublinattn.theory import error_rates
+from sublinattn.theory.sequential import MeanTest, ProbabilityTest
 
 
 def engine(test, draws):
@@ -19,22 +20,19 @@ def engine(test, draws):
 
 
 def test_simulated_rates_are_judged_as_by_the_engine():
-    rng, p, level = np.random.default_rng(0), 0.1, 1e-4
-    refuted_from, supported_to = error_rates._rate_boundaries(p, level, 400)
+    rng, p = np.random.default_rng(0), 0.1
     for rate in (0.02, 0.1, 0.25):
         failed = rng.random((15, 400)) < rate
-        failures = np.cumsum(failed, axis=1)
-        fast = error_rates._stop(failures >= refuted_from, failures <= supported_to)
-        slow = [engine(sequential.Rate(p, level), [(float(x), 0.5, 1.0) for x in path]) for path in failed]
-        assert fast.tolist() == slow
+        for level, decided in error_rates.rate_decisions(failed, p).items():
+            slow = [engine(ProbabilityTest(p, level), [(float(x), 0.5, 1.0) for x in path]) for path in failed]
+            assert decided.tolist() == slow
 
 
 def test_simulated_means_are_judged_as_by_the_engine():
     z = np.random.default_rng(1).standard_normal((15, 600)) + np.repeat([[0.0], [0.2], [0.5]], 5, axis=0)
-    fast = error_rates._mean_outcomes(z, 0.4)
-    for level, stopped in fast.items():
-        slow = [engine(sequential.Mean(0.4, level), [(1 + value, 1.0, 1.0) for value in path]) for path in z]
-        assert stopped.tolist() == slow
+    for level, decided in error_rates.mean_decisions(z, 0.4).items():
+        slow = [engine(MeanTest(0.4, level), [(1 + value, 1.0, 1.0) for value in path]) for path in z]
+        assert decided.tolist() == slow
 
 
 def test_measure_meets_the_bars_where_it_must():

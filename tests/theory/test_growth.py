@@ -43,11 +43,11 @@ def test_two_points_are_welchs_test():
     rng = np.random.default_rng(1)
     log_x = np.repeat([[0.0], [1.0]], 6, axis=1)
     y = rng.standard_normal((2, 6)) * [[1.0], [3.0]] + [[0.0], [2.0]]
-    value, error, freedom = growth.slope(log_x, y)
+    fitted = growth.slope(log_x, y)
     welch = ttest_ind(y[1], y[0], equal_var=False, alternative="greater")
-    assert growth.p_value_of(value, error, freedom) == pytest.approx(welch.pvalue)
-    assert freedom == pytest.approx(welch.df)
-    assert growth.upper_limit(value, error, freedom) == pytest.approx(value + student.ppf(0.99, welch.df) * error)
+    assert fitted.p_value() == pytest.approx(welch.pvalue)
+    assert fitted.freedom == pytest.approx(welch.df)
+    assert fitted.reach == pytest.approx(student.ppf(0.99, welch.df) * fitted.error)
 
 
 @pytest.mark.parametrize(("exponent", "expected"), [(1.5, "supported"), (2.0, "undecided"), (2.5, "refuted")])
@@ -55,9 +55,9 @@ def test_outcomes(exponent, expected):
     x = grid()
     found = fit(x, noisy(x, exponent), 3 * x**2.0)
     assert found.outcome == expected
-    assert found.theory == pytest.approx(2)
+    assert found.theory_exponent == pytest.approx(2)
     assert found.lower < exponent < found.upper
-    assert found.excess == pytest.approx(found.measured - found.theory)
+    assert found.excess == pytest.approx(found.measured_exponent - found.theory_exponent)
 
 
 @pytest.mark.parametrize(("exponent", "expected"), [(-4.0, "supported"), (-7.0, "refuted")])
@@ -66,7 +66,7 @@ def test_a_theory_that_falls_is_read_towards_small_x(exponent, expected):
     found = fit(x, noisy(x, exponent), x**-6.0)
     assert found.outcome == expected
     assert found.lower < exponent < found.upper
-    assert found.excess == pytest.approx(found.theory - found.measured)
+    assert found.excess == pytest.approx(found.theory_exponent - found.measured_exponent)
 
 
 def test_a_constant_theory_is_read_upwards():
@@ -80,7 +80,7 @@ def test_a_logarithm_has_an_effective_exponent():
     x = grid()
     found = fit(x, noisy(x, 0.0), np.log(x))
     assert found.outcome == "supported"
-    assert found.theory == pytest.approx(np.polyfit(np.log(x[:, 0]), np.log(np.log(x[:, 0])), 1)[0])
+    assert found.theory_exponent == pytest.approx(np.polyfit(np.log(x[:, 0]), np.log(np.log(x[:, 0])), 1)[0])
 
 
 def test_without_noise_the_sign_decides_and_rounding_does_not():
@@ -104,7 +104,7 @@ def test_sizes_beyond_the_cap_refute_if_the_theory_puts_them_well_below():
     size[2:] = math.inf
     found = fit(x, size, x, cap=1e4)
     assert found.outcome == "refuted"
-    assert found.measured == pytest.approx(1, abs=0.3)
+    assert found.measured_exponent == pytest.approx(1, abs=0.3)
     assert "2 of 4 points left out" in found.reason
 
 
@@ -130,7 +130,7 @@ def test_one_point_left_gives_no_exponent_but_may_refute():
     size[1:] = math.inf
     found = fit(x, size, x, cap=1e6)
     assert found.outcome == "refuted"
-    assert math.isnan(found.measured)
+    assert math.isnan(found.measured_exponent)
 
 
 def test_no_size_anywhere_refutes():
@@ -166,9 +166,9 @@ def test_false_alarms_and_coverage():
     that)."""
     log_x = np.log(grid(4, 8))
     y = 0.2 * np.random.default_rng(5).standard_normal((20_000, 4, 8))
-    value, error, freedom = growth.slope(log_x, y)
-    assert 5 <= (growth.p_value_of(value, error, freedom) <= 1e-3).sum() <= 60
-    assert 0.985 <= (growth.upper_limit(value, error, freedom) >= 0).mean() <= 0.995
+    fitted = growth.slope(log_x, y)
+    assert 5 <= (fitted.p_value() <= 1e-3).sum() <= 60
+    assert 0.985 <= (fitted.value + fitted.reach >= 0).mean() <= 0.995
 
 
 def test_missing_sizes_at_every_point_leave_nothing_to_fit():

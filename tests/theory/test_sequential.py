@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binom
 
 from sublinattn.theory import sequential
-from sublinattn.theory.sequential import Always, Mean, Rate
+from sublinattn.theory.sequential import ExactTest, MeanTest, ProbabilityTest
 
 
 @pytest.mark.parametrize("p", [0.01, 0.1, 0.5, 0.9])
@@ -61,8 +61,8 @@ def test_rate_limits_are_where_the_wealth_is_a_hundred(failures, trials):
 def test_no_trials_no_knowledge():
     assert sequential.rate_limits(0, 0) == (0, 1)
     assert sequential.trials_to_decide(0, 0, 0.1, 1e-4) is None
-    assert Rate(0.1, 1e-4).outcome == "undecided"
-    assert Rate(0.1, 1e-4).p_value == 1
+    assert ProbabilityTest(0.1, 1e-4).outcome == "undecided"
+    assert ProbabilityTest(0.1, 1e-4).p_value == 1
 
 
 def test_rate_limits_cover_at_all_times():
@@ -77,7 +77,7 @@ def test_rate_limits_cover_at_all_times():
 
 
 def test_rate_decides_and_counts_nan_as_a_failure():
-    test = Rate(0.1, 1e-6)
+    test = ProbabilityTest(0.1, 1e-6)
     while test.outcome == "undecided":
         test.update(0.5, 1.0)
     fixed = math.ceil(math.log(0.01) / math.log(0.9))  # Clopper and Pearson's, without the right to look early
@@ -85,7 +85,7 @@ def test_rate_decides_and_counts_nan_as_a_failure():
     assert fixed <= test.trials <= 1.5 * fixed
     assert test.limits()[1] <= 0.1
     for measured, bound in [(2.0, 1.0), (math.nan, 1.0), (1.0, math.nan), (math.inf, 1.0)]:
-        test = Rate(0.1, 1e-6)
+        test = ProbabilityTest(0.1, 1e-6)
         for _ in range(20):
             test.update(measured, bound)
         assert test.outcome == "refuted"
@@ -94,7 +94,7 @@ def test_rate_decides_and_counts_nan_as_a_failure():
 
 
 def test_rate_p_value_is_the_running_minimum():
-    test, seen = Rate(0.1, 1e-12), []
+    test, seen = ProbabilityTest(0.1, 1e-12), []
     for failed in [1, 1, 1, 1] + [0] * 40:
         test.update(float(failed), 0.5)
         seen.append(test.p_value)
@@ -105,7 +105,7 @@ def test_rate_p_value_is_the_running_minimum():
 @pytest.mark.parametrize("p", [0.0, 1.0, -0.1])
 def test_rate_refuses_a_rate_that_no_test_can_refute(p):
     with pytest.raises(ValueError, match="p must lie"):
-        Rate(p, 1e-4)
+        ProbabilityTest(p, 1e-4)
 
 
 def test_trials_to_decide_is_where_the_test_decides():
@@ -139,7 +139,7 @@ def test_catoni_is_dominated():
 
 def test_mean_class_and_vectorised_wealth_agree():
     z = np.random.default_rng(0).normal(0.3, 1, 60)
-    test = Mean(0.1, 1e-6)
+    test = MeanTest(0.1, 1e-6)
     for value in z:
         test.update(2 + 0.5 * value, 2.0, 0.5)
     two_sided = np.logaddexp(sequential.mean_log_wealth(z), sequential.mean_log_wealth(-z)) - math.log(2)
@@ -147,7 +147,7 @@ def test_mean_class_and_vectorised_wealth_agree():
 
 
 def run_mean(rng, truth, bound=2.0, scale=0.5, resolution=0.05, level=1e-6):
-    test = Mean(resolution, level)
+    test = MeanTest(resolution, level)
     while test.outcome == "undecided" and test.trials < 5000:
         test.update(rng.normal(truth, scale), bound, scale)
     return test
@@ -170,7 +170,7 @@ def test_mean_supports_the_true_and_refutes_the_false():
 def test_mean_pools_trials_of_different_scales():
     rng = np.random.default_rng(3)
     for off, expected in [(0.0, "supported"), (0.1, "refuted")]:
-        test = Mean(0.05, 1e-6)
+        test = MeanTest(0.05, 1e-6)
         while test.outcome == "undecided" and test.trials < 5000:
             bound = rng.uniform(0.5, 5)
             scale = bound * rng.uniform(0.1, 1)
@@ -187,7 +187,7 @@ def test_mean_limits_cover_at_all_times():
 
 def test_mean_treats_nan_and_inf_as_refuting():
     for value in (math.nan, math.inf, -math.inf):
-        test = Mean(0.1, 1e-6)
+        test = MeanTest(0.1, 1e-6)
         test.update(value, 1.0, 1.0)
         assert test.outcome == "refuted"
         assert test.p_value == 0
@@ -197,7 +197,7 @@ def test_mean_treats_nan_and_inf_as_refuting():
 @pytest.mark.parametrize(("bound", "scale"), [(0.0, 1.0), (1.0, 0.0), (math.nan, 1.0), (1.0, math.nan), (1.0, -1.0)])
 def test_mean_refuses_what_has_no_relative_deviation(bound, scale):
     with pytest.raises(ValueError, match="a mean needs"):
-        Mean(0.1, 1e-6).update(1.0, bound, scale)
+        MeanTest(0.1, 1e-6).update(1.0, bound, scale)
 
 
 # ------------------------------------------------------------------------------------------------------ no exceptions
@@ -215,7 +215,7 @@ def test_mean_refuses_what_has_no_relative_deviation(bound, scale):
     ],
 )
 def test_always(relation, measured, holds):
-    test = Always(relation, 1e-9, required=3)
+    test = ExactTest(relation, 1e-9, required=3)
     for _ in range(2):
         test.update(100.0, 100.0, 100.0)
     assert test.outcome == "undecided"
@@ -226,12 +226,12 @@ def test_always(relation, measured, holds):
 
 def test_always_refuses_an_unknown_relation():
     with pytest.raises(ValueError, match="relation must be"):
-        Always(">=", 1e-9, 1)
+        ExactTest(">=", 1e-9, 1)
 
 
 def test_limits_exist_where_even_the_average_is_ruled_out():
     """Nine trials at 3 standard deviations and one at -27: the average is 0, and bets upwards win against it."""
-    test = Mean(0.1, 1e-6)
+    test = MeanTest(0.1, 1e-6)
     for deviation in [3.0] * 9 + [-27.0]:
         test.update(1 + deviation, 1.0, 1.0)
     lower, upper = test.relative_limits()

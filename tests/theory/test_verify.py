@@ -258,7 +258,7 @@ def test_a_claim_that_contradicts_itself_is_an_error(change, message):
 def test_growth_needs_its_variables():
     with pytest.raises(ValueError, match="vary"):
         check(replace(GROWTH, kind=Growth({"x": x})))
-    with pytest.raises(ValueError, match="toy.claim, claim, variable x: a growth needs"):
+    with pytest.raises(ValueError, match=r"toy.claim, claim, case 3 \(variable=x, x=8.0\), trial 0: a growth needs"):
         check(replace(GROWTH, max_trials={"smoke": 1}))
 
 

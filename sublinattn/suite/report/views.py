@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ...lab.ledger import reunite
-
 REAL = "real"
 """The workload that is a trained model's; all others are synthetic."""
 
@@ -51,7 +49,7 @@ def percent(value: Any) -> str:
 
 def claim_view(record: Mapping[str, Any]) -> dict[str, Any]:
     """An entry with what the templates need beside it."""
-    whole = reunite(record)
+    whole = {**record, **record["machine"]}
     whole["cases"] = [{**case, "case": _flat(case["case"])} for case in whole["cases"]]
     kind = whole["promise"]["kind"]
     ratios = kind == "probability" or whole["promise"].get("relation") == "<="

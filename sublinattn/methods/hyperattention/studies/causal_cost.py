@@ -69,8 +69,8 @@ def exponents(rows: pd.DataFrame) -> pd.DataFrame:
         table = group.pivot(index="n", columns="replicate", values="value")
         x = np.broadcast_to(table.index.to_numpy(float)[:, None], table.shape)
         theory = x**2 if method == "exact" else x * np.log(x)
-        f = fit(x, table.to_numpy(), theory, cap=np.inf, level=LEVEL)
-        found.append((method, causal, f.measured, f.lower, f.upper, f.theory))
+        f = fit(x, table.to_numpy(), theory, level=LEVEL)
+        found.append((method, causal, f.measured_exponent, f.lower, f.upper, f.theory_exponent))
     return pd.DataFrame(found, columns=["method", "causal", "exponent", "lower", "upper", "theory"])
 
 

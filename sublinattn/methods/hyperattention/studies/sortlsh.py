@@ -14,7 +14,7 @@ from ....lab.statistics import proportion
 from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN, PLANTED, REAL, SINKS
 from ....lab.workloads.instance import Instance
 from ....theory import symbols
-from ....theory.facts import evaluate
+from ....theory.claim import evaluate
 from ..sort_lsh import buckets, default_bits, hyperplanes, sort_blocks
 
 BITS = (1, 2, 4, 8)

@@ -12,8 +12,7 @@ import numpy as np
 import sympy as sp
 
 from ....theory import symbols
-from ....theory.claim import Claim, Exact, Growth, Sabotage, Trial
-from ....theory.facts import evaluate
+from ....theory.claim import Claim, Exact, Growth, Sabotage, Trial, evaluate
 from ..approximants import approximant, log_taylor_bound, minimal_degree, taylor_bound, taylor_degree
 
 PRIME = 2**31 - 1  # products of two residues fit in int64

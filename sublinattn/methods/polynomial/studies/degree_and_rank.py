@@ -11,7 +11,7 @@ from scipy.special import lambertw
 
 from ....lab.run import Run
 from ....theory import symbols
-from ....theory.facts import evaluate
+from ....theory.claim import evaluate
 from ..approximants import BASES, minimal_degree, taylor_degree
 from ..claims.corollary2_2_degree import crossing
 

@@ -14,7 +14,7 @@ from sublinattn.methods.polynomial.claims import corollary2_2_degree, theorem1_4
 from sublinattn.methods.polynomial.studies import degree_and_rank, phase_picture
 from sublinattn.plots import style
 from sublinattn.theory import CLAIMS, symbols, verify
-from sublinattn.theory.facts import evaluate
+from sublinattn.theory.claim import evaluate
 
 MINE = ["as23.taylor", "as23.degree-law", "as23.degree-wide", "as23.rank", "as23.rank-bound", "as23.phase"]
 
