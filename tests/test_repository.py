@@ -4,10 +4,12 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import io
 import json
 import re
 import subprocess
 import sys
+import tokenize
 import tomllib
 from functools import cache
 from importlib.metadata import packages_distributions
@@ -128,9 +130,29 @@ def test_what_the_gpu_guards_need_is_here(module):
 
 
 # ---------------------------------------------------------------------------------------------------------- the sources
-@pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_a_file_past_350_lines_is_two_files(path):
-    assert len(path.read_text().splitlines()) <= 350
+def code_lines(path: Path) -> set[int]:
+    """Lines of a file that hold code: docstrings, comments and blank lines are not counted."""
+    source = path.read_text(encoding="utf-8")
+    layout = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    tokens = [token for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type not in layout]
+    strings = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Expr)]
+    prose = [node for node in strings if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)]
+    return {line for token in tokens for line in range(token.start[0], token.end[0] + 1)} - {
+        line for node in prose for line in range(node.lineno, (node.end_lineno or 0) + 1)
+    }
+
+
+LONGER_STILL = (
+    "cli.py",
+    "theorem1.py",
+    "theorem1_estimators.py",
+    "panels.py",
+)  # being split: empty when issue 11 is done
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.name not in LONGER_STILL], ids=name)
+def test_a_file_holds_at_most_250_lines_of_code(path):
+    assert len(code_lines(path)) <= 250
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.name != "backends.py"], ids=name)
