@@ -249,7 +249,7 @@ def audit(
     seed: SeedOption = 0,
 ) -> None:
     """Say which method suits which head: hardness, whose theorem holds there, and every method's measured error."""
-    from .lab.workloads.captured import Captured
+    from .lab.workloads.instance import Captured
     from .suite.audit import page
     from .suite.audit.advice import check_tolerance
     from .suite.audit.measure import audit as measure

@@ -20,9 +20,9 @@ BACKENDS = os.environ.get("SUBLINATTN_TEST_BACKEND", "numpy fake_device").split(
 def xp(request: pytest.FixtureRequest) -> Iterator[Any]:
     """An array namespace: `xp.asarray` moves test data in, `backends.asnumpy` moves results out."""
     if request.param == fake_device.__name__:
-        backends._NAMESPACES[fake_device.__name__] = fake_device.__name__
+        backends.NAMESPACES[fake_device.__name__] = fake_device.__name__
         yield fake_device
-        del backends._NAMESPACES[fake_device.__name__]
+        del backends.NAMESPACES[fake_device.__name__]
     else:
         yield import_module(request.param)
 

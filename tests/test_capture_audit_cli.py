@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from sublinattn.cli import app
 from sublinattn.lab.models import TINY, open_model
-from sublinattn.lab.workloads.captured import Captured
+from sublinattn.lab.workloads.instance import Captured
 
 RUN = CliRunner()
 

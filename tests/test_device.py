@@ -30,7 +30,7 @@ from sublinattn.methods.countsketch import countsketch
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setitem(backends._NAMESPACES, fake_device.__name__, fake_device.__name__)
+    monkeypatch.setitem(backends.NAMESPACES, fake_device.__name__, fake_device.__name__)
     yield fake_device
 
 

@@ -24,7 +24,8 @@ from .threads import for_tiles as for_tiles
 Array = Any
 """An array of the namespace in use (`numpy.ndarray` or `cupy.ndarray`)."""
 
-_NAMESPACES: dict[str, str] = {"numpy": "numpy", "cupy": "cupy"}  # root module of an array's type -> its namespace
+NAMESPACES: dict[str, str] = {"numpy": "numpy", "cupy": "cupy"}
+"""The array library that works on arrays of a type, by the first part of the name of the type's module."""
 _LOW_PRECISION = ("float16", "bfloat16")
 _FLOATS = (*_LOW_PRECISION, "float32", "float64")
 
@@ -37,9 +38,9 @@ def _root(x: object) -> str:
 def namespace(*arrays: Array) -> Any:
     """Namespace (`numpy` or `cupy`) that all `arrays` share; TypeError if they do not."""
     roots = {_root(a) for a in arrays}
-    if len(roots) != 1 or not roots <= set(_NAMESPACES):
+    if len(roots) != 1 or not roots <= set(NAMESPACES):
         raise TypeError(f"arrays must all be NumPy or all be CuPy arrays, got {sorted(roots)}")
-    return import_module(_NAMESPACES[roots.pop()])
+    return import_module(NAMESPACES[roots.pop()])
 
 
 def gpu_available() -> bool:
@@ -119,7 +120,7 @@ def enter(**named: Any) -> tuple[Any, list[Array], Callable[[Array], Any]]:
             raise TypeError(f"{name} must be on the device of {first_name} ({_device(first)}), got {_device(x)}")
         if getattr(x, "requires_grad", False):
             raise TypeError(f"{name} tracks gradients, and sublinattn has no backward pass: pass {name}.detach()")
-    if _root(first) in _NAMESPACES:
+    if _root(first) in NAMESPACES:
         xp = namespace(first)
         dtype = first.dtype
         return xp, list(named.values()), lambda out: _cast(out, dtype)

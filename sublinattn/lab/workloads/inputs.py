@@ -1,4 +1,4 @@
-"""The inputs that figures compare, each with its label."""
+"""The inputs that the figures compare, with their labels."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .instance import Instance
 
 @dataclass(frozen=True)
 class Input:
-    """A workload as the figures show it."""
+    """A workload with fixed parameters and its label in the figures."""
 
     label: str
     workload: str
     knobs: Mapping[str, Any] = field(default_factory=dict)
     exact_keys: int = 0
-    """How many first keys are attention sinks, and may go into the exact part."""
+    """Number of first keys that are attention sinks, which the exact part may hold."""
     value_mean: float = 0.0
-    """Added to every entry of V: with zero-mean values P V all but vanishes, and answering 0 is hard to beat."""
+    """Added to every entry of V. With values of mean zero P V is close to 0, and answering 0 is hard to beat."""
 
     @property
     def source(self) -> str:

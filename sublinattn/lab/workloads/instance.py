@@ -1,11 +1,13 @@
-"""One attention input: queries, keys, values, the scale, and where they came from. Saved as safetensors."""
+"""Attention inputs with their origin: one input in memory (Instance), all heads of a model in a file (Captured)."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +18,7 @@ from ...core.backends import asnumpy, to_device
 from ...core.files import ENTRY, atomic, open_safetensors
 
 TENSORS = ("q", "k", "v")
+_FLOATS = ("F16", "BF16", "F32", "F64")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +36,7 @@ class Instance:
     name : str
         The workload.
     params : mapping
-        What made it (knobs, seed, sizes): JSON values only.
+        How it was made (parameters, seed, sizes), as JSON values.
     source : str
         "synthetic", or which model and text the arrays were captured from.
 
@@ -70,14 +73,14 @@ class Instance:
         ValueError
             If there is not one index for each leading axis, or one is out of range.
         """
-        lead = self.q.shape[:-2]
-        if len(index) != len(lead) or not all(-size <= i < size for i, size in zip(index, lead, strict=True)):
-            raise ValueError(f"head takes one index for each of the leading axes {tuple(lead)}, got {index}")
+        axes = tuple(self.q.shape[:-2])
+        if len(index) != len(axes) or not all(-size <= i < size for i, size in zip(index, axes, strict=True)):
+            raise ValueError(f"head takes one index for each of the leading axes {axes}, got {index}")
         views = {t: getattr(self, t)[index] for t in TENSORS}
         return replace(self, **views, params={**self.params, "head": list(index)})
 
     def first(self, n: int) -> Instance:
-        """The first `n` tokens (views). A captured input keeps what its tokens saw: they were computed in full context.
+        """The first `n` tokens (views). Tokens of a captured input were computed in the full context all the same.
 
         Raises
         ------
@@ -131,3 +134,103 @@ class Instance:
             return cls(**tensors, **json.loads(metadata[ENTRY]))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no valid instance: {error}") from error
+
+
+@dataclass(frozen=True)
+class Captured:
+    """Q, K and V of every layer and head of a model on one text, in a safetensors file that is read head by head.
+
+    The file comes from `sublinattn capture`, or from the user.
+
+    Attributes
+    ----------
+    path : Path
+    layers, heads, kv_heads, tokens : int
+        Query head h reads the keys and values of head `h // (heads / kv_heads)`.
+    scale : float
+        The `s` in `softmax(s Q K^T) V`.
+    source : str
+        Which model and text, empty if the file does not say.
+    params : mapping
+        How the file was made, empty if the file does not say.
+    """
+
+    path: Path
+    layers: int
+    heads: int
+    kv_heads: int
+    tokens: int
+    scale: float
+    source: str
+    params: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Captured:
+        """Read a file's header; tensors are read by `head`.
+
+        The file holds q (layers, heads, n, d) and k, v (layers, kv_heads, n, d), or one layer without the first axis,
+        in float32, float16 or (with ml_dtypes) bfloat16. The scale is `1/sqrt(d)` unless the file says otherwise.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        ValueError
+            It is not a safetensors file, lacks a tensor, or its tensors or what it says of itself do not fit.
+        ImportError
+            bfloat16 without ml_dtypes (the extra `lm`).
+        """
+        with open_safetensors(path) as file:
+            if missing := [t for t in TENSORS if t not in file.keys()]:  # noqa: SIM118 - a file is no mapping
+                raise ValueError(f"{path} lacks the tensors {missing}, it has {sorted(file.keys())}")
+            q, k, v = (tuple(file.get_slice(t).get_shape()) for t in TENSORS)
+            dtypes = [file.get_slice(t).get_dtype() for t in TENSORS]
+            about = _about(path, (file.metadata() or {}).get(ENTRY, "{}"))
+        if not set(dtypes) <= set(_FLOATS):
+            raise ValueError(f"{path} must hold tensors in one of {_FLOATS}, got {dtypes}")
+        alike = q[-2:] == k[-2:] and k[:-1] == v[:-1] and k[:-3] == q[:-3]
+        if len(q) not in (3, 4) or len(k) != len(q) or not alike or 0 in (*q, *k, *v) or q[-3] % k[-3]:
+            raise ValueError(
+                f"{path} must hold q (layers, heads, n, d), k and v (layers, kv_heads, n, d), kv_heads a divisor of "
+                f"heads, got {q}, {k}, {v}"
+            )
+        return cls(
+            path=Path(path),
+            layers=q[0] if len(q) == 4 else 1,
+            heads=q[-3],
+            kv_heads=k[-3],
+            tokens=q[-2],
+            scale=float(about.get("scale", q[-1] ** -0.5)),
+            source=str(about.get("source", "")),
+            params=about.get("params", {}),
+        )
+
+    def head(self, layer: int, head: int) -> Instance:
+        """One query head with its keys and values, (n, d) float32.
+
+        Raises
+        ------
+        ValueError
+            If there is no such layer or head.
+        """
+        if not (0 <= layer < self.layers and 0 <= head < self.heads):
+            raise ValueError(f"layer and head must be below {self.layers} and {self.heads}, got {layer} and {head}")
+        kv_head = head * self.kv_heads // self.heads
+        with open_safetensors(self.path) as file:
+            arrays = []
+            for tensor, number in zip(TENSORS, (head, kv_head, kv_head), strict=True):
+                view = file.get_slice(tensor)
+                rows = view[layer, number] if len(view.get_shape()) == 4 else view[number]
+                arrays.append(np.asarray(rows).reshape(self.tokens, -1).astype(np.float32))
+        q, k, v = arrays
+        params = {"layer": layer, "head": head}
+        return Instance(q, k, v, scale=self.scale, name="captured", params=params, source=self.source)
+
+
+def _about(path: str | os.PathLike[str], text: str) -> dict[str, Any]:
+    """The JSON object in the file's metadata: name, scale, params and source."""
+    with suppress(ValueError, TypeError):
+        about = json.loads(text)
+        if isinstance(about, dict) and np.isfinite(float(about.get("scale", 1.0))):
+            return about
+    raise ValueError(f"{path} has metadata {ENTRY!r} that is no JSON object with a scale: {text!r}")

@@ -1,15 +1,14 @@
-"""Streams of tokens whose keys fall into clusters that are known exactly [SG24]: as many as wanted, drifting, or with
-needles to retrieve.
+"""Streams of tokens whose keys fall into known clusters [SG24]: a chosen number of them, drifting, or with needles.
 
-[SG24] calls keys (m, delta)-clusterable if they can be cut into m parts in which any two keys are within
-delta. Here, besides, keys of different parts are farther apart than delta, so that no cut with fewer parts exists, and
-a rule that opens a cluster for every key farther than delta from all clusters opens m, in any order. Both hold after
-rounding to float32; float16 is too coarse to promise either.
+[SG24] calls keys (m, delta)-clusterable if they can be divided into m parts in which any two keys are within delta. In
+these streams keys of different parts are, besides, farther apart than delta. No division with fewer parts exists then,
+and a rule that opens a cluster for every key farther than delta from all clusters opens m of them, in any order. Both
+hold after rounding to float32; float16 is too coarse for either.
 
-Where the centres are. A million points in d dimensions cannot be compared pair by pair. The centres are an orbit of a
-cyclic group of rotations instead (a group code, Slepian 1968), rotated at random: coordinates are paired into d/2
-planes, centre j has the angle `2 pi j g_t / m` in plane t, for random integers g_t, and all have one norm. The distance
-of two depends on the difference of their numbers only, so there are just m/2 distances, and the least is looked at.
+How the centers are chosen: a million points in d dimensions cannot be compared pair by pair, so the centers are an
+orbit of a cyclic group of rotations (a group code, Slepian 1968), rotated at random. Coordinates are paired into d/2
+planes; center j has the angle `2 pi j g_t / m` in plane t, for random integers g_t; all centers have one norm. The
+distance of two centers depends only on the difference of their numbers, so there are m/2 distances to check.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ Rng = np.random.Generator
 
 ORDERS = ("random", "norm", "cluster")
 SEPARATION = 3.0
-"""Distance between centres, in units of delta, where it is no knob."""
+"""Distance between centers, in units of delta, where a workload has no parameter for it."""
 _TRIES = 16
 
 
@@ -44,19 +43,20 @@ def clusterable(
     mean: float = 0.0,
     order: str = "random",
 ) -> Arrays:
-    """Keys in `m = round(clusters * n^exponent)` parts of diameter `delta`; values that do not cluster.
+    """Keys in `m = round(clusters * n^exponent)` clusters of diameter `delta`; values that do not cluster.
 
     Exponent 0 gives m = clusters; with `clusters=1`, exponent 0.5 gives sqrt(n) parts and exponent 1 parts of one key.
-    Keys lie at distance delta/2 from centres of length `norm`, which are pairwise farther apart than
+    Keys lie at distance delta/2 from centers of length `norm`, which are pairwise farther apart than
     `separation * delta`, more than twice delta. Sizes of parts differ by at most one.
 
-    Queries have norm `query_norm`, the r of [SG24]'s theorem. Those in even positions point at a random centre, at a
+    Queries have norm `query_norm`, the r of [SG24]'s theorem. Those in even positions point at a random center, at a
     cosine of about `2/sqrt(5)`; the others have uniform directions. Values are N(mean, 1), whatever the key.
 
-    `order` permutes tokens, of one seed always the same: "random"; "norm", by ascending norm of the value, in which a
-    reservoir weighted by it replaces what it holds most often; "cluster", part after part.
+    `order` permutes the tokens and changes nothing else for a given seed: "random"; "norm", by ascending norm of the
+    value, the order in which a reservoir weighted by that norm replaces its content most often; "cluster", one part
+    after another.
 
-    m, delta, r: the knobs, exactly. Inside a part `exp(s <q, k>)` varies by a factor of at most `exp(s delta r)`.
+    m, delta, r: the parameters, exactly. Inside a part `exp(s <q, k>)` varies by a factor of at most `exp(s delta r)`.
     srank(V): about `d_v (1 + mean^2) / (1 + d_v mean^2)` for n >> d_v.
     alpha, kappa: at most `exp(4 R)` and `exp(2 R)`, where `R = s r (norm + delta/2)` bounds the logits.
     """
@@ -71,10 +71,10 @@ def clusterable(
     if not 1 <= m <= n:
         raise ValueError(f"clusters={clusters}, exponent={exponent} are {m} parts of n={n} keys; there must be 1 to n")
 
-    centres = _centres(rng, m, d, norm, separation * delta)
+    centers = _centers(rng, m, d, norm, separation * delta)
     part = rng.permutation(n) % m
-    k = _around(rng, centres[part], delta, norm)
-    q = _queries(rng, n, centres, query_norm)
+    k = _around(rng, centers[part], delta, norm)
+    q = _queries(rng, n, centers, query_norm)
     v = rng.standard_normal((n, d_v))
     v += mean
     if order != "random":
@@ -96,24 +96,24 @@ def drifting(
     norm: float = 8.0,
     query_norm: float = 5.0,
 ) -> Arrays:
-    """Keys around centres that all move by `speed * delta` from the first token to the last, at constant speed.
+    """Keys around centers that all move by `speed * delta` from the first token to the last, at constant speed.
 
-    At any moment keys are within `delta/2` of those of the same centre, and farther than delta from all others, at any
-    time. The drift is orthogonal to everything else, queries included: logits and outputs do not depend on the speed,
-    and only the number of clusters grows. Queries and values are those of `clusterable` (mean 0).
+    Keys of one center that come at the same time are within `delta/2`; keys of different centers are always farther
+    apart than delta. The drift is orthogonal to everything else, queries included, so that logits and outputs do not
+    depend on the speed and only the number of clusters grows. Queries and values are drawn as in `clusterable`, mean 0.
 
-    m: of diameter at most delta, `clusters * max(1, ceil(2 speed / sqrt(3)))` parts are enough (stretches of the drift
-    of `sqrt(3)/2 delta`: the hypotenuse to `delta/2` is delta), and about `clusters * max(1, speed)` are needed, as
-    long as a centre has many keys on a stretch. Clusters of radius delta that open at their first key are between them.
+    m: `clusters * max(1, ceil(2 speed / sqrt(3)))` parts of diameter at most delta are enough: a part covers a drift of
+    `sqrt(3)/2 delta`, which with `delta/2` across makes a hypotenuse of delta. About `clusters * max(1, speed)` parts
+    are needed where a center has many keys per part. Clusters of radius delta around their first key lie between.
     alpha, kappa: at most `exp(4 R)` and `exp(2 R)`, `R = s query_norm (norm + delta/4)`.
     """
     checks.count("d", d, minimum=3)
     checks.count("clusters", clusters, maximum=n)
     _check_lengths(delta=delta, norm=norm, query_norm=query_norm)
     checks.between("speed", speed, 0)
-    centres = _centres(rng, clusters, d - 1, norm, SEPARATION * delta)
-    k = _around(rng, centres[rng.permutation(n) % clusters], delta / 2, float(np.hypot(norm, speed * delta / 2)))
-    q = _queries(rng, n, centres, query_norm)
+    centers = _centers(rng, clusters, d - 1, norm, SEPARATION * delta)
+    k = _around(rng, centers[rng.permutation(n) % clusters], delta / 2, float(np.hypot(norm, speed * delta / 2)))
+    q = _queries(rng, n, centers, query_norm)
     rotation = _rotation(rng, d)
     q, k = q @ rotation[1:], k @ rotation[1:]
     k += np.linspace(-0.5, 0.5, n)[:, None] * (speed * delta * rotation[0])
@@ -135,11 +135,11 @@ def needles(
 ) -> Arrays:
     """Retrieval: `needles` keys at random positions, far from all others, and queries that each look for one of them.
 
-    A query is parallel to its needle's key, which takes the share `mass` of its softmax; all needles are asked for
-    equally often, by equal queries, in random order. The other keys are those of `clusterable`.
+    A query is parallel to its needle's key, which takes the share `mass` of its softmax. Every needle has equally many
+    queries, all equal, in random order. The other keys are drawn as in `clusterable`.
 
-    The value of needle number t is `sqrt(d_v)` times the unit vector e_t, as long as the others, which are N(0, 1), so
-    that its norm gives nothing away. From the arrays alone:
+    The value of needle number t is `sqrt(d_v)` times the unit vector e_t. The other values are N(0, 1): they have about
+    the same norm, so the norm does not identify a needle. From the arrays alone:
 
     - `at = np.flatnonzero(np.count_nonzero(v, axis=1) == 1)` are the needles' positions, `v[at].argmax(axis=1)` their
       numbers;
@@ -148,8 +148,8 @@ def needles(
       exceeds `1 - mass` times the spread of the rest's mean entries: far from it at 0.5 and more.
 
     m: `clusters + needles` parts of diameter delta, exactly; a needle is a part of its own.
-    mass: the knob, to 1e-9 (in float64).
-    alpha: `n^2 mass^2 / needles`, quadratic in n; with the needles in the exact part, that of the rest.
+    mass: the parameter, to 1e-9 (in float64).
+    alpha: `n^2 mass^2 / needles`, quadratic in n; alpha of the other keys when the needles are in the exact part.
     kappa: `exp(s norm (max_i |q_i| - min_i |q_i|))`, 1 for one needle and close to it for several.
     """
     checks.count("d_v", d_v, minimum=2)
@@ -157,15 +157,15 @@ def needles(
     checks.count("clusters", clusters, maximum=n - needles)
     checks.between("mass", mass, 1 / n, 1, open_ends=True)
     _check_lengths(delta=delta, norm=norm)
-    centres = _centres(rng, clusters + needles, d, norm, SEPARATION * delta)
+    centers = _centers(rng, clusters + needles, d, norm, SEPARATION * delta)
     position = rng.permutation(n)
     at, rest = position[:needles], position[needles:]
     k, v = np.empty((n, d)), rng.standard_normal((n, d_v))
-    k[at] = centres[:needles]
-    k[rest] = _around(rng, centres[needles + np.arange(n - needles) % clusters], delta, norm)
+    k[at] = centers[:needles]
+    k[rest] = _around(rng, centers[needles + np.arange(n - needles) % clusters], delta, norm)
     v[at] = np.sqrt(d_v) * np.eye(needles, d_v)
-    asked = np.stack([k[i] * _length(s * (k @ k[i]), i, mass) for i in at])
-    return asked[rng.permutation(n) % needles], k, v
+    queries = np.stack([k[i] * _length(s * (k @ k[i]), i, mass) for i in at])
+    return queries[rng.permutation(n) % needles], k, v
 
 
 def _check_lengths(**knobs: float) -> None:
@@ -173,8 +173,11 @@ def _check_lengths(**knobs: float) -> None:
         checks.between(name, value, 0, open_ends=True)
 
 
-def _centres(rng: Rng, m: int, d: int, norm: float, apart: float) -> Array:
-    """m points of length `norm`, pairwise farther apart than `apart` (checked): see the top of this file."""
+def _centers(rng: Rng, m: int, d: int, norm: float, apart: float) -> Array:
+    """m points of norm `norm`, pairwise farther apart than `apart`: the group code described at the top of this file.
+
+    ValueError if none of `_TRIES` random codes is so far apart.
+    """
     checks.count("d", d, minimum=2)
     planes, best = d // 2, 0.0
     for _ in range(_TRIES):
@@ -183,13 +186,13 @@ def _centres(rng: Rng, m: int, d: int, norm: float, apart: float) -> Array:
         number = np.arange(1, m // 2 + 1)
         for step in steps:
             squares += np.sin(np.pi / m * (number * step % m)) ** 2
-        least = 2 * norm * np.sqrt(squares.min(initial=np.inf) / planes)  # |e^ia - e^ib| = 2 |sin((a - b)/2)|
-        if least > apart:
+        closest = 2 * norm * np.sqrt(squares.min(initial=np.inf) / planes)  # |e^ia - e^ib| = 2 |sin((a - b)/2)|
+        if closest > apart:
             break
-        best = max(best, least)
+        best = max(best, closest)
     else:
         raise ValueError(
-            f"{m} centres in d={d} dimensions, farther than {apart:.3g} apart, need a norm of "
+            f"{m} centers in d={d} dimensions, farther than {apart:.3g} apart, need a norm of "
             f"{'about ' + format(1.05 * norm * apart / best, '.3g') if best else 'more'}, got norm={norm}"
         )
     angles = 2 * np.pi / m * (np.arange(m)[:, None] * steps % m)
@@ -204,9 +207,9 @@ def _rotation(rng: Rng, d: int) -> Array:
 
 
 def _around(rng: Rng, x: Array, diameter: float, norm: float) -> Array:
-    """Each row moved (in place) in a uniform direction, to a sphere of this diameter around it.
+    """Each row moved (in place) in a uniform direction, onto a sphere of this diameter around it.
 
-    The sphere is smaller by what rounding to float32 can add to the distance of two points of length `norm`.
+    The diameter is reduced by what rounding to float32 can add to the distance of two points of norm `norm`.
     """
     room = float(np.finfo(np.float32).eps) * (norm + diameter)
     aside = rng.standard_normal(x.shape)
@@ -215,12 +218,12 @@ def _around(rng: Rng, x: Array, diameter: float, norm: float) -> Array:
     return x
 
 
-def _queries(rng: Rng, n: int, centres: Array, norm: float) -> Array:
-    """n queries of one norm; every other one in a centre's direction, plus half as much of a random one."""
-    q = rng.standard_normal((n, centres.shape[1]))
+def _queries(rng: Rng, n: int, centers: Array, norm: float) -> Array:
+    """n queries of norm `norm`; those in even positions point at a random center, plus half of a random unit vector."""
+    q = rng.standard_normal((n, centers.shape[1]))
     near = q[::2]
     near *= (0.5 / np.linalg.norm(near, axis=1))[:, None]
-    near += (centres / np.linalg.norm(centres, axis=1, keepdims=True))[rng.integers(len(centres), size=len(near))]
+    near += (centers / np.linalg.norm(centers, axis=1, keepdims=True))[rng.integers(len(centers), size=len(near))]
     q *= (norm / np.linalg.norm(q, axis=1))[:, None]
     return q
 

@@ -144,7 +144,7 @@ def test_a_file_of_another_cache_is_refused(tmp_path: Path, name: str) -> None:
 # ----------------------------------------------------------------------------------------------------------- the device
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setitem(backends._NAMESPACES, fake_device.__name__, fake_device.__name__)
+    monkeypatch.setitem(backends.NAMESPACES, fake_device.__name__, fake_device.__name__)
     return fake_device
 
 

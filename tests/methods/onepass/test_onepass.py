@@ -15,7 +15,7 @@ from toy_sketches import D_V, D, N, absorbed, arrays, assert_close, contents, ma
 
 from sublinattn import OnePassSketch, PolynomialState
 from sublinattn.core import backends
-from sublinattn.lab.workloads.compressible import compressible
+from sublinattn.lab.workloads.synthetic import compressible
 from sublinattn.methods.countsketch import countsketch
 from sublinattn.methods.onepass import variants
 

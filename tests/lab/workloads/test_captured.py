@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sublinattn.lab.workloads.captured import Captured
-from sublinattn.lab.workloads.instance import Instance
+from sublinattn.lab.workloads.instance import Captured, Instance
 
 RNG = np.random.default_rng(0)
 
@@ -37,7 +36,7 @@ def test_bfloat16_is_read(tmp_path):
     made = arrays(dtype=ml_dtypes.bfloat16)
     save_file(made, tmp_path / "qkv.safetensors")
     program = (  # of its own: this one has ml_dtypes loaded, which is what makes NumPy read bfloat16
-        "import sys; from sublinattn.lab.workloads.captured import Captured; "
+        "import sys; from sublinattn.lab.workloads.instance import Captured; "
         "print(float(Captured.open(sys.argv[1]).head(1, 3).v.astype('f8').sum()))"
     )
     run = subprocess.run([sys.executable, "-c", program, tmp_path / "qkv.safetensors"], capture_output=True, text=True)

@@ -278,7 +278,7 @@ def test_needles_are_anywhere():
         (
             "clusterable",
             {"d": 2},
-            "32 centres in d=2 dimensions, farther than 3 apart, need a norm of about 16.1, got norm=8",
+            "32 centers in d=2 dimensions, farther than 3 apart, need a norm of about 16.1, got norm=8",
         ),
         ("drifting", {"d": 2}, "d must be an integer between 3 and inf, got 2"),
         ("drifting", {"clusters": 2.5}, "clusters must be an integer between 1 and 64, got 2.5"),
