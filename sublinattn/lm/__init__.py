@@ -1,1 +1,1 @@
-"""A decoder in Llama's checkpoint format on NumPy or CuPy, its data, and capture of its queries, keys and values."""
+"""A decoder for checkpoints in Llama's format, its texts, and the capture of its queries, keys and values."""

@@ -1,12 +1,13 @@
-"""What a decoder's layers attend with: exact, another method layer by layer, or key-value caches.
+"""Attention for the layers of a decoder: exact, replaced in some layers by another method, or over key-value caches.
 
 An `Attend` takes the layer's number and q (b, heads, n, d), k, v (b, kv_heads, n, d), and returns outputs shaped like
-q. Head h reads keys of head `h // (heads / kv_heads)`.
+q. Query head h reads the keys and values of head `h // (heads / kv_heads)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ..core import backends
@@ -21,41 +22,39 @@ Method = Callable[[Array, Array, Array], Array]
 
 
 def per_query_head(xp: Any, q: Array, x: Array) -> Array:
-    """Keys or values (b, kv_heads, n, d), once for each head of q."""
+    """Keys or values (b, kv_heads, n, d) repeated for the heads of q: (b, heads, n, d)."""
     group = q.shape[1] // x.shape[1]
     return x if group == 1 else xp.repeat(x, group, axis=1)
 
 
-def causal(layer: int, q: Array, k: Array, v: Array) -> Array:
-    """Exact causal attention over the tokens given."""
-    xp = backends.namespace(q)
-    return attention(q, per_query_head(xp, q, k), per_query_head(xp, q, v), causal=True, check_finite=False)
-
-
 def replacing(methods: Mapping[int, Method]) -> Attend:
-    """Exact causal attention but in the layers that `methods` names."""
+    """Attend by `methods[layer]`, and by exact causal attention in the layers that `methods` does not name."""
+    exact = partial(attention, causal=True, check_finite=False)
 
     def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
-        if layer not in methods:
-            return causal(layer, q, k, v)
         xp = backends.namespace(q)
-        return methods[layer](q, per_query_head(xp, q, k), per_query_head(xp, q, v))
+        return methods.get(layer, exact)(q, per_query_head(xp, q, k), per_query_head(xp, q, v))
 
     return attend
 
 
-class CachedAttention:
-    """Attention of a text that goes on, with one cache per layer.
+causal: Attend = replacing({})
+"""Exact causal attention in every layer."""
 
-    The first call is the prompt: it is attended to exactly, and the caches absorb its keys and values. Later calls are
-    decoding: token by token, the cache takes the key and value and answers the query, so that the cache alone decides
-    what is seen of the past. `HeavyHitterCache` chooses by what queries look at, so it is shown the prompt's queries,
-    at most `SCORED` tokens at a time; the scores count what a query would give to later tokens of its chunk, too.
+
+class CachedAttention:
+    """Decoding with one key-value cache per layer.
+
+    The first call is the prompt: its attention is exact, and the caches absorb its keys and values. Later calls decode
+    token by token: the cache absorbs the token's key and value and then answers its query, which sees of the past only
+    what the cache stores. `HeavyHitterCache` selects tokens by the attention that queries give them; it therefore gets
+    the prompt's queries as well, at most `SCORED` tokens at a time. Within such a chunk, its scores also count the
+    attention that a query would give to later tokens.
 
     Parameters
     ----------
     caches : sequence of cache
-        Empty ones, one per layer.
+        Empty caches, one per layer.
     """
 
     SCORED = 32
@@ -65,7 +64,7 @@ class CachedAttention:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that all caches hold."""
+        """Bytes of all caches."""
         return sum(cache.nbytes for cache in self.caches)
 
     def __call__(self, layer: int, q: Array, k: Array, v: Array) -> Array:
@@ -77,12 +76,12 @@ class CachedAttention:
         return causal(layer, q, k, v)
 
     def absorb(self, layer: int, q: Array, k: Array, v: Array) -> None:
-        """Show a prompt to the layer's cache; nothing is answered."""
+        """Absorb a prompt into the layer's cache without answering its queries."""
         cache = self.caches[layer]
         if not isinstance(cache, HeavyHitterCache):
             cache.update(k, v, check_finite=False)
             return
-        step = min(self.SCORED, max(1, cache.recent // 2))  # every token stays for a chunk's queries at least
+        step = min(self.SCORED, max(1, cache.recent // 2))  # no token is dropped before a chunk's queries saw it
         for rows in (slice(i, i + step) for i in range(0, q.shape[2], step)):
             cache.update(k[:, :, rows], v[:, :, rows], check_finite=False)
             cache.attend(grouped(q[:, :, rows], k.shape[1]), check_finite=False)
@@ -93,6 +92,6 @@ class CachedAttention:
 
 
 def grouped(q: Array, kv_heads: int) -> Array:
-    """Queries (b, heads, n, d) as rows of the heads of keys that they read: (b, kv_heads, group * n, d)."""
+    """Queries (b, heads, n, d) by the head of keys that they read: (b, kv_heads, heads / kv_heads * n, d)."""
     b, heads, n, d = q.shape
     return q.reshape(b, kv_heads, heads // kv_heads * n, d)

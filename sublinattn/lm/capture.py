@@ -1,8 +1,8 @@
-"""Queries, keys and values of a decoder on a text, written to a file as they are made.
+"""Capture a decoder's queries, keys and values on a text, in a file that is written while the text is processed.
 
-The text goes through the model some tokens at a time, and the file itself is the key-value cache: what later tokens
-see of earlier ones is read back from it. So memory does not depend on the text's length: a chunk's hidden states, one
-block of keys and values, and the weights (the file is memory-mapped; its pages are the system's to drop).
+The text goes through the model in chunks, and the file itself is the key-value cache: keys and values of earlier chunks
+are read back from it. Memory does not depend on the length of the text: it holds the weights, the hidden states of one
+chunk, and one block of keys and values (the file is memory-mapped, so the system may drop its pages).
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from .attend import per_query_head
 from .decoder import Decoder
 from .tokens import checked
 
-CHUNK, BLOCK = 2048, 8192  # tokens that go through the model at once; earlier ones that are read back at once
-_WORDS = {"float16": "F16", "float32": "F32"}  # NumPy's word for a dtype, and safetensors'
+CHUNK = 2048
+"""Tokens that go through the model at once."""
+BLOCK = 8192
+"""Earlier tokens that are read back at once."""
+_DTYPES = {"float16": "F16", "float32": "F32"}  # NumPy's names of dtypes, and safetensors' names
 
 
 def capture(
@@ -37,8 +40,8 @@ def capture(
 ) -> None:
     """Write q (layers, heads, n, d) and k, v (layers, kv_heads, n, d), queries and keys after their rotation.
 
-    The file is a safetensors file, written whole or not at all; `sublinattn audit` reads it, and where heads and
-    kv_heads are equal so does `Instance.load`.
+    The file is a safetensors file, written whole or not at all. `sublinattn audit` reads it, and so does
+    `Instance.load` where heads and kv_heads are equal.
 
     Parameters
     ----------
@@ -49,11 +52,11 @@ def capture(
     path : path
         Where to write.
     dtype : {"float32", "float16"}
-        Of the file. float16 halves it; what is read back of earlier tokens is then rounded.
+        Dtype of the tensors in the file. With float16, keys and values of earlier chunks are rounded when read back.
     source : str
-        Which model and text: kept in the file.
+        Which model and text; written into the file.
     progress : callable
-        Told the number of tokens done, and of all, after each chunk.
+        `progress(done, total)` is called after each chunk with numbers of tokens.
 
     Raises
     ------
@@ -65,8 +68,8 @@ def capture(
     -----
     `O(n^2 d)` operations per head: exact attention.
     """
-    if dtype not in _WORDS:
-        raise ValueError(f"dtype must be one of {tuple(_WORDS)}, got {dtype!r}")
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype must be one of {tuple(_DTYPES)}, got {dtype!r}")
     config = decoder.config
     if len(checked(tokens, config.vocabulary)) > 1:
         raise ValueError(f"tokens must be those of one text, shape (n,), got {np.shape(tokens)}")
@@ -94,7 +97,7 @@ def capture(
 
 
 class _Recording:
-    """Exact attention that writes what it is given to the file, and reads what came before from there."""
+    """Exact attention that writes each chunk's q, k and v to the file and reads earlier keys and values from it."""
 
     def __init__(self, decoder: Decoder, arrays: dict[str, np.memmap]) -> None:
         self.xp, self.arrays, self.start = decoder.xp, arrays, 0
@@ -103,33 +106,33 @@ class _Recording:
         rows = slice(self.start, self.start + q.shape[2])
         for name, x in (("q", q), ("k", k), ("v", v)):
             with np.errstate(over="ignore"):
-                kept = backends.asnumpy(x[0]).astype(self.arrays[name].dtype)
-            if not np.isfinite(kept).all():
-                raise ValueError(f"{name} of layer {layer} does not fit in {kept.dtype}: write it as float32")
-            self.arrays[name][layer, :, rows] = kept
-        own = partial_attention(q, *self._of_queries(q, k, v), causal=True, check_finite=False)
+                stored = backends.asnumpy(x[0]).astype(self.arrays[name].dtype)
+            if not np.isfinite(stored).all():
+                raise ValueError(f"{name} of layer {layer} does not fit in {stored.dtype}: write it as float32")
+            self.arrays[name][layer, :, rows] = stored
+        total = partial_attention(q, *self._of_queries(q, k, v), causal=True, check_finite=False)
         for start in range(0, self.start, BLOCK):
             past = slice(start, min(start + BLOCK, self.start))
             k, v = (
                 backends.to_device(self.arrays[name][layer, None, :, past].astype(np.float32), self.xp) for name in "kv"
             )
-            own.merge(partial_attention(q, *self._of_queries(q, k, v), check_finite=False))
-        return own.output()
+            total.merge(partial_attention(q, *self._of_queries(q, k, v), check_finite=False))
+        return total.output()
 
     def _of_queries(self, q: Array, *rows: Array) -> list[Array]:
         return [per_query_head(self.xp, q, x) for x in rows]
 
 
 def _create(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, about: dict) -> dict[str, np.memmap]:
-    """A safetensors file of zeros, and its tensors mapped for writing: the library itself writes arrays in memory only.
+    """Create a safetensors file of zeros and map its tensors for writing (the library writes only arrays in memory).
 
-    Its format: the header's length in 8 bytes, the header in JSON, the tensors one after another.
+    The format: the header's length in 8 bytes, the header in JSON, the tensors one after another.
     """
     size, offset = np.dtype(dtype).itemsize, 0
     header: dict = {"__metadata__": {ENTRY: json.dumps(about, sort_keys=True)}}
     for name, shape in shapes.items():
         end = offset + size * int(np.prod(shape, dtype=np.int64))
-        header[name] = {"dtype": _WORDS[dtype], "shape": shape, "data_offsets": [offset, end]}
+        header[name] = {"dtype": _DTYPES[dtype], "shape": shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

@@ -1,4 +1,4 @@
-"""Weights from a local folder: safetensors, in one file or in shards, float32, float16 or bfloat16."""
+"""Read a decoder's weights from a local folder: one safetensors file or shards, in float32, float16 or bfloat16."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ from ..core.files import open_safetensors
 from .config import Config
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-_IGNORED = ("rotary_emb.inv_freq",)  # older exports hold the frequencies, which the config says as well
+_IGNORED = ("rotary_emb.inv_freq",)  # older checkpoints store the frequencies, which follow from the config
 _FLOATS = ("F32", "F16", "BF16")
 
 
 def read_weights(folder: str | os.PathLike[str], config: Config, xp: Any) -> dict[str, Array]:
-    """Every tensor that `config` asks for, in float32, on the device of `xp`.
+    """Every tensor of a checkpoint of these sizes, in float32, on the device of `xp`.
 
     Raises
     ------
     FileNotFoundError
-        No weights in the folder, or a shard is missing.
+        There are no weights in the folder, or a shard is missing.
     ValueError
-        A file that is not whole, a tensor that is missing, of another shape, of no floating dtype or not finite, or
-        one that a Llama of this configuration does not have; the message names it.
+        A file is not whole; a tensor is missing, of another shape, of no floating dtype or not finite; or a Llama of
+        this configuration has no such tensor. The message names the file or tensor.
     ImportError
         bfloat16 weights without the package ml_dtypes.
     """
-    wanted, found = config.shapes(), {}
+    shapes, weights = config.shapes(), {}
     for path in _files(Path(folder)):
-        for name, tensor in _tensors(path, wanted, tied=config.tied):
-            found[name] = backends.to_device(tensor, xp)
-    if missing := [name for name in wanted if name not in found]:
+        for name, tensor in _tensors(path, shapes, tied=config.tied):
+            weights[name] = backends.to_device(tensor, xp)
+    if missing := [name for name in shapes if name not in weights]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ValueError(f"{folder} lacks the tensor {missing[0]!r}{more}")
-    return found
+    return weights
 
 
 def _files(folder: Path) -> list[Path]:
+    """The files of weights in a folder: the shards that its index lists, or the one file."""
     if (folder / INDEX).exists():
         try:
             shards = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
@@ -60,18 +61,19 @@ def _files(folder: Path) -> list[Path]:
     return paths
 
 
-def _tensors(path: Path, wanted: dict[str, tuple[int, ...]], *, tied: bool) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(path: Path, shapes: dict[str, tuple[int, ...]], *, tied: bool) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and float32 arrays of the tensors in a file, each checked against `shapes`."""
     with open_safetensors(path) as file:
         for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
             if name.endswith(_IGNORED) or (tied and name == "lm_head.weight"):
                 continue
-            if name not in wanted:
+            if name not in shapes:
                 raise ValueError(f"{path} holds {name!r}, which a Llama of this configuration does not have")
             view = file.get_slice(name)
             shape, dtype = tuple(view.get_shape()), view.get_dtype()
-            if shape != wanted[name] or dtype not in _FLOATS:
+            if shape != shapes[name] or dtype not in _FLOATS:
                 raise ValueError(
-                    f"{name!r} in {path} must be {wanted[name]} in one of {_FLOATS}, got {shape} in {dtype}"
+                    f"{name!r} in {path} must be {shapes[name]} in one of {_FLOATS}, got {shape} in {dtype}"
                 )
             tensor = file.get_tensor(name).astype(np.float32, copy=False)
             if not np.isfinite(tensor).all():

@@ -1,4 +1,4 @@
-"""The sizes of a decoder in Llama's layout, from its `config.json`; what would be computed differently is refused.
+"""The sizes of a decoder in Llama's layout, from its `config.json`; settings that are not implemented are refused.
 
 Source: Touvron et al., *LLaMA: Open and Efficient Foundation Language Models*, arXiv 2302.13971; grouped-query
 attention: Ainslie et al., arXiv 2305.13245. The fields are those of Hugging Face's `LlamaConfig`.
@@ -23,18 +23,18 @@ class Config:
     Attributes
     ----------
     vocabulary, width, inner, layers, heads, kv_heads, head_dim : int
-        Tokens; columns of the hidden state and of the MLP's inner one; attention layers; heads of queries, and of keys
-        and values; columns of a head.
+        Number of tokens in the vocabulary; columns of the hidden state and inside the MLP; number of layers; heads of
+        queries; heads of keys and values; columns of a head.
     context : int
-        Positions that it was trained on, or that its rotations were stretched to.
+        Largest number of positions: trained on, or reached by stretched rotations.
     norm_eps : float
         Added to the mean square under RMSNorm's root.
     tied : bool
-        The output projection is the embedding.
+        Whether the output projection is the embedding.
     attention_bias, mlp_bias : bool
-        The projections add a bias.
+        Whether the projections add a bias.
     rope : Rope
-        Rotations of queries and keys.
+        Rotary position embeddings of queries and keys.
     """
 
     vocabulary: int
@@ -58,9 +58,9 @@ class Config:
         Raises
         ------
         FileNotFoundError
-            There is none.
+            There is no `config.json`.
         ValueError
-            It is not Llama's, lacks a field, or asks for what is not computed here; the message names the field.
+            It is not a Llama's, lacks a field, or needs something that is not implemented; the message names the field.
         """
         path = Path(folder) / "config.json"
         try:
@@ -118,27 +118,25 @@ class Config:
         )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor that a checkpoint of these sizes has."""
+        """Name and shape of every tensor in a checkpoint of these sizes."""
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         layer: dict[str, tuple[int, ...]] = {
             "input_layernorm.weight": (self.width,),
             "post_attention_layernorm.weight": (self.width,),
         }
-        sizes = {
-            "q_proj": (q, self.width),
-            "k_proj": (kv, self.width),
-            "v_proj": (kv, self.width),
-            "o_proj": (self.width, q),
+        projections = {
+            "self_attn.q_proj": (q, self.width),
+            "self_attn.k_proj": (kv, self.width),
+            "self_attn.v_proj": (kv, self.width),
+            "self_attn.o_proj": (self.width, q),
+            "mlp.gate_proj": (self.inner, self.width),
+            "mlp.up_proj": (self.inner, self.width),
+            "mlp.down_proj": (self.width, self.inner),
         }
-        for name, shape in sizes.items():
-            layer |= _linear(f"self_attn.{name}", shape, self.attention_bias)
-        sizes = {
-            "gate_proj": (self.inner, self.width),
-            "up_proj": (self.inner, self.width),
-            "down_proj": (self.width, self.inner),
-        }
-        for name, shape in sizes.items():
-            layer |= _linear(f"mlp.{name}", shape, self.mlp_bias)
+        for name, shape in projections.items():
+            layer[f"{name}.weight"] = shape
+            if self.mlp_bias if name.startswith("mlp") else self.attention_bias:
+                layer[f"{name}.bias"] = shape[:1]
         every: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocabulary, self.width)}
         for i in range(self.layers):
             every |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
@@ -146,7 +144,3 @@ class Config:
         if not self.tied:
             every["lm_head.weight"] = (self.vocabulary, self.width)
         return every
-
-
-def _linear(name: str, shape: tuple[int, int], bias: bool) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": shape} | ({f"{name}.bias": shape[:1]} if bias else {})

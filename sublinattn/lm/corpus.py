@@ -1,12 +1,12 @@
-"""The training text of the model that ships: the source of Python's standard library, whole modules held out.
+"""The training text of the packaged model: the source of Python's standard library without some held-out modules.
 
-It is on every machine with Python, under the PSF licence; which release it came from is on the model's card.
+Every machine with Python has it, under the PSF licence. The model's card names the release that was used.
 """
 
 import sysconfig
 from pathlib import Path
 
-# Whole modules, long enough for 32k bytes in one piece or typical of the rest; no text of theirs is trained on.
+# Whole modules that the model was not trained on: of 32k bytes and more, or typical of the others.
 HELD_OUT = (
     "_pydecimal.py",
     "argparse.py",
@@ -26,19 +26,19 @@ LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2t
 
 
 def modules() -> dict[str, bytes]:
-    """Source of every module of the running Python's standard library by its path there, tests and data aside."""
+    """Source of every module of the running Python's standard library by its path, without tests and data."""
     root = _root()
-    found = sorted(path for path in root.rglob("*.py") if not LEFT_OUT & set(path.relative_to(root).parts))
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
+    paths = sorted(path for path in root.rglob("*.py") if not LEFT_OUT & set(path.relative_to(root).parts))
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 
 
 def training() -> bytes:
-    """Every module that is not held out, in the order of their paths."""
+    """All modules that are not held out, joined in the order of their paths."""
     return b"\n".join(text for name, text in modules().items() if name not in HELD_OUT)
 
 
 def held_out() -> dict[str, bytes]:
-    """The held-out modules that this Python has, by path."""
+    """Source of the held-out modules that the running Python has, by path."""
     return {name: (_root() / name).read_bytes() for name in HELD_OUT if (_root() / name).exists()}
 
 

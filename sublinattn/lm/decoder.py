@@ -1,11 +1,11 @@
 """A decoder-only transformer in Llama's layout, for inference, with attention as a parameter.
 
 RMSNorm, rotary positions, grouped-query attention, SwiGLU; the same numbers as Hugging Face's `LlamaForCausalLM` up to
-rounding (float32). The decoder itself remembers nothing: what one layer's queries see of earlier tokens is the
-business of the attention that it is given (`attend`), be it exact, HyperAttention, or one backed by caches.
+rounding (float32). The decoder has no memory of earlier calls: the attention passed to it (`attend`) decides what
+queries see of earlier tokens, by exact attention, by HyperAttention or by caches.
 
-Cost per token: `2 * parameters` operations, and what the attention takes. Memory beyond the weights: a few rows of
-hidden state per token, and those of the MLP and of a loss's logits for some rows at a time (8 MiB on a CPU).
+Cost per token: `2 * parameters` operations, and those of the attention. Memory beyond the weights: a few rows of hidden
+state per token; rows inside the MLP and logits of a loss exist for some tokens at a time (8 MiB on a CPU).
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Decoder:
     config : Config
         Its sizes.
     trained : int
-        Positions that it was trained on: the config's context before any stretching.
+        Number of positions that it was trained on: the config's context before any stretching.
     xp : module
-        NumPy or CuPy: where the weights are.
+        The namespace of the weights, NumPy or CuPy.
     """
 
     def __init__(self, config: Config, weights: dict[str, Array], xp: Any, trained: int) -> None:
@@ -58,15 +58,15 @@ class Decoder:
         return cls(config, read_weights(folder, config, xp), xp, config.context)
 
     def stretched(self, context: int) -> Self:
-        """The same decoder for contexts up to `context`, by YaRN without training; itself where it was trained for it.
+        """The same weights for contexts up to `context`, by YaRN without training; the decoder itself if it has that.
 
-        Source: Peng et al., arXiv 2309.00071. Quality beyond the trained context is not the trained one: measure it.
+        Source: Peng et al., arXiv 2309.00071. Beyond the trained context the quality is lower: measure it.
 
         Raises
         ------
         TypeError, ValueError
-            No integer of at least 1; beyond its context, a decoder that has been stretched already, by this method or
-            by its checkpoint.
+            `context` is no integer of at least 1, or it is beyond the context of a decoder that is stretched already,
+            by this method or by its checkpoint.
         """
         if checks.integer("context", context, minimum=1) <= self.config.context:
             return self
@@ -78,7 +78,7 @@ class Decoder:
         return type(self)(replace(self.config, rope=rope, context=context), self._weights, self.xp, self.trained)
 
     def logits(self, tokens: np.ndarray, *, attend: Attend = causal, start: int = 0, last: bool = False) -> Array:
-        """Logits of the token after each one given.
+        """Logits of the next token after each token.
 
         Parameters
         ----------
@@ -86,11 +86,11 @@ class Decoder:
             One sequence, or several of one length.
         attend : callable
             `attend(layer, q, k, v)` with q (b, heads, n, head_dim) and k, v (b, kv_heads, n, head_dim), rotated: the
-            attention's outputs, shaped like q. One that remembers earlier tokens belongs to one text.
+            attention's outputs, shaped like q. An `attend` with a state serves one text only.
         start : int
             Position of the first token.
         last : bool
-            Only those of the token after the last one.
+            Only the logits of the token after the last one.
 
         Returns
         -------
@@ -100,17 +100,17 @@ class Decoder:
         Raises
         ------
         TypeError, ValueError
-            No integers, no tokens, or a token outside the vocabulary; `start` is no integer of at least 0; tokens
-            beyond the context (`stretched`).
+            Tokens that are no integers, none, outside the vocabulary or beyond the context (see `stretched`); `start`
+            is no integer of at least 0.
         """
         hidden = self._hidden(tokens, attend, checks.integer("start", start, minimum=0))
         out = self._linear(hidden[:, -1:] if last else hidden, self._head)
         return out if np.ndim(tokens) == 2 else out[0]
 
     def losses(self, tokens: np.ndarray, *, attend: Attend = causal) -> np.ndarray:
-        """Negative log-likelihood of each token but the first given those before it, in nats.
+        """Negative log-likelihood, in nats, of each token but the first given the tokens before it.
 
-        Logits exist for some rows at a time only. Parameters and errors as `logits`, and at least two tokens.
+        Logits exist for some rows at a time only. Parameters and errors are those of `logits`; at least two tokens.
 
         Returns
         -------

@@ -1,8 +1,8 @@
-"""Line retrieval in the style of LongEval (Li et al., 2023): registers to remember, and questions about them.
+"""Line retrieval in the style of LongEval (Li et al., 2023): named registers, and questions about their contents.
 
 A document is a list of lines ``line brave-otter: REGISTER_CONTENT is <48213>`` followed by questions
-``line brave-otter? <48213>``. The question comes after every line, so whatever compresses the lines does not know
-what it will be asked for.
+``line brave-otter? <48213>``. The questions come after all lines, so a cache compresses the lines without knowing
+which of them will be needed.
 """
 
 from dataclasses import dataclass
@@ -28,16 +28,16 @@ DIGITS = 5
 
 @dataclass(frozen=True)
 class Document:
-    """Lines and questions as bytes.
+    """A document and the positions of its questions and answers.
 
     Attributes
     ----------
     text : bytes
         The lines, then the questions with their answers.
     asked : int
-        Where the first question begins in `text`.
+        Position in `text` where the first question begins.
     answers : tuple of int
-        Where each answer's first digit stands in `text`; it is `DIGITS` long, and ``>`` follows.
+        Position in `text` of each answer's first digit. An answer has `DIGITS` digits, followed by ``>``.
     """
 
     text: bytes
@@ -56,7 +56,7 @@ def question_bytes() -> float:
 
 
 def document(lines: int, questions: int, rng: np.random.Generator) -> Document:
-    """A document of `lines` lines under distinct names, and `questions` questions about different lines.
+    """A random document: `lines` lines with distinct names, and `questions` questions about distinct lines.
 
     Raises
     ------

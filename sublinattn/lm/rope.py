@@ -1,4 +1,4 @@
-"""Rotary position embeddings, and the ways in which checkpoints stretch them to longer contexts.
+"""Rotary position embeddings, and how checkpoints stretch them to longer contexts.
 
 Source: Su et al., *RoFormer*, arXiv 2104.09864; linear interpolation: Chen et al., arXiv 2306.15595; YaRN: Peng,
 Quesnelle, Fan, Shippole, *YaRN: Efficient Context Window Extension of Large Language Models*, arXiv 2309.00071;
@@ -34,14 +34,14 @@ _NUMBERS = (
 
 @dataclass(frozen=True)
 class Rope:
-    """Angles by which queries and keys are turned.
+    """The rotations of queries and keys by position.
 
     Attributes
     ----------
     frequencies : array of float64, shape (d/2,)
         Radians per position of each pair of columns.
     magnitude : float
-        Factor of queries and keys: YaRN's temperature, else 1.
+        Factor of queries and keys: from YaRN's temperature, otherwise 1.
     theta : float
         Base of the frequencies before any stretching.
     """
@@ -52,13 +52,13 @@ class Rope:
 
     @classmethod
     def of(cls, fields: Mapping[str, Any], head_dim: int, context: int) -> Rope:
-        """From the fields of a `config.json`, older (`rope_theta`, `rope_scaling`) or newer (`rope_parameters`).
+        """Read the fields of a `config.json`, older (`rope_theta`, `rope_scaling`) or newer (`rope_parameters`).
 
         Raises
         ------
         ValueError
-            A kind of stretching that is not computed here, one that lacks a number, or no number where one belongs; an
-            odd `head_dim`.
+            A kind of stretching that is not implemented, a missing number, a field that must be a positive number and
+            is not, or an odd `head_dim`.
         """
         if head_dim % 2:
             raise ValueError(f"head_dim must be even, got {head_dim}")
@@ -89,17 +89,18 @@ class Rope:
         return rope
 
     def stretched(self, factor: float, trained: int, given: Mapping[str, Any] | None = None) -> Rope:
-        """YaRN: from a `trained` context to one `factor` times as long, without training.
+        """Stretch by YaRN from a `trained` context to one `factor` times as long, without training.
 
-        Pairs that turn more than `beta_fast` times within the trained context stay, those that turn less than
-        `beta_slow` times are slowed down by the factor, and the others lie between; logits grow by
-        `(0.1 ln(factor) + 1)^2`. Of frequencies that are not stretched yet.
+        Pairs of columns that turn more than `beta_fast` times within the trained context keep their frequency, pairs
+        that turn less than `beta_slow` times have it divided by the factor, and between the two the division is
+        interpolated. Logits grow by `(0.1 ln(factor) + 1)^2`. The frequencies must not be stretched yet.
         """
         given = given or {}
         fast, slow = given.get("beta_fast", 32), given.get("beta_slow", 1)
         half = len(self.frequencies)
 
         def pair(turns: float) -> float:
+            """Number of the pair that turns so often within the trained context [YaRN, section 3.2]."""
             return half * math.log(trained / (turns * 2 * math.pi)) / math.log(self.theta)
 
         low, high = pair(fast), pair(slow)
@@ -112,7 +113,7 @@ class Rope:
 
     @property
     def scaled(self) -> bool:
-        """Whether the frequencies are other than theta's own."""
+        """Whether the frequencies are stretched: not those that theta gives."""
         return not np.array_equal(self.frequencies, _frequencies(self.theta, 2 * len(self.frequencies)))
 
     def turns(self, xp: Any, start: int, count: int) -> tuple[Array, Array]:
@@ -150,7 +151,9 @@ def _magnitude(factor: float, given: Mapping[str, Any]) -> float:
 
 
 def _llama3(frequencies: np.ndarray, trained: float, given: Mapping[str, Any]) -> np.ndarray:
-    """Slowed down by the factor where a turn takes longer than `trained / low`, as they are below `trained / high`."""
+    """Frequencies divided by the factor where a turn takes longer than `trained / low` positions, kept where it takes
+    less than `trained / high`, interpolated between.
+    """
     low, high = given["low_freq_factor"], given["high_freq_factor"]
     if low >= high:
         raise ValueError(f"high_freq_factor must be above low_freq_factor ({low}), got {high}")

@@ -1,4 +1,4 @@
-"""From text to a model's tokens: its own `tokenizer.json`, or bytes for a model whose vocabulary is the 256 bytes."""
+"""Encoders from text to tokens: a model's `tokenizer.json`, or bytes where the vocabulary is the 256 bytes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 
 Encode = Callable[[bytes], np.ndarray]
-"""From UTF-8 text to token numbers, shape (n,)."""
+"""A function from UTF-8 text to token numbers of shape (n,)."""
 
 
 def load_encoder(folder: str | os.PathLike[str], vocabulary: int) -> Encode:
     """The encoder of the checkpoint in `folder`.
 
-    With `tokenizer.json`, the special tokens that it puts at the start or end of a text are among the tokens.
+    Special tokens that a `tokenizer.json` puts at the start or end of a text are included.
 
     Raises
     ------
     FileNotFoundError
-        No `tokenizer.json`, and a vocabulary that is not the 256 bytes.
+        There is no `tokenizer.json`, and the vocabulary is not the 256 bytes.
     ImportError
         The package tokenizers is needed and not installed.
     ValueError
@@ -41,7 +41,7 @@ def load_encoder(folder: str | os.PathLike[str], vocabulary: int) -> Encode:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises no narrower class
         raise ValueError(f"{path} is not a tokenizer: {error}") from error
-    tokenizer.no_truncation()  # which some files ask for: a text is taken whole
+    tokenizer.no_truncation()  # some files truncate or pad; here a text is encoded whole
     tokenizer.no_padding()
 
     def encode(text: bytes) -> np.ndarray:
@@ -60,12 +60,12 @@ def as_bytes(text: bytes) -> np.ndarray:
 
 
 def checked(tokens: np.ndarray, vocabulary: int) -> np.ndarray:
-    """Tokens (n,) or (b, n) as (b, n).
+    """Check tokens of shape (n,) or (b, n); return them as (b, n).
 
     Raises
     ------
     TypeError, ValueError
-        No integers, no tokens, or a token outside the vocabulary.
+        The tokens are no integers, there are none, or one is outside the vocabulary.
     """
     tokens = np.atleast_2d(tokens)
     if not tokens.size or tokens.ndim != 2:
