@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
 import fake_device
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sublinattn.core import backends
+
+backends.NAMESPACES[fake_device.__name__] = fake_device.__name__
+settings.register_profile(
+    "package", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("package")
 
 # `SUBLINATTN_TEST_BACKEND=cupy` (scripts/check_gpu) runs the same tests on a GPU.
 BACKENDS = os.environ.get("SUBLINATTN_TEST_BACKEND", "numpy fake_device").split()
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
-def xp(request: pytest.FixtureRequest) -> Iterator[Any]:
+def xp(request: pytest.FixtureRequest) -> Any:
     """An array namespace: `xp.asarray` moves test data in, `backends.asnumpy` moves results out."""
-    if request.param == fake_device.__name__:
-        backends.NAMESPACES[fake_device.__name__] = fake_device.__name__
-        yield fake_device
-        del backends.NAMESPACES[fake_device.__name__]
-    else:
-        yield import_module(request.param)
+    return import_module(request.param)
 
 
 @pytest.fixture

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from sublinattn.core import backends
+
+
+def on(xp: Any, function: Callable[..., Any], arrays: Any, **options: Any) -> Any:
+    """What `function` makes of host arrays moved to `xp`, back on the host: an array, or a tuple of them."""
+    result = function(*(xp.asarray(x) for x in arrays), **options)
+    return tuple(backends.asnumpy(x) for x in result) if isinstance(result, tuple) else backends.asnumpy(result)
+
+
+def assert_close(results: Any, expected: Any, rtol: float = 1e-10, atol: float | None = None) -> None:
+    """Pairs of arrays, such as output and lse, agree; `atol` is `rtol` by default."""
+    for x, y in zip(results, expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol if atol is None else atol)
 
 
 def softmax_matrix(q: Any, k: Any, *, scale: float, causal: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -33,6 +48,22 @@ def attention(
         p, lse[at] = softmax_matrix(q[at], k[at], scale=scale, causal=causal)
         out[at] = p @ v[at].astype(np.float64)
     return out, lse
+
+
+def dense_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, causal: bool = False) -> Any:
+    """Output and `lse` of one problem through the whole matrix of logits at once."""
+    logits = q @ k.T / math.sqrt(q.shape[1])
+    if causal:
+        logits = np.where(np.tri(*logits.shape, dtype=bool), logits, -np.inf)
+    largest = logits.max(axis=1, keepdims=True)
+    weights = np.exp(logits - largest)
+    sums = weights.sum(axis=1, keepdims=True)
+    return weights @ v / sums, (largest + np.log(sums))[:, 0]
+
+
+def z_score(estimates: Any, truth: float) -> float:
+    """How many standard errors the mean of independent estimates lies above the truth."""
+    return float((np.mean(estimates) - truth) / (np.std(estimates, ddof=1) / math.sqrt(len(estimates))))
 
 
 def qkv(

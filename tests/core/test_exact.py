@@ -8,91 +8,83 @@ from typing import Any
 import numpy as np
 import pytest
 import references
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from references import assert_close
 from threadpoolctl import threadpool_limits
 
 from sublinattn import Partial, attention, partial_attention
-from sublinattn.core import backends, timing
-from sublinattn.core.exact import Softmax
+from sublinattn.core import backends, exact, timing
 
-RELAXED = settings(
-    derandomize=True, deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-LEADS = st.sampled_from([(), (1,), (3,), (2, 2)])
 SIZES = st.integers(1, 26)
 
 
-def on(xp: Any, arrays: list[np.ndarray]) -> list[Any]:
-    return [xp.asarray(x) for x in arrays]
+def run(xp: Any, arrays: list[np.ndarray], **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Output and lse on the host."""
+    return references.on(xp, attention, arrays, return_lse=True, **options)
 
 
-@RELAXED
+def finished(p: Partial) -> tuple[np.ndarray, np.ndarray]:
+    """Output and lse of a partial, on the host."""
+    return backends.asnumpy(p.output()), backends.asnumpy(p.lse())
+
+
+@settings(max_examples=40)
 @given(
-    n_q=SIZES, n_k=SIZES, lead=LEADS, d=st.integers(1, 5), d_v=st.integers(1, 4), causal=st.booleans(), data=st.data()
-)
+    n_q=SIZES, n_k=SIZES, lead=st.sampled_from([(), (1,), (3,), (2, 2)]), d=st.integers(1, 5), d_v=st.integers(1, 4),
+    causal=st.booleans(), size=st.sampled_from([0.5, 30.0]), scale=st.sampled_from([None, 0.0, -0.3, 1.0]),
+)  # fmt: skip
 def test_equals_the_loops(
-    xp: Any, small_tiles: None, n_q: int, n_k: int, lead: tuple[int, ...], d: int, d_v: int, causal: bool, data: Any
+    xp: Any, small_tiles: None, n_q: int, n_k: int, lead: Any, d: int, d_v: int, causal: bool, size: float, scale: Any
 ) -> None:
-    size = data.draw(st.sampled_from([0.5, 30.0]))  # without and with a subtracted maximum
-    scale = data.draw(st.sampled_from([None, 0.0, -0.3, 1.0]))
+    """The two sizes are without and with a subtracted maximum."""
     arrays = references.qkv(n_q * 19 + n_k, n_q, n_k, lead=lead, d=d, d_v=d_v, size=size)
-    out, lse = attention(*on(xp, arrays), causal=causal, scale=scale, return_lse=True)
-    expected_out, expected_lse = references.attention(*arrays, causal=causal, scale=scale)
-    np.testing.assert_allclose(backends.asnumpy(out), expected_out, rtol=1e-10, atol=1e-11)
-    np.testing.assert_allclose(backends.asnumpy(lse), expected_lse, rtol=1e-10, atol=1e-11)
+    expected = references.attention(*arrays, causal=causal, scale=scale)
+    assert_close(run(xp, arrays, causal=causal, scale=scale), expected, atol=1e-11)
 
 
-def test_natural_tiles_equal_a_dense_product(xp: Any) -> None:
+@pytest.mark.parametrize("causal", [False, True])
+def test_natural_tiles_equal_a_dense_product(xp: Any, causal: bool) -> None:
     """Past the tile of the CPU in both directions."""
     arrays = references.qkv(0, 1300, 1100, d=8)
-    q, k, v = arrays
-    for causal in (False, True):
-        logits = q @ k.T / np.sqrt(8)
-        weights = np.exp(np.where(np.tri(1300, 1100, dtype=bool) | (not causal), logits, -np.inf))
-        expected = weights @ v / weights.sum(axis=1, keepdims=True)
-        np.testing.assert_allclose(
-            backends.asnumpy(attention(*on(xp, arrays), causal=causal)), expected, rtol=1e-9, atol=1e-12
-        )
+    assert_close(run(xp, arrays, causal=causal), references.dense_attention(*arrays, causal=causal), 1e-9, 1e-12)
 
 
-@RELAXED
+@settings(max_examples=40)
 @given(cuts=st.lists(st.integers(0, 17), max_size=4), order=st.randoms(use_true_random=False), large=st.booleans())
 def test_any_split_merged_in_any_order_is_the_whole(
     xp: Any, small_tiles: None, cuts: list[int], order: Any, large: bool
 ) -> None:
     arrays = references.qkv(3, 6, 17, lead=(2,), size=40.0 if large else 1.0)
-    q, k, v = on(xp, arrays)
+    q, k, v = (xp.asarray(x) for x in arrays)
     edges = sorted({0, 17, *cuts})
     parts = [partial_attention(q, k[:, a:b], v[:, a:b]) for a, b in zip(edges, edges[1:], strict=False)]
     parts.append(Partial.empty(xp, (2, 6), 3, np.float64))
     order.shuffle(parts)
     total = functools.reduce(lambda a, b: a.merge(b), parts)
-    expected_out, expected_lse = references.attention(*arrays)
-    np.testing.assert_allclose(backends.asnumpy(total.output()), expected_out, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(backends.asnumpy(total.lse()), expected_lse, rtol=1e-10, atol=1e-12)
+    assert_close(finished(total), references.attention(*arrays), atol=1e-12)
 
 
 def test_merge_works_in_place_and_returns_self(xp: Any) -> None:
-    q, k, v = on(xp, references.qkv(1, 3, 5))
+    q, k, v = (xp.asarray(x) for x in references.qkv(1, 3, 5))
     first = partial_attention(q, k[:2], v[:2])
-    held = first.o
+    sums = first.o
     assert first.merge(partial_attention(q, k[2:], v[2:])) is first
-    assert first.o is held
+    assert first.o is sums
 
 
 def test_rows_without_keys_give_zero_and_minus_infinity(xp: Any) -> None:
-    empty = Partial.empty(xp, (2,), 3, np.float32).merge(Partial.empty(xp, (2,), 3, np.float32))
-    np.testing.assert_array_equal(backends.asnumpy(empty.output()), np.zeros((2, 3)))
-    np.testing.assert_array_equal(backends.asnumpy(empty.lse()), [-np.inf, -np.inf])
+    out, lse = finished(Partial.empty(xp, (2,), 3, np.float32).merge(Partial.empty(xp, (2,), 3, np.float32)))
+    np.testing.assert_array_equal(out, np.zeros((2, 3)))
+    np.testing.assert_array_equal(lse, [-np.inf, -np.inf])
 
 
 def test_minus_infinite_logits_are_masked_keys(xp: Any) -> None:
-    """A tile of logits with one masked key, one fully masked row, then a second tile that has it all."""
+    """A tile of logits with one masked key and one fully masked row, then a second tile without any."""
     rng = np.random.default_rng(0)
     logits, v = rng.standard_normal((2, 1, 3, 4)), rng.standard_normal((2, 1, 4, 2))
     logits[0, 0, 0, 1] = logits[0, 0, 2] = -np.inf
-    tile = Softmax(xp, backends.Scratch(xp, np.dtype(np.float64)), shift=True)
+    tile = exact.Softmax(xp, backends.Scratch(xp, np.dtype(np.float64)), shift=True)
     p = tile.start("p", 1, 3, 2)
     tile.absorb(p, xp.asarray(logits[0].copy()), xp.asarray(v[0]))  # works in the logits' own memory
     first = backends.asnumpy(p.output()).copy()
@@ -109,25 +101,25 @@ def test_minus_infinite_logits_are_masked_keys(xp: Any) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_logits_of_ten_thousand_are_safe(xp: Any, size: float, dtype: Any) -> None:
     arrays = references.qkv(5, 30, 40, size=size, dtype=dtype)
-    out, lse = attention(*on(xp, arrays), scale=1.0, return_lse=True)
+    out, lse = run(xp, arrays, scale=1.0)
     expected_out, expected_lse = references.attention(*arrays, scale=1.0)
     assert size < 100 or abs(expected_lse).max() > 1e4
     # a logit x has a relative rounding error of d ulp, and so its exponential one of d ulp x
     tolerance = 8 * np.finfo(dtype).eps * max(1.0, abs(expected_lse).max())
-    np.testing.assert_allclose(backends.asnumpy(out), expected_out, rtol=0, atol=10 * tolerance)
-    np.testing.assert_allclose(backends.asnumpy(lse), expected_lse, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(out, expected_out, rtol=0, atol=10 * tolerance)
+    np.testing.assert_allclose(lse, expected_lse, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_dtype_comes_back_and_half_precision_accumulates_in_single(xp: Any, dtype: Any) -> None:
-    arrays = references.qkv(6, 300, 5000, dtype=dtype, size=0.1)
-    out, lse = attention(*on(xp, arrays), return_lse=True)
+    q, k, v = references.qkv(6, 300, 5000, dtype=dtype, size=0.1)
+    out, lse = run(xp, [q, k, v])
     assert out.dtype == lse.dtype == dtype
-    expected, expected_lse = references.attention(*(x[:4] if i == 0 else x for i, x in enumerate(arrays)))
+    expected, expected_lse = references.attention(q[:4], k, v)
     eps = float(np.finfo(dtype).eps)
     slack = max(eps, 4e-6) if dtype is not np.float64 else 1e-12  # one rounding of the result, not 5000
-    np.testing.assert_allclose(backends.asnumpy(out)[:4].astype(float), expected, rtol=slack, atol=min(slack, 1e-6))
-    np.testing.assert_allclose(backends.asnumpy(lse)[:4].astype(float), expected_lse, rtol=slack)
+    np.testing.assert_allclose(out[:4].astype(float), expected, rtol=slack, atol=min(slack, 1e-6))
+    np.testing.assert_allclose(lse[:4].astype(float), expected_lse, rtol=slack)
 
 
 def test_ml_dtypes_bfloat16_comes_back() -> None:
@@ -141,35 +133,26 @@ def test_ml_dtypes_bfloat16_comes_back() -> None:
 
 def test_inputs_are_left_alone_and_may_be_views(xp: Any) -> None:
     arrays = references.qkv(8, 12, 14, lead=(2,), size=30.0)
-    q, k, v = on(xp, arrays)
-    attention(q, k, v)
-    for x, before in zip((q, k, v), arrays, strict=True):
+    on_device = [xp.asarray(x) for x in arrays]
+    out = backends.asnumpy(attention(*on_device))
+    for x, before in zip(on_device, arrays, strict=True):
         np.testing.assert_array_equal(backends.asnumpy(x), before)
     flipped = [xp.asarray(np.ascontiguousarray(x.swapaxes(0, 1))).swapaxes(0, 1) for x in arrays]
-    np.testing.assert_allclose(
-        backends.asnumpy(attention(*flipped)), backends.asnumpy(attention(q, k, v)), rtol=1e-12, atol=1e-13
-    )
+    np.testing.assert_allclose(backends.asnumpy(attention(*flipped)), out, rtol=1e-12, atol=1e-13)
 
 
-def test_memory_is_linear() -> None:
+@pytest.mark.parametrize("causal", [False, True])
+def test_memory_is_linear(causal: bool) -> None:
     """The output and a tile per thread, never the 64 MiB of 4096 x 4096 logits."""
     arrays = references.qkv(9, 4096, 4096, d=8, d_v=8, dtype=np.float32)
     with threadpool_limits(1, user_api="blas"):
-        for causal in (False, True):
-            assert timing.peak_bytes(np, lambda causal=causal: attention(*arrays, causal=causal)) < 8 * 2**20
+        assert timing.peak_bytes(np, lambda: attention(*arrays, causal=causal)) < 8 * 2**20
 
 
 @pytest.mark.parametrize("n_q", [1, 3, 40])
 @pytest.mark.parametrize("size", [1.0, 300.0])
 def test_few_queries_share_the_keys_among_threads(monkeypatch: pytest.MonkeyPatch, n_q: int, size: float) -> None:
-    from sublinattn.core import exact
-
     monkeypatch.setattr(exact, "SPLIT_LOGITS", 1)
-    rng = np.random.default_rng(0)
-    q, k, v = (rng.standard_normal((n, 5)) for n in (n_q, 1000, 1000))  # 1000 = 16 * 62 + 8
-    out, lse = attention(size * q, k, v, return_lse=True, check_finite=False)
-    logits = size * q @ k.T / np.sqrt(5)
-    top = logits.max(axis=1, keepdims=True)
-    weights = np.exp(logits - top)
-    np.testing.assert_allclose(out, weights @ v / weights.sum(axis=1, keepdims=True), rtol=0, atol=1e-12)
-    np.testing.assert_allclose(lse, top[:, 0] + np.log(weights.sum(axis=1)), rtol=1e-12)
+    q, k, v = references.qkv(0, n_q, 1000, d=5, d_v=5)  # 1000 = 16 * 62 + 8
+    pair = attention(size * q, k, v, return_lse=True, check_finite=False)
+    assert_close(pair, references.dense_attention(size * q, k, v), 5e-13)

@@ -179,9 +179,8 @@ def test_a_checkpoint_that_is_stretched_itself_is_not_stretched_again(tmp_path: 
 
 
 # ------------------------------------------------------------------------------------------------------------ transfers
-def test_the_device_is_left_once_per_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_device_is_left_once_per_layer(tmp_path: Path) -> None:
     """For the largest norms that exact attention asks for; the losses come to the host in one piece."""
-    monkeypatch.setitem(backends.NAMESPACES, fake_device.__name__, fake_device.__name__)
     model, tokens = decoder(tmp_path, xp=fake_device), some_tokens(9, 2, 30)
     before = fake_device.syncs
     assert isinstance(model.logits(tokens), fake_device.Array)

@@ -16,10 +16,10 @@ pytest.importorskip("torch", reason="the extra sublinattn[torch] is not installe
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("sizes", [(16, 16), (33, 50)])
+@pytest.mark.parametrize("sizes", [(16, 16), (33, 33), (33, 50)])
 def test_torch_sdpa_is_exact_attention(causal: bool, dtype: Any, sizes: tuple[int, int]) -> None:
     if causal and sizes[0] != sizes[1]:
-        sizes = (33, 33)
+        pytest.skip("the kernel aligns a causal mask at the bottom right")
     arrays = references.qkv(0, *sizes, lead=(3,), d=8, d_v=8, dtype=dtype)
     out, lse = torch_sdpa(*arrays, scale=0.3, causal=causal)
     expected, expected_lse = references.attention(*arrays, scale=0.3, causal=causal)
@@ -47,5 +47,4 @@ def test_hyper_attention_with_the_kernel_is_the_same(causal: bool, size: float, 
     ours = hyper_attention(*arrays, **options)
     theirs = hyper_attention(*arrays, **options, block_kernel=kernel)
     assert calls
-    for x, y in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11)
+    references.assert_close(theirs, ours, 1e-9, 1e-11)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+import references
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sublinattn.core import backends
@@ -17,10 +19,6 @@ from sublinattn.methods.hyperattention.sort_lsh import (
     gray_rank,
     hyperplanes,
     sort_blocks,
-)
-
-RELAXED = settings(
-    derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -34,7 +32,7 @@ def test_gray_rank_is_a_bijection_and_neighbours_differ_in_one_bit(xp: Any, bits
     assert set(np.bitwise_count(in_order ^ np.roll(in_order, 1)).tolist()) == {1}  # the last and the first too
 
 
-@RELAXED
+@settings(max_examples=60)
 @given(
     batch=st.integers(1, 3), n=st.integers(1, 30), d=st.integers(1, 5), bits=st.integers(1, MAX_BITS),
     dtype=st.sampled_from([np.float32, np.float64]),
@@ -44,9 +42,9 @@ def test_bucket_is_the_place_of_the_sign_bits_in_the_gray_code(
 ) -> None:
     rng = np.random.default_rng(n)
     x, planes = rng.standard_normal((batch, n, d)).astype(dtype), hyperplanes(rng, batch, d, bits)
-    found = backends.asnumpy(buckets(xp, xp.asarray(x), xp.asarray(planes)))
-    assert found.dtype == np.uint16 and found.shape == (batch, n)
-    place = found.astype(int)
+    bucket = references.on(xp, partial(buckets, xp), [x, planes])
+    assert bucket.dtype == np.uint16 and bucket.shape == (batch, n)
+    place = bucket.astype(int)
     code = place ^ (place >> 1)  # the code word at that place
     expected = sum(((x @ planes[:, :, i : i + 1])[..., 0] > 0) * 2**i for i in range(bits))
     np.testing.assert_array_equal(code, expected)
@@ -71,7 +69,7 @@ def test_default_bits(n: int, block: int, bits: int) -> None:
     assert default_bits(n, block) == bits
 
 
-@RELAXED
+@settings(max_examples=60)
 @given(
     p=st.integers(1, 3),
     n_q=st.integers(1, 40),
