@@ -14,12 +14,11 @@ from sublinattn.methods.hyperattention.kernels import torch_sdpa
 pytest.importorskip("torch", reason="the extra sublinattn[torch] is not installed")
 
 
-@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("sizes", [(16, 16), (33, 33), (33, 50)])
+@pytest.mark.parametrize(
+    ("causal", "sizes"), [(False, (16, 16)), (False, (33, 50)), (True, (16, 16)), (True, (33, 33))]
+)
 def test_torch_sdpa_is_exact_attention(causal: bool, dtype: Any, sizes: tuple[int, int]) -> None:
-    if causal and sizes[0] != sizes[1]:
-        pytest.skip("the kernel aligns a causal mask at the bottom right")
     arrays = references.qkv(0, *sizes, lead=(3,), d=8, d_v=8, dtype=dtype)
     out, lse = torch_sdpa(*arrays, scale=0.3, causal=causal)
     expected, expected_lse = references.attention(*arrays, scale=0.3, causal=causal)
