@@ -1,9 +1,8 @@
-"""Arrays: the one file that knows which array library is in use, and the only one that names CuPy.
+"""Array libraries: NumPy on the host and CuPy on an NVIDIA GPU, through one namespace `xp`, their common subset.
 
-NumPy on the host, CuPy on an NVIDIA GPU, through one duck-typed namespace `xp` (their common subset). PyTorch and JAX
-arrays enter and leave through DLPack, without a copy where the device allows. Random numbers are drawn on the host and
-moved, so that one seed gives the same draws everywhere. On the CPU, tiles run on a thread pool with one BLAS thread
-each; a GPU gets few large tiles.
+This is the only file that names CuPy. PyTorch and JAX arrays enter and leave through DLPack, without a copy where the
+device allows. Random numbers are drawn on the host and moved, so that one seed gives the same draws everywhere. On the
+CPU, tiles run on a thread pool with one BLAS thread each; a GPU gets few large tiles.
 """
 
 from __future__ import annotations
@@ -68,12 +67,12 @@ def asnumpy(x: Array) -> np.ndarray:
 
 
 def to_device(x: np.ndarray, xp: Any) -> Array:
-    """A host array on the device of `xp`: where draws made on the host are moved."""
+    """Copy of a host array on the device of `xp`; the array itself for NumPy."""
     return x if xp is np else xp.asarray(x)
 
 
 def together(x: Array, y: Array) -> tuple[Array, Array]:
-    """Both on one device: where one is on the host, such as what a file held, it goes to the other's."""
+    """Both arrays on one device: if one of them is on the host, it moves to the device of the other."""
     return (
         to_device(x, namespace(y)) if isinstance(x, np.ndarray) else x,
         to_device(y, namespace(x)) if isinstance(y, np.ndarray) else y,
@@ -81,24 +80,24 @@ def together(x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def follow(xp: Any, name: str, *arrays: Array) -> list[Array]:
-    """A state's arrays on the device of the new rows `name`; they go there from the host only, where they begin."""
+    """Move a state's arrays to the device of the new rows `name`. Host to device only; the reverse is a TypeError."""
     if xp is np and not all(isinstance(x, np.ndarray) for x in arrays):
         raise TypeError(f"{name} must be on the device of the rows before it, got an array on the host")
     return [to_device(x, xp) if isinstance(x, np.ndarray) else x for x in arrays]
 
 
 def synchronize(xp: Any) -> None:
-    """Wait until the device has finished: needed before reading a clock."""
+    """Wait until the device has finished its work, as is needed before a clock is read."""
     if xp is not np:
         xp.cuda.get_current_stream().synchronize()
 
 
 # ------------------------------------------------------------------------------------------------------- the boundary
 def enter(**named: Any) -> tuple[Any, list[Array], Callable[[Array], Any]]:
-    """Take the caller's arrays in: namespace, arrays of that namespace, and the way back.
+    """Convert the caller's arrays: returns their namespace, the arrays in it, and `leave`, which converts back.
 
-    NumPy and CuPy arrays pass as they are; PyTorch and JAX arrays go through DLPack (bfloat16 through float32, which
-    NumPy's DLPack lacks). `leave(result)` returns a result in the caller's kind, device and dtype.
+    NumPy and CuPy arrays pass as they are; PyTorch and JAX arrays go through DLPack (bfloat16 as float32, because
+    NumPy's DLPack lacks it). `leave(result)` returns a result in the caller's kind, device and dtype.
 
     Raises
     ------
@@ -150,7 +149,7 @@ def _dtype_name(x: Any) -> str:
 
 @functools.cache
 def _name(dtype: Any) -> str:
-    """NumPy takes some microseconds to spell a dtype's name, and every call of the public face asks for several."""
+    """Name of a dtype, cached: NumPy takes microseconds to spell it, and every public call needs several."""
     return str(getattr(dtype, "name", dtype)).removeprefix("torch.")
 
 
@@ -169,7 +168,7 @@ def working_dtype(x: Array) -> np.dtype:
 
 # ---------------------------------------------------------------------------------------------------- tiles and threads
 def tile_shape(xp: Any, batch: int) -> tuple[int, int, int]:
-    """Tile of a blocked matrix product: (problems, query rows, keys) handled at once.
+    """Tile of a blocked matrix product: numbers of problems, query rows and keys that are processed at once.
 
     On the CPU one problem with 512 x 512 float32 logits (1 MiB: they and their operands stay in a core's L2 cache);
     on a GPU as many problems as keep the logits near a sixteenth of the free memory.
@@ -182,23 +181,23 @@ def tile_shape(xp: Any, batch: int) -> tuple[int, int, int]:
 
 
 def feature_rows(xp: Any, features: int, dtype: Any) -> int:
-    """Rows whose `features` numbers each are made and used at once, within 16 and 16384 (2^20 on a GPU).
+    """Number of rows, each of `features` numbers, that are computed at once: 16 to 16384 (2^20 on a GPU).
 
-    8 MiB of them on the CPU: an operation touches a part, and the fewer and longer they are, the less the threads wait
-    for the interpreter's lock (1 MiB took 1.6 times as long on two cores). A sixteenth of the free memory on a GPU.
+    8 MiB on the CPU, because few long operations wait less for the interpreter's lock than many short ones (1 MiB took
+    1.6 times as long on two cores); a sixteenth of the free memory on a GPU.
     """
-    size, most = (2**23, 2**14) if xp is np else (device_memory(xp)[0] // 16, 2**20)
-    return int(min(most, max(16, size // (features * np.dtype(dtype).itemsize))))
+    size, maximum = (2**23, 2**14) if xp is np else (device_memory(xp)[0] // 16, 2**20)
+    return int(min(maximum, max(16, size // (features * np.dtype(dtype).itemsize))))
 
 
 class Scratch:
-    """Reused work arrays of one worker: the CPU is spared page faults; a GPU has a memory pool of its own."""
+    """Work arrays that one worker reuses, which avoids page faults on the CPU; a GPU has a memory pool already."""
 
     def __init__(self, xp: Any, dtype: np.dtype) -> None:
         self._xp, self.dtype, self._flat = xp, dtype, dict[str, np.ndarray]()
 
     def __call__(self, name: str, *shape: int) -> Array:
-        """Uninitialised array of `shape`; what `name` held before is overwritten."""
+        """Uninitialised array of `shape`, in the memory of the last array called `name`."""
         if self._xp is not np:
             return self._xp.empty(shape, dtype=self.dtype)
         size = math.prod(shape)
@@ -209,7 +208,7 @@ class Scratch:
 
 
 def gather(xp: Any, x: Array, rows: Array, out: Array | None = None) -> Array:
-    """`x[rows]`, in `out` if given, along the first axis; on the CPU rows are not checked to be in range."""
+    """`x[rows]` along the first axis, written to `out` if given; on the CPU `rows` are not checked to be in range."""
     if xp is np:
         return np.take(x, rows, axis=0, out=out, mode="clip")
     return xp.take(x, rows, axis=0, out=out)
@@ -218,7 +217,7 @@ def gather(xp: Any, x: Array, rows: Array, out: Array | None = None) -> Array:
 def scatter(xp: Any, out: Array, rows: Array, values: Array) -> None:
     """`out[rows] = values` along the first axis of a contiguous 2-d `out`.
 
-    On the CPU rows are moved as opaque bytes, which is twice as fast.
+    On the CPU each row is moved as one item of opaque bytes, which is twice as fast.
     """
     if xp is np:
         row = np.dtype((np.void, out.shape[1] * out.itemsize))

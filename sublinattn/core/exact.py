@@ -6,8 +6,8 @@ Source: Rabe, Staats, *Self-attention does not need O(n^2) memory*, arXiv 2112.0
 Differs from the paper in:
 
 1. When the Cauchy-Schwarz bound on the logits is small (`scale * max|q| * max|k| <= 40`) no maximum is subtracted:
-   nothing can overflow or underflow, and a pass over the logits is saved. A partial's `m` is then 0: any reference
-   works, the merge does not care.
+   nothing can overflow or underflow, and a pass over the logits is saved. A partial's `m` is then 0, and `merge` is
+   correct for any `m`.
 2. A query that sees no key gets output 0 and `lse = -inf`.
 """
 
@@ -22,13 +22,13 @@ import numpy as np
 from . import backends, checks
 from .backends import Array, Scratch
 
-SPLIT_LOGITS, MOST_SEGMENTS = 2**16, 16  # fewer logits are done before a second thread has begun
+SPLIT_LOGITS, MAX_SEGMENTS = 2**16, 16  # fewer logits are computed before a second thread has started
 SAFE_LOGIT = 40.0  # e^40 * 2^40 keys < 3e38, and e^-40 is far from underflow: float32 needs no shift below this
 
 
 @dataclass
 class Partial:
-    """Softmax-weighted sums over one set of keys, ready to be merged with those over another [RS21].
+    """Softmax-weighted sums over one set of keys; `merge` adds those over another set [RS21].
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Partial:
 
     @classmethod
     def empty(cls, xp: Any, shape: tuple[int, ...], d_v: int, dtype: Any) -> Self:
-        """Partial over no keys at all: the neutral element of `merge`."""
+        """Partial over no keys, the neutral element of `merge`."""
         return cls(xp.full(shape, -np.inf, dtype), xp.zeros(shape, dtype), xp.zeros((*shape, d_v), dtype))
 
     def merge(self, other: Partial) -> Self:
@@ -76,7 +76,7 @@ def _finite(xp: Any, m: Array) -> Array:
 
 
 class Softmax:
-    """One tile of queries, absorbing tiles of keys: the running (m, l, o) and the arrays to work in."""
+    """Softmax of one tile of queries over tiles of keys, with its work arrays; the sums are kept in a `Partial`."""
 
     def __init__(self, xp: Any, scratch: Scratch, *, shift: bool) -> None:
         self.xp, self.scratch, self.shift = xp, scratch, shift
@@ -91,7 +91,7 @@ class Softmax:
         return p
 
     def above_diagonal(self, t: int) -> Array:
-        """`-inf` above the diagonal and 0 elsewhere, shape (t, t); made once."""
+        """`-inf` above the diagonal and 0 elsewhere, shape (t, t), cached."""
         if t not in self._masks:
             i = self.xp.arange(t)
             self._masks[t] = self.xp.where(i > i[:, None], -np.inf, 0).astype(self.scratch.dtype)
@@ -130,7 +130,7 @@ class Softmax:
 
 
 def absorb_range(tile: Softmax, p: Partial, q: Array, k: Array, v: Array, *, keys: int, diagonal: int | None) -> None:
-    """Absorb all of `k` (g, n, d), `keys` at a time; causal if `diagonal` says which key the first query of `q` is."""
+    """Absorb all of `k` (g, n, d), `keys` at a time; causal if `diagonal` is given, the position of the first query."""
     t = q.shape[1]
     n = k.shape[1] if diagonal is None else min(k.shape[1], diagonal + t)
     for start in range(0, n, keys):
@@ -162,14 +162,14 @@ def each_query_tile(
     """Exact attention of (B, n, d) arrays; `finish(problems, rows, partial)` takes each tile's (scratch) partial."""
     b, n_q, _ = q.shape
     problems, rows, keys = backends.tile_shape(xp, b)
-    if n_q < rows:  # few queries, as in decoding: a tile of as many logits takes more keys
+    if n_q < rows:  # few queries, as in decoding: more keys make a tile with equally many logits
         keys *= rows // n_q
     problems = max(problems, SPLIT_LOGITS // (n_q * k.shape[1]))
-    if causal:  # a tile across the diagonal is half wasted: make it short, and take several problems at once
+    if causal:  # half of a tile on the diagonal is masked: fewer rows waste less, more problems keep the size
         problems, rows = 2 * problems, rows // 2
     tiles = [
         (slice(i, min(i + problems, b)), slice(r, min(r + rows, n_q)))
-        for r in reversed(range(0, n_q, rows))  # under a causal mask the late rows take longest: first
+        for r in reversed(range(0, n_q, rows))  # the last rows first: under a causal mask they take longest
         for i in range(0, b, problems)
     ]
 
@@ -193,7 +193,7 @@ def each_query_tile(
 def partial_attention(
     q: Array, k: Array, v: Array, *, causal: bool = False, scale: float | None = None, check_finite: bool = True
 ) -> Partial:
-    """Partial of exact attention over the keys given: merge those over disjoint key sets to get the whole.
+    """Partial of exact attention over these keys; partials over disjoint sets of keys merge into the whole.
 
     Parameters
     ----------
@@ -214,12 +214,12 @@ def partial_attention(
     xp, (q, k, v), _ = backends.enter(q=q, k=k, v=v)
     checks.shapes(q, k, v)
     scale = checks.resolve_scale(scale, q.shape[-1])
-    dtype, lead, n_q = backends.working_dtype(q), q.shape[:-2], q.shape[-2]
+    dtype, shape, n_q = backends.working_dtype(q), q.shape[:-1], q.shape[-2]
     q, k, v = (x.astype(dtype, copy=False).reshape(-1, *x.shape[-2:]) for x in (q, k, v))
     if check_finite or n_q > q.shape[-1]:
         q_norm, k_norm, _ = checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
         shift = needs_shift(scale, q_norm, k_norm)
-    else:  # to subtract a maximum from few rows of logits takes less than the norms of all keys
+    else:  # for few rows of logits, subtracting the maximum costs less than the norms of all keys
         shift = True
     segments = 1 if causal else _segments(xp, len(q), n_q, k.shape[1])
     cut = k.shape[1] // segments * segments
@@ -230,16 +230,18 @@ def partial_attention(
     else:
         whole = _partial(xp, q, k, v, scale, causal=causal, shift=shift)
     total = whole if total is None else whole.merge(total)
-    return Partial(total.m.reshape(*lead, n_q), total.l.reshape(*lead, n_q), total.o.reshape(*lead, n_q, -1))
+    return Partial(
+        total.m.reshape(*batch_shape, n_q), total.l.reshape(*batch_shape, n_q), total.o.reshape(*batch_shape, n_q, -1)
+    )
 
 
 def _segments(xp: Any, b: int, n_q: int, n_k: int) -> int:
-    """Into how many segments of keys one problem with a single tile of queries is cut, so that all CPU threads work.
+    """Number of segments of keys for a problem with a single tile of queries, so that all CPU threads have work.
 
-    It depends on the sizes alone, or results would depend on the machine.
+    It depends on the sizes alone, so that results do not depend on the machine.
     """
     alone = xp is np and b == 1 and n_q <= backends.tile_shape(xp, b)[1]
-    return max(1, min(MOST_SEGMENTS, n_q * n_k // SPLIT_LOGITS)) if alone else 1
+    return max(1, min(MAX_SEGMENTS, n_q * n_k // SPLIT_LOGITS)) if alone else 1
 
 
 def _joined(parts: Partial) -> Partial:

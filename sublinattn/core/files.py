@@ -24,9 +24,9 @@ ENTRY = "sublinattn.Instance"
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path; rename it to `path` on success, remove it on any exception. Parent folders are made.
 
-    It lies in a hidden folder of its own beside `path`, under the same name: writers choose their format by it, and a
-    reader who lists the folder meanwhile (`*.json`) does not meet a file that is half written. Its bytes are on the
-    disk before it gets its name: a rename may outlive a power cut that the bytes do not.
+    The temporary file has the name of `path`, because some writers choose their format by it, and is in a hidden folder
+    beside `path`, so that nobody who lists `*.json` meanwhile finds a half-written file. Its bytes are forced to the
+    disk before the rename, because after a power cut the rename may be there and the bytes not.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,12 +87,12 @@ def open_safetensors(path: str | os.PathLike[str]) -> Any:
 
 
 def write_rows(rows: DataFrame, name: str, *, out: str | os.PathLike[str]) -> Path:
-    """Write `out/rows/<name>.parquet`, whole or not at all; `name` is that of the figure that shows the rows.
+    """Write `out/rows/<name>.parquet` atomically; `name` is that of the figure that shows the rows.
 
     Raises
     ------
     ValueError
-        A table without rows: an experiment that measured nothing is no experiment.
+        The table has no rows.
     """
     if rows.empty:
         raise ValueError(f"rows of {name!r} must hold at least one measurement, got none")

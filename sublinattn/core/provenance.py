@@ -1,4 +1,4 @@
-"""Where a result came from: code, versions, machine. No host names, no paths."""
+"""Where a result came from: code, versions and machine, without host names or paths."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import re
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def provenance() -> dict[str, Any]:
-    """What produced a result, as JSON values: commit, source hash, versions, platform, CPU, BLAS, GPU, time (UTC)."""
+    """Commit, source hash, versions, platform, CPU, BLAS, GPU and time (UTC), as JSON values."""
     return {
         "commit": commit(),
         "source": source_hash(),
@@ -36,7 +37,7 @@ def provenance() -> dict[str, Any]:
 
 @cache
 def source_hash() -> str:
-    """Hash of the package's Python and CUDA sources: the same on every machine and for every way of installing them."""
+    """Hash of the package's Python and CUDA sources, equal on every machine and for every way of installing them."""
     digest = hashlib.sha256()
     for path in sorted(p for p in _PACKAGE.rglob("*") if p.suffix in (".py", ".cu")):
         content = path.read_bytes().replace(b"\r\n", b"\n")
@@ -46,7 +47,7 @@ def source_hash() -> str:
 
 @cache
 def commit() -> dict[str, Any] | None:
-    """Commit of the git checkout that the package lies in, and whether tracked files differ; None outside of one."""
+    """Commit of the git checkout that contains the package, and whether tracked files differ; None outside of one."""
     # An installed copy may lie inside somebody else's checkout: only a tracked file says that it is ours.
     if _output("git", "-C", str(_PACKAGE), "ls-files", "--error-unmatch", "__init__.py") is None:
         return None
@@ -57,20 +58,18 @@ def commit() -> dict[str, Any] | None:
 
 @cache
 def _versions() -> dict[str, str]:
-    """Installed versions of this package and of everything it names as a dependency, extras included."""
+    """Installed versions of this package and of all its dependencies, extras included."""
     names = {"sublinattn"}
     try:
         requirements = importlib.metadata.requires("sublinattn") or []
     except importlib.metadata.PackageNotFoundError:
         requirements = []
     names.update(re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in requirements)
-    found = {}
+    versions = {}
     for name in sorted(names):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _blas() -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""The softmax matrix `P = D^{-1} A` as an operator: products, column norms, operator norm, without its entries.
+"""The softmax matrix `P = D^{-1} A` as an operator: products, column norms, operator norm, without storing P.
 
-Every pass recomputes the entries tile by tile: `O(n_q n_k d)` operations, `O(n)` memory plus a tile per thread. Who
-sums what, and in which order, depends on the sizes alone, so that no result depends on the number of threads.
+Every pass recomputes the entries tile by tile: `O(n_q n_k d)` operations, `O(n)` memory plus a tile per thread. The
+order of summation depends on the sizes alone, so that no result depends on the number of threads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .backends import Array, Scratch
 from .exact import each_query_tile
 
 STRIP, TILE, GROUPS = 128, 2048, 16
-"""Rows of P that are kept at once, their columns that are made at once, and sums of strips that are kept apart."""
+"""Rows of P in a strip, which is stored; columns of a strip that are computed at once; groups of strips."""
 
 
 class SoftmaxMatrix:
@@ -50,8 +50,8 @@ class SoftmaxMatrix:
     def gram_times(self, x: Array) -> tuple[Array, Array]:
         """`x^T P^T P x` (B,) and `P^T P x` (B, n_k), for `x` (B, n_k), in one pass over the entries.
 
-        A strip of rows is kept until its products with x are known: memory of `STRIP * n_k` numbers per thread. Strips
-        are summed in `GROUPS` groups, each by one thread, and these in order.
+        A strip of rows is stored for its two products: `STRIP * n_k` numbers per thread. Strips are summed in `GROUPS`
+        groups, each by one thread, and the groups in order.
         """
         xp, (b, n_q, _), n_k = self.xp, self.q.shape, self.k.shape[1]
         strips = [slice(s, s + STRIP) for s in range(0, n_q, STRIP)]
@@ -85,7 +85,7 @@ class SoftmaxMatrix:
         return strip
 
     def column_squares(self) -> Array:
-        """Squared column norms `||P e_j||_2^2`, shape (B, n_k); one thread owns a range of columns."""
+        """Squared column norms `||P e_j||_2^2`, shape (B, n_k); each thread has its own range of columns."""
         (b, n_q, _), n_k = self.q.shape, self.k.shape[1]
         squares = self.xp.zeros((b, n_k), np.float64)
         _, t, c = backends.tile_shape(self.xp, b)
@@ -106,7 +106,7 @@ class SoftmaxMatrix:
         return squares
 
     def operator_norm(self, *, rtol: float = 1e-4, max_steps: int = 50) -> Array:
-        """`||P||`, shape (B,), by Lanczos' method from below, until it grows by less than `rtol` in a step.
+        """`||P||`, shape (B,), by Lanczos' method, which approaches it from below, up to a step's growth of `rtol`.
 
         `P^T P` has no negative entry, so its leading eigenvector has none either (Perron), and the constant start
         vector is never orthogonal to it. A step takes one pass over the entries.
@@ -119,22 +119,22 @@ def largest_eigenvalue(
 ) -> Array:
     """Largest eigenvalue of `B` positive semi-definite matrices G, from the constant vector of `shape` (B, n).
 
-    Lanczos' method, every vector made orthogonal to all before it. `times(x)` is `x^T G x` and `G x`.
+    Lanczos' method with full orthogonalisation. `times(x)` returns `x^T G x` and `G x`.
     """
     b, n = shape
-    basis, most = [xp.full(shape, n**-0.5)], min(n, max_steps)
-    tridiagonal = np.zeros((b, most, most))  # basis^T G basis, of each problem
-    found: np.ndarray = np.zeros(b)
-    for step in range(most):
+    basis, steps = [xp.full(shape, n**-0.5)], min(n, max_steps)
+    tridiagonal = np.zeros((b, steps, steps))  # basis^T G basis, of each problem
+    largest: np.ndarray = np.zeros(b)
+    for step in range(steps):
         diagonal, x = times(basis[-1])
         tridiagonal[:, step, step] = backends.asnumpy(diagonal)
-        before, found = found, np.linalg.eigvalsh(tridiagonal[:, : step + 1, : step + 1])[:, -1]
-        if step + 1 == most or (found - before <= 2 * rtol * found).all():  # twice: of its root
+        before, largest = largest, np.linalg.eigvalsh(tridiagonal[:, : step + 1, : step + 1])[:, -1]
+        if step + 1 == steps or (largest - before <= 2 * rtol * largest).all():  # rtol is meant of its square root
             break
-        for _ in range(2):  # once loses orthogonality to rounding
+        for _ in range(2):  # a single pass loses orthogonality to rounding
             for v in basis:
                 x -= (x * v).sum(axis=1, keepdims=True) * v
         length = xp.sqrt((x * x).sum(axis=1))
         tridiagonal[:, step, step + 1] = tridiagonal[:, step + 1, step] = backends.asnumpy(length)
         basis.append(x / xp.where(length == 0, 1, length)[:, None])
-    return xp.asarray(found)
+    return xp.asarray(largest)

@@ -1,4 +1,4 @@
-"""Where the rows of a stream come from: arrays, `.npy` and `.safetensors` files, iterables of chunks."""
+"""Sources of a stream's rows: arrays, `.npy` and `.safetensors` files, iterables of chunks."""
 
 from __future__ import annotations
 
@@ -13,25 +13,20 @@ from . import backends
 from .backends import Array
 from .files import open_safetensors
 
-_DTYPES = {
-    "BF16": "bfloat16",
-    "F16": "float16",
-    "F32": "float32",
-    "F64": "float64",
-}  # in safetensors' words, in NumPy's
+_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}  # safetensors' and NumPy's names
 
 
 class Source:
-    """Rows in order, each handed out once.
+    """Rows that are read in order, each once.
 
     Attributes
     ----------
     name : str
-        The argument it was given as.
+        Name of the caller's argument, for messages.
     total, width : int or None
-        Rows, and numbers per row; None as long as an iterable has not shown them.
+        Number of rows, and numbers per row; None while an iterable has not yet shown them.
     position : int
-        Rows handed out or skipped.
+        Number of rows read or skipped.
     """
 
     def __init__(self, name: str, total: int | None = None, width: int | None = None) -> None:
@@ -39,7 +34,7 @@ class Source:
 
     @property
     def length(self) -> str:
-        """Number of rows, as far as it is known, in words."""
+        """Number of rows as far as it is known, for messages."""
         return f"at least {self.position}" if self.total is None else str(self.total)
 
     def read(self, count: int) -> Array | None:
@@ -47,7 +42,7 @@ class Source:
         raise NotImplementedError
 
     def skip(self, count: int) -> None:
-        """Pass over the next `count` rows, fewer at the end only."""
+        """Skip the next `count` rows, fewer at the end only."""
         raise NotImplementedError
 
     def _entered(self, x: Any) -> Array:
@@ -56,7 +51,7 @@ class Source:
 
 
 class _Sliced(Source):
-    """What has a shape and gives slices of rows. Slices past the end are not asked for: not everything clips them."""
+    """An array or file that gives slices of rows. No slice goes past the end, because not every kind clips it."""
 
     def __init__(self, name: str, slices: Any, shape: tuple[int, ...]) -> None:
         if len(shape) != 2:
@@ -76,7 +71,7 @@ class _Sliced(Source):
 
 
 class _Chunks(Source):
-    """An iterable of chunks. It is asked for its next chunk only when the rows of the last one are used up."""
+    """An iterable of chunks. The next chunk is taken only when all rows of the last one have been read."""
 
     def __init__(self, name: str, chunks: Iterable[Any]) -> None:
         super().__init__(name)
@@ -87,7 +82,7 @@ class _Chunks(Source):
     def read(self, count: int) -> Array | None:
         pieces = []
         while count and (piece := self._next(count)) is not None:
-            pieces.append(piece.copy())  # a reader may fill one buffer again and again
+            pieces.append(piece.copy())  # the iterable may yield one buffer again and again
             count -= len(piece)
         if len(pieces) < 2:
             return pieces[0] if pieces else None
@@ -97,8 +92,8 @@ class _Chunks(Source):
         while count and (piece := self._next(count)) is not None:
             count -= len(piece)
 
-    def _next(self, most: int) -> Array | None:
-        """At most `most` rows of the chunk in hand, or of the next that has any."""
+    def _next(self, maximum: int) -> Array | None:
+        """At most `maximum` rows of the current chunk, or of the next one that has any."""
         while self._rest is None or not len(self._rest):
             try:
                 chunk = next(self._chunks)
@@ -106,7 +101,7 @@ class _Chunks(Source):
                 self.total = self.position
                 return None
             self._rest = self._checked(chunk)
-        piece, self._rest = self._rest[:most], self._rest[most:]
+        piece, self._rest = self._rest[:maximum], self._rest[maximum:]
         self.position += len(piece)
         return piece
 
@@ -118,7 +113,7 @@ class _Chunks(Source):
             width = "d" if self.width is None else self.width
             shape = tuple(x.shape)
             raise ValueError(f"{self.name} must come in chunks (c, {width}) or rows ({width},), got shape {shape}")
-        # Joined, chunks of two dtypes would be promoted, here or there as the cuts fall.
+        # Concatenation would promote chunks of two dtypes, and which rows that affects would depend on the chunks.
         if self._dtype is not None and self._dtype != x.dtype:
             raise TypeError(f"{self.name} must be of one dtype, got a chunk of {x.dtype} after {self._dtype}")
         self.width, self._dtype = x.shape[1], x.dtype

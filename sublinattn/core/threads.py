@@ -1,4 +1,4 @@
-"""Tiles on a thread pool: one BLAS thread per pool thread, and results that do not depend on how many there are."""
+"""Run tiles on a thread pool with one BLAS thread each; results do not depend on the number of threads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from threadpoolctl import ThreadpoolController
 
 
 class _Blas:
-    """One BLAS thread per pool thread while any tiles run; the limit that was there decides how many pool threads."""
+    """Limits BLAS to one thread while tiles run; BLAS' own limit before that is the number of threads of the pool."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -30,7 +30,7 @@ class _Blas:
             if self.controller is None:
                 self.controller = ThreadpoolController().select(user_api="blas")
             limits = [lib.num_threads for lib in self.controller.lib_controllers]
-            if self.users == 0 and max(limits, default=1) > 1:  # to limit takes longer than many a tile
+            if self.users == 0 and max(limits, default=1) > 1:  # setting the limit takes longer than many tiles
                 self.limiter = self.controller.limit(limits=1)
             self.users += 1
         try:
@@ -68,15 +68,15 @@ if hasattr(os, "register_at_fork"):
 def for_tiles(xp: Any, tiles: Sequence[Any], make_worker: Callable[[], Callable[[Any], None]]) -> None:
     """Run `worker(tile)` for every tile, in any order: on threads on the CPU, one after another on a device.
 
-    `make_worker` is called once per thread, so that a worker may own scratch arrays. Tiles must write to disjoint
-    places.
+    `make_worker` is called once per thread, so a worker can have scratch arrays of its own. Different tiles must write
+    to disjoint parts of the output.
     """
     if xp is not np:
         worker = make_worker()
         for tile in tiles:
             worker(tile)
         return
-    ticket = itertools.count()  # next() on it is atomic: the threads share one queue
+    ticket = itertools.count()  # next() is atomic, so the threads can share one counter
 
     def drain() -> None:
         worker = make_worker()

@@ -1,4 +1,4 @@
-"""The model that an experiment runs: the one that ships, or a user's own checkpoint, and text that it has not seen."""
+"""Models for the studies: the packaged one or a user's checkpoint, with text that it was not trained on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TINY = Path(__file__).resolve().parents[1] / "data" / "tiny_lm"
 
 @dataclass(frozen=True)
 class Model:
-    """A decoder, its tokens, and texts to try it on.
+    """A decoder with its encoder and texts.
 
     Attributes
     ----------
@@ -28,11 +28,11 @@ class Model:
         "tiny", or the checkpoint's folder.
     decoder : Decoder
     encode : callable
-        From UTF-8 text to tokens.
+        Function from UTF-8 text to tokens.
     texts : tuple of integer array
-        Each one text in tokens, which is read from its start or in passages.
+        Texts as tokens.
     source : str
-        Which texts these are.
+        Which texts these are, in words.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Model:
     source: str
 
     def passage(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """`n` consecutive tokens of one text: every place is as likely as any other.
+        """`n` consecutive tokens of one text, from a uniformly random position in all texts.
 
         Raises
         ------
@@ -59,8 +59,9 @@ class Model:
         return self.texts[chosen][start : start + n]
 
     def beginning(self, n: int | None = None) -> np.ndarray:
-        """The first `n` tokens of the first text that has so many; by default as many as the model was trained on, or
-        the longest text has.
+        """The first `n` tokens of the first text with at least `n`.
+
+        By default n is the length that the model was trained on, or the longest text's if that is shorter.
 
         Raises
         ------
@@ -69,30 +70,29 @@ class Model:
         """
         longest = max(map(len, self.texts))
         n = min(longest, self.decoder.trained) if n is None else checks.integer("n", n, minimum=1)
-        found = next((text for text in self.texts if len(text) >= n), None)
-        if found is None:
+        if n > longest:
             raise ValueError(f"n must be at most {longest}, the tokens of the longest text ({self.source}), got {n}")
-        return found[:n]
+        return next(text for text in self.texts if len(text) >= n)[:n]
 
     def qkv(self, tokens: np.ndarray) -> tuple[Any, Any, Any]:
         """Rotated queries and keys, and values, on one text: each (layers, heads or kv_heads, n, head_dim).
 
-        All of them in memory, after exact attention: `O(n^2)` operations. Errors as `Decoder.logits`.
+        All in memory, and by exact attention: `O(n^2)` operations. Errors as `Decoder.logits`.
         """
-        seen = []
+        layers = []
 
         def attend(layer: int, q: Any, k: Any, v: Any) -> Any:
-            seen.append((q[0], k[0], v[0]))
+            layers.append((q[0], k[0], v[0]))
             return causal(layer, q, k, v)
 
         self.decoder.stretched(max(len(tokens), 1)).logits(tokens, attend=attend, last=True)
-        q, k, v = (self.decoder.xp.stack(x) for x in zip(*seen, strict=True))
+        q, k, v = (self.decoder.xp.stack(x) for x in zip(*layers, strict=True))
         return q, k, v
 
 
 @cache
 def open_model(model: str = "tiny", text: str = "", *, backend: str = "numpy") -> Model:
-    """The model that ships ("tiny"), or the checkpoint in a local folder.
+    """Load the packaged model ("tiny") or the checkpoint in a local folder.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def open_model(model: str = "tiny", text: str = "", *, backend: str = "numpy") -
     Raises
     ------
     FileNotFoundError, ValueError, ImportError
-        As `Decoder.load` and `load_encoder`; no such text, or an empty one.
+        As `Decoder.load` and `load_encoder`; or the text does not exist or is empty.
     """
     folder = TINY if model == "tiny" else Path(model)
     decoder = Decoder.load(folder, xp=backends.backend(backend))
