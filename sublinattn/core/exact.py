@@ -230,9 +230,7 @@ def partial_attention(
     else:
         whole = _partial(xp, q, k, v, scale, causal=causal, shift=shift)
     total = whole if total is None else whole.merge(total)
-    return Partial(
-        total.m.reshape(*batch_shape, n_q), total.l.reshape(*batch_shape, n_q), total.o.reshape(*batch_shape, n_q, -1)
-    )
+    return Partial(total.m.reshape(shape), total.l.reshape(shape), total.o.reshape(*shape, -1))
 
 
 def _segments(xp: Any, b: int, n_q: int, n_k: int) -> int:
