@@ -21,7 +21,6 @@ NOT_YET_MOVED = {
         "kcenter_curves",
         "online_radius",
     ),
-    "collision": ("collision_curves",),
     "contrast": (
         "dropped_assumptions",
         "dropped_in_claims",
@@ -59,7 +58,6 @@ NOT_YET_MOVED = {
         "retrieval_over_bytes",
         "retrieval_over_length",
     ),
-    "matrix": ("sorted_matrix",),
     "model_clusters": ("projections",),
     "model_hardness": ("heads_over_n",),
     "onepass": ("streaming_over_n",),
@@ -75,7 +73,6 @@ NOT_YET_MOVED = {
     "polynomial": ("error_over_degree",),
     "recovery": ("recovery_excess",),
     "recursion": ("recursion_map",),
-    "shares": ("mask_shares",),
     "subgen_cost": (
         "rows_per_chunk",
         "subgen_over_n",

@@ -1,5 +1,7 @@
-"""SortLSH seen directly: collision rates against the law, and what the block-diagonal mask catches [HA24, Definition 1
-and Algorithm 1]."""
+"""SortLSH by itself: how often points collide, against the law, and what the block-diagonal mask holds.
+
+Source: [HA24] Definition 1 (hash) and Algorithm 1 (mask). Notebook 01.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.collections import PatchCollection
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from ....core.backends import asnumpy, to_device
 from ....lab.run import Run
 from ....lab.statistics import proportion
 from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN, PLANTED, REAL, SINKS
 from ....lab.workloads.instance import Instance
+from ....plots.panels import facets, finish, grid, theory_line
+from ....plots.style import LOOKS, PAGE, paper_style, series
 from ....theory import symbols
 from ....theory.claim import evaluate
 from ..sort_lsh import buckets, default_bits, hyperplanes, sort_blocks
@@ -130,10 +138,78 @@ def heavy_caught(run: Run, *, block_size: int = 64) -> pd.DataFrame:
             q_rank, k_rank, q_block = _ranks(xp, x, block_size, rng)
             shuffled = rng.permutation(len(q_rank)), rng.permutation(len(k_rank))
             for mask, (i, j) in {"sortLSH": (q_rank, k_rank), "random": shuffled}.items():
-                held = (i // q_block)[:, None] == (j // block_size)[None, :]
-                share = (heavy & held).sum() / max(heavy.sum(), 1)
+                masked = (i // q_block)[:, None] == (j // block_size)[None, :]
+                share = (heavy & masked).sum() / max(heavy.sum(), 1)
                 rows.append(
-                    (what.label, what.source, len(p), replicate, mask, int(heavy.sum()), share, p[held].sum() / len(p))
+                    (
+                        what.label,
+                        what.source,
+                        len(p),
+                        replicate,
+                        mask,
+                        int(heavy.sum()),
+                        share,
+                        p[masked].sum() / len(p),
+                    )
                 )
     columns = ["input", "source", "n", "replicate", "mask", "heavy", "heavy_share", "mass_share"]
     return pd.DataFrame(rows, columns=columns)
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+@paper_style()
+def draw_collisions(rates: pd.DataFrame, laws: pd.DataFrame) -> Figure:
+    """A panel per event: the rates of `collision_rates` with their limits, and the laws of `collision_laws`."""
+    looks = series(*BITS, linestyle="none")
+    for bits, look in looks.items():
+        look["label"] = f"r = {bits} bit" + "s" * (bits > 1)
+
+    def add_laws(ax: Any, panel: pd.DataFrame) -> None:
+        of_event = laws[laws["event"] == panel["event"].iloc[0]]
+        for _, law in of_event.groupby("bits"):
+            theory_line(ax, law["angle"], law["law"], "law", zorder=1)
+        ax.set(xlim=(0, 180), xticks=range(0, 181, 45))
+
+    return facets(
+        rates, x="angle", y="rate", hue="bits", facet="event", columns=2, looks=looks, limits=("low", "high"),
+        bars=True, ylim=(-0.02, 1.02), xlabel="angle between the points (degrees)", ylabel="probability", each=add_laws,
+        height=2.1,
+    )  # fmt: skip
+
+
+@paper_style()
+def draw_matrix(entries: pd.DataFrame, *, n: int, block_size: int) -> Figure:
+    """The entries of `sorted_matrix` as given and sorted by bucket, the blocks of the mask outlined in the second."""
+    fig, axes = grid(2, columns=2, height=2.6, sharey=True)
+    norm = LogNorm(entries["p"].min(), entries["p"].max())
+    for ax, query, key, title in zip(
+        axes, ("query", "query_place"), ("key", "key_place"), ("as given", "sorted by bucket"), strict=True
+    ):
+        p = np.full((n, n), np.nan)
+        p[entries[query], entries[key]] = entries["p"]
+        image = ax.imshow(p, norm=norm, cmap="cividis_r", interpolation="nearest")
+        ax.set_title(title)
+        ax.grid(False)
+        ax.spines[:].set_visible(True)
+    axes[0].set(xlabel="key (position)", ylabel="query (position, or rank)")
+    axes[1].set(xlabel="key (rank in bucket order)")
+    blocks = [Rectangle((start - 0.5, start - 0.5), block_size, block_size) for start in range(0, n, block_size)]
+    outline = {"facecolor": "none", "edgecolor": LOOKS["rose"]["color"], "linewidth": 0.9}
+    axes[1].add_collection(PatchCollection(blocks, **outline))
+    fig.colorbar(image, ax=axes, label="softmax entry $P_{ij}$", shrink=0.85, pad=0.02)
+    finish(fig, legend=False)
+    return fig
+
+
+@paper_style()
+def draw_shares(rows: pd.DataFrame) -> Figure:
+    """A panel for the heavy entries and one for the mass of `heavy_caught`, a line per input."""
+    names = {"heavy_share": "heavy entries in the mask", "mass_share": "softmax mass in the mask"}
+    long = rows.rename(columns=names).melt(["input", "mask"], list(names.values()), "quantity", "share")
+    looks = series("sortLSH", "random")
+    for name, look in looks.items():
+        look["label"] = f"{name} mask"
+    return facets(
+        long, x="share", y="input", hue="mask", facet="quantity", columns=2, looks=looks, xlabel="share", width=PAGE,
+        height=1.9,
+    )  # fmt: skip
