@@ -19,7 +19,7 @@ from ....lab.run import Run
 from ....lab.statistics import proportion
 from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN, PLANTED, REAL, SINKS
 from ....lab.workloads.instance import Instance
-from ....plots.panels import facets, finish, grid, theory_line
+from ....plots.panels import facets, finish, grid, lines, theory_line
 from ....plots.style import LOOKS, PAGE, paper_style, series
 from ....theory import symbols
 from ....theory.claim import evaluate
@@ -160,21 +160,19 @@ def heavy_caught(run: Run, *, block_size: int = 64) -> pd.DataFrame:
 @paper_style()
 def draw_collisions(rates: pd.DataFrame, laws: pd.DataFrame) -> Figure:
     """A panel per event: the rates of `collision_rates` with their limits, and the laws of `collision_laws`."""
-    looks = series(*BITS, linestyle="none")
-    for bits, look in looks.items():
-        look["label"] = f"r = {bits} bit" + "s" * (bits > 1)
-
-    def add_laws(ax: Any, panel: pd.DataFrame) -> None:
-        of_event = laws[laws["event"] == panel["event"].iloc[0]]
-        for _, law in of_event.groupby("bits"):
-            theory_line(ax, law["angle"], law["law"], "law", zorder=1)
-        ax.set(xlim=(0, 180), xticks=range(0, 181, 45))
-
-    return facets(
-        rates, x="angle", y="rate", hue="bits", facet="event", columns=2, looks=looks, limits=("low", "high"),
-        bars=True, ylim=(-0.02, 1.02), xlabel="angle between the points (degrees)", ylabel="probability", each=add_laws,
-        height=2.1,
-    )  # fmt: skip
+    events = list(LAWS)
+    fig, axes = grid(2, columns=2, height=2.1, sharex=True, sharey=True)
+    looks = series(*BITS, linestyle="none", zorder=5)
+    spread = pd.concat(rates.assign(rate=rates[end]) for end in ("rate", "low", "high"))
+    for ax, event in zip(axes, events, strict=True):
+        for bits, law in laws[laws["event"] == event].groupby("bits"):
+            theory_line(ax, law["angle"], law["law"], "law")
+            points = spread[(spread["event"] == event) & (spread["bits"] == bits)]
+            label = f"r = {bits} bit" + "s" * (bits > 1)
+            lines(ax, points, "angle", "rate", {**looks[bits], "label": label}, interval=100, bars=True)
+        ax.set(title=event, xlim=(0, 180), xticks=range(0, 181, 45), ylim=(-0.02, 1.02))
+    finish(fig, xlabel="angle between the points (degrees)", ylabel="probability")
+    return fig
 
 
 @paper_style()
