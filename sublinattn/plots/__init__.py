@@ -35,10 +35,6 @@ NOT_YET_MOVED = {
         "growths",
     ),
     "crossing": ("crossing_lengths",),
-    "degree": (
-        "degree_curves",
-        "rank_growth",
-    ),
     "errors": (
         "error_against_budget",
         "error_by_position",
@@ -66,11 +62,6 @@ NOT_YET_MOVED = {
         "perplexity_for_time",
         "perplexity_over_layers",
     ),
-    "phase": (
-        "phase_curves",
-        "phase_maps",
-    ),
-    "polynomial": ("error_over_degree",),
     "recovery": ("recovery_excess",),
     "recursion": ("recursion_map",),
     "subgen_cost": (

@@ -13,7 +13,7 @@ from sublinattn.lab.run import Run
 from sublinattn.methods.hyperattention.studies import perplexity, sortlsh
 from sublinattn.methods.onepass import studies as onepass  # noqa: F401  registers its looks
 from sublinattn.methods.polynomial.approximants import BASES
-from sublinattn.methods.polynomial.studies import phase_picture
+from sublinattn.methods.polynomial.studies import degree_and_rank, phase_picture
 from sublinattn.plots import style
 from sublinattn.plots.old_panels import spread
 from sublinattn.suite.audit import figures as audit_figures
@@ -306,11 +306,11 @@ FIGURES = {
     "growths": lambda: plots.growths(CRITICAL, FITS, {"c": "seconds"}),
     "streaming_over_n": lambda: plots.streaming_over_n(STREAMS),
     "recovery_excess": lambda: plots.recovery_excess(EXCESS),
-    "error_over_degree": lambda: plots.error_over_degree(BY_DEGREE),
-    "degree_curves": lambda: plots.degree_curves(DEGREES, DEGREE_LAWS, CONSTANTS, CONSTANTS),
-    "rank_growth": lambda: plots.rank_growth(RANKS, columns=100),
-    "phase_maps": lambda: plots.phase_maps(PHASES),
-    "phase_curves": lambda: plots.phase_curves(REGIMES),
+    "degree_and_rank.draw_errors": lambda: degree_and_rank.draw_errors(BY_DEGREE),
+    "degree_and_rank.draw_degrees": lambda: degree_and_rank.draw_degrees(DEGREES, DEGREE_LAWS, CONSTANTS, CONSTANTS),
+    "degree_and_rank.draw_ranks": lambda: degree_and_rank.draw_ranks(RANKS, keys=100),
+    "phase_picture.draw_maps": lambda: phase_picture.draw_maps(PHASES),
+    "phase_picture.draw_curves": lambda: phase_picture.draw_curves(REGIMES),
     "flat_outputs": lambda: plots.flat_outputs(DECAYS, least=0.5),
     "compressibility": lambda: plots.compressibility(TAILS, kept=1 / 64),
     "falling_errors": lambda: plots.falling_errors(FALLING, FALLING_RATES),
@@ -350,8 +350,11 @@ def test_axes_are_named_and_the_figure_draws(figures, name):
         fig.savefig(io.BytesIO(), format="svg")  # a warning is an error here
     assert fig.get_figwidth() <= style.PAGE
     shown = [ax for ax in fig.axes if ax.axison]
-    assert any(ax.get_xlabel() for ax in shown) or fig.get_supxlabel()
-    assert any(ax.get_ylabel() or ax.get_yticklabels()[0].get_text() for ax in shown) or fig.get_supylabel()
+    shared = bool(fig.texts)  # labels of all panels together
+    assert shared or any(ax.get_xlabel() for ax in shown) or fig.get_supxlabel()
+    assert (
+        any(ax.get_ylabel() or ax.get_yticklabels()[0].get_text() for ax in shown) or fig.get_supylabel() or fig.texts
+    )
 
 
 @pytest.mark.parametrize(
@@ -367,7 +370,14 @@ def test_error_figures_have_every_yardstick(figures, name):
 
 
 def test_theory_is_dashed_and_black_where_there_is_one():
-    streaming = ("streaming_over_n", "recovery_excess", "error_over_degree", "growths", "degree_curves", "flat_outputs")
+    streaming = (
+        "streaming_over_n",
+        "recovery_excess",
+        "degree_and_rank.draw_errors",
+        "growths",
+        "degree_and_rank.draw_degrees",
+        "flat_outputs",
+    )
     earlier = ("critical_sizes", "time_and_memory", "hardness_over_n", "sabotage_overview")
     for name in (*earlier, *streaming, "ablation_curves", "needles_found"):
         lines = [line for ax in FIGURES[name]().axes for line in ax.get_lines()]

@@ -165,10 +165,10 @@ def draw_collisions(rates: pd.DataFrame, laws: pd.DataFrame) -> Figure:
     looks = series(*BITS, linestyle="none", zorder=5)
     spread = pd.concat(rates.assign(rate=rates[end]) for end in ("rate", "low", "high"))
     for ax, event in zip(axes, events, strict=True):
-        for bits, law in laws[laws["event"] == event].groupby("bits"):
+        for bits in sorted(laws["bits"][laws["event"] == event].unique()):
+            law, points = (part[(part["event"] == event) & (part["bits"] == bits)] for part in (laws, spread))
             theory_line(ax, law["angle"], law["law"], "law")
-            points = spread[(spread["event"] == event) & (spread["bits"] == bits)]
-            label = f"r = {bits} bit" + "s" * (bits > 1)
+            label = f"r = {bits} bit" if bits == 1 else f"r = {bits} bits"
             lines(ax, points, "angle", "rate", {**looks[bits], "label": label}, interval=100, bars=True)
         ax.set(title=event, xlim=(0, 180), xticks=range(0, 181, 45), ylim=(-0.02, 1.02))
     finish(fig, xlabel="angle between the points (degrees)", ylabel="probability")

@@ -1,13 +1,23 @@
-"""The phase picture: the rank that accuracy 1/n takes, over n, B/sqrt(log n) and d/log n [AS23, Theorem 1.4]."""
+"""The phase picture: the rank that accuracy 1/n takes, over n, B/sqrt(log n) and d/log n [AS23, Theorem 1.4].
+
+Notebook 07.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from ....lab.run import Run
+from ....plots.panels import finish, grid, theory_line
+from ....plots.style import LOOKS, paper_style
 from ..claims.corollary2_2_degree import crossing
 from ..claims.theorem1_4_phase import log_rank
 
@@ -20,6 +30,8 @@ SIZES = {
 }
 MEASURED, EXPLICIT = tuple(SIZES)[:3], tuple(SIZES)[2:]  # the middle one both ways, for comparison
 LAST_MEASURED = 600.0  # of log n: float64 has no smaller eps
+NAMES = {"minimax": "minimax, measured", "explicit": "Taylor's bound"}
+EXPONENTS = (0.25, 0.5, 1, 2, 4, 8)  # of n, named on the colour bar
 
 # How B grows with log n: name, factor, exponent.
 REGIMES = (
@@ -62,11 +74,11 @@ def share_below(table: pd.DataFrame) -> pd.DataFrame:
     """For each picture the largest d/log n at which `t < n`, at the smallest and at the largest B/sqrt(log n)."""
     below = table[table["exponent"] < 1]
     ends = {"small B": table["entries"].min(), "B = sqrt(log n)": table["entries"].max()}
-    found = {
+    widest = {
         name: below[np.isclose(below["entries"], b)].groupby(["polynomial", "size"], sort=False)["width"].max()
         for name, b in ends.items()
     }
-    return pd.DataFrame(found).reindex(table.set_index(["polynomial", "size"]).index.unique())
+    return pd.DataFrame(widest).reindex(table.set_index(["polynomial", "size"]).index.unique())
 
 
 def curves(run: Run) -> pd.DataFrame:
@@ -106,3 +118,65 @@ def onsets(table: pd.DataFrame) -> pd.DataFrame:
         largest = float(curve["log_n"].max()) / math.log(10)
         rows.append((regime, polynomial, math.exp(where) / math.log(10), largest))
     return pd.DataFrame(rows, columns=["regime", "polynomial", "log10 n from which t < n", "largest log10 n"])
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+@paper_style()
+def draw_maps(rows: pd.DataFrame) -> Figure:
+    """A row of panels per polynomial of `maps`, a panel per n; white lines where t = sqrt(n) (dashed) and t = n."""
+    kinds = list(rows["polynomial"].unique())
+    fig, axes = grid(3 * len(kinds), columns=3, height=1.95, sharex=True, sharey=True)
+    norm = LogNorm(EXPONENTS[0], EXPONENTS[-1])
+    for ax, ((kind, size), cells) in zip(axes, rows.groupby(["polynomial", "size"], sort=False), strict=True):
+        table = cells.pivot(index="width", columns="entries", values="exponent")
+        image = ax.pcolormesh(table.columns, table.index, table, norm=norm, shading="gouraud", rasterized=True)
+        lines = ax.contour(table.columns, table.index, table, (0.5, 1.0), colors="white", linestyles=("--", "-"))
+        ax.clabel(lines, fmt={0.5: r"$t = \sqrt{n}$", 1.0: "$t = n$"}, fontsize=6)
+        in_tex = re.sub(r"\^(\d+)", r"^{\1}", str(size)).replace("(", "{").replace(")", "}")
+        ax.set(xscale="log", yscale="log", title=f"$n = {in_tex}$\n{NAMES[str(kind)]}")
+        ax.grid(False)
+        _mark_head_dimension(ax, 64 / float(cells["log_n"].iloc[0]), table.index)
+    for ax in axes[-3:]:
+        ax.set_xlabel(r"$B/\sqrt{\log n}$")
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    for ax in axes[::3]:
+        ax.set_ylabel(r"$d/\log n$")
+    bar = fig.colorbar(image, ax=axes, label=r"$\log t/\log n$", extend="both", pad=0.02)
+    bar.set_ticks(EXPONENTS, labels=[f"{tick:g}" for tick in EXPONENTS])
+    bar.minorticks_off()
+    return fig
+
+
+def _mark_head_dimension(ax: Axes, width: float, widths: pd.Index) -> None:
+    """A line at d = 64, where the panel has it."""
+    if widths.min() <= width <= widths.max():
+        ax.axhline(width, color=LOOKS["orange"]["color"], linewidth=0.8)
+        ax.annotate("$d = 64$", (1, width), (-2, -2), textcoords="offset points", ha="right", va="top", fontsize=6)
+
+
+@paper_style()
+def draw_curves(rows: pd.DataFrame) -> Figure:
+    """`curves`, a colour per regime of B: lines by Taylor's bound, markers by the minimax polynomial as measured."""
+    fig, (ax,) = grid(1, columns=1, height=2.6)
+    for (regime, part), look in zip(
+        rows.groupby("regime", sort=False), ("blue", "green", "orange", "brown"), strict=True
+    ):
+        bound, measured = (part[part["polynomial"] == kind] for kind in ("explicit", "minimax"))
+        ax.plot(bound["log_n"], bound["exponent"], color=LOOKS[look]["color"], label=regime)
+        ax.plot(measured["log_n"], measured["exponent"], linewidth=0.6, **LOOKS[look])
+    below = rows[(rows["regime"] == REGIMES[1][0]) & (rows["polynomial"] == "explicit")]
+    x = below["log_n"][below["log_n"] > 100].to_numpy()
+    shape = np.log(np.log(x)) / np.log(x)
+    theory_line(ax, x, shape * below["exponent"].iloc[-1] / shape[-1], r"$\propto\log\log\log n/\log\log n$")
+    ax.axhline(1, color="black", linewidth=0.8)
+    ax.annotate("$t = n$", (1e9, 1), (0, 2), textcoords="offset points", ha="right", fontsize=7)
+    for power in (10, 20, 40):
+        ax.axvline(power * np.log(2), color="#777777", linewidth=0.6, linestyle=(0, (1, 1.5)))
+        ax.annotate(f"$n = 2^{{{power}}}$", (power * np.log(2), 0.27), rotation=90, ha="right", fontsize=6)
+    ax.set(xscale="log", yscale="log", xlabel=r"$\log n$", ylabel=r"$\log t/\log n$ at $d = \log n$")
+    ax.plot([], [], color="grey", label="by Taylor's bound")
+    ax.plot([], [], color="grey", marker="o", linewidth=0.6, label="minimax, measured")
+    finish(fig)
+    ax.set_yticks(EXPONENTS[:-1], [f"{tick:g}" for tick in EXPONENTS[:-1]])
+    ax.minorticks_off()
+    return fig

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sublinattn import plots
 from sublinattn.lab.run import Run
 from sublinattn.methods.polynomial.approximants import approximant, minimal_degree, taylor_bound
 from sublinattn.methods.polynomial.claims import corollary2_2_degree, theorem1_4_phase
@@ -202,7 +201,7 @@ def drawn(fig) -> list:
 
 def test_degree_figure_has_bound_and_law(degrees, constants):
     laws = degree_and_rank.laws(20)
-    for ax in drawn(plots.degree_curves(degrees, laws, constants, degree_and_rank.leading_constant(20))):
+    for ax in drawn(degree_and_rank.draw_degrees(degrees, laws, constants, degree_and_rank.leading_constant(20))):
         assert any(line.get_linestyle() == "--" and line.get_color() == "black" for line in ax.get_lines())
     shown = laws[laws["degree"].notna()]
     ratio = -np.log(shown["eps"]) / shown["radius"]
@@ -210,7 +209,7 @@ def test_degree_figure_has_bound_and_law(degrees, constants):
 
 
 def test_phase_figures_draw(maps, curves):
-    assert len(drawn(plots.phase_maps(maps))) == 7
-    (ax,) = drawn(plots.phase_curves(curves))
+    assert len(drawn(phase_picture.draw_maps(maps))) == 7
+    (ax,) = drawn(phase_picture.draw_curves(curves))
     assert len(ax.get_lines()) >= 4 * 2 + 2
     assert set(MINE) <= set(CLAIMS)
