@@ -9,8 +9,11 @@ from importlib.metadata import version
 from .core.exact import Partial, attention, partial_attention
 from .core.timing import stage_times
 from .methods.baselines.uniform import uniform_attention
-from .methods.caches.caches import ExactCache, HeavyHitterCache, KCenterCache, SinkCache, ZeroCache
+from .methods.caches.exact import ExactCache, ZeroCache
+from .methods.caches.heavy_hitter import HeavyHitterCache
+from .methods.caches.k_center import KCenterCache
 from .methods.caches.reservoir import ReservoirCache
+from .methods.caches.sink import SinkCache
 from .methods.countsketch.recovery import SparseColumns
 from .methods.hyperattention.hardness import Hardness, hardness
 from .methods.hyperattention.hyper import hyper_attention

@@ -188,7 +188,7 @@ def test_one_pass_syncs_once_per_piece(device: Any, monkeypatch: pytest.MonkeyPa
 
     seen: list[list[int]] = []
     on_both(device, call, arrays)
-    made = OnePassSketch(n, 4, 3, **sizes)._kept.phi
+    made = OnePassSketch(n, 4, 3, **sizes).state.phi
     r, b, together = len(made.hash.coefficients), made.bit_tables, max(1, countsketch.TOGETHER // n)
     tiles = -(-b // together) + -(-(r - b) // together)
     assert seen[1] == [1 + (variant == "paper"), 2 + tiles, 1, 0]

@@ -10,8 +10,11 @@ import numpy as np
 import references
 
 from sublinattn.core import backends
-from sublinattn.methods.caches.caches import ExactCache, HeavyHitterCache, KCenterCache, SinkCache, ZeroCache
+from sublinattn.methods.caches.exact import ExactCache, ZeroCache
+from sublinattn.methods.caches.heavy_hitter import HeavyHitterCache
+from sublinattn.methods.caches.k_center import KCenterCache
 from sublinattn.methods.caches.reservoir import ReservoirCache
+from sublinattn.methods.caches.sink import SinkCache
 
 D, D_V = 4, 3
 BUDGET = 9
@@ -46,7 +49,7 @@ def feed(cache: Any, k: Any, v: Any, cuts: list[int]) -> Any:
 def tokens(cache: Any, k: Any, head: int = 0) -> list[int]:
     """Which tokens of the stream the slots of a head hold, in the order of the slots; empty ones are left out."""
     k = backends.asnumpy(k).reshape(-1, *k.shape[-2:])[head]
-    slots = backends.asnumpy(cache._held["keys"])[head]
+    slots = backends.asnumpy(cache.contents()["keys"])[head]
     return [int(np.flatnonzero((k == row).all(axis=1))[0]) for row in slots if row.any()]
 
 

@@ -29,7 +29,7 @@ def absorbed(variant: str, q: Any, k: Any, v: Any, **options: Any) -> OnePassSke
 
 def arrays(sketch: OnePassSketch) -> dict[str, np.ndarray]:
     """All that it has summed."""
-    kept = sketch._kept
+    kept = sketch.state
     out = {"sums": kept.sums}
     for name, part in kept.sketches().items():
         if part.table is not None:

@@ -150,7 +150,7 @@ def assert_same(cache: SubGenCache, plain: Plain, head: int = 0) -> None:
     """The same state to the bit."""
     its = cache._heads[head]
     pairs = {
-        "centres": (its.clusters.centres.rows, plain.centres),
+        "centres": (its.clusters.centers.rows, plain.centres),
         "samples": (its.sampled.rows, plain.samples),
         "slot keys": (its.slot_keys, [k for k, _ in plain.slots]),
         "slot values": (its.slot_values, [v for _, v in plain.slots]),

@@ -14,7 +14,7 @@ from ..core import backends
 from ..core.backends import Array
 from ..core.exact import attention
 from ..methods.caches.base import KVCache
-from ..methods.caches.caches import HeavyHitterCache
+from ..methods.caches.heavy_hitter import HeavyHitterCache
 
 Attend = Callable[[int, Array, Array, Array], Array]
 Method = Callable[[Array, Array, Array], Array]

@@ -1,13 +1,13 @@
-"""Clusters of a stream of points: every point joins the nearest centre within delta, or becomes one itself.
+"""Clusters of a stream of points: every point joins the nearest center within delta, or becomes one itself.
 
 The rule of [SG24]'s Algorithm 1, point by point, is reproduced exactly for any cut of the stream into chunks. A point
-within delta of an old centre can make no new one, so a chunk needs one matrix product with the old centres, and the
+within delta of an old center can make no new one, so a chunk needs one matrix product with the old centers, and the
 sequential rule for what is left. Products in floating point are rounded differently in every shape; so they only
 exclude, by a bound on their rounding. What they leave open is decided by distances summed up entry by entry in
 float64, which depend on the two points alone.
 
-Guarantees of `OnlineClusters`: centres are pairwise farther than delta, so there are at most m of them if the points
-are (m, delta)-clusterable; every point is within delta of the centre that it joins.
+Guarantees of `OnlineClusters`: centers are pairwise farther than delta, so there are at most m of them if the points
+are (m, delta)-clusterable; every point is within delta of the center that it joins.
 """
 
 from __future__ import annotations
@@ -32,34 +32,34 @@ def squared_distances(x: Array, y: Array) -> Array:
 
 
 def nearest(
-    xp: Any, x: Array, centres: Array, *, position: Array | None = None, born: Array | None = None
+    xp: Any, x: Array, centers: Array, *, position: Array | None = None, born: Array | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest centre of every point, the first of those at equal distance.
+    """Nearest center of every point, the first of those at equal distance.
 
     Parameters
     ----------
-    x, centres : array, shapes (c, d) and (m, d)
+    x, centers : array, shapes (c, d) and (m, d)
     position, born : array of int64, shapes (c,) and (m,), optional
-        Point i sees only the centres with `born <= position[i]`.
+        Point i sees only the centers with `born <= position[i]`.
 
     Returns
     -------
     index : numpy array of int64, shape (c,)
-        -1 where there is no centre to see.
+        -1 where there is no center to see.
     square : numpy array of float64, shape (c,)
-        `||x_i - centre||^2`, exact up to rounding in float64; inf where there is none.
+        `||x_i - center||^2`, exact up to rounding in float64; inf where there is none.
 
     Notes
     -----
     `2 c m d` operations in the points' dtype, in tiles; float64 for a few candidates per point.
     """
-    (c, d), m = x.shape, len(centres)
+    (c, d), m = x.shape, len(centers)
     index, square = np.full(c, -1), np.full(c, np.inf)
     if not m:
         return index, square
     # x.(-2 y) + |y|^2 as one product: the squared distance but for |x|^2, which changes no comparison.
-    # Seen from the first centre: what all points have in common would cost digits, and so leave much open.
-    seen = centres - centres[0]
+    # Seen from the first center: what all points have in common would cost digits, and so leave much open.
+    seen = centers - centers[0]
     augmented = xp.concatenate([-2 * seen, xp.einsum("ij,ij->i", seen, seen)[:, None]], axis=1)
     reach = xp.sqrt(augmented[:, -1].max())
     rows = _tile_rows(xp, m, x.dtype)
@@ -70,7 +70,7 @@ def nearest(
         def worker(tile: slice) -> None:
             part = x[tile]
             ones = scratch("x", len(part), d + 1)
-            ones[:, :d], ones[:, d] = part - centres[0], 1
+            ones[:, :d], ones[:, d] = part - centers[0], 1
             values = xp.matmul(ones, augmented.T, out=scratch("values", len(part), m))
             if position is not None and born is not None:
                 values[born > position[tile, None]] = np.inf
@@ -79,13 +79,13 @@ def nearest(
             slack = 2 * _slack(x, xp.sqrt(xp.einsum("ij,ij->i", ones[:, :d], ones[:, :d])) + reach)
             close = values <= least + slack[:, None]
             several = xp.count_nonzero(close, axis=1) > 1
-            found = squared_distances(part, centres[best])
+            found = squared_distances(part, centers[best])
             if born is not None:
                 found = xp.where(xp.isfinite(least[:, 0]), found, np.inf)
                 several &= xp.isfinite(least[:, 0])
             host, host_square = backends.asnumpy(best).astype(np.int64), backends.asnumpy(found)
             if bool(backends.asnumpy(several.any())):
-                _decide(xp, part, centres, close & several[:, None], host, host_square)
+                _decide(xp, part, centers, close & several[:, None], host, host_square)
             index[tile], square[tile] = host, host_square
 
         return worker
@@ -95,10 +95,10 @@ def nearest(
     return index, square
 
 
-def _decide(xp: Any, x: Array, centres: Array, close: Array, index: np.ndarray, square: np.ndarray) -> None:
+def _decide(xp: Any, x: Array, centers: Array, close: Array, index: np.ndarray, square: np.ndarray) -> None:
     """Choose among the candidates `close` (c, m) of each point by their distances in float64 (in place)."""
     at, candidate = xp.nonzero(close)
-    found = backends.asnumpy(squared_distances(x[at], centres[candidate]))
+    found = backends.asnumpy(squared_distances(x[at], centers[candidate]))
     point, number = backends.asnumpy(at), backends.asnumpy(candidate)
     order = np.lexsort((number, found, point))
     first = order[np.concatenate([[True], point[order][1:] != point[order][:-1]])]
@@ -106,7 +106,7 @@ def _decide(xp: Any, x: Array, centres: Array, close: Array, index: np.ndarray, 
 
 
 def _tile_rows(xp: Any, m: int, dtype: Any) -> int:
-    """Points per tile: 1 MiB of products with all centres on the CPU, at least 64 of them."""
+    """Points per tile: 1 MiB of products with all centers on the CPU, at least 64 of them."""
     if xp is np:
         return max(64, 2**20 // (m * np.dtype(dtype).itemsize))
     free, _ = backends.device_memory(xp)
@@ -114,74 +114,74 @@ def _tile_rows(xp: Any, m: int, dtype: Any) -> int:
 
 
 class OnlineClusters:
-    """Centres of a stream of points, by the sequential rule.
+    """Centers of a stream of points, by the sequential rule.
 
     Parameters
     ----------
     delta : float
-        Points at most so far from a centre join it.
+        Points at most so far from a center join it.
     empty : array, shape (0, d)
         Says of what dtype the points are, and where.
 
     Attributes
     ----------
-    centres : GrowingRows of (d,)
-        Points of the stream, in the order in which they became centres.
+    centers : GrowingRows of (d,)
+        Points of the stream, in the order in which they became centers.
     """
 
     def __init__(self, delta: float, empty: Array) -> None:
         self.delta = delta
-        self.centres = GrowingRows(empty)
+        self.centers = GrowingRows(empty)
 
     @property
     def square(self) -> float:
-        """delta^2, or the largest float: inf is the distance to no centre."""
+        """delta^2, or the largest float: inf is the distance to no center."""
         return min(self.delta * self.delta, float(np.finfo(np.float64).max))
 
-    def absorb(self, xp: Any, x: Array, *, most: float = np.inf) -> np.ndarray:
-        """Take a chunk of points (c, d), as far as no more than `most` centres are needed.
+    def absorb(self, xp: Any, x: Array, *, maximum: float = np.inf) -> np.ndarray:
+        """Take a chunk of points (c, d), as far as no more than `maximum` centers are needed.
 
         Returns
         -------
         numpy array of int64, shape (c',)
-            Number of the centre that each point joined; c' < c if point c' would have made one too many.
+            Number of the center that each point joined; c' < c if point c' would have made one too many.
 
         Notes
         -----
-        `2 c m d` operations, and as many for new centres as there are of those.
+        `2 c m d` operations, and as many for new centers as there are of those.
         """
         if len(x) == 1:
-            return self._absorb_one(xp, x, most)
-        old, count = self.centres.rows, len(self.centres)
+            return self._absorb_one(xp, x, maximum)
+        old, count = self.centers.rows, len(self.centers)
         index, square = nearest(xp, x, old)
         far = np.flatnonzero(square > self.square)
         if not far.size:
             return index
-        made, stop = self._made(xp, x, far, most - count)
+        made, stop = self._made(xp, x, far, maximum - count)
         x, index, square = x[:stop], index[:stop], square[:stop]
         if not made.size:
             return index
         new = x[backends.to_device(made, xp)]
-        self.centres.append(xp, new)
+        self.centers.append(xp, new)
         position, born = backends.to_device(np.arange(stop), xp), backends.to_device(made, xp)
         later, later_square = nearest(xp, x, new, position=position, born=born)
         return np.where(later_square < square, count + later, index)  # of equally near ones the older
 
-    def _absorb_one(self, xp: Any, x: Array, most: float) -> np.ndarray:
+    def _absorb_one(self, xp: Any, x: Array, maximum: float) -> np.ndarray:
         """A single point, as in decoding: the distances that decide, without a product that only excludes."""
-        squares = backends.asnumpy(squared_distances(x, self.centres.rows))
+        squares = backends.asnumpy(squared_distances(x, self.centers.rows))
         if squares.size and squares[number := int(squares.argmin())] <= self.square:
             return np.array([number])
-        if len(squares) >= most:
+        if len(squares) >= maximum:
             return np.zeros(0, np.int64)
-        self.centres.append(xp, x)
+        self.centers.append(xp, x)
         return np.array([len(squares)])
 
     def _made(self, xp: Any, x: Array, far: np.ndarray, room: float) -> tuple[np.ndarray, int]:
-        """Which of the points `far` from all old centres become centres, and before which point there is no more room.
+        """Which of the points `far` from all old centers become centers, and before which point there is no more room.
 
-        Block by block: those near a centre made in an earlier block are out; among the others each point that no
-        earlier centre of the block covers is one.
+        Block by block: those near a center made in an earlier block are out; among the others each point that no
+        earlier center of the block covers is one.
         """
         made: list[int] = []
         for at in range(0, len(far), SEQUENTIAL):

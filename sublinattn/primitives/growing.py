@@ -8,17 +8,17 @@ from typing import Any
 from ..core.backends import Array
 
 
-def with_room(xp: Any, held: Array | None, used: int, need: int, like: Array, most: float = math.inf) -> Array:
-    """`held` (B, room, ...) if `need` rows fit; else a larger array with its first `used` rows, zeros after them.
+def with_room(xp: Any, stored: Array | None, used: int, need: int, like: Array, maximum: float = math.inf) -> Array:
+    """`stored` (B, room, ...) if `need` rows fit; else a larger array with its first `used` rows, zeros after them.
 
-    The room grows by an eighth, up to `most` rows: O(1) copies of a row, and at most an eighth more than is used.
+    The room grows by an eighth, up to `maximum` rows: O(1) copies of a row, and at most an eighth more than is used.
     """
-    if held is not None and held.shape[1] >= need:
-        return held
-    room = int(min(most, max(need, used + used // 8)))
+    if stored is not None and stored.shape[1] >= need:
+        return stored
+    room = int(min(maximum, max(need, used + used // 8)))
     out = xp.zeros((len(like), room, *like.shape[2:]), dtype=like.dtype)
-    if held is not None:
-        out[:, :used] = held[:, :used]
+    if stored is not None:
+        out[:, :used] = stored[:, :used]
     return out
 
 
@@ -28,12 +28,12 @@ class GrowingRows:
     Parameters
     ----------
     rows : array, shape (m, ...)
-        The first rows, none perhaps; kept, not copied.
+        The first rows, perhaps none. The array is taken over, not copied.
 
     Attributes
     ----------
     buffer : array, shape (room, ...)
-        All that is held.
+        The rows, and room for more.
     """
 
     def __init__(self, rows: Array) -> None:

@@ -12,21 +12,21 @@ from ..core.backends import Array
 
 
 def greedy_k_center(xp: Any, k: Array, m: int, *, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Centres each of which is the point farthest from those before it [Gonzalez 1985].
+    """Centers each of which is the point farthest from those before it [Gonzalez 1985].
 
     Parameters
     ----------
     k : array, shape (n, d)
     m : int
-        Centres wanted, at most n; fewer come if the points are fewer without their repetitions.
+        Centers wanted, at most n; fewer come if the points are fewer without their repetitions.
     start : int
-        The first centre.
+        The first center.
 
     Returns
     -------
     indices : numpy array of int64, shape (m',)
     radii : numpy array of float64, shape (m',)
-        Largest distance of a point to the nearest of the first i + 1 centres: at most twice the least possible for so
+        Largest distance of a point to the nearest of the first i + 1 centers: at most twice the least possible for so
         many, and within rounding of the points' dtype.
 
     Notes
@@ -41,8 +41,8 @@ def greedy_k_center(xp: Any, k: Array, m: int, *, start: int = 0) -> tuple[np.nd
 
     def make_worker() -> Callable[[int], None]:
         def worker(number: int) -> None:
-            tile, centre = tiles[number], indices[-1]
-            difference = k[tile] - k[centre]
+            tile, center = tiles[number], indices[-1]
+            difference = k[tile] - k[center]
             xp.minimum(least[tile], xp.einsum("ij,ij->i", difference, difference), out=least[tile])
             farthest[number] = least[tile].argmax()
 
@@ -107,7 +107,7 @@ def diameters(xp: Any, k: Array, labels: np.ndarray) -> np.ndarray:
 
 
 def greedy_radii(xp: Any, x: Array, m: int) -> np.ndarray:
-    """Covering radii with 1 to m greedy centres, shape (m,): 0 once every point is one."""
+    """Covering radii with 1 to m greedy centers, shape (m,): 0 once every point is one."""
     _, radii = greedy_k_center(xp, x, m)
     return np.pad(radii, (0, m - len(radii)))
 

@@ -9,6 +9,7 @@ the slot and the item, so that one seed gives the same sample however the stream
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,61 @@ class WeightedSlots:
             self.thresholds = next_total(mu, again)  # what a slot holds at mu says nothing of when it held it first
         self.mu = mu
         return theirs
+
+
+class SmallestPriorities:
+    """A sample without replacement: the `size` items of smallest priority, item j's a uniform number of its own.
+
+    Parameters
+    ----------
+    size : int
+    seed, stream : int
+        As `WeightedSlots`.
+
+    Attributes
+    ----------
+    priorities : numpy array, shape (size,)
+        Of the item in each slot; inf where there is none yet. Empty slots are filled in order.
+    seen : int
+        Items so far.
+    """
+
+    def __init__(self, size: int, seed: int, stream: int) -> None:
+        self.size, self.seed, self.stream = size, seed, stream
+        self.priorities, self.seen = np.full(size, math.inf), 0
+
+    def absorb(self, count: int) -> np.ndarray:
+        """Take a chunk of `count` items; `O(count + size)` and O(size) more for each that is taken.
+
+        Returns
+        -------
+        numpy array of int64, shape (size,)
+            Which item of the chunk each slot holds now; -1 where it holds the same as before.
+        """
+        draws = uniforms(self.seed, self.stream, self.seen + np.arange(count))
+        self.seen += count
+        return self._offer(draws)
+
+    def merge(self, other: SmallestPriorities) -> np.ndarray:
+        """Make this the sample of both streams, exactly: which of `other`'s slots each slot holds now, or -1."""
+        self.seen += other.seen
+        return self._offer(other.priorities[: other.seen])
+
+    def _offer(self, draws: np.ndarray) -> np.ndarray:
+        """Item after item, as if each came alone: one below the largest priority held takes that one's slot."""
+        held = np.full(self.size, -1)
+        free = np.flatnonzero(np.isinf(self.priorities))[: len(draws)]
+        held[free] = np.arange(len(free))
+        self.priorities[free] = draws[: len(free)]
+        slot = int(self.priorities.argmax())
+        largest = float(self.priorities[slot])
+        items = len(free) + np.flatnonzero(draws[len(free) :] < largest)
+        for item, priority in zip(items.tolist(), draws[items].tolist(), strict=True):
+            if priority < largest:
+                held[slot], self.priorities[slot] = item, priority
+                slot = int(self.priorities.argmax())
+                largest = float(self.priorities[slot])
+        return held
 
 
 class GroupSamples:

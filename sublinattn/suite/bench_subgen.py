@@ -13,7 +13,7 @@ from ..core import backends
 from ..core.timing import timed
 from ..lab.workloads import make
 from ..lab.workloads.instance import Instance
-from ..methods.caches.caches import ExactCache
+from ..methods.caches.exact import ExactCache
 from ..methods.subgen.subgen import SubGenCache
 
 N, D, CLUSTERS, CHUNK = 2**20, 64, 1000, 4096

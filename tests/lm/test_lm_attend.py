@@ -16,7 +16,9 @@ from toy_llama import FIELDS, decoder, some_tokens
 from sublinattn import SubGenCache, attention
 from sublinattn.core import backends
 from sublinattn.lm.attend import CachedAttention, causal, grouped, replacing
-from sublinattn.methods.caches.caches import ExactCache, HeavyHitterCache, SinkCache
+from sublinattn.methods.caches.exact import ExactCache
+from sublinattn.methods.caches.heavy_hitter import HeavyHitterCache
+from sublinattn.methods.caches.sink import SinkCache
 
 N, LAYERS = 21, FIELDS["num_hidden_layers"]
 WITHIN = {

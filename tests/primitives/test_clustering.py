@@ -83,7 +83,7 @@ def test_clusters_equal_the_loop_for_every_chunking(xp: Any, name: str, dtype: A
     made, expected = clusters_by_loop(x, delta)
     for chunk in CHUNKS if xp is np else CHUNKS[1:3]:
         clusters, labels = absorbed(xp, x, delta, chunk)
-        centres = backends.asnumpy(clusters.centres.rows)
+        centres = backends.asnumpy(clusters.centers.rows)
         assert centres.dtype == dtype and np.array_equal(centres, x[made])
         assert labels == expected
     apart = [square(a, b) for a, b in itertools.combinations(centres[:200], 2)]
@@ -113,7 +113,7 @@ def test_blocks_of_any_size(sequential: int, monkeypatch: pytest.MonkeyPatch) ->
         made, expected = clusters_by_loop(x, delta)
         for chunk in (64, 300):
             clusters, labels = absorbed(np, x, delta, chunk)
-            assert labels == expected and np.array_equal(clusters.centres.rows, x[made])
+            assert labels == expected and np.array_equal(clusters.centers.rows, x[made])
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 5, 11, 12, 100])
@@ -133,7 +133,7 @@ def test_as_far_as_there_is_room(xp: Any, most: int, chunk: int) -> None:
         if len(found) < min(chunk, len(x) - at + len(found)):
             break
     assert at == stop and labels == expected[:stop]
-    assert np.array_equal(backends.asnumpy(clusters.centres.rows), x[made[:most]])
+    assert np.array_equal(backends.asnumpy(clusters.centers.rows), x[made[:most]])
     assert len(clusters.absorb(xp, rows[: made[most] if most < 12 else 9], most=most)) == stop or most >= 12
 
 
@@ -144,7 +144,7 @@ def test_no_more_clusters_than_parts_of_diameter_delta() -> None:
     x = cell + rng.uniform(0, 1, size=(2000, 2))
     for order in (np.arange(2000), np.argsort(x[:, 0]), np.argsort(-np.linalg.norm(x, axis=1))):
         clusters, _ = absorbed(np, x[order], math.sqrt(2), 100)
-        assert 5 <= len(clusters.centres) <= 30
+        assert 5 <= len(clusters.centers) <= 30
 
 
 # -------------------------------------------------------------------------------------------------------------- nearest
@@ -212,7 +212,7 @@ def test_slack_bounds_the_rounding_of_the_products(dtype: Any) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_delta_beyond_all_distances(dtype: Any, delta: float) -> None:
     clusters, labels = absorbed(np, blobs(30, 3, 30, 1.0).astype(dtype), delta, 10)
-    assert labels == [0] * 30 and len(clusters.centres) == 1
+    assert labels == [0] * 30 and len(clusters.centers) == 1
 
 
 def test_host_syncs_are_few(xp: Any) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ...core.backends import asnumpy
-from ...methods.caches.caches import ExactCache, HeavyHitterCache, ZeroCache
+from ...methods.caches.exact import ExactCache, ZeroCache
+from ...methods.caches.heavy_hitter import HeavyHitterCache
 from ...methods.polynomial.approximants import MAX_RADIUS
 from ...methods.polynomial.polynomial import PolynomialState
 from ..run import Run

@@ -11,8 +11,10 @@ import numpy as np
 from ...core.backends import asnumpy, namespace, to_device
 from ...core.exact import attention
 from ...methods.caches.base import KVCache
-from ...methods.caches.caches import SINKS, HeavyHitterCache, KCenterCache, SinkCache
+from ...methods.caches.heavy_hitter import HeavyHitterCache
+from ...methods.caches.k_center import KCenterCache
 from ...methods.caches.reservoir import ReservoirCache
+from ...methods.caches.sink import SINKS, SinkCache
 from ...methods.subgen.subgen import SubGenCache
 from ...primitives.clustering import OnlineClusters
 from ..run import Run
@@ -166,7 +168,7 @@ def filling_delta(x: Instance, most: int) -> float:
     xp, low, high = namespace(x.k), 0, len(grid) - 1
     while low < high:
         middle = (low + high) // 2
-        fits = len(OnlineClusters(float(grid[middle]), x.k[:0]).absorb(xp, x.k, most=most)) == len(x.k)
+        fits = len(OnlineClusters(float(grid[middle]), x.k[:0]).absorb(xp, x.k, maximum=most)) == len(x.k)
         low, high = (low, middle) if fits else (middle + 1, high)
     return float(grid[low])
 

@@ -1,45 +1,47 @@
-"""What all key-value caches share: one protocol, its checks, and its boundary."""
+"""The protocol of the key-value caches, and what they share: checks, softmax over the stored tokens, merging.
+
+`update(k, v)` takes one token or a chunk, `attend(q)` answers queries from what is stored, `nbytes` says what that
+costs; `save`, `load` and, where it has an exact meaning, `merge`. Keys and values are stored in the working dtype
+(float32 for half precision). For n tokens of which m are stored, memory is `m (d + d_v)` numbers, a query costs
+`O(m (d + d_v))`.
+
+A new cache is a class here beside the others: it names its constructor's arguments (`PARAMETERS`) and implements
+`_absorb`, `_attend` and, if it is a `MergingCache`, `_take`.
+"""
 
 from __future__ import annotations
 
-import os
 from typing import Any, Self
 
 import numpy as np
 
-from ...core import backends, checkpoint, checks
+from ...core import backends, checks
 from ...core.backends import Array
+from ...core.exact import partial_attention
+from ...core.state import StreamingState
 
 
-class KVCache:
-    """Keys and values come in, queries are answered from what is kept; `caches` and `subgen` say what that is.
-
-    A subclass keeps its arrays in `_held` and implements `_about`, `_absorb` and `_attend`; `_state` and the methods
-    after it where that is not all. What a cache holds, what it costs in bytes and what a checkpoint contains are one.
+class KVCache(StreamingState):
+    """Absorbs the keys and values of a stream of tokens; answers queries from the part of them that it stores.
 
     Attributes
     ----------
     tokens_seen : int
         Tokens so far (of each problem, where there are leading axes).
     nbytes : int
-        Bytes of all arrays that the cache holds.
+        Bytes of all arrays that the cache stores.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.tokens_seen = 0
-        self._held: dict[str, Array] = {}
-        self._lead: tuple[int, ...] = ()
-        self._width: dict[str, int] = {}  # of the rows of k and v, once they are known, as is their dtype
-        self._dtype: np.dtype | None = None
+        self._batch_shape: tuple[int, ...] = ()
+        self._width: dict[str, int] = {}  # of the rows of k and v, once they are known
+        self._squared: tuple[str, ...] = ()  # which of k and v have their squared norms summed: these must be finite
 
     def __repr__(self) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in self._about().items())
-        return f"<{type(self).__name__}({given}): {self.tokens_seen} tokens seen, {self.nbytes} bytes>"
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays that the cache holds."""
-        return sum(int(x.nbytes) for x in self._arrays())
+        parameters = ", ".join(f"{name}={value!r}" for name, value in self.parameters().items())
+        return f"<{type(self).__name__}({parameters}): {self.tokens_seen} tokens seen, {self.nbytes} bytes>"
 
     def update(self, k: Array, v: Array, *, check_finite: bool = True) -> Self:
         """Absorb one key and value, `(d,)` and `(d_v,)`, or a chunk, `(..., c, d)` and `(..., c, d_v)`; returns self.
@@ -58,17 +60,21 @@ class KVCache:
             As `attention`; another width, dtype, device or other leading axes than before. The cache is then as it was.
         """
         xp, (k, v), _ = backends.enter(k=k, v=v)
-        k, v = (x.reshape(1, -1) if x.ndim == 1 else x for x in self._rows(k=k, v=v))
+        for name, x in (("k", k), ("v", v)):
+            self._check_shape(name, x)
+        k, v = (x.reshape(1, -1) if x.ndim == 1 else x for x in (k, v))
         if k.shape[:-1] != v.shape[:-1]:
             raise ValueError(f"v must have the leading axes and rows of k, {tuple(k.shape[:-1])}, got {tuple(v.shape)}")
-        lead, width = tuple(k.shape[:-2]), {"k": k.shape[-1], "v": v.shape[-1]}
+        batch_shape, width = tuple(k.shape[:-2]), {"k": k.shape[-1], "v": v.shape[-1]}
         dtype = backends.working_dtype(k)
-        if self._dtype is not None and dtype != self._dtype:
-            raise TypeError(f"k must have the dtype of what is held ({self._dtype}), got {dtype}")
+        self._check_dtype("k", dtype)
         k, v = (xp.ascontiguousarray(x.astype(dtype, copy=False)).reshape(-1, *x.shape[-2:]) for x in (k, v))
-        self._check_rows(xp, check_finite, k=k, v=v)
+        norms = checks.largest_norms(xp, check_finite, k=k, v=v)
+        for name, x, norm in zip("kv", (k, v), norms, strict=True):
+            if name in self._squared:
+                checks.check_squares(name, x, norm)
         self._follow(xp, "k")
-        self._lead, self._width, self._dtype = lead, width, dtype
+        self._batch_shape, self._width, self._dtype = batch_shape, width, dtype
         self._absorb(xp, k, v)
         self.tokens_seen += k.shape[1]
         return self
@@ -98,69 +104,18 @@ class KVCache:
         if not self.tokens_seen:
             raise ValueError("attend needs a cache with tokens, got an empty one: call update first")
         xp, (q,), leave = backends.enter(q=q)
-        (rows,) = self._rows(q=q)
+        self._check_shape("q", q)
         dtype = backends.working_dtype(q)
-        if dtype != self._dtype:
-            raise TypeError(f"q must have the dtype of the keys ({self._dtype}), got {dtype}")
+        self._check_dtype("q", dtype)
         scale = checks.resolve_scale(scale, self._width["k"])
-        rows = xp.ascontiguousarray(rows.astype(dtype, copy=False))
+        rows = xp.ascontiguousarray(q.astype(dtype, copy=False))
         rows = rows.reshape(-1, 1 if q.ndim == 1 else q.shape[-2], q.shape[-1])
         checks.largest_norms(xp, check_finite, q=rows)
         self._follow(xp, "q")
         out = self._attend(xp, rows, scale)
         return leave(out.reshape(*q.shape[:-1], self._width["v"]))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the cache to a file, whole or not at all; it continues from there with the same draws."""
-        about = {
-            "parameters": self._about(),
-            "state": self._state(),
-            "tokens_seen": self.tokens_seen,
-            "lead": self._lead,
-            "width": self._width,
-            "dtype": self._dtype and str(self._dtype),
-        }
-        checkpoint.write(
-            path, type(self).__name__, about, {name: backends.asnumpy(x) for name, x in self._saved().items()}
-        )
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote: the cache continues on the device of the next rows.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            No such file, or not a whole cache of this class.
-        """
-        about, arrays = checkpoint.read(path, cls.__name__)
-        cache = cls(**about["parameters"])
-        cache.tokens_seen, cache._lead, cache._width = about["tokens_seen"], tuple(about["lead"]), about["width"]
-        cache._dtype = None if about["dtype"] is None else np.dtype(about["dtype"])
-        cache._restore(about["state"], arrays)
-        return cache
-
-    # ------------------------------------------------------------------------------------------- what a subclass says
-    def _about(self) -> dict[str, Any]:
-        """Keyword arguments that make a cache like this one, as JSON values; no rng."""
-        raise NotImplementedError
-
-    def _state(self) -> dict[str, Any]:
-        """What else it is but arrays, as JSON values."""
-        return {}
-
-    def _saved(self) -> dict[str, Array]:
-        """Arrays that a checkpoint takes."""
-        return self._held
-
-    def _restore(self, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        """Take back what `_state()` and `_saved()` gave."""
-        self._held = arrays
-
-    def _arrays(self) -> list[Array]:
-        """All arrays that are held."""
-        return list(self._held.values())
-
+    # ------------------------------------------------------------------------------------- what a new cache implements
     def _absorb(self, xp: Any, k: Array, v: Array) -> None:
         """Take rows k (B, c, d), v (B, c, d_v), contiguous, in the working dtype; `tokens_seen` is from before them."""
         raise NotImplementedError
@@ -169,35 +124,99 @@ class KVCache:
         """Answers (B, c, d_v) to queries (B, c, d)."""
         raise NotImplementedError
 
-    def _check_rows(self, xp: Any, check_finite: bool, k: Array, v: Array) -> None:
-        """Refuse rows before anything changes."""
-        checks.largest_norms(xp, check_finite, k=k, v=v)
+    # ------------------------------------------------------------------------------------------------ checks and file
+    def _check_shape(self, name: str, x: Array) -> None:
+        """Refuse rows of another width, or with other leading axes, than those before; and none at all."""
+        width = self._width.get("v" if name == "v" else "k", x.shape[-1] if x.ndim else 0)
+        batch_shape = self._batch_shape if self.tokens_seen else tuple(x.shape[:-2])
+        fits = x.ndim and x.shape[-1] == width and tuple(x.shape[:-2]) == batch_shape
+        if not fits or (x.ndim == 1 and batch_shape):
+            chunk = f"({''.join(f'{size}, ' for size in batch_shape)}c, {width})"
+            expected = chunk if batch_shape else f"({width},) or {chunk}"
+            raise ValueError(f"{name} must have shape {expected}, got {tuple(x.shape)}")
+        if 0 in x.shape:
+            raise ValueError(f"{name} must not be empty, got shape {tuple(x.shape)}")
 
-    # ------------------------------------------------------------------------------------------------------ the checks
-    def _rows(self, **named: Array) -> list[Array]:
-        """The arrays, as long as they fit what came before."""
-        for name, x in named.items():
-            width = self._width.get("v" if name == "v" else "k", x.shape[-1] if x.ndim else 0)
-            lead = self._lead if self.tokens_seen else tuple(x.shape[:-2])
-            said = f"({width},) or " * (not lead) + "(" + "".join(f"{size}, " for size in lead) + f"c, {width})"
-            if not x.ndim or x.shape[-1] != width or tuple(x.shape[:-2]) != lead or (x.ndim == 1 and lead):
-                raise ValueError(f"{name} must have shape {said}, got {tuple(x.shape)}")
-            if 0 in x.shape:
-                raise ValueError(f"{name} must not be empty, got shape {tuple(x.shape)}")
-        return list(named.values())
+    def _about(self) -> dict[str, Any]:
+        return {
+            "parameters": self.parameters(),
+            "state": {},
+            "tokens_seen": self.tokens_seen,
+            "lead": self._batch_shape,
+            "width": self._width,
+            "dtype": self._dtype and str(self._dtype),
+        }
 
-    def _follow(self, xp: Any, name: str) -> None:
-        """The state's arrays on the device of the new rows."""
-        self._held = dict(zip(self._held, backends.follow(xp, name, *self._held.values()), strict=True))
+    def _restore(self, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        self.tokens_seen, self._batch_shape, self._width = about["tokens_seen"], tuple(about["lead"]), about["width"]
+        self._dtype = None if about["dtype"] is None else np.dtype(about["dtype"])
+        self._stored = arrays
+
+
+class MergingCache(KVCache):
+    """A cache that can take over what another one stores; a subclass says what it is then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seeds: list[int] = []  # of its draws: its own, then those of the caches merged into it
+
+    def merge(self, other: Self) -> Self:
+        """Add the tokens of `other`, which saw a stream of its own, as if they came after this one's; returns self.
+
+        The class says what a merged cache is. `other` is left as it was.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Another class; other parameters, leading axes, widths or dtype; draws in common.
+        """
+        self._check_mergeable(other)
+        if not other.tokens_seen:
+            return self
+        xp = self._meet(other)
+        if not self.tokens_seen:
+            self._batch_shape, self._width, self._dtype = other._batch_shape, other._width, other._dtype
+        self._take(xp, other, {name: backends.to_device(x, xp) for name, x in other._stored.items()})
+        self._seeds += other._seeds
+        self.tokens_seen += other.tokens_seen
+        return self
 
     def _check_mergeable(self, other: Any) -> None:
-        """Refuse what cannot be merged into this cache."""
-        if type(other) is not type(self):
-            raise TypeError(f"other must be a {type(self).__name__}, got {type(other).__name__}")
-        if other is self:
-            raise ValueError("other must be another cache, got this one")
+        super()._check_mergeable(other)
         if self._width and other._width:
-            tokens = self.tokens_seen and other.tokens_seen
-            mine, its = ((c._lead if tokens else (), c._width, str(c._dtype)) for c in (self, other))
-            if mine != its:
-                raise ValueError(f"other must have this cache's leading axes, widths and dtype {mine}, got {its}")
+            both_seen = self.tokens_seen and other.tokens_seen
+            mine, theirs = ((c._batch_shape if both_seen else (), c._width) for c in (self, other))
+            if mine != theirs:
+                raise ValueError(f"other must have this state's leading axes and widths {mine}, got {theirs}")
+        if set(self._seeds) & set(other._seeds):
+            raise ValueError("other must have draws of its own: make the caches with different rng")
+
+    def _take(self, xp: Any, other: Any, theirs: dict[str, Array]) -> None:
+        """Take over from `other`, which has tokens; `theirs` are its stored arrays, on this cache's device."""
+        raise NotImplementedError
+
+
+def budget_and_recent(budget: Any, recent: Any) -> tuple[int, int]:
+    """Both as integers, the recent tokens within the budget."""
+    budget = checks.integer("budget", budget, minimum=1)
+    recent = checks.integer("recent", recent, minimum=0)
+    if recent > budget:
+        raise ValueError(f"recent must be at most budget ({budget}), got {recent}")
+    return budget, recent
+
+
+def joined(xp: Any, stored: dict[str, Array], **rows: Array) -> dict[str, Array]:
+    """The rows (B, c, ...) after those stored under the same names; copies."""
+    return {name: xp.concatenate([stored[name], x], axis=1) if stored else x.copy() for name, x in rows.items()}
+
+
+def picked(xp: Any, stored: dict[str, Array], index: Array) -> dict[str, Array]:
+    """Of each problem the tokens `index` (B, m)."""
+    deep = index[:, :, None]
+    return {name: xp.take_along_axis(x, index if x.ndim == 2 else deep, axis=1) for name, x in stored.items()}
+
+
+def softmax_over(stored: dict[str, Array], used: int, q: Array, scale: float) -> Array:
+    """Exact attention over the first `used` stored tokens; safe for logits up to 1e4."""
+    k, v = (stored[name][:, :used] for name in ("keys", "values"))
+    return partial_attention(q, k, v, scale=scale, check_finite=False).output()

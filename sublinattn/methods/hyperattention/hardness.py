@@ -79,7 +79,7 @@ class Hardness:
         def count(xp: Any, k: Array) -> int:
             clusters = OnlineClusters(float(delta), k[:0])
             clusters.absorb(xp, k)
-            return len(clusters.centres)
+            return len(clusters.centers)
 
         return self._of_keys(count)
 

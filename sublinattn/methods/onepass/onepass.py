@@ -3,13 +3,13 @@
 Source: Addanki, Li, Song, Yang, *One Pass Streaming Algorithm for Super Long Token Attention Approximation in Sublinear
 Space*, arXiv 2311.14652 [ALSY23]: Algorithm 1, its main theorem, and its two building blocks, sparse recovery and
 approximate matrix product. With the features of [AS23], attention is `y = D^-1 U1 U2^T V`. Keys and values are read
-once, then queries once; no n rows are ever held.
+once, then queries once; no n rows are ever stored.
 
 - *paper*: `Psi U2`, `Psi V` and the running sum `U2^T 1` while keys arrive; then `D_ii = <u1(q_i), U2^T 1>` and
   `Phi D^-1 U1` while queries do. Decoding: `Z = (Phi D^-1 U1) ((Psi U2)^T Psi V)` is `Phi y`, up to the error of `Psi`;
   sparse recovery of each column. `m1 t + m2 (t + d_v) + t` numbers.
-- *fused*: keys come before queries, so `U2^T V` can be kept exactly, and each row `y_i` is known as its query arrives:
-  sketch `Phi y` itself. `m1 d_v + t (d_v + 1)` numbers; no `Psi`, and none of its error.
+- *fused*: keys come before queries, so `U2^T V` can be summed exactly, and each row `y_i` is known as its query
+  arrives: sketch `Phi y` itself. `m1 d_v + t (d_v + 1)` numbers; no `Psi`, and none of its error.
 
 `Psi` is a CountSketch with one table of `m2` buckets, `Phi` one with `r` tables of `w` buckets and bit counters in `b`
 of them: `m1 = w (r + b log2 n)`, `w = 4 k / eps1`, `r = O(log n)`, `b = O(log k)`; see `primitives.recovery`. Both are
@@ -27,22 +27,24 @@ Differs from the paper in:
 
 from __future__ import annotations
 
-import os
 from typing import Any, Self
 
 import numpy as np
 
-from ...core import backends, checkpoint, checks
+from ...core import backends, checks
 from ...core.backends import Array
+from ...core.state import StreamingState
 from ..countsketch.hashing import MAX_INDEX, IndexHash
 from ..countsketch.recovery import SparseColumns, identify, scan
-from .ranges import Ranges, size, union, with_range
 from .variants import VARIANTS
+
+Ranges = list[tuple[int, int]]
+"""The indices that have been read: disjoint half-open ranges, in order, as few as there can be."""
 
 DECODERS = {"identify": identify, "scan": scan}
 
 
-class OnePassSketch:
+class OnePassSketch(StreamingState):
     """Attention of n queries over n keys, each row read once, in space that hardly grows with n [ALSY23].
 
     Parameters
@@ -69,6 +71,8 @@ class OnePassSketch:
         Rows absorbed.
     nbytes : int
         Bytes of all arrays that the sketch holds; those for the queries come with the first query.
+    state : Variant
+        The sums and sketches.
 
     Raises
     ------
@@ -93,6 +97,8 @@ class OnePassSketch:
     >>> columns = sketch.decode()
     """
 
+    PARAMETERS = ("n", "d", "d_v", "degree", "sparsity", "eps1", "eps2", "variant", "scale")
+
     def __init__(
         self,
         n: int,
@@ -107,6 +113,7 @@ class OnePassSketch:
         scale: float | None = None,
         rng: np.random.Generator | int | None = None,
     ) -> None:
+        super().__init__()
         self.n, self.d, self.d_v = (
             checks.integer(name, x, minimum=1) for name, x in (("n", n), ("d", d), ("d_v", d_v))
         )
@@ -123,9 +130,8 @@ class OnePassSketch:
             raise ValueError(f"variant must be one of {tuple(VARIANTS)}, got {variant!r}")
         self.eps1, self.eps2, self.variant = float(eps1), float(eps2), variant
         self.scale = checks.resolve_scale(scale, d)
-        parameters = {name: value for name, value in self._about().items() if name != "variant"}
-        self._kept = VARIANTS[variant](**parameters, rng=checks.generator(rng))
-        self._dtype: np.dtype | None = None  # of the tables: that of the first rows
+        parameters = {name: value for name, value in self.parameters().items() if name != "variant"}
+        self.state = VARIANTS[variant](**parameters, rng=checks.generator(rng))
         self._ranges: dict[str, Ranges] = {"k": [], "q": []}
         self._next = {"k": 0, "q": 0}
 
@@ -133,17 +139,12 @@ class OnePassSketch:
     @property
     def keys_seen(self) -> int:
         """Keys absorbed so far."""
-        return size(self._ranges["k"])
+        return _size(self._ranges["k"])
 
     @property
     def queries_seen(self) -> int:
         """Queries absorbed so far."""
-        return size(self._ranges["q"])
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays that the sketch holds."""
-        return self._kept.nbytes
+        return _size(self._ranges["q"])
 
     def absorb_keys(self, k: Array, v: Array, *, start: int | None = None, check_finite: bool = True) -> Self:
         """Absorb one key and value, `(d,)` and `(d_v,)`, or a chunk, `(c, d)` and `(c, d_v)`; returns self.
@@ -165,7 +166,7 @@ class OnePassSketch:
         if self._ranges["q"]:
             raise ValueError(f"absorb_keys must come before all queries, got keys after {self.queries_seen} queries")
         xp, (k, v), start, ranges = self._enter(start, check_finite, k=k, v=v)
-        self._kept.keys(xp, start, k, v)
+        self.state.absorb_keys(xp, start, k, v)
         self._ranges["k"], self._next["k"] = ranges, start + len(k)
         return self
 
@@ -181,7 +182,7 @@ class OnePassSketch:
         if self.keys_seen < self.n:
             raise ValueError(f"absorb_queries needs all {self.n} keys first, got {self.keys_seen}")
         xp, (q,), start, ranges = self._enter(start, check_finite, q=q)
-        self._kept.queries(xp, start, q)
+        self.state.absorb_queries(xp, start, q)
         self._ranges["q"], self._next["q"] = ranges, start + len(q)
         return self
 
@@ -193,14 +194,12 @@ class OnePassSketch:
         rows = checks.rows(width, **dict(zip(named, wide, strict=True)))
         norm, *_ = checks.largest_norms(xp, check_finite, **dict(zip(named, rows, strict=True)))
         side, dtype = next(iter(named)), np.dtype(rows[0].dtype)
-        self._kept.monomials.check(dtype, **{side: norm})
-        if self._dtype is not None and self._dtype != dtype:
-            raise TypeError(f"{side} must have the dtype of the rows before it ({self._dtype}), got {dtype}")
+        self.state.monomials.check(dtype, **{side: norm})
+        self._check_dtype(side, dtype)
         start = self._following(side) if start is None else checks.integer("start", start, minimum=0)
-        ranges = with_range(self._ranges[side], start, start + len(rows[0]), name=side, n=self.n)
-        kept = self._kept
-        kept.sums, kept.weights = backends.follow(xp, side, kept.sums, kept.weights)
-        kept.allocate(xp, dtype, queries=False)  # those of the queries when these have passed
+        ranges = _with_range(self._ranges[side], start, start + len(rows[0]), name=side, n=self.n)
+        self._follow(xp, side)
+        self.state.allocate(xp, dtype, queries=False)  # those of the queries when these have passed
         self._dtype = dtype
         return xp, rows, start, ranges
 
@@ -232,8 +231,8 @@ class OnePassSketch:
             raise ValueError(f"method must be one of {tuple(DECODERS)}, got {method!r}")
         if self.queries_seen < self.n:
             raise ValueError(f"decode needs all {self.n} queries first, got {self.queries_seen}")
-        xp = backends.namespace(self._kept.sums)
-        indices, values = DECODERS[method](xp, self._kept.output(xp), self.sparsity)
+        xp = backends.namespace(self.state.sums)
+        indices, values = DECODERS[method](xp, self.state.output(xp), self.sparsity)
         return SparseColumns(indices, values, (self.n, self.d_v))
 
     def merge(self, other: OnePassSketch) -> Self:
@@ -247,67 +246,81 @@ class OnePassSketch:
         TypeError, ValueError
             Not a sketch; other parameters or another seed; a range twice; queries on top of different keys.
         """
-        if not isinstance(other, OnePassSketch):
-            raise TypeError(f"other must be a OnePassSketch, got {type(other).__name__}")
-        if self._about() != other._about():
-            raise ValueError(f"other must have this sketch's parameters {self._about()}, got {other._about()}")
-        mine, its = self._kept.sketches(), other._kept.sketches()
-        if any((mine[name].hash.coefficients != its[name].hash.coefficients).any() for name in mine):
-            raise ValueError("other must have this sketch's hashes: make both with the same rng, an integer seed")
-        if self._dtype is not None and other._dtype is not None and self._dtype != other._dtype:
-            raise TypeError(f"other must have rows of dtype {self._dtype}, got {other._dtype}")
+        self._check_mergeable(other)
         side = "q" if self._ranges["q"] or other._ranges["q"] else "k"
         if side == "q" and (both := {self.keys_seen, other.keys_seen}) != {self.n}:
             raise ValueError(f"other must have absorbed all {self.n} keys once there are queries, got {min(both)}")
         if side == "q" and not self._same_keys(other):
             raise ValueError("other must have absorbed the same keys once there are queries, got sums that differ")
-        ranges = union(self._ranges[side], other._ranges[side], name=side, n=self.n)
+        ranges = self._ranges[side]
+        for start, stop in other._ranges[side]:
+            ranges = _with_range(ranges, start, stop, name=side, n=self.n)
         if other._dtype is not None:
             self._dtype = other._dtype
-            self._kept.merge(other._kept, other._dtype, queries=side == "q")
+            self.state.merge(self._meet(other), other.state, other._dtype, queries=side == "q")
         self._ranges[side] = ranges
         return self
 
+    def _check_mergeable(self, other: Any) -> None:
+        super()._check_mergeable(other)
+        mine, theirs = self.state.sketches(), other.state.sketches()
+        if any((mine[name].hash.coefficients != theirs[name].hash.coefficients).any() for name in mine):
+            raise ValueError("other must have this sketch's hashes: make both with the same rng, an integer seed")
+
     def _same_keys(self, other: OnePassSketch) -> bool:
-        """Whether what is kept of the keys agrees up to the rounding of a different order: to half of the digits."""
+        """Whether what is stored of the keys agrees up to the rounding of a different order: to half of the digits."""
         tolerance = float(np.finfo(self._dtype or np.float64).eps) ** 0.5
-        for pair in zip(self._kept.of_keys(), other._kept.of_keys(), strict=True):
-            mine, its = backends.together(*pair)
-            if not bool(backends.asnumpy(abs(mine - its).max() <= tolerance * abs(mine).max())):
+        for pair in zip(self.state.of_keys(), other.state.of_keys(), strict=True):
+            mine, theirs = backends.together(*pair)
+            if not bool(backends.asnumpy(abs(mine - theirs).max() <= tolerance * abs(mine).max())):
                 return False
         return True
 
-    # --------------------------------------------------------------------------------------------------- checkpointing
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the sketch to a file, whole or not at all: what has been absorbed so far is safe there."""
-        about = {**self._about(), "ranges": self._ranges, "next": self._next, "dtype": self._dtype and str(self._dtype)}
-        arrays = {"sums": self._kept.sums}
-        for name, sketch in self._kept.sketches().items():
+    # --------------------------------------------------------------------------------------------- what it consists of
+    def contents(self) -> dict[str, Array]:
+        """The arrays that `save` writes: `sums`; hash, table and bit counters of each sketch, once they are there."""
+        arrays = {"sums": self.state.sums}
+        for name, sketch in self.state.sketches().items():
             arrays[f"{name}.hash"] = sketch.hash.coefficients
             if sketch.table is not None:
                 arrays |= {f"{name}.table": sketch.table, f"{name}.bits": sketch.bits}
-        checkpoint.write(path, "OnePassSketch", about, {key: backends.asnumpy(x) for key, x in arrays.items()})
+        return arrays
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote: the sketch continues on the device of the next rows.
+    def _arrays(self) -> list[Array]:
+        return [*self.contents().values(), self.state.weights]
 
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            No such file, or not a whole sketch.
-        """
-        about, arrays = checkpoint.read(path, "OnePassSketch")
-        ranges, following, dtype = (about.pop(key) for key in ("ranges", "next", "dtype"))
-        sketch = cls(**about, rng=0)
-        sketch._ranges = {side: [(a, b) for a, b in pairs] for side, pairs in ranges.items()}
-        sketch._next, sketch._dtype = following, None if dtype is None else np.dtype(dtype)
-        sketch._kept.sums = arrays["sums"]
-        for name, part in sketch._kept.sketches().items():
-            part.hash = IndexHash(arrays[f"{name}.hash"], part.hash.width)
-            part.table, part.bits = arrays.get(f"{name}.table"), arrays.get(f"{name}.bits")
-        return sketch
+    def _follow(self, xp: Any, name: str) -> None:
+        self.state.follow(xp, name)
 
     def _about(self) -> dict[str, Any]:
-        names = ("n", "d", "d_v", "degree", "sparsity", "eps1", "eps2", "variant", "scale")
-        return {name: getattr(self, name) for name in names}
+        dtype = self._dtype and str(self._dtype)
+        return {**self.parameters(), "ranges": self._ranges, "next": self._next, "dtype": dtype}
+
+    def _restore(self, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        self._ranges = {side: [(a, b) for a, b in pairs] for side, pairs in about["ranges"].items()}
+        self._next, self._dtype = about["next"], None if about["dtype"] is None else np.dtype(about["dtype"])
+        self.state.sums = arrays["sums"]
+        for name, sketch in self.state.sketches().items():
+            sketch.hash = IndexHash(arrays[f"{name}.hash"], sketch.hash.width)
+            sketch.table, sketch.bits = arrays.get(f"{name}.table"), arrays.get(f"{name}.bits")
+
+
+def _size(ranges: Ranges) -> int:
+    """Number of indices."""
+    return sum(b - a for a, b in ranges)
+
+
+def _with_range(ranges: Ranges, start: int, stop: int, *, name: str, n: int) -> Ranges:
+    """`ranges` and [start, stop); ValueError if it leaves [0, n) or has been read before."""
+    if stop > n:
+        raise ValueError(f"{name} must have its rows below n = {n}, got rows {start} to {stop - 1}")
+    for a, b in ranges:
+        if a < stop and start < b:
+            raise ValueError(f"{name} must bring each index once, got rows {start} to {stop - 1} after {a} to {b - 1}")
+    out: Ranges = []
+    for a, b in sorted([*ranges, (start, stop)]):
+        if out and out[-1][1] == a:
+            out[-1] = (out[-1][0], b)
+        else:
+            out.append((a, b))
+    return out

@@ -20,21 +20,21 @@ Differs from the paper in:
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
 
-from ...core import backends, checkpoint, checks
+from ...core import backends, checks
 from ...core.backends import Array
+from ...core.state import StreamingState
 from .approximants import BASES, approximant, minimal_degree
 from .monomials import Features, Monomials, chunks, divided, evaluate, lane_moments, lanes, moments, with_ones
 
 CAUSAL_ROWS = 512  # inside a chunk of so many rows the polynomial is evaluated entry by entry
 
 
-class PolynomialState:
+class PolynomialState(StreamingState):
     """Attention over a growing set of keys from a state of fixed size: the streaming corollary of [AS23].
 
     The state is `U2^T [V, 1]`, `t (d_v + 1)` numbers in float64, `t = C(d+g, g)`. It answers any query in
@@ -67,8 +67,10 @@ class PolynomialState:
     Raises
     ------
     TypeError, ValueError
-        Impossible parameters; more than `_monomials.MAX_RANK` features.
+        Impossible parameters; more than `monomials.MAX_RANK` features.
     """
+
+    PARAMETERS = ("d", "d_v", "degree", "scale", "basis", "radius")
 
     def __init__(
         self,
@@ -80,6 +82,7 @@ class PolynomialState:
         basis: str = "taylor",
         radius: float | None = None,
     ) -> None:
+        super().__init__()
         self.d, self.d_v = (checks.integer(name, x, minimum=1) for name, x in (("d", d), ("d_v", d_v)))
         self.degree = checks.integer("degree", degree, minimum=0)
         self.scale = checks.resolve_scale(scale, d)
@@ -89,19 +92,15 @@ class PolynomialState:
         polynomial = approximant(basis, self.degree, 0.0 if radius is None else radius)
         self.basis, self.radius = basis, None if radius is None else polynomial.radius
         self._monomials = Monomials(self.d, self.degree)
-        self._weights: Array = self._monomials.weights(polynomial.coefficients, self.scale)
-        self._moments: Array = np.zeros((self.rank, self.d_v + 1))  # moved to the keys' device with the first of them
+        # Both begin on the host, and go to the keys' device with the first of these.
+        weights = self._monomials.weights(polynomial.coefficients, self.scale)
+        self._stored = {"moments": np.zeros((self.rank, self.d_v + 1)), "weights": weights}
         self.tokens_seen = 0
 
     @property
     def rank(self) -> int:
         """Number of features, `C(d + degree, degree)`."""
         return self._monomials.rank
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the state's arrays: they do not grow."""
-        return int(self._moments.nbytes + self._weights.nbytes)
 
     def update(self, k: Array, v: Array, *, check_finite: bool = True) -> Self:
         """Absorb one key and value, `(d,)` and `(d_v,)`, or a chunk, `(c, d)` and `(c, d_v)`; returns self.
@@ -117,8 +116,8 @@ class PolynomialState:
         k, v = (x.astype(backends.working_dtype(x), copy=False) for x in (k, v))
         k_norm, _ = checks.largest_norms(xp, check_finite, k=k, v=v)
         self._monomials.check(k.dtype, k=k_norm)
-        self._moments, self._weights = backends.follow(xp, "k", self._moments, self._weights)
-        self._moments += moments(xp, self._monomials, k, with_ones(xp, v))
+        self._follow(xp, "k")
+        self._stored["moments"] += moments(xp, self._monomials, k, with_ones(xp, v))  # U2^T [V, 1]
         self.tokens_seen += len(k)
         return self
 
@@ -142,8 +141,8 @@ class PolynomialState:
         rows = rows.astype(backends.working_dtype(rows), copy=False)
         (q_norm,) = checks.largest_norms(xp, check_finite, q=rows)
         self._monomials.check(rows.dtype, q=q_norm)
-        self._moments, self._weights = backends.follow(xp, "q", self._moments, self._weights)
-        weighted = self._weights[:, None] * self._moments / self.tokens_seen
+        self._follow(xp, "q")
+        weighted = self._stored["weights"][:, None] * self._stored["moments"] / self.tokens_seen
         out = divided(xp, evaluate(xp, self._monomials, rows, weighted), self.degree)
         return leave(out.reshape(*q.shape[:-1], self.d_v))
 
@@ -153,39 +152,23 @@ class PolynomialState:
         Raises
         ------
         TypeError, ValueError
-            Not a state, or one with other parameters.
+            Not a state, this one itself, or one with other parameters.
         """
-        if not isinstance(other, PolynomialState):
-            raise TypeError(f"other must be a PolynomialState, got {type(other).__name__}")
-        if self._about() != other._about():
-            raise ValueError(f"other must have this state's parameters {self._about()}, got {other._about()}")
-        mine, its = backends.together(self._moments, other._moments)
-        self._moments, self._weights = mine + its, backends.together(self._weights, mine)[0]
+        self._check_mergeable(other)
+        xp = self._meet(other)
+        self._stored["moments"] = self._stored["moments"] + backends.to_device(other._stored["moments"], xp)
         self.tokens_seen += other.tokens_seen
         return self
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to a file, whole or not at all."""
-        about = {**self._about(), "tokens_seen": self.tokens_seen}
-        checkpoint.write(path, "PolynomialState", about, {"moments": backends.asnumpy(self._moments)})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote: the state continues on the device of the next keys or queries.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            No such file, or not a whole state.
-        """
-        about, arrays = checkpoint.read(path, "PolynomialState")
-        seen = about.pop("tokens_seen")
-        state = cls(**about)
-        state._moments, state.tokens_seen = arrays["moments"], seen
-        return state
+    def contents(self) -> dict[str, Array]:
+        """The array that `save` writes: `moments`, `U2^T [V, 1]`. The monomials' weights follow from the parameters."""
+        return {"moments": self._stored["moments"]}
 
     def _about(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("d", "d_v", "degree", "scale", "basis", "radius")}
+        return {**self.parameters(), "tokens_seen": self.tokens_seen}
+
+    def _restore(self, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        self._stored["moments"], self.tokens_seen = arrays["moments"], about["tokens_seen"]
 
 
 def _check_basis(basis: str) -> None:
@@ -235,7 +218,7 @@ def polynomial_attention(
     ------
     TypeError, ValueError
         As `attention`; both `degree` and `eps` given; an `eps` that rounding alone exceeds; more than
-        `_monomials.MAX_RANK` features; a normaliser that is not positive.
+        `monomials.MAX_RANK` features; a normaliser that is not positive.
 
     Notes
     -----

@@ -26,19 +26,23 @@ class Head:
         Of the draws, and of this problem among those of one seed.
     d, d_v : int
     dtype : dtype
+    clusters, samples, slots : classes
+        The parts. The claims pass broken ones, to see that these are noticed.
 
     Attributes
     ----------
     clusters : OnlineClusters
+        The centers, Algorithm 1's `x_i`.
     samples : GroupSamples
-        Counts of the clusters, and when their samples change.
+        Counts of the clusters, `n_i`, and when their samples change.
     sampled : GrowingRows of (t, d)
-        The samples' keys, cluster by cluster.
+        The samples' keys, cluster by cluster: `S_i`.
     slots : WeightedSlots
         `mu`, and when the slots change.
     slot_keys, slot_values : array, shapes (s, d) and (s, d_v)
+        The slots: `M`.
     radius : float
-        Every key is at most so far from the centre of its cluster.
+        Upper bound on the distance of a key to the center of its cluster.
     """
 
     def __init__(
@@ -53,23 +57,28 @@ class Head:
         d: int,
         d_v: int,
         dtype: Any,
+        clusters: type[OnlineClusters] = OnlineClusters,
+        samples: type[GroupSamples] = GroupSamples,
+        slots: type[WeightedSlots] = WeightedSlots,
     ) -> None:
-        self.clusters = OnlineClusters(delta, xp.zeros((0, d), dtype))
-        self.samples = GroupSamples(cluster_samples, seed, 2 * number)
+        self.clusters = clusters(delta, xp.zeros((0, d), dtype))
+        self.samples = samples(cluster_samples, seed, 2 * number)
         self.sampled = GrowingRows(xp.zeros((0, cluster_samples, d), dtype))
-        self.slots = WeightedSlots(value_samples, seed, 2 * number + 1)
+        self.slots = slots(value_samples, seed, 2 * number + 1)
         self.slot_keys, self.slot_values = (xp.zeros((value_samples, width), dtype) for width in (d, d_v))
         self.radius = delta
 
-    def absorb(self, xp: Any, k: Array, v: Array, most: float) -> None:
-        """Take keys (c, d) and values (c, d_v); delta doubles whenever more than `most` clusters would be needed."""
-        held = self.slots.absorb(squared_norms(v))
-        changed = np.flatnonzero(held >= 0)
+    def absorb(self, xp: Any, k: Array, v: Array, maximum: float) -> None:
+        """Take keys (c, d), values (c, d_v); delta doubles whenever more than `maximum` clusters would be needed."""
+        # Algorithm 1, UpdateMatrixProduct: mu grows by ||v||^2; each slot becomes (k, v) with probability ||v||^2 / mu.
+        token = self.slots.absorb(squared_norms(v))
+        changed = np.flatnonzero(token >= 0)
         if changed.size:
-            slot, row = (backends.to_device(x, xp) for x in (changed, held[changed]))
+            slot, row = (backends.to_device(x, xp) for x in (changed, token[changed]))
             self.slot_keys[slot], self.slot_values[slot] = k[row], v[row]
+        # Algorithm 1, UpdateSoftmaxNormalizer: the key joins the nearest center within delta, or becomes one.
         while len(k):
-            labels = self.clusters.absorb(xp, k, most=most)
+            labels = self.clusters.absorb(xp, k, maximum=maximum)
             if len(labels):
                 self._sample(xp, k, labels)
             k = k[len(labels) :]
@@ -77,7 +86,8 @@ class Head:
                 self.coarsen(xp, 2 * self.clusters.delta)
 
     def _sample(self, xp: Any, k: Array, labels: np.ndarray) -> None:
-        if new := len(self.clusters.centres) - len(self.sampled):  # all filled at once: a centre is its first member
+        """Algorithm 1: each of the t samples of the key's cluster becomes the key with probability `1/n_i`."""
+        if new := len(self.clusters.centers) - len(self.sampled):  # all filled at once: a center is its first member
             self.sampled.append(xp, xp.zeros((new, self.samples.size, k.shape[1]), k.dtype))
         group, sample, item = self.samples.absorb(labels, len(self.sampled))
         if len(item):
@@ -86,16 +96,17 @@ class Head:
 
     # ------------------------------------------------------------------------------------------- clusters of clusters
     def coarsen(self, xp: Any, delta: float) -> None:
-        """Cluster the centres anew, at a larger delta."""
-        old, self.clusters = self.clusters.centres.rows, OnlineClusters(delta, self.clusters.centres.buffer[:0].copy())
-        into = self.clusters.absorb(xp, old)
-        joined = len(self.clusters.centres) < len(old)
+        """Cluster the centers anew, at a larger delta [CCFM97]."""
+        old = self.clusters.centers
+        self.clusters = type(self.clusters)(delta, old.buffer[:0].copy())
+        into = self.clusters.absorb(xp, old.rows)
+        joined = len(self.clusters.centers) < len(old)
         self.radius = self.radius + delta if joined else max(self.radius, delta)  # later keys may be at delta
         self._regroup(xp, self.sampled.rows, self.samples.counts, into)
 
-    def merge(self, xp: Any, other: Head, most: float) -> None:
+    def merge(self, xp: Any, other: Head, maximum: float) -> None:
         """Take over the clusters and slots of `other`, which saw a stream of its own and is left as it was."""
-        centres, sampled, slot_keys, slot_values = (
+        centers, sampled, slot_keys, slot_values = (
             backends.together(x, self.slot_keys)[0] for x in other.device_arrays()
         )
         theirs = backends.to_device(np.flatnonzero(self.slots.merge(other.slots)), xp)
@@ -105,35 +116,35 @@ class Head:
             self.coarsen(xp, other.clusters.delta)
         own, count = np.arange(len(self.sampled)), len(other.sampled)
         if count:
-            into = np.concatenate([own, self.clusters.absorb(xp, centres[:count])])
+            into = np.concatenate([own, self.clusters.absorb(xp, centers[:count])])
             pieces = xp.concatenate([self.sampled.rows, sampled[:count]])
             self._regroup(xp, pieces, np.concatenate([self.samples.counts, other.samples.counts]), into)
             self.samples.seen += other.samples.seen
-            joined = len(self.clusters.centres) < len(own) + count
+            joined = len(self.clusters.centers) < len(own) + count
             self.radius = max(self.radius, other.radius + (self.clusters.delta if joined else 0.0))
-        while len(self.sampled) > most:
+        while len(self.sampled) > maximum:
             self.coarsen(xp, 2 * self.clusters.delta)
 
     def _regroup(self, xp: Any, pieces: Array, counts: np.ndarray, into: np.ndarray) -> None:
-        piece = backends.to_device(self.samples.regroup(counts, into, len(self.clusters.centres)), xp)
+        piece = backends.to_device(self.samples.regroup(counts, into, len(self.clusters.centers)), xp)
         self.sampled = GrowingRows(pieces[piece, xp.arange(self.samples.size)])
 
     # --------------------------------------------------------------------------------------------- what it consists of
     def device_arrays(self) -> list[Array]:
         """Arrays on the device of the rows, with the room to spare."""
-        return [self.clusters.centres.buffer, self.sampled.buffer, self.slot_keys, self.slot_values]
+        return [self.clusters.centers.buffer, self.sampled.buffer, self.slot_keys, self.slot_values]
 
     def host_arrays(self) -> list[np.ndarray]:
-        """What says when samples and slots change."""
+        """The clusters' counts, and when samples and slots change."""
         return [self.samples.counts, self.samples.due, self.slots.thresholds]
 
     def follow(self, xp: Any, name: str) -> None:
         """Move to the device of the rows `name`."""
         arrays = backends.follow(xp, name, *self.device_arrays())
-        self.clusters.centres.buffer, self.sampled.buffer, self.slot_keys, self.slot_values = arrays
+        self.clusters.centers.buffer, self.sampled.buffer, self.slot_keys, self.slot_values = arrays
 
     def about(self) -> dict[str, Any]:
-        """What `restore` needs beside `arrays`."""
+        """The numbers that `restore` needs beside `contents`."""
         return {
             "delta": self.clusters.delta,
             "radius": self.radius,
@@ -143,18 +154,18 @@ class Head:
             "turns": self.samples.turns,
         }
 
-    def arrays(self) -> dict[str, Array]:
+    def contents(self) -> dict[str, Array]:
         """The state's arrays by name, without the room to spare."""
-        centres, samples = self.clusters.centres.rows, self.sampled.rows
-        device = {"centres": centres, "samples": samples, "slot_keys": self.slot_keys, "slot_values": self.slot_values}
+        centers, samples = self.clusters.centers.rows, self.sampled.rows
+        device = {"centres": centers, "samples": samples, "slot_keys": self.slot_keys, "slot_values": self.slot_values}
         return {**device, **dict(zip(("counts", "due", "thresholds"), self.host_arrays(), strict=True))}
 
     def restore(self, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        """Become what `about()` and `arrays()` told."""
+        """Become the state whose `about()` and `contents()` these are."""
         self.clusters.delta, self.radius = about["delta"], about["radius"]
         self.slots.mu, self.slots.seen = about["mu"], about["values_seen"]
         self.samples.seen, self.samples.turns = about["keys_seen"], about["turns"]
-        self.clusters.centres, self.sampled = GrowingRows(arrays["centres"]), GrowingRows(arrays["samples"])
+        self.clusters.centers, self.sampled = GrowingRows(arrays["centres"]), GrowingRows(arrays["samples"])
         self.slot_keys, self.slot_values = arrays["slot_keys"], arrays["slot_values"]
         self.samples.counts, self.samples.due = arrays["counts"], arrays["due"]
         self.slots.thresholds = arrays["thresholds"]
@@ -169,12 +180,13 @@ def numerators(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple[
     m, o : array, shapes (h, c) and (h, c, d_v)
         `z = exp(m) o`; -inf and 0 while mu is 0.
     """
+    # Algorithm 1, Query: z = sum over the slots of mu / (s ||v||^2) exp(<q, k>) v.
     keys, values = (_stacked(xp, [getattr(head, name) for head in heads]) for name in ("slot_keys", "slot_values"))
     mu, size = np.array([head.slots.mu for head in heads])[:, None], heads[0].slots.size
     weights = np.divide(mu / size, squared_norms(values), out=np.zeros((len(heads), size)), where=mu > 0)
     weighted = values * backends.to_device(weights.astype(q.dtype), xp)[..., None]
-    found = partial_attention(q, keys, weighted, scale=scale, check_finite=False)
-    return xp.where(backends.to_device(mu > 0, xp), found.m, -np.inf), found.o
+    sums = partial_attention(q, keys, weighted, scale=scale, check_finite=False)
+    return xp.where(backends.to_device(mu > 0, xp), sums.m, -np.inf), sums.o
 
 
 def normalisers(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple[Array, Array]:
@@ -185,13 +197,14 @@ def normalisers(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple
     m, o : array, shapes (h, c) and (h, c, 1)
         `tau = exp(m) o`.
     """
+    # Algorithm 1, Query: tau = sum over clusters of n_i / t times the sum over their samples of exp(<q, k>).
     keys, size = _stacked(xp, [head.sampled.rows for head in heads]), heads[0].samples.size
     weights = np.zeros(keys.shape[:3], q.dtype)
-    for its, head in zip(weights, heads, strict=True):
-        its[: len(head.sampled)] = (head.samples.counts / size)[:, None]
+    for row, head in zip(weights, heads, strict=True):
+        row[: len(head.sampled)] = (head.samples.counts / size)[:, None]
     keys, weights = keys.reshape(len(heads), -1, q.shape[-1]), weights.reshape(len(heads), -1, 1)
-    found = partial_attention(q, keys, backends.to_device(weights, xp), scale=scale, check_finite=False)
-    return found.m, found.o
+    sums = partial_attention(q, keys, backends.to_device(weights, xp), scale=scale, check_finite=False)
+    return sums.m, sums.o
 
 
 def _stacked(xp: Any, arrays: Sequence[Array]) -> Array:
@@ -205,12 +218,12 @@ def _stacked(xp: Any, arrays: Sequence[Array]) -> Array:
 
 
 def ratio_of(xp: Any, numerators: list[tuple[Array, Array]], normalisers: list[tuple[Array, Array]]) -> Array:
-    """Sum of the numerators over that of the normalisers, each `exp(m) o`.
+    """`z / tau`: the sum of the numerators over that of the normalisers, each `exp(m) o`.
 
     The two sums have references of their own: a slot's largest logit may lie far above the clusters' samples, and the
     ratio is then large, but no 0/0. One past the largest float is inf.
     """
-    above, below = (_largest(xp, [m for m, _ in parts]) for parts in (numerators, normalisers))
+    above, below = (_largest(xp, [m for m, _ in sums]) for sums in (numerators, normalisers))
     z = sum(xp.exp(m - above)[..., None] * o for m, o in numerators)
     tau = sum(xp.exp(m - below)[..., None] * o for m, o in normalisers)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -220,5 +233,5 @@ def ratio_of(xp: Any, numerators: list[tuple[Array, Array]], normalisers: list[t
 
 
 def _largest(xp: Any, references: list[Array]) -> Array:
-    found = xp.stack(references).max(axis=0)
-    return xp.where(xp.isfinite(found), found, 0)  # of numerators there may be none yet
+    largest = xp.stack(references).max(axis=0)
+    return xp.where(xp.isfinite(largest), largest, 0)  # of numerators there may be none yet

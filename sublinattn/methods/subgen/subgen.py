@@ -4,10 +4,11 @@ Source: Zandieh, Han, Mirrokni, Karbasi, *SubGen: Token Generation in Sublinear 
 [SG24]: Algorithm 1 and Theorem 1. No public code runs the streaming algorithm: the paper's experiments ran an offline
 greedy k-center once (`caches.KCenterCache`).
 
-A token `(k, v)`: (1) its key joins the nearest centre within delta, or becomes one; each of the cluster's t samples is
+A token `(k, v)`: (1) its key joins the nearest center within delta, or becomes one; each of the cluster's t samples is
 replaced by it with probability `1/count`; (2) each of s slots is replaced by the token with probability
 `||v||^2 / mu`, `mu` the sum of all squared value norms with its own. A query: the slots give `z`, an unbiased estimate
-of `sum_j exp(<q, k_j>) v_j`, the clusters' samples `tau`, one of the normaliser; the answer is `z / tau`.
+of `sum_j exp(<q, k_j>) v_j`, the clusters' samples `tau`, one of the normaliser; the answer is `z / tau`. `head` has
+the state of one problem, step by step as in Algorithm 1.
 
 Cost: memory `m (d + t d) + s (d + d_v)` numbers, m clusters; `O(m d)` operations per token, done as one matrix product
 per chunk; `O(m t d + s (d + d_v))` per query. m is at most the number of parts of any partition of the keys into parts
@@ -33,10 +34,9 @@ import numpy as np
 
 from ...core import checks
 from ...core.backends import Array
-from ...core.checks import check_squares
 from ...core.exact import partial_attention
 from ...primitives.reservoir import seed_from
-from ..caches.parts import MergingCache
+from ..caches.base import MergingCache
 from .head import Head, normalisers, numerators, ratio_of
 
 
@@ -46,7 +46,7 @@ class SubGenCache(MergingCache):
     Parameters
     ----------
     delta : float
-        A key joins the nearest centre if that is at most so far away, in the keys' own units; else it becomes one.
+        A key joins the nearest center if that is at most so far away, in the keys' own units; else it becomes one.
     cluster_samples : int
         `t`, samples per cluster.
     value_samples : int
@@ -69,10 +69,12 @@ class SubGenCache(MergingCache):
     mu : float
         Sum of the squared norms of the values outside the recent window.
     radius : float
-        Every key is at most so far from the centre of its cluster: delta, unless clusters were merged.
+        Upper bound on the distance of a key to the center of its cluster: delta, unless clusters were merged.
     tokens_seen, nbytes : int
         With leading axes, all of these but the last two are lists, one entry per problem in C order; before the first
         token they are a ValueError.
+    heads : list of Head
+        The states of the problems, in C order; empty before the first token.
 
     Raises
     ------
@@ -94,10 +96,10 @@ class SubGenCache(MergingCache):
 
     Draws are a function of the seed, the slot and the token: one seed gives the same state, to the bit, for any chunks.
 
-    Merged, each slot holds every token of both streams with probability `||v||^2 / mu`, independently. Centres stay
+    Merged, each slot holds every token of both streams with probability `||v||^2 / mu`, independently. Centers stay
     pairwise farther than delta (of `other`'s, those within delta of one of this cache's lose their cluster to it), so
     there are still at most as many as parts in any partition of both streams' keys into parts of diameter delta, and
-    samples are uniform over their cluster; but a member may be delta plus `other`'s radius away from its centre: see
+    samples are uniform over their cluster; but a member may be delta plus `other`'s radius away from its center: see
     `radius`.
 
     Examples
@@ -106,6 +108,8 @@ class SubGenCache(MergingCache):
     >>> for k, v in chunks: cache.update(k, v)
     >>> cache.attend(q), cache.nbytes
     """
+
+    PARAMETERS = ("delta", "cluster_samples", "value_samples", "recent", "max_clusters")
 
     def __init__(
         self,
@@ -127,8 +131,10 @@ class SubGenCache(MergingCache):
         self.max_clusters = None if max_clusters is None else checks.integer("max_clusters", max_clusters, minimum=1)
         if max_clusters is not None and not self.delta:
             raise ValueError("delta must be above 0 if max_clusters is given: it is doubled, got 0")
+        self._squared = ("k", "v")
         self._seeds = [seed_from(rng)]
-        self._heads: list[Head] = []
+        self._parts: dict[str, Any] = {}  # classes of a head's parts, where they are not the usual ones
+        self.heads: list[Head] = []
 
     @classmethod
     def within(
@@ -147,7 +153,7 @@ class SubGenCache(MergingCache):
         """A cache that never holds more than `nbytes` for each problem.
 
         The clusters get what slots and window leave, as `max_clusters`. Delta is found online: it doubles when they do
-        not suffice, so that all are within 8 times the least radius for so many centres [CCFM97]. A doubling may merge
+        not suffice, so that all are within 8 times the least radius for so many centers [CCFM97]. A doubling may merge
         most clusters, and often leaves a good part of the budget unused.
 
         Parameters
@@ -192,123 +198,120 @@ class SubGenCache(MergingCache):
     @property
     def centers(self) -> Any:
         """Keys that opened a cluster."""
-        return self._shown([head.clusters.centres.rows.copy() for head in self._heads])
+        return self._shown([head.clusters.centers.rows.copy() for head in self.heads])
 
     @property
     def current_delta(self) -> Any:
-        """What delta is by now."""
-        return self._shown([head.clusters.delta for head in self._heads])
+        """`delta`, or what it has been doubled to."""
+        return self._shown([head.clusters.delta for head in self.heads])
 
     @property
     def counts(self) -> Any:
         """Keys of each cluster."""
-        return self._shown([head.samples.counts.copy() for head in self._heads])
+        return self._shown([head.samples.counts.copy() for head in self.heads])
 
     @property
     def mu(self) -> Any:
         """Sum of the squared value norms."""
-        return self._shown([head.slots.mu for head in self._heads])
+        return self._shown([head.slots.mu for head in self.heads])
 
     @property
     def radius(self) -> Any:
-        """What no key is farther than from its centre."""
-        return self._shown([head.radius for head in self._heads])
+        """Upper bound on the distance of a key to the center of its cluster."""
+        return self._shown([head.radius for head in self.heads])
 
     def _shown(self, values: list[Any]) -> Any:
         if not self.tokens_seen:
             raise ValueError("a cache without tokens has no clusters: call update first")
-        return values if self._lead else values[0]
+        return values if self._batch_shape else values[0]
 
     # ------------------------------------------------------------------------------------------------------ the stream
-    def _check_rows(self, xp: Any, check_finite: bool, k: Array, v: Array) -> None:
-        norms = checks.largest_norms(xp, check_finite, k=k, v=v)
-        for name, x, norm in zip(("k", "v"), (k, v), norms, strict=True):
-            check_squares(name, x, norm)
-
     def _absorb(self, xp: Any, k: Array, v: Array) -> None:
-        if not self._heads:
-            self._heads = self._new_heads(xp, len(k))
+        self._begin(xp, len(k))
         if self.recent:
             k, v = self._leaving(xp, k, v)
         if k.shape[1]:
-            most = math.inf if self.max_clusters is None else self.max_clusters
-            for i, head in enumerate(self._heads):
-                head.absorb(xp, k[i], v[i], most)
+            for i, head in enumerate(self.heads):
+                head.absorb(xp, k[i], v[i], self._maximum)
 
-    def _new_heads(self, xp: Any, count: int) -> list[Head]:
-        return [
-            Head(
-                xp,
-                self.delta,
-                self.cluster_samples,
-                self.value_samples,
-                seed=self._seeds[0],
-                number=number,
-                d=self._width["k"],
-                d_v=self._width["v"],
-                dtype=self._dtype,
-            )
-            for number in range(count)
-        ]
+    @property
+    def _maximum(self) -> float:
+        """Largest number of clusters of a head."""
+        return math.inf if self.max_clusters is None else self.max_clusters
+
+    def _begin(self, xp: Any, count: int) -> None:
+        """Make the states of `count` problems, unless they are there."""
+        if not self.heads:
+            self.heads = [
+                Head(
+                    xp,
+                    self.delta,
+                    self.cluster_samples,
+                    self.value_samples,
+                    seed=self._seeds[0],
+                    number=number,
+                    d=self._width["k"],
+                    d_v=self._width["v"],
+                    dtype=self._dtype,
+                    **self._parts,
+                )
+                for number in range(count)
+            ]
 
     def _leaving(self, xp: Any, k: Array, v: Array) -> list[Array]:
         """Append rows to the window; what has to leave it, in the order in which it came."""
         leaving = []
         for name, x in (("recent_k", k), ("recent_v", v)):
-            if name in self._held:
-                x = xp.concatenate([self._held[name], x], axis=1)
+            if name in self._stored:
+                x = xp.concatenate([self._stored[name], x], axis=1)
             out = max(0, x.shape[1] - self.recent)
-            self._held[name] = x[:, out:].copy()
+            self._stored[name] = x[:, out:].copy()
             leaving.append(x[:, :out])
         return leaving
 
     # ---------------------------------------------------------------------------------------------------- the estimate
     def _attend(self, xp: Any, q: Array, scale: float) -> Array:
-        above, below = [], []
-        if len(self._heads[0].sampled):  # else all tokens are in the window
-            above.append(numerators(xp, self._heads, q, scale))
-            below.append(normalisers(xp, self._heads, q, scale))
-        if self.recent:
-            held = (self._held[name] for name in ("recent_k", "recent_v"))
-            exact = partial_attention(q, *held, scale=scale, check_finite=False)
-            above.append((exact.m, exact.o))
-            below.append((exact.m, exact.l[..., None]))
-        return ratio_of(xp, above, below)
+        z, tau = [], []
+        if len(self.heads[0].sampled):  # else all tokens are in the window
+            z.append(numerators(xp, self.heads, q, scale))
+            tau.append(normalisers(xp, self.heads, q, scale))
+        if self.recent:  # the window's share of both sums is exact
+            window = (self._stored[name] for name in ("recent_k", "recent_v"))
+            exact = partial_attention(q, *window, scale=scale, check_finite=False)
+            z.append((exact.m, exact.o))
+            tau.append((exact.m, exact.l[..., None]))
+        return ratio_of(xp, z, tau)
 
     # --------------------------------------------------------------------------------------------------------- merging
     def _take(self, xp: Any, other: SubGenCache, theirs: dict[str, Array]) -> None:
-        if not self._heads:
-            self._heads = self._new_heads(xp, len(other._heads))
-        most = math.inf if self.max_clusters is None else self.max_clusters
-        for mine, its in zip(self._heads, other._heads, strict=True):
-            mine.merge(xp, its, most)
+        self._begin(xp, len(other.heads))
+        for head, other_head in zip(self.heads, other.heads, strict=True):
+            head.merge(xp, other_head, self._maximum)
         if self.recent:
             self._absorb(xp, theirs["recent_k"], theirs["recent_v"])
 
     # --------------------------------------------------------------------------------------------- what it consists of
+    def contents(self) -> dict[str, Array]:
+        """The arrays that `save` writes, without room to spare: the window, and `<number>.<name>` of every head."""
+        heads = {f"{i}.{name}": x for i, head in enumerate(self.heads) for name, x in head.contents().items()}
+        return {**self._stored, **heads}
+
     def _arrays(self) -> list[Array]:
-        heads = (array for head in self._heads for array in (*head.device_arrays(), *head.host_arrays()))
-        return [*self._held.values(), *heads]
+        heads = (array for head in self.heads for array in (*head.device_arrays(), *head.host_arrays()))
+        return [*self._stored.values(), *heads]
 
     def _follow(self, xp: Any, name: str) -> None:
         super()._follow(xp, name)
-        for head in self._heads:
+        for head in self.heads:
             head.follow(xp, name)
 
     def _about(self) -> dict[str, Any]:
-        names = ("delta", "cluster_samples", "value_samples", "recent", "max_clusters")
-        return {name: getattr(self, name) for name in names}
+        return {**super()._about(), "state": {"seeds": self._seeds, "heads": [head.about() for head in self.heads]}}
 
-    def _state(self) -> dict[str, Any]:
-        return {"seeds": self._seeds, "heads": [head.about() for head in self._heads]}
-
-    def _saved(self) -> dict[str, Array]:
-        heads = {f"{i}.{name}": x for i, head in enumerate(self._heads) for name, x in head.arrays().items()}
-        return {**self._held, **heads}
-
-    def _restore(self, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        self._seeds = state["seeds"]
-        self._heads = self._new_heads(np, len(state["heads"])) if state["heads"] else []
-        for i, (head, its) in enumerate(zip(self._heads, state["heads"], strict=True)):
-            head.restore(its, {name: arrays.pop(f"{i}.{name}") for name in head.arrays()})
-        self._held = arrays
+    def _restore(self, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        super()._restore(about, {name: x for name, x in arrays.items() if name in ("recent_k", "recent_v")})
+        self._seeds = about["state"]["seeds"]
+        if about["state"]["heads"]:
+            self._begin(np, len(about["state"]["heads"]))
+        for i, (head, numbers) in enumerate(zip(self.heads, about["state"]["heads"], strict=True)):
+            head.restore(numbers, {name: arrays[f"{i}.{name}"] for name in head.contents()})

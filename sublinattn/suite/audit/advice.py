@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ...methods.caches.caches import SINKS
+from ...methods.caches.sink import SINKS
 from ...plots.style import METHODS
 from .measure import HYPER, SIZES, Audit
 

@@ -28,7 +28,7 @@ from ...lab.comparison.error_over_bytes import unbudgeted
 from ...lab.comparison.registry import WINDOW, Stream, competing_online, feed, row_bytes
 from ...lab.run import generator
 from ...lab.workloads.instance import Instance
-from ...methods.caches.caches import SINKS
+from ...methods.caches.sink import SINKS
 from ...methods.hyperattention.hardness import hardness
 from ...methods.hyperattention.hyper import hyper_attention
 from ...methods.polynomial.approximants import taylor_degree

@@ -10,7 +10,7 @@ from sublinattn.lab.comparison import error_over_bytes, registry
 from sublinattn.lab.run import Run, generator
 from sublinattn.lab.workloads import real
 from sublinattn.lab.workloads.inputs import REAL
-from sublinattn.methods.caches.caches import ExactCache
+from sublinattn.methods.caches.exact import ExactCache
 from sublinattn.methods.caches.reservoir import ReservoirCache
 from sublinattn.methods.subgen.studies import ablation, questions
 from sublinattn.methods.subgen.subgen import SubGenCache

@@ -11,7 +11,10 @@ import references
 from toy_caches import BUDGET, CACHES, D_V, contents, farthest_points, feed, heavy_hitters, over, stream, tokens
 
 from sublinattn.core import backends
-from sublinattn.methods.caches.caches import ExactCache, HeavyHitterCache, KCenterCache, SinkCache, ZeroCache
+from sublinattn.methods.caches.exact import ExactCache, ZeroCache
+from sublinattn.methods.caches.heavy_hitter import HeavyHitterCache
+from sublinattn.methods.caches.k_center import KCenterCache
+from sublinattn.methods.caches.sink import SinkCache
 
 N = 40
 CUTS = {"at once": [], "one by one": list(range(1, N)), "uneven": [1, 2, 9, 10, 26, 39]}

@@ -12,8 +12,11 @@ import pytest
 from toy_caches import BUDGET, CACHES, D_V, D, contents, stream
 
 from sublinattn.core import backends
-from sublinattn.methods.caches.caches import ExactCache, HeavyHitterCache, KCenterCache, SinkCache
+from sublinattn.methods.caches.exact import ExactCache
+from sublinattn.methods.caches.heavy_hitter import HeavyHitterCache
+from sublinattn.methods.caches.k_center import KCenterCache
 from sublinattn.methods.caches.reservoir import ReservoirCache
+from sublinattn.methods.caches.sink import SinkCache
 
 N = 20
 

@@ -29,7 +29,7 @@ VARIANTS = ["paper", "fused"]
 def test_sketches_written_out_as_matrices(xp: Any, variant: str, dtype: Any) -> None:
     q, k, v = references.qkv(0, N, N, d=D, d_v=D_V, size=0.7, dtype=dtype)
     sketch = absorbed(variant, *(xp.asarray(x) for x in (q, k, v)), scale=-0.6, eps2=1.0)
-    kept: Any = sketch._kept
+    kept: Any = sketch.state
     tolerance = 1e-12 if dtype == np.float64 else 1e-4
     q, k, v = (x.astype(np.float64) for x in (q, k, v))
     a = np.polynomial.polynomial.polyval(-0.6 * q @ k.T, TAYLOR)
@@ -62,7 +62,7 @@ def test_sparse_outputs_come_back_exactly(xp: Any, variant: str, decoder: str, s
     sketch = make(variant, n, eps1=0.05, eps2=0.1, rng=seed)
     sketch.absorb_keys(xp.asarray(keys), xp.asarray(v)).absorb_queries(xp.asarray(q))
     if variant == "paper":  # Psi is injective on so few rows: no error of the product
-        psi = references.sketching_matrix(sketch._kept.sketches()["psi"].hash, n)[0]
+        psi = references.sketching_matrix(sketch.state.sketches()["psi"].hash, n)[0]
         assert np.count_nonzero(psi.any(axis=1)) == n
     y = references.polynomial_attention(TAYLOR, q, keys, v)
     assert abs(y[heavy]).min() > 1e-3 and abs(np.delete(y, heavy, axis=0)).max() < 1e-15
@@ -166,7 +166,7 @@ def test_nbytes_are_those_of_all_arrays(xp: Any, variant: str, tmp_path: Path) -
         keys, queries = held[1 : 1 + n // 32], held[1 + n // 32 :]
         assert len(set(keys)) == len(set(queries)) == 1 and keys[0] < queries[0]  # they do not grow
         sketch.save(tmp_path / "x")
-        weights = 8 * sketch._kept.monomials.rank  # made anew
+        weights = 8 * sketch.state.monomials.rank  # made anew
         assert 0 <= (tmp_path / "x").stat().st_size - (sketch.nbytes - weights) < 2000  # the file's header
         sizes.append(sketch.nbytes)
     assert sizes[1] < 2 * sizes[0]  # 64 times the rows: 12 bit counters, not 6, and more tables

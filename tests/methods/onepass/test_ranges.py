@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from sublinattn.methods.onepass.ranges import Ranges, size, union, with_range
 
 N = 12

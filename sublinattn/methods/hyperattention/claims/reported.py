@@ -15,7 +15,7 @@ from ....core.softmax_matrix import SoftmaxMatrix
 from ....lab.models import open_model
 from ....theory.claim import Claim, Probability, Sabotage, Trial
 from ....theory.cost import over
-from ...caches.caches import SINKS
+from ...caches.sink import SINKS
 from .replaced_layers import AFTER, BEFORE, HYPER, ZERO, losses, methods
 from .section2_alpha import alpha_claim
 

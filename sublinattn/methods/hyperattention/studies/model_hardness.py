@@ -23,7 +23,7 @@ from ....lab.models import Model
 from ....lab.run import Run
 from ....lab.statistics import growth_exponents
 from ....lm.attend import per_query_head
-from ...caches.caches import SINKS
+from ...caches.sink import SINKS
 from ..hardness import hardness
 
 ALPHAS = ("alpha", "alpha_rest", "block", "block_rest")

@@ -39,7 +39,7 @@ def three_sketches(rng: np.random.Generator, xp: Any, *, n: int, d: int, degree:
     a = np.polyval(approximant("taylor", degree, 0.0).coefficients[::-1], made.scale * (made.q @ made.k.T))
     y = a @ made.v / a.sum(axis=1, keepdims=True)
     sketch = OnePassSketch(n, d, d, degree=degree, sparsity=2, eps1=1.0, eps2=1.0, scale=made.scale, rng=rng)
-    kept: Any = sketch._kept
+    kept: Any = sketch.state
     kept.psi.hash = Injective(kept.psi.hash.coefficients, kept.psi.hash.width)
     q, k, v = (to_device(b, xp) for b in (made.q, made.k, made.v))
     sketch.absorb_keys(k, v)

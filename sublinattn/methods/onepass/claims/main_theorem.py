@@ -72,7 +72,7 @@ class OneTable(OnePassSketch):
     """Sabotage: the first table alone, no median."""
 
     def decode(self, method: str = "identify") -> Any:
-        phi = self._kept.phi
+        phi = self.state.phi
         phi.hash = type(phi.hash)(phi.hash.coefficients[:1], phi.hash.width)
         phi.table, phi.bits, phi.bit_tables = phi.table[:1], phi.bits[:1], 1
         return super().decode(method)

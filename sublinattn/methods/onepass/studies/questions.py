@@ -77,7 +77,7 @@ def held(method: str, n: int, d: int) -> int:
         "eps2": flat_outputs.EPS,
     }
     sketch = OnePassSketch(n, d, d, variant=method.removeprefix("one-pass "), rng=0, **parameters)
-    sketch._kept.allocate(np, np.float32, queries=True)
+    sketch.state.allocate(np, np.float32, queries=True)
     return sketch.nbytes
 
 

@@ -48,8 +48,8 @@ def radius(
     k = to_device(x.k, xp)
     clusters = CLUSTERS[broken](DELTA, k[:0])
     labels = np.concatenate([clusters.absorb(xp, k[chunk]) for chunk in chunks(n, rows)])
-    distance = np.linalg.norm(x.k - asnumpy(clusters.centres.rows)[labels], axis=1)
-    return Trial(float(distance.max()), DELTA, facts={"n": n, "m": len(clusters.centres)})
+    distance = np.linalg.norm(x.k - asnumpy(clusters.centers.rows)[labels], axis=1)
+    return Trial(float(distance.max()), DELTA, facts={"n": n, "m": len(clusters.centers)})
 
 
 def packing(rng: np.random.Generator, xp: Any, *, broken: str = "nothing", **case: Any) -> Trial:
@@ -70,7 +70,7 @@ def chunked(
         fed(Cache(DELTA, 3, 8, recent=recent, broken=how, rng=seed), xp, x.k, x.v, chunks(n, size))
         for how, size in (("nothing", 1), (broken, rows))
     )
-    mine, its = one._saved(), many._saved()
+    mine, its = one.contents(), many.contents()
     differ = sum(
         int((asnumpy(mine[name]) != asnumpy(its[name])).sum())
         if mine[name].shape == its[name].shape

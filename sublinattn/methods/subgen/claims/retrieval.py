@@ -15,9 +15,9 @@ from ....lab.models import Model
 from ....lab.workloads.instance import Instance
 from ....lm.attend import Attend, CachedAttention, causal
 from ....lm.retrieval import DIGITS, Document, document, line_bytes, question_bytes
-from ...caches.base import KVCache
-from ...caches.caches import ExactCache, KCenterCache, ZeroCache
-from ...caches.parts import joined
+from ...caches.base import KVCache, joined
+from ...caches.exact import ExactCache, ZeroCache
+from ...caches.k_center import KCenterCache
 
 BATCH_TOKENS, BATCH_LOGITS = 2**13, 2**22
 """Tokens of prompts in one call of the decoder; logits, where those of all tokens are made."""
@@ -165,10 +165,11 @@ class ClusteredOnce(KCenterCache):
         if self.tokens_seen <= self.budget:
             super()._absorb(xp, k, v)
             return
-        centres = self.budget - self.recent
-        held = joined(xp, self._held, keys=k, values=v)
-        self._held = {
-            name: xp.concatenate([x[:, :centres], x[:, x.shape[1] - self.recent :]], axis=1) for name, x in held.items()
+        centers = self.budget - self.recent
+        joint = joined(xp, self._stored, keys=k, values=v)
+        self._stored = {
+            name: xp.concatenate([x[:, :centers], x[:, x.shape[1] - self.recent :]], axis=1)
+            for name, x in joint.items()
         }
 
 

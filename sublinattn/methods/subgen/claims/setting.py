@@ -7,7 +7,7 @@ A broken cache does one step wrong, in the plainest sequential way; everything a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -104,47 +104,33 @@ class DriftingCentres(OnlineClusters):
         super().__init__(delta, empty)
         self.members: Counter[int] = Counter()
 
-    def absorb(self, xp: Any, x: Array, *, most: float = np.inf) -> np.ndarray:
+    def absorb(self, xp: Any, x: Array, *, maximum: float = np.inf) -> np.ndarray:
         labels = []
         for row in x:
-            (label,) = super().absorb(xp, row[None], most=most)
+            (label,) = super().absorb(xp, row[None], maximum=maximum)
             labels.append(label)
             self.members[label] += 1
-            self.centres.rows[label] += (row - self.centres.rows[label]) / self.members[label]
+            self.centers.rows[label] += (row - self.centers.rows[label]) / self.members[label]
         return np.array(labels)
 
 
 class BlindClusters(OnlineClusters):
     """Sabotage: a key within delta of an old centre does not look at the centres made in its own chunk."""
 
-    def absorb(self, xp: Any, x: Array, *, most: float = np.inf) -> np.ndarray:
-        index, square = nearest(xp, x, self.centres.rows)
-        right = super().absorb(xp, x, most=most)
+    def absorb(self, xp: Any, x: Array, *, maximum: float = np.inf) -> np.ndarray:
+        index, square = nearest(xp, x, self.centers.rows)
+        right = super().absorb(xp, x, maximum=maximum)
         return np.where(square <= self.delta**2, index, right)
 
 
 class CrowdedClusters(OnlineClusters):
     """Sabotage: a key opens a cluster when it is farther than delta/2 from all centres."""
 
-    def absorb(self, xp: Any, x: Array, *, most: float = np.inf) -> np.ndarray:
+    def absorb(self, xp: Any, x: Array, *, maximum: float = np.inf) -> np.ndarray:
         delta, self.delta = self.delta, self.delta / 2
-        labels = super().absorb(xp, x, most=most)
+        labels = super().absorb(xp, x, maximum=maximum)
         self.delta = delta
         return labels
-
-
-def _slots(broken: type[WeightedSlots]) -> Callable[[Head], None]:
-    def change(head: Head) -> None:
-        head.slots = broken(head.slots.size, head.slots.seed, head.slots.stream)
-
-    return change
-
-
-def _samples(broken: type[GroupSamples]) -> Callable[[Head], None]:
-    def change(head: Head) -> None:
-        head.samples = broken(head.samples.size, head.samples.seed, head.samples.stream)
-
-    return change
 
 
 CLUSTERS: dict[str, type[OnlineClusters]] = {
@@ -154,43 +140,30 @@ CLUSTERS: dict[str, type[OnlineClusters]] = {
     "crowded clusters": CrowdedClusters,
 }
 
-
-def _clusters(broken: type[OnlineClusters]) -> Callable[[Head], None]:
-    def change(head: Head) -> None:
-        head.clusters = broken(head.clusters.delta, head.clusters.centres.buffer)
-
-    return change
-
-
-BROKEN: dict[str, Callable[[Head], None]] = {
-    "eager slots": _slots(EagerSlots),
-    "uniform slots": _slots(UniformSlots),
-    "twin slots": _slots(TwinSlots),
-    "coin slots": _slots(CoinSlots),
-    "eager samples": _samples(EagerSamples),
-    "twin samples": _samples(TwinSamples),
-    "coin samples": _samples(CoinSamples),
-    **{name: _clusters(broken) for name, broken in CLUSTERS.items()},
+BROKEN: dict[str, dict[str, Any]] = {
+    "eager slots": {"slots": EagerSlots},
+    "uniform slots": {"slots": UniformSlots},
+    "twin slots": {"slots": TwinSlots},
+    "coin slots": {"slots": CoinSlots},
+    "eager samples": {"samples": EagerSamples},
+    "twin samples": {"samples": TwinSamples},
+    "coin samples": {"samples": CoinSamples},
+    **{name: {"clusters": broken} for name, broken in CLUSTERS.items()},
 }
+"""What is broken, and the part of a `Head` that is."""
 
 
 class Cache(SubGenCache):
-    """A SubGenCache with one thing broken, or nothing: a key of `BROKEN`."""
+    """A SubGenCache with one part broken, or none: a key of `BROKEN`."""
 
     def __init__(self, *args: Any, broken: str = "nothing", **parameters: Any) -> None:
         super().__init__(*args, **parameters)
-        self.setting = broken
-
-    def _new_heads(self, xp: Any, count: int) -> list[Head]:
-        heads = super()._new_heads(xp, count)
-        for head in heads:
-            BROKEN[self.setting](head)
-        return heads
+        self._parts = BROKEN[broken]
 
     @property
     def head(self) -> Head:
         """The state of the only problem."""
-        return self._heads[0]
+        return self.heads[0]
 
 
 def fed(cache: Cache, xp: Any, k: np.ndarray, v: np.ndarray, cuts: Iterator[slice]) -> Cache:

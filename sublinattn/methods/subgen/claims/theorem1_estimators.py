@@ -112,7 +112,7 @@ def sampled_normaliser(
     found = []
     for head in _copies(rng, xp, x, rows, cluster_samples=t, broken=broken):
         found.append(sums(normalisers, xp, [head], x.q)[0, 0, 0])
-    labels = ((x.k[:, None] - asnumpy(head.clusters.centres.rows)) ** 2).sum(axis=-1).argmin(axis=1)  # far apart
+    labels = ((x.k[:, None] - asnumpy(head.clusters.centers.rows)) ** 2).sum(axis=-1).argmin(axis=1)  # far apart
     square = fourth = 0.0  # of the sum over clusters and samples: cumulants add
     for group in range(labels.max() + 1):
         e = x.e[labels == group]
@@ -173,7 +173,7 @@ def relative_variance(
     clusters = OnlineClusters(delta, keys[:0])
     labels = np.concatenate([clusters.absorb(xp, keys[chunk]) for chunk in chunks(len(k), 100)])
     e = np.exp(k @ q - (k @ q).max())
-    groups = [e[labels == i] for i in range(len(clusters.centres))]
+    groups = [e[labels == i] for i in range(len(clusters.centers))]
     whole = sum(len(g) ** 2 * g.var() for g in groups) / e.sum() ** 2
     within = max(g.var() / g.mean() ** 2 for g in groups)
     bound = np.sinh(delta * length / narrow) ** 2
@@ -182,7 +182,7 @@ def relative_variance(
         1.0,
         facts={
             "n": len(k),
-            "m": len(clusters.centres),
+            "m": len(clusters.centers),
             "within": float(within),
             "whole": float(whole),
             "delta_r": delta * length,

@@ -74,7 +74,7 @@ def answer(stream: Stream, numerator: Rows, normaliser: Rows) -> np.ndarray:
 
 def subgen_rows(cache: SubGenCache, slots: int | None = None, samples: int | None = None) -> tuple[Rows, Rows]:
     """Numerator and normaliser as a cache without a window holds them, or its first slots and samples alone."""
-    head = cache._heads[0]
+    head = cache.heads[0]
     v = head.slot_values[:slots]
     squares = (asnumpy(v).astype(np.float64) ** 2).sum(axis=1)
     keys = head.sampled.rows[:, :samples]

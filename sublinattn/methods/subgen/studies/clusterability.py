@@ -60,9 +60,9 @@ def clustered(xp: Any, x: Array, delta: float) -> tuple[int, float]:
     labels = clusters.absorb(xp, x)
     several = np.flatnonzero(np.bincount(labels)[labels] > 1)
     if not several.size:
-        return len(clusters.centres), np.nan
+        return len(clusters.centers), np.nan
     _, own = np.unique(labels[several], return_inverse=True)
-    return len(clusters.centres), float(diameters(xp, x[to_device(several, xp)], own).max())
+    return len(clusters.centers), float(diameters(xp, x[to_device(several, xp)], own).max())
 
 
 def longest_query(x: Array, scale: float) -> float:
@@ -219,7 +219,7 @@ def over_n(run: Run) -> pd.DataFrame:
         clusters = OnlineClusters(delta, k[:0])
         clusters.absorb(xp, k)
         needed = greedy_radii(xp, k, len(k) // PART)[-1]
-        return len(clusters.centres), float(needed * longest_query(q, scale) / np.log(len(k)))
+        return len(clusters.centers), float(needed * longest_query(q, scale) / np.log(len(k)))
 
     for what in SYNTHETIC:
         for replicate in range(run.pick(smoke=3, standard=10, full=10)):

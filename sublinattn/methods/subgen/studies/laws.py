@@ -103,13 +103,13 @@ def states(rng: np.random.Generator, xp: Any, x: Tokens, copies: int, *, t: int 
     """The states of independent caches that read the same tokens, delta 1."""
     cache = Cache(1.0, t, s, rng=rng)
     k, v = (to_device(np.broadcast_to(a, (copies, *a.shape)), xp) for a in (x.k, x.v))
-    return cache.update(k, v)._heads
+    return cache.update(k, v).heads
 
 
 def groups(x: Tokens, head: Head) -> list[np.ndarray]:
     """`exp(<q, k>)` of the members of each cluster."""
-    _, label = members(x.k, asnumpy(head.clusters.centres.rows))
-    return [x.e[label == i] for i in range(len(head.clusters.centres))]
+    _, label = members(x.k, asnumpy(head.clusters.centers.rows))
+    return [x.e[label == i] for i in range(len(head.clusters.centers))]
 
 
 def errors(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:

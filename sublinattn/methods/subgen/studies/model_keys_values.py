@@ -20,7 +20,7 @@ from ....lab.statistics import mean_and_reach
 from ....lab.workloads.inputs import GAUSSIAN
 from ....lm.rope import rotated
 from ....primitives.kcenter import largest_distance
-from ...caches.caches import SINKS
+from ...caches.sink import SINKS
 from . import clusterability
 from .clusterability import CAPTURED, FIXED, NULL
 

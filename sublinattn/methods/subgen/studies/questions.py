@@ -18,7 +18,7 @@ from ....lab.comparison.registry import CHUNK, drawn
 from ....lab.run import Run
 from ....lab.workloads import real
 from ....primitives.kcenter import greedy_k_center
-from ...caches.caches import ExactCache
+from ...caches.exact import ExactCache
 from ..claims.algorithm1_clusters import WIDE, chunked
 from ..claims.theorem1 import EXPLICIT, theorem
 from ..subgen import SubGenCache

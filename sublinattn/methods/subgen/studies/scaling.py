@@ -12,7 +12,7 @@ from ....core.timing import timed
 from ....lab.run import Run
 from ....lab.workloads import make
 from ...caches.base import KVCache
-from ...caches.caches import ExactCache
+from ...caches.exact import ExactCache
 from ..subgen import SubGenCache
 
 D, CHUNK, QUERIES = 16, 4096, 8

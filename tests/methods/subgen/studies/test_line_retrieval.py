@@ -16,7 +16,9 @@ from sublinattn.lab.run import Run, generator
 from sublinattn.lm.attend import CachedAttention
 from sublinattn.lm.retrieval import DIGITS, Document
 from sublinattn.lm.tokens import as_bytes
-from sublinattn.methods.caches.caches import ExactCache, KCenterCache, SinkCache
+from sublinattn.methods.caches.exact import ExactCache
+from sublinattn.methods.caches.k_center import KCenterCache
+from sublinattn.methods.caches.sink import SinkCache
 from sublinattn.methods.subgen.claims import retrieval
 from sublinattn.methods.subgen.studies import line_retrieval
 

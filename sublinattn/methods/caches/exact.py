@@ -1,0 +1,54 @@
+"""The two ends of every comparison: the cache of all tokens, and the one that answers 0."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...core.backends import Array
+from ...primitives.growing import with_room
+from .base import MergingCache, softmax_over
+
+
+class ExactCache(MergingCache):
+    """Stores all tokens: exact attention, the yardstick of memory and time.
+
+    Attributes
+    ----------
+    tokens_seen : int
+    nbytes : int
+        Of room for at most an eighth more tokens than there are.
+
+    Notes
+    -----
+    A token costs O(d + d_v), amortised. Merged, it is the cache of both streams.
+    """
+
+    def _absorb(self, xp: Any, k: Array, v: Array) -> None:
+        seen, total = self.tokens_seen, self.tokens_seen + k.shape[1]
+        for name, x in (("keys", k), ("values", v)):
+            self._stored[name] = with_room(xp, self._stored.get(name), seen, total, x)
+            self._stored[name][:, seen:total] = x
+
+    def _attend(self, xp: Any, q: Array, scale: float) -> Array:
+        return softmax_over(self._stored, self.tokens_seen, q, scale)
+
+    def _take(self, xp: Any, other: ExactCache, theirs: dict[str, Array]) -> None:
+        self._absorb(xp, *(theirs[name][:, : other.tokens_seen] for name in ("keys", "values")))
+
+
+class ZeroCache(MergingCache):
+    """Stores nothing and answers 0: an error means little without the one that this has.
+
+    Attributes
+    ----------
+    tokens_seen, nbytes : int
+    """
+
+    def _absorb(self, xp: Any, k: Array, v: Array) -> None:
+        pass
+
+    def _attend(self, xp: Any, q: Array, scale: float) -> Array:
+        return xp.zeros((*q.shape[:2], self._width["v"]), dtype=q.dtype)
+
+    def _take(self, xp: Any, other: ZeroCache, theirs: dict[str, Array]) -> None:
+        pass

@@ -1,0 +1,79 @@
+"""The cache that stores the tokens whose keys are the centers of a greedy k-center, and the last ones.
+
+Source: greedy k-center [GON85] on the keys is what the experiments of Zandieh, Han, Mirrokni, Karbasi, arXiv 2402.06082
+[SG24] ran in place of their streaming algorithm.
+
+Cost: a chunk of c tokens costs `O((m + c) m d)`, m the budget.
+
+Differs from the paper: there a prompt is clustered once. Here tokens may go on coming.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...core import backends
+from ...core.backends import Array
+from ...primitives.kcenter import greedy_k_center
+from .base import KVCache, budget_and_recent, joined, picked, softmax_over
+
+
+class KCenterCache(KVCache):
+    """Tokens whose keys are the centers of a greedy k-center, and the last ones: what the experiments of [SG24] ran.
+
+    Offline: one `update` with the whole prompt is theirs, `budget - recent` centers [GON85] of the keys before the last
+    `recent`. A later one clusters what is stored together with what leaves the window, so that the state depends on how
+    the stream is cut into chunks.
+
+    Parameters
+    ----------
+    budget : int
+        Tokens stored.
+    recent : int
+        Last tokens that are stored whatever their keys, at most `budget`.
+
+    Attributes
+    ----------
+    tokens_seen, nbytes : int
+
+    Raises
+    ------
+    TypeError, ValueError
+        Impossible parameters.
+
+    Notes
+    -----
+    Exact up to `budget` tokens. After one update every key is within twice the least possible radius of a center, or in
+    the window. Where keys repeat, so that there are fewer centers, the newest other tokens fill the budget. It has no
+    `merge`: centers of two halves are not those of the whole.
+    """
+
+    PARAMETERS = ("budget", "recent")
+
+    def __init__(self, budget: int, recent: int) -> None:
+        super().__init__()
+        self.budget, self.recent = budget_and_recent(budget, recent)
+        self._squared = ("k",)
+
+    def _absorb(self, xp: Any, k: Array, v: Array) -> None:
+        self._stored = joined(xp, self._stored, keys=k, values=v)  # in the order in which they came
+        count = self._stored["keys"].shape[1]
+        if count > self.budget:
+            outside = self._stored["keys"][:, : count - self.recent]
+            chosen = np.stack([self._chosen(xp, outside[head]) for head in range(len(k))])
+            last = np.broadcast_to(np.arange(count - self.recent, count), (len(chosen), self.recent))
+            self._stored = picked(xp, self._stored, backends.to_device(np.concatenate([chosen, last], axis=1), xp))
+
+    def _chosen(self, xp: Any, k: Array) -> np.ndarray:
+        """Which of the keys (n, d) outside the window are stored, in order."""
+        wanted = self.budget - self.recent
+        if not wanted:
+            return np.zeros(0, np.int64)
+        centers, _ = greedy_k_center(xp, k, wanted)
+        others = np.setdiff1d(np.arange(len(k)), centers)
+        return np.sort(np.concatenate([centers, others[len(others) - (wanted - len(centers)) :]]))
+
+    def _attend(self, xp: Any, q: Array, scale: float) -> Array:
+        return softmax_over(self._stored, self._stored["keys"].shape[1], q, scale)
