@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,11 +50,6 @@ def tokens(cache: Any, k: Any, head: int = 0) -> list[int]:
     k = backends.asnumpy(k).reshape(-1, *k.shape[-2:])[head]
     slots = backends.asnumpy(cache.contents()["keys"])[head]
     return [int(np.flatnonzero((k == row).all(axis=1))[0]) for row in slots if row.any()]
-
-
-def contents(cache: Any, folder: Path) -> bytes:
-    cache.save(folder / "contents")
-    return (folder / "contents").read_bytes()
 
 
 def over(q: Any, k: Any, v: Any, kept: list[int], scale: float | None = None) -> np.ndarray:

@@ -5,7 +5,8 @@ import hashlib
 import numpy as np
 import safetensors.numpy
 
-from sublinattn.core import backends, checkpoint
+from sublinattn.core import backends
+from sublinattn.core.state import StreamingState
 from sublinattn.methods.onepass.onepass import OnePassSketch
 from sublinattn.methods.polynomial.polynomial import PolynomialState
 
@@ -13,10 +14,11 @@ N, D, D_V, ROWS = 150, 3, 2, 32
 CUTS = [32, 32, 32, 32, 22]
 
 
-class Recorder:
+class Recorder(StreamingState):
     """Keeps what it is given, and a digest that depends on where the chunks were cut."""
 
     def __init__(self):
+        super().__init__()
         self.chunks, self.tokens_seen, self.digest = [], 0, "00"
 
     def update(self, k, v):
@@ -33,18 +35,17 @@ class Recorder:
         data = bytes.fromhex(self.digest) + b"".join(x.astype(np.float64).tobytes() for x in arrays)
         self.digest = hashlib.sha256(data).hexdigest()
 
-    def save(self, path):
-        checkpoint.write(path, type(self).__name__, {"digest": self.digest, "tokens_seen": self.tokens_seen}, {})
+    def _about(self):
+        return {"digest": self.digest, "tokens_seen": self.tokens_seen}
 
-    @classmethod
-    def load(cls, path):
-        state = cls()
-        vars(state).update(checkpoint.read(path, cls.__name__)[0])
-        return state
+    def _restore(self, about, arrays):
+        vars(self).update(about)
 
 
 class TwoPhases(Recorder):
     """Keys, then queries, n of each."""
+
+    PARAMETERS = ("n",)
 
     def __init__(self, n=N):
         super().__init__()
@@ -63,9 +64,8 @@ class TwoPhases(Recorder):
         self._mix(q)
         return self
 
-    def save(self, path):
-        names = ("n", "digest", "tokens_seen", "queries_seen")
-        checkpoint.write(path, "TwoPhases", {name: getattr(self, name) for name in names}, {})
+    def _about(self):
+        return {**super()._about(), "n": self.n, "queries_seen": self.queries_seen}
 
 
 class Reads:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,14 +30,9 @@ def fed(cache: SubGenCache, k: Any, v: Any, chunk: int) -> SubGenCache:
     return cache
 
 
-def contents(cache: SubGenCache, folder: Path) -> bytes:
-    cache.save(folder / "contents")
-    return (folder / "contents").read_bytes()
-
-
-def members(cache: SubGenCache) -> list[list[tuple[float, ...]]]:
+def members(cache: SubGenCache, head: int = 0) -> list[list[tuple[float, ...]]]:
     """Distinct samples of each cluster: with many samples, all its members."""
-    samples = backends.asnumpy(cache._heads[0].sampled.rows)
+    samples = backends.asnumpy(cache.contents()[f"{head}.samples"])
     return [sorted({tuple(x) for x in its}) for its in samples.tolist()]
 
 
@@ -148,15 +142,17 @@ class Plain:
 
 def assert_same(cache: SubGenCache, plain: Plain, head: int = 0) -> None:
     """The same state to the bit."""
-    its = cache._heads[head]
-    pairs = {
-        "centres": (its.clusters.centers.rows, plain.centres),
-        "samples": (its.sampled.rows, plain.samples),
-        "slot keys": (its.slot_keys, [k for k, _ in plain.slots]),
-        "slot values": (its.slot_values, [v for _, v in plain.slots]),
+    expected = {
+        "centres": plain.centres,
+        "samples": plain.samples,
+        "slot_keys": [k for k, _ in plain.slots],
+        "slot_values": [v for _, v in plain.slots],
+        "counts": plain.counts,
+        "due": plain.due,
+        "thresholds": plain.threshold,
     }
-    for name, (mine, expected) in pairs.items():
-        np.testing.assert_array_equal(backends.asnumpy(mine), np.array(expected), err_msg=name)
-    assert its.samples.counts.tolist() == plain.counts and its.slots.mu == plain.mu
-    assert its.samples.due.tolist() == plain.due and its.slots.thresholds.tolist() == plain.threshold
-    assert (its.radius, its.clusters.delta) == (plain.radius, plain.delta)
+    for name, x in expected.items():
+        mine = cache.contents()[f"{head}.{name}"]
+        np.testing.assert_array_equal(backends.asnumpy(mine), np.array(x), err_msg=name)
+    state = cache.heads[head]
+    assert (state.slots.mu, state.radius, state.clusters.delta) == (plain.mu, plain.radius, plain.delta)

@@ -107,7 +107,9 @@ def test_heavy_hitters_see_the_prompt_of_every_head_that_reads_them(monkeypatch:
         queries = q[text, 2 * kv_head : 2 * kv_head + 2].reshape(2 * N, -1)
         scores, _ = heavy_hitters(events, queries, k[text, kv_head], budget, recent)
         assert held(cache, k, head=2 * text + kv_head) == sorted(scores)
-        np.testing.assert_allclose(cache._held["scores"][2 * text + kv_head], [scores[i] for i in sorted(scores)], 1e-4)
+        np.testing.assert_allclose(
+            cache.contents()["scores"][2 * text + kv_head], [scores[i] for i in sorted(scores)], 1e-4
+        )
 
 
 def test_a_cache_over_its_budget_changes_only_what_comes_after_the_prompt(tmp_path: Path) -> None:

@@ -127,14 +127,14 @@ def test_as_far_as_there_is_room(xp: Any, most: int, chunk: int) -> None:
     clusters = OnlineClusters(delta, rows[:0].copy())
     at, labels = 0, []
     while at < len(x):
-        found = clusters.absorb(xp, rows[at : at + chunk], most=most)
+        found = clusters.absorb(xp, rows[at : at + chunk], maximum=most)
         labels += found.tolist()
         at += len(found)
         if len(found) < min(chunk, len(x) - at + len(found)):
             break
     assert at == stop and labels == expected[:stop]
     assert np.array_equal(backends.asnumpy(clusters.centers.rows), x[made[:most]])
-    assert len(clusters.absorb(xp, rows[: made[most] if most < 12 else 9], most=most)) == stop or most >= 12
+    assert len(clusters.absorb(xp, rows[: made[most] if most < 12 else 9], maximum=most)) == stop or most >= 12
 
 
 def test_no_more_clusters_than_parts_of_diameter_delta() -> None:

@@ -113,7 +113,7 @@ def test_told_delta_is_the_least_of_its_grid_that_fits(stream, most):
     def clusters(delta: float) -> int:
         found = OnlineClusters(delta, stream.x.k[:0])
         found.absorb(np, stream.x.k)
-        return len(found.centres)
+        return len(found.centers)
 
     delta, step = registry.filling_delta(stream.x, most), 256 ** (1 / 15)
     assert clusters(delta) <= most

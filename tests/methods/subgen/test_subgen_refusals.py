@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import references
-from toy_subgen import D_V, D, blobs, contents
+from toy_states import contents
+from toy_subgen import D_V, D, blobs
 
 from sublinattn.methods.subgen.subgen import SubGenCache
 
@@ -58,67 +58,6 @@ def test_nothing_to_show_before_the_first_token() -> None:
     assert cache.tokens_seen == cache.nbytes == 0
     cache.update(k[:3], v[:3])  # all in the window
     assert cache.centers.shape == (0, D) and cache.counts.shape == (0,) and cache.mu == 0
-
-
-@pytest.mark.parametrize("lead", [(), (2,), (2, 3)])
-def test_rows_that_do_not_fit(lead: tuple[int, ...], tmp_path: Any) -> None:
-    k, v = (np.broadcast_to(x, (*lead, *x.shape)).copy() for x in blobs(1, 20))
-    cache = make().update(k, v)
-    before, size = contents(cache, tmp_path), cache.nbytes
-
-    def refuses(error: Any, message: str, method: str, *rows: Any, **options: Any) -> None:
-        with pytest.raises(error, match=f"^{message}"):
-            getattr(cache, method)(*rows, **options)
-        assert contents(cache, tmp_path) == before and (cache.nbytes, cache.tokens_seen) == (size, 20)
-        assert cache.nbytes == references.array_bytes(cache)
-
-    for bad in (np.nan, np.inf, -np.inf):
-        for at in (0, -1):
-            broken = k.copy(), v.copy(), k.copy()
-            for x in broken:
-                x[..., at, 1] = bad
-            refuses(ValueError, "k must be finite, got NaN or Inf", "update", broken[0], v)
-            refuses(ValueError, "v must be finite, got NaN or Inf", "update", k, broken[1])
-            refuses(ValueError, "q must be finite, got NaN or Inf", "attend", broken[2])
-    said = r"\(4,\) or \(c, 4\)" if not lead else r"\(" + "".join(f"{x}, " for x in lead) + r"c, 4\)"
-    refuses(ValueError, f"k must have shape {said}, got", "update", k[..., :3], v)
-    refuses(ValueError, f"q must have shape {said}, got", "attend", k[..., :3])
-    refuses(ValueError, "v must have shape .* got", "update", k, v[..., :2])
-    refuses(ValueError, "k must have shape .* got", "update", k[None], v[None])
-    refuses(ValueError, "q must have shape .* got", "attend", k[None])
-    refuses(
-        ValueError, "v must have shape .* got" if lead else "v must have the leading axes", "update", k, v[..., 0, :]
-    )
-    refuses(ValueError, "v must have the leading axes and rows of k", "update", k, v[..., :-1, :])
-    refuses(ValueError, "k must not be empty", "update", k[..., :0, :], v[..., :0, :])
-    refuses(ValueError, "q must not be empty", "attend", k[..., :0, :])
-    if lead:
-        refuses(ValueError, "k must have shape", "update", k[0, ..., 0, :], v[0, ..., 0, :])
-        refuses(ValueError, "k must have shape", "update", k[:1], v[:1])
-        refuses(ValueError, "q must have shape", "attend", k[:1])
-    narrow = k.astype(np.float32), v.astype(np.float32)
-    refuses(TypeError, r"k must have the dtype of what is held \(float64\), got float32", "update", *narrow)
-    refuses(TypeError, r"q must have the dtype of the keys \(float64\), got float32", "attend", narrow[0])
-    refuses(TypeError, "v must have the dtype of k", "update", k, narrow[1])
-    refuses(TypeError, "k must have a floating dtype", "update", k.astype(int), v.astype(int))
-    refuses(TypeError, "k must be an array", "update", k.tolist(), v.tolist())
-    for scale, error in ((np.nan, ValueError), ("1", TypeError), (True, TypeError)):
-        refuses(error, "scale must be", "attend", k, scale=scale)
-    cache.update(k, v)
-    assert cache.tokens_seen == 40
-
-
-def test_a_refused_first_chunk_leaves_no_trace() -> None:
-    k, v = blobs(2, 20)
-    cache = make()
-    for bad_k, bad_v in ((k * np.nan, v), (k, v[:-1]), (k[:0], v[:0]), (k[..., None][:0], v)):
-        with pytest.raises(ValueError, match=r"^[kv] must"):
-            cache.update(bad_k, bad_v)
-    assert cache.tokens_seen == cache.nbytes == 0
-    wide = np.ones((2, 7, D + 1), np.float32)
-    assert (
-        cache.update(wide, wide).tokens_seen == 7
-    )  # other widths, leading axes and dtype than those that were refused
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -183,50 +122,6 @@ def test_extreme_deltas(dtype: Any, delta: float) -> None:
         assert np.isfinite(cache.attend(k)).all()
 
 
-def test_merging_refuses(tmp_path: Any) -> None:
-    k, v = blobs(5, 30)
-    one = make(max_clusters=9).update(k, v)
-    before, size = contents(one, tmp_path), one.nbytes
-
-    def refuses(other: Any, error: Any, message: str) -> None:
-        its = contents(other, tmp_path) if isinstance(other, SubGenCache) else None
-        with pytest.raises(error, match=f"^{message}"):
-            one.merge(other)
-        assert contents(one, tmp_path) == before and (one.nbytes, one.tokens_seen) == (size, 30)
-        assert its is None or contents(other, tmp_path) == its
-
-    def another(**options: Any) -> SubGenCache:
-        return make(**({"max_clusters": 9, "rng": 1} | options))
-
-    refuses({}, TypeError, "other must be a SubGenCache, got dict")
-    refuses(one, ValueError, "other must be another cache, got this one")
-    for options in (
-        {"delta": 2.0},
-        {"cluster_samples": 3},
-        {"value_samples": 4},
-        {"recent": 5},
-        {"max_clusters": None},
-    ):
-        for rows in (0, 30):
-            other = another(**options)
-            refuses(
-                other.update(k, v) if rows else other, ValueError, "other must have this cache's parameters .*'delta'"
-            )
-    refuses(another(rng=0).update(k, v), ValueError, "other must have draws of its own: make the caches with diff")
-    one.save(tmp_path / "x")
-    refuses(SubGenCache.load(tmp_path / "x"), ValueError, "other must have draws of its own")
-    for rows in ((k[:, :3], v), (k, v[:, :2]), (k[None], v[None]), (k.astype("f4"), v.astype("f4"))):
-        refuses(another().update(*rows), ValueError, "other must have this cache's leading axes, widths and dtype")
-    one.merge(another().update(k + 9, v))
-    assert one.tokens_seen == 60
-    before, size, two = contents(one, tmp_path), one.nbytes, another(rng=2).update(k, v)
-    with pytest.raises(ValueError, match="^other must have draws of its own"):
-        one.merge(another().update(k, v))  # what was merged before counts too
-    with pytest.raises(ValueError, match="^other must have draws of its own"):
-        two.merge(another(rng=1).update(k, v)).merge(one)
-    assert contents(one, tmp_path) == before and one.nbytes == size
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("recent", [0, 10])
 @pytest.mark.parametrize("nbytes", [1500, 4000, 20_000])
@@ -254,16 +149,3 @@ def test_a_budget_of_bytes_is_kept_and_used(dtype: Any, recent: int, nbytes: int
     assert SubGenCache.within(needed, D, D_V, **options).max_clusters == 1
     with pytest.raises(ValueError, match=f"^nbytes must be at least {needed} "):
         SubGenCache.within(needed - 1, D, D_V, **options)
-
-
-def test_what_is_no_cache_is_not_loaded(tmp_path: Any) -> None:
-    with pytest.raises(FileNotFoundError):
-        SubGenCache.load(tmp_path / "none")
-    make().save(tmp_path / "x")
-    whole = (tmp_path / "x").read_bytes()
-    (tmp_path / "x").write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match="x is not a whole safetensors file"):
-        SubGenCache.load(tmp_path / "x")
-    (tmp_path / "x").write_bytes(whole.replace(b"SubGenCache", b"SubgenCache"))
-    with pytest.raises(ValueError, match="x is a checkpoint of a SubgenCache, not of a SubGenCache"):
-        SubGenCache.load(tmp_path / "x")

@@ -187,12 +187,12 @@ def test_clustered_once_keeps_the_prompts_centres_and_the_last_tokens() -> None:
     k, v = rng.standard_normal((2, 3, 40, 8)).astype(np.float32)
     plain, once = KCenterCache(12, 5).update(k[:, :30], v[:, :30]), retrieval.ClusteredOnce(12, 5)
     once.update(k[:, :30], v[:, :30])
-    centres = plain._held["keys"][:, :7].copy()
+    centres = plain.contents()["keys"][:, :7].copy()
     for i in range(30, 40):
         once.update(k[:, i : i + 1], v[:, i : i + 1])
-    assert np.array_equal(once._held["keys"][:, :7], centres)
-    assert np.array_equal(once._held["keys"][:, 7:], k[:, 35:])
-    assert np.array_equal(once._held["values"][:, 7:], v[:, 35:])
+    assert np.array_equal(once.contents()["keys"][:, :7], centres)
+    assert np.array_equal(once.contents()["keys"][:, 7:], k[:, 35:])
+    assert np.array_equal(once.contents()["values"][:, 7:], v[:, 35:])
 
 
 # ---------------------------------------------------------------------------------------------------------- the tables
