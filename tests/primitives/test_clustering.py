@@ -235,4 +235,4 @@ def test_squares_in_the_denormal_range(dtype: Any, size: float) -> None:
     for _ in range(20):
         x = (size * rng.standard_normal((60, 8))).astype(dtype)
         (one, its), (all_, theirs) = (absorbed(np, x, 3 * size, rows) for rows in (1, 60))
-        assert its == theirs and len(one.centres) == len(all_.centres)
+        assert its == theirs and len(one.centers) == len(all_.centers)
