@@ -1,14 +1,18 @@
 """Exact attention in tiles, and the partial results that merge into it.
 
-Source: Rabe, Staats, *Self-attention does not need O(n^2) memory*, arXiv 2112.05682 [RS21]. Time
-`O(n_q n_k (d + d_v))`; memory `O(n (d + d_v))` plus one tile per thread, never `n_q x n_k`.
+Source: [RS21] Rabe, Staats, *Self-attention does not need O(n^2) memory*, arXiv 2112.05682. The paper runs through the
+keys with a running maximum `m*`, normaliser `s*` and weighted sum `v*` per query; here they are `m`, `l` and `o` of a
+`Partial`, and a step takes a tile of keys.
+
+Cost: time `O(n_q n_k (d + d_v))`; memory `O(n (d + d_v))` plus one tile per thread, never `n_q x n_k`.
 
 Differs from the paper in:
 
 1. When the Cauchy-Schwarz bound on the logits is small (`scale * max|q| * max|k| <= 40`) no maximum is subtracted:
-   nothing can overflow or underflow, and a pass over the logits is saved. A partial's `m` is then 0, and `merge` is
-   correct for any `m`.
+   nothing can overflow or underflow, and a pass over the logits is saved. A partial's `m` is then 0, which is as good
+   a reference as the maximum: merging works with any.
 2. A query that sees no key gets output 0 and `lse = -inf`.
+3. With few queries the keys are cut into segments that are attended to at the same time and merged.
 """
 
 from __future__ import annotations
@@ -22,13 +26,13 @@ import numpy as np
 from . import backends, checks
 from .backends import Array, Scratch
 
-SPLIT_LOGITS, MAX_SEGMENTS = 2**16, 16  # fewer logits are computed before a second thread has started
+SPLIT_LOGITS, MAX_SEGMENTS = 2**16, 16  # so few logits are done before a second thread has begun
 SAFE_LOGIT = 40.0  # e^40 * 2^40 keys < 3e38, and e^-40 is far from underflow: float32 needs no shift below this
 
 
 @dataclass
 class Partial:
-    """Softmax-weighted sums over one set of keys; `merge` adds those over another set [RS21].
+    """Softmax-weighted sums over one set of keys, ready to be merged with those over another [RS21].
 
     Attributes
     ----------
@@ -46,14 +50,14 @@ class Partial:
 
     @classmethod
     def empty(cls, xp: Any, shape: tuple[int, ...], d_v: int, dtype: Any) -> Self:
-        """Partial over no keys, the neutral element of `merge`."""
+        """Partial over no keys at all: the neutral element of `merge`."""
         return cls(xp.full(shape, -np.inf, dtype), xp.zeros(shape, dtype), xp.zeros((*shape, d_v), dtype))
 
     def merge(self, other: Partial) -> Self:
         """Add the keys of `other`, in place: associative and commutative up to rounding; returns self."""
         xp = backends.namespace(self.m, other.m)
         m = xp.maximum(self.m, other.m)
-        keep, add = (xp.exp(part.m - _finite(xp, m)) for part in (self, other))
+        keep, add = (xp.exp(part.m - _finite(xp, m)) for part in (self, other))  # from the old references to the new
         self.m[...] = m
         self.l[...] = keep * self.l + add * other.l
         self.o[...] = keep[..., None] * self.o + add[..., None] * other.o
@@ -72,11 +76,15 @@ class Partial:
 
 
 def _finite(xp: Any, m: Array) -> Array:
-    return xp.where(m == -np.inf, 0, m)  # -inf - (-inf) would be NaN
+    """References with 0 in place of -inf, which minus itself would be NaN."""
+    return xp.where(m == -np.inf, 0, m)
 
 
 class Softmax:
-    """Softmax of one tile of queries over tiles of keys, with its work arrays; the sums are kept in a `Partial`."""
+    """What one thread needs to compute partials of tiles of queries: scratch memory and the steps.
+
+    `shift` says whether the largest logit is subtracted before `exp`.
+    """
 
     def __init__(self, xp: Any, scratch: Scratch, *, shift: bool) -> None:
         self.xp, self.scratch, self.shift = xp, scratch, shift
@@ -91,7 +99,7 @@ class Softmax:
         return p
 
     def above_diagonal(self, t: int) -> Array:
-        """`-inf` above the diagonal and 0 elsewhere, shape (t, t), cached."""
+        """`-inf` above the diagonal and 0 elsewhere, shape (t, t); made once."""
         if t not in self._masks:
             i = self.xp.arange(t)
             self._masks[t] = self.xp.where(i > i[:, None], -np.inf, 0).astype(self.scratch.dtype)
@@ -105,38 +113,41 @@ class Softmax:
         """`exp(logits - m)` in place, after raising `m` to the largest logit and rescaling `l` and `o` to it."""
         xp = self.xp
         if self.shift:
-            m = xp.maximum(p.m, logits.max(axis=-1))
+            m = xp.maximum(p.m, logits.max(axis=-1))  # m* <- max(m*, s_1, ..., s_c)
             reference = _finite(xp, m)
             logits -= reference[..., None]
-            rescale = xp.exp(p.m - reference)
+            rescale = xp.exp(p.m - reference)  # the factor exp(m*_old - m*_new) of s* and v*
             p.l *= rescale
             p.o *= rescale[..., None]
             p.m[...] = m
         return xp.exp(logits, out=logits)
 
     def absorb(self, p: Partial, logits: Array, v: Array, counts: Array | None = None) -> None:
-        """Add keys with these logits and values (g or 1, c, d_v).
+        """Add keys with these logits (g, t, c), which are overwritten, and values (g or 1, c, d_v).
 
-        With `counts` (g, c), key j counts that often for the queries of g, and `v` has been multiplied by it: the
-        weight goes to the c x d_v values and to the ones that sum the rows, not to the t x c exponentials.
+        With `counts` (g, c), key j counts that often for the queries of tile g, and `v` must have been multiplied by
+        it: to weigh c x d_v values and a vector of ones costs less than to weigh t x c exponentials.
         """
         xp, (g, t, c), d_v = self.xp, logits.shape, v.shape[-1]
         e = self.exponentials(p, logits)
         if counts is None:
             counts = self.scratch("ones", 1, c)
             counts.fill(1)
-        p.l += xp.matmul(e, counts[..., None], out=self.scratch("rowsum", g, t, 1))[..., 0]
-        p.o += xp.matmul(e, v, out=self.scratch("product", g, t, d_v))
+        p.l += xp.matmul(e, counts[..., None], out=self.scratch("rowsum", g, t, 1))[..., 0]  # s* += sum_j e_j
+        p.o += xp.matmul(e, v, out=self.scratch("product", g, t, d_v))  # v* += sum_j e_j v_j
 
 
 def absorb_range(tile: Softmax, p: Partial, q: Array, k: Array, v: Array, *, keys: int, diagonal: int | None) -> None:
-    """Absorb all of `k` (g, n, d), `keys` at a time; causal if `diagonal` is given, the position of the first query."""
+    """Absorb all of `k` (g, n, d), `keys` at a time.
+
+    Causal if `diagonal` is given: the key that the first query of `q` sees last.
+    """
     t = q.shape[1]
     n = k.shape[1] if diagonal is None else min(k.shape[1], diagonal + t)
     for start in range(0, n, keys):
         stop = min(start + keys, n)
         logits = tile.logits(q, k[:, start:stop])
-        if diagonal is not None and stop > diagonal + 1:
+        if diagonal is not None and stop > diagonal + 1:  # query i of the tile sees keys 0..diagonal + i
             first = max(start, diagonal)  # only the corner past the first query's own key needs the mask
             corner = logits[:, :, first - start :]
             corner += tile.above_diagonal(t)[:, first - diagonal : stop - diagonal]
@@ -159,17 +170,20 @@ def each_query_tile(
     shift: bool,
     finish: Callable[[slice, slice, Partial], None],
 ) -> None:
-    """Exact attention of (B, n, d) arrays; `finish(problems, rows, partial)` takes each tile's (scratch) partial."""
+    """Exact attention of (B, n, d) arrays, tile by tile of queries.
+
+    `finish(problems, rows, partial)` takes the partial of each tile, in scratch memory that the next tile overwrites.
+    """
     b, n_q, _ = q.shape
     problems, rows, keys = backends.tile_shape(xp, b)
-    if n_q < rows:  # few queries, as in decoding: more keys make a tile with equally many logits
+    if n_q < rows:  # few queries, as in decoding: as many logits are more keys
         keys *= rows // n_q
-    problems = max(problems, SPLIT_LOGITS // (n_q * k.shape[1]))
-    if causal:  # half of a tile on the diagonal is masked: fewer rows waste less, more problems keep the size
+    problems = max(problems, SPLIT_LOGITS // (n_q * k.shape[1]))  # small problems: several in one tile
+    if causal:  # half of a tile across the diagonal is wasted: make it short, and take several problems at once
         problems, rows = 2 * problems, rows // 2
     tiles = [
         (slice(i, min(i + problems, b)), slice(r, min(r + rows, n_q)))
-        for r in reversed(range(0, n_q, rows))  # the last rows first: under a causal mask they take longest
+        for r in reversed(range(0, n_q, rows))  # under a causal mask the late rows take longest: first
         for i in range(0, b, problems)
     ]
 
@@ -193,7 +207,7 @@ def each_query_tile(
 def partial_attention(
     q: Array, k: Array, v: Array, *, causal: bool = False, scale: float | None = None, check_finite: bool = True
 ) -> Partial:
-    """Partial of exact attention over these keys; partials over disjoint sets of keys merge into the whole.
+    """Partial of exact attention over the keys given: merge those over disjoint key sets to get the whole.
 
     Parameters
     ----------
@@ -214,12 +228,12 @@ def partial_attention(
     xp, (q, k, v), _ = backends.enter(q=q, k=k, v=v)
     checks.shapes(q, k, v)
     scale = checks.resolve_scale(scale, q.shape[-1])
-    dtype, shape, n_q = backends.working_dtype(q), q.shape[:-1], q.shape[-2]
+    dtype, batch_shape, n_q = backends.working_dtype(q), q.shape[:-2], q.shape[-2]
     q, k, v = (x.astype(dtype, copy=False).reshape(-1, *x.shape[-2:]) for x in (q, k, v))
     if check_finite or n_q > q.shape[-1]:
         q_norm, k_norm, _ = checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
         shift = needs_shift(scale, q_norm, k_norm)
-    else:  # for few rows of logits, subtracting the maximum costs less than the norms of all keys
+    else:  # with few queries a maximum is subtracted faster than the norms of all keys are computed
         shift = True
     segments = 1 if causal else _segments(xp, len(q), n_q, k.shape[1])
     cut = k.shape[1] // segments * segments
@@ -230,13 +244,14 @@ def partial_attention(
     else:
         whole = _partial(xp, q, k, v, scale, causal=causal, shift=shift)
     total = whole if total is None else whole.merge(total)
+    shape = (*batch_shape, n_q)
     return Partial(total.m.reshape(shape), total.l.reshape(shape), total.o.reshape(*shape, -1))
 
 
 def _segments(xp: Any, b: int, n_q: int, n_k: int) -> int:
-    """Number of segments of keys for a problem with a single tile of queries, so that all CPU threads have work.
+    """Number of segments that the keys of one problem with a single tile of queries are cut into, for the CPU threads.
 
-    It depends on the sizes alone, so that results do not depend on the machine.
+    It depends on the sizes alone, never on the number of threads: results must not depend on the machine.
     """
     alone = xp is np and b == 1 and n_q <= backends.tile_shape(xp, b)[1]
     return max(1, min(MAX_SEGMENTS, n_q * n_k // SPLIT_LOGITS)) if alone else 1

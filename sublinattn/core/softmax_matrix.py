@@ -1,7 +1,8 @@
-"""The softmax matrix `P = D^{-1} A` as an operator: products, column norms, operator norm, without storing P.
+"""The softmax matrix `P = D^{-1} A` as an operator: products, column norms and operator norm, without storing it.
 
-Every pass recomputes the entries tile by tile: `O(n_q n_k d)` operations, `O(n)` memory plus a tile per thread. The
-order of summation depends on the sizes alone, so that no result depends on the number of threads.
+`A = exp(s Q K^T)` and `D = diag(A 1)`. Every pass recomputes the entries tile by tile: `O(n_q n_k d)` operations,
+`O(n)` memory plus a tile per thread. The order of every sum depends on the sizes alone, so that no result depends on
+the number of threads. The operator norm is found by Lanczos' method, with full reorthogonalisation.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from . import backends
 from .backends import Array, Scratch
 from .exact import each_query_tile
 
-STRIP, TILE, GROUPS = 128, 2048, 16
-"""Rows of P in a strip, which is stored; columns of a strip that are computed at once; groups of strips."""
+STRIP = 128  # rows of P that a thread keeps at once
+TILE = 2048  # columns of them that it makes at once
+GROUPS = 16  # sums over strips of rows, each made by one thread, before they are added up in order
 
 
 class SoftmaxMatrix:
@@ -25,6 +27,13 @@ class SoftmaxMatrix:
     Parameters
     ----------
     q, k : array, shapes (B, n_q, d) and (B, n_k, d)
+    scale : float
+    causal : bool
+
+    Attributes
+    ----------
+    lse : array, shape (B, n_q)
+        Log of every row's normaliser `D_ii`.
     """
 
     def __init__(self, xp: Any, q: Array, k: Array, *, scale: float, causal: bool) -> None:
@@ -38,10 +47,11 @@ class SoftmaxMatrix:
         each_query_tile(xp, q, k, nothing, scale=scale, causal=causal, shift=True, finish=finish)
 
     def _entries(self, scratch: Scratch, b: int, rows: slice, columns: slice) -> Array:
+        """A tile of P of problem `b`, in scratch memory."""
         xp, q, k = self.xp, self.q[b, rows], self.k[b, columns]
         p = xp.matmul(q, k.T, out=scratch("p", len(q), len(k)))
         p *= self.scale
-        p -= self.lse[b, rows, None]
+        p -= self.lse[b, rows, None]  # P_ij = exp(s <q_i, k_j> - lse_i)
         if self.causal and columns.start + len(k) > rows.start + 1:
             above = columns.start + xp.arange(len(k)) > rows.start + xp.arange(len(q))[:, None]
             p += xp.where(above, -np.inf, 0).astype(p.dtype)
@@ -50,8 +60,8 @@ class SoftmaxMatrix:
     def gram_times(self, x: Array) -> tuple[Array, Array]:
         """`x^T P^T P x` (B,) and `P^T P x` (B, n_k), for `x` (B, n_k), in one pass over the entries.
 
-        A strip of rows is stored for its two products: `STRIP * n_k` numbers per thread. Strips are summed in `GROUPS`
-        groups, each by one thread, and the groups in order.
+        A strip of rows is kept until its products with x are known: memory of `STRIP * n_k` numbers per thread. Strips
+        are summed in `GROUPS` groups, each by one thread, and these in order.
         """
         xp, (b, n_q, _), n_k = self.xp, self.q.shape, self.k.shape[1]
         strips = [slice(s, s + STRIP) for s in range(0, n_q, STRIP)]
@@ -67,7 +77,7 @@ class SoftmaxMatrix:
                 for rows in groups[g]:
                     seen = slice(0, min(n_k, rows.stop) if self.causal else n_k)
                     p = self._strip(scratch, problem, rows, seen)
-                    y = p @ x[problem, seen]
+                    y = p @ x[problem, seen]  # these rows' part of P x; x^T P^T P x sums its squares
                     squares[g, problem] += (y.astype(np.float64) ** 2).sum()
                     sums[g, problem, seen] += y @ p
 
@@ -85,7 +95,7 @@ class SoftmaxMatrix:
         return strip
 
     def column_squares(self) -> Array:
-        """Squared column norms `||P e_j||_2^2`, shape (B, n_k); each thread has its own range of columns."""
+        """Squared column norms `||P e_j||_2^2`, shape (B, n_k); one thread owns a range of columns."""
         (b, n_q, _), n_k = self.q.shape, self.k.shape[1]
         squares = self.xp.zeros((b, n_k), np.float64)
         _, t, c = backends.tile_shape(self.xp, b)
@@ -106,7 +116,7 @@ class SoftmaxMatrix:
         return squares
 
     def operator_norm(self, *, rtol: float = 1e-4, max_steps: int = 50) -> Array:
-        """`||P||`, shape (B,), by Lanczos' method, which approaches it from below, up to a step's growth of `rtol`.
+        """`||P||`, shape (B,), by Lanczos' method from below, until it grows by less than `rtol` in a step.
 
         `P^T P` has no negative entry, so its leading eigenvector has none either (Perron), and the constant start
         vector is never orthogonal to it. A step takes one pass over the entries.
@@ -117,21 +127,35 @@ class SoftmaxMatrix:
 def largest_eigenvalue(
     xp: Any, times: Callable[[Array], tuple[Array, Array]], shape: tuple[int, ...], rtol: float, max_steps: int
 ) -> Array:
-    """Largest eigenvalue of `B` positive semi-definite matrices G, from the constant vector of `shape` (B, n).
+    """Largest eigenvalue of `B` positive semi-definite matrices G, from below, by Lanczos' method.
 
-    Lanczos' method with full orthogonalisation. `times(x)` returns `x^T G x` and `G x`.
+    It starts from the constant vector and stops when the eigenvalue's root grows by less than `rtol` in a step.
+
+    Parameters
+    ----------
+    times : callable
+        `times(x)` is `x^T G x` (B,) and `G x` (B, n), for `x` (B, n).
+    shape : (int, int)
+        `(B, n)`.
+    rtol : float
+    max_steps : int
+
+    Returns
+    -------
+    array, shape (B,)
     """
     b, n = shape
-    basis, steps = [xp.full(shape, n**-0.5)], min(n, max_steps)
+    steps = min(n, max_steps)
+    basis = [xp.full(shape, n**-0.5)]
     tridiagonal = np.zeros((b, steps, steps))  # basis^T G basis, of each problem
     largest: np.ndarray = np.zeros(b)
     for step in range(steps):
         diagonal, x = times(basis[-1])
         tridiagonal[:, step, step] = backends.asnumpy(diagonal)
         before, largest = largest, np.linalg.eigvalsh(tridiagonal[:, : step + 1, : step + 1])[:, -1]
-        if step + 1 == steps or (largest - before <= 2 * rtol * largest).all():  # rtol is meant of its square root
+        if step + 1 == steps or (largest - before <= 2 * rtol * largest).all():  # 2: the root grows by half of it
             break
-        for _ in range(2):  # a single pass loses orthogonality to rounding
+        for _ in range(2):  # to make x orthogonal once loses its orthogonality to rounding
             for v in basis:
                 x -= (x * v).sum(axis=1, keepdims=True) * v
         length = xp.sqrt((x * x).sum(axis=1))
