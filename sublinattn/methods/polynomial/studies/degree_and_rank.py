@@ -164,7 +164,7 @@ def draw_degrees(rows: pd.DataFrame, laws: pd.DataFrame, constants: pd.DataFrame
                 ax.plot(_abscissa(part), part["degree"], **LOOKS_OF_BASES[str(what)])
         part = laws[laws["varies"] == varies]
         theory_line(ax, _abscissa(part), part["degree"], "law with constant 1", linestyle=DOTTED)
-    for (radius, part), look in zip(constants.groupby("radius"), ("blue", "brown", "green", "orange"), strict=True):
+    for (radius, part), look in zip(constants.groupby("radius"), SERIES, strict=False):
         axes[2].plot(part["ratio"], part["constant"], **LOOKS[look])
         first = part[["ratio", "constant"]].to_numpy()[0]
         look_of_text = {"size": 6, "color": LOOKS[look]["color"], "ha": "right", "va": "center"}
