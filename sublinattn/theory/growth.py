@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats takes a third of a second to load
 
 from .sequential import CONFIDENCE, Outcome
 
@@ -85,13 +85,13 @@ class Slope(NamedTuple):
         """One-sided p-value of "the slope is at most `maximum`" (t test); without noise it is 0 or 1."""
         beyond = self.value - maximum
         with np.errstate(invalid="ignore", divide="ignore"):
-            noisy = stdtr(self.freedom, -beyond / self.error)
+            noisy = scipy.special.stdtr(self.freedom, -beyond / self.error)
         return np.where(self.error > 0, noisy, np.where(beyond > 0, 0.0, 1.0))
 
     @property
     def reach(self) -> Any:
         """Distance from the slope to its upper (or lower) limit, each with CONFIDENCE on its side."""
-        return stdtrit(self.freedom, CONFIDENCE) * self.error
+        return scipy.special.stdtrit(self.freedom, CONFIDENCE) * self.error
 
 
 def slope(log_x: np.ndarray, y: np.ndarray) -> Slope:

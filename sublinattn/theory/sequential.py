@@ -15,8 +15,8 @@ import math
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.special import betainc, betaincc, betaln, logsumexp, xlog1py, xlogy
 
 CONFIDENCE = 0.99
 """Of every limit that is reported, each on its own side."""
@@ -56,11 +56,11 @@ def log_wealth(failures: ArrayLike, trials: ArrayLike, p: ArrayLike, against: Si
     """
     k, t, p = np.asarray(failures), np.asarray(trials), np.asarray(p)
     a, b = k + 0.5, t - k + 0.5  # the posterior of Jeffreys' prior
-    mass = betaincc if against == "below" else betainc  # of the alternatives' side of p
+    mass = scipy.special.betaincc if against == "below" else scipy.special.betainc  # of the alternatives' side of p
     with np.errstate(divide="ignore"):  # no mass left there: far from the data, and a wealth of 0
-        evidence = betaln(a, b) + np.log(mass(a, b, p))
-    prior = betaln(0.5, 0.5) + np.log(mass(0.5, 0.5, p))
-    return evidence - prior - xlogy(k, p) - xlog1py(t - k, -p)
+        evidence = scipy.special.betaln(a, b) + np.log(mass(a, b, p))
+    prior = scipy.special.betaln(0.5, 0.5) + np.log(mass(0.5, 0.5, p))
+    return evidence - prior - scipy.special.xlogy(k, p) - scipy.special.xlog1py(t - k, -p)
 
 
 def rate_limits(failures: int, trials: int) -> tuple[float, float]:
@@ -69,13 +69,14 @@ def rate_limits(failures: int, trials: int) -> tuple[float, float]:
     The rates that `log_wealth` has not ruled out. Wider than Clopper and Pearson's limits, which hold only for a
     number of trials fixed in advance.
     """
-    from scipy.optimize import brentq  # slow to import, and needed only once a claim has been tested
-
     smallest, largest = 1e-300, 1 - 1e-16
     rate = min(max(failures / trials, smallest), largest) if trials else 0.5
 
     def limit(against: Side, edge: float) -> float:
-        return float(brentq(lambda p: log_wealth(failures, trials, p, against) - SUPPORT, rate, edge, xtol=1e-15))
+        def excess(p: float) -> Any:
+            return log_wealth(failures, trials, p, against) - SUPPORT
+
+        return float(scipy.optimize.brentq(excess, rate, edge, xtol=1e-15))
 
     lower = limit("below", smallest) if log_wealth(failures, trials, smallest, "below") > SUPPORT else 0.0
     upper = limit("above", largest) if log_wealth(failures, trials, largest, "above") > SUPPORT else 1.0
@@ -172,7 +173,7 @@ def _log_factors(z: np.ndarray) -> np.ndarray:
 
 def _log_average(logs: np.ndarray) -> Any:
     """Log of the wealth of a gambler who gave every bet the same share at the start."""
-    return logsumexp(logs, axis=-1, b=1 / len(_BETS))
+    return scipy.special.logsumexp(logs, axis=-1, b=1 / len(_BETS))
 
 
 class MeanTest:
@@ -233,26 +234,25 @@ class MeanTest:
 
     def relative_limits(self) -> tuple[float, float]:
         """Lower and upper limit of rho, each valid at all times at once with probability CONFIDENCE."""
-        from scipy.optimize import brentq
-
         z, unit = np.array(self._z), np.array(self._unit)
         if not np.isfinite(z).all():
             return math.nan, math.nan
 
-        def wealth(rho: float, sign: int) -> float:  # betting upwards (sign 1) it falls with rho, downwards it rises
-            return float(_log_average(np.sum(_log_factors(sign * (z - rho * unit)), axis=0)))
+        def excess(rho: float, sign: int) -> float:
+            """Log wealth of bets upwards (sign 1: it falls with rho) or downwards (it rises), less SUPPORT."""
+            return float(_log_average(np.sum(_log_factors(sign * (z - rho * unit)), axis=0))) - SUPPORT
 
         def limit(sign: int) -> float:
-            """The rho at which the wealth crosses SUPPORT, bracketed from the observed mean."""
+            """The rho at which the wealth reaches SUPPORT, bracketed from the observed mean."""
             middle, step = float(np.mean(z) / np.mean(unit)), -sign / float(np.mean(unit))
             far, near = step, 0.0  # trials may disagree so much that even their mean is ruled out
-            while wealth(middle + far, sign) < SUPPORT:
+            while excess(middle + far, sign) < 0:
                 far *= 2
                 if abs(far) > 2**40:
                     return math.copysign(math.inf, far)
-            while wealth(middle + near, sign) >= SUPPORT:
+            while excess(middle + near, sign) >= 0:
                 near = 2 * near - step
-            return float(brentq(lambda rho: wealth(rho, sign) - SUPPORT, middle + near, middle + far, xtol=1e-15))
+            return float(scipy.optimize.brentq(excess, middle + near, middle + far, args=(sign,), xtol=1e-15))
 
         return limit(1), limit(-1)
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
+import scipy
 import sympy as sp
-from scipy.special import betaincinv
 
 n, m, d, d_v, r, b, k, s, t, w = sp.symbols("n m d d_v r b k s t w", positive=True)
 eps, delta, theta, rho = sp.symbols("varepsilon delta theta rho", positive=True)
@@ -106,7 +106,8 @@ def estimate_spread(k: int, *, width: int, tables: int, entries: int, failure: f
         Infinite where no `a` will do: too few tables, or too narrow ones.
     """
     half = (tables + 1) // 2
-    per_table = float(betaincinv(half, tables - half + 1, failure / entries))  # Pr[Bin(r, f) >= h] = I_f(h, r - h + 1)
+    # Pr[Bin(tables, f) >= half] = I_f(half, tables - half + 1), the regularised incomplete beta function.
+    per_table = float(scipy.special.betaincinv(half, tables - half + 1, failure / entries))
     return 1 / (per_table - k / width) if per_table > k / width else math.inf
 
 

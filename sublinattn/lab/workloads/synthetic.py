@@ -13,8 +13,7 @@ is `n exp(s^2 sigma^2 |g|^2 / 2)` up to a relative error of order `noise / sqrt(
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import brentq, minimize_scalar
-from scipy.special import logit
+import scipy
 
 from ...core import checks
 
@@ -226,7 +225,7 @@ def _attract(q: Array, k: Array, keys: Array, mass: float, noise: float, s: floa
     """Make `keys` take the share `mass` of every query's softmax mass, in equal parts (in place)."""
     checks.between("mass", mass, 0, 1, open_ends=True)
     n, d = q.shape
-    wanted = logit(mass) + np.log((n - len(keys)) / len(keys)) + _log_mean(q, noise, s)
+    wanted = scipy.special.logit(mass) + np.log((n - len(keys)) / len(keys)) + _log_mean(q, noise, s)
     k[keys] = 1
     q += (wanted / (s * d))[:, None]
 
@@ -241,11 +240,11 @@ def _pair_product(n: int, d: int, share: float, closeness: float, strength: floa
     def margin(rho: float) -> float:
         noisy, others = rho * noise / (2 * np.sqrt(d)), rho**2 / (2 * d)
         mean = np.logaddexp(np.log1p(-share) + noisy, np.log(share) + others)
-        return float(closeness * rho - mean - np.log(n - 1) - logit(strength))
+        return float(closeness * rho - mean - np.log(n - 1) - scipy.special.logit(strength))
 
     if margin(0) >= 0:
         return 0.0  # already at rho = 0, where all keys have equal mass, a key has more than `strength`
-    top = minimize_scalar(lambda rho: -margin(rho), bounds=(0, -8 * margin(0)), method="bounded").x
+    top = scipy.optimize.minimize_scalar(lambda rho: -margin(rho), bounds=(0, -8 * margin(0)), method="bounded").x
     if margin(top) < 0:
         raise ValueError(f"strength={strength} is out of reach with n={n}, d={d}, {share=:.3g}, {closeness=}, {noise=}")
-    return float(brentq(margin, 0, top))
+    return float(scipy.optimize.brentq(margin, 0, top))

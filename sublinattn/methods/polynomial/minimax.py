@@ -12,7 +12,7 @@ from typing import Any
 
 import mpmath
 import numpy as np
-from scipy.optimize import brentq
+import scipy
 
 AGREEMENT = 1e-6  # of the largest error with the levelled one, relative, at which the exchange has converged
 EXCHANGES = 100
@@ -96,7 +96,7 @@ class _Deviation:
     def zeros(self, points: Sequence[float]) -> list[float]:
         """One between each two points, where `f` has opposite signs. Rough: they only separate the extrema."""
         gaps = zip(points, points[1:], strict=False)
-        return [brentq(lambda y: float(self(y)), a, b, xtol=1e-3 * (b - a)) for a, b in gaps]
+        return [scipy.optimize.brentq(lambda y: float(self(y)), a, b, xtol=1e-3 * (b - a)) for a, b in gaps]
 
     def extremes(self, zeros: Sequence[float]) -> tuple[list[float], Any]:
         """Where |f| may be largest (the ends, and `p = p'` between each two zeros), and its largest value there.
@@ -105,9 +105,11 @@ class _Deviation:
         """
         one = 1 << self.mp.prec
         gaps = zip(zeros, zeros[1:], strict=False)
-        inner = [
-            brentq(lambda y: self._horner(self.slope, _fixed(y)) / one, a, b, xtol=1e-6 * (b - a)) for a, b in gaps
-        ]
+
+        def difference(y: float) -> float:
+            return self._horner(self.slope, _fixed(y)) / one
+
+        inner = [scipy.optimize.brentq(difference, a, b, xtol=1e-6 * (b - a)) for a, b in gaps]
         places = [-1.0, *inner, 1.0]
         return places, max(abs(self(y)) for y in places)
 

@@ -10,8 +10,8 @@ import math
 from typing import Any
 
 import numpy as np
+import scipy
 import sympy as sp
-from scipy.optimize import brentq
 
 from ....theory import symbols
 from ....theory.claim import Assumption, Claim, Drop, Growth, Sabotage, Trial, Vacuity
@@ -67,7 +67,7 @@ def onset(**family: Any) -> float:
     end = math.log(FARTHEST)
     if excess(end) >= 0:
         return math.inf
-    return math.exp(brentq(excess, 1.0, end, xtol=1e-3)) if excess(1.0) > 0 else 1.0
+    return math.exp(scipy.optimize.brentq(excess, 1.0, end, xtol=1e-3)) if excess(1.0) > 0 else 1.0
 
 
 BETA, GAMMA, LOG_T = sp.symbols("beta gamma log_t", positive=True)

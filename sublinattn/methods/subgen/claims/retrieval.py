@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from os.path import commonprefix
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from ....core.backends import Array, asnumpy
 from ....lab.comparison.registry import competing_online, row_bytes
@@ -18,6 +17,9 @@ from ....lm.retrieval import DIGITS, Document, document, line_bytes, question_by
 from ...caches.base import KVCache, joined
 from ...caches.exact import ExactCache, ZeroCache
 from ...caches.k_center import KCenterCache
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BATCH_TOKENS, BATCH_LOGITS = 2**13, 2**22
 """Tokens of prompts in one call of the decoder; logits, where those of all tokens are made."""
@@ -76,6 +78,8 @@ def exact_answers(model: Model, documents: Sequence[Document]) -> pd.DataFrame:
     DataFrame
         document (its number, in order), right (bool), bits (of the answer, mean over its tokens).
     """
+    import pandas as pd
+
     cut = [pieces(model, what) for what in documents]
     decoder = model.decoder.stretched(max(sum(map(len, parts)) for parts in cut))
     rows: list[tuple[Any, ...]] = []
@@ -99,6 +103,8 @@ def answers(model: Model, documents: Sequence[Document], make: Make) -> pd.DataF
         document (its number, in order), caches (a name that `make` gives), right and bits (as
         `exact_answers`), nbytes (that the caches of all layers hold for the document after the lines).
     """
+    import pandas as pd
+
     cut = [pieces(model, what) for what in documents]
     decoder = model.decoder.stretched(max(sum(map(len, parts)) for parts in cut))
     rows: list[tuple[Any, ...]] = []
