@@ -1,7 +1,6 @@
 """What a repository promises without running: nothing of one machine in it, lists that agree, citations that exist."""
 
 import ast
-import importlib
 import importlib.util
 import inspect
 import io
@@ -197,33 +196,6 @@ def test_papers_cited_in_docstrings_are_in_the_bibliography(path):
 def test_claims_cite_papers_in_the_bibliography():
     assert CLAIMS
     assert {claim.id: claim.paper for claim in CLAIMS.values() if claim.paper not in BIBLIOGRAPHY} == {}
-
-
-@pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")), ids=name)
-def test_files_and_functions_named_in_the_documents_exist(path):
-    lost = []
-    for word in re.findall(r"`([\w./-]+)`", path.read_text()):
-        if re.match(r"(?:sublinattn|scripts|notebooks|tests|benchmarks)/", word) and not (ROOT / word).exists():
-            lost.append(word)
-        if re.match(r"sublinattn\.\w", word):
-            lost += [] if resolves(word) else [word]
-    assert lost == []
-
-
-def resolves(dotted: str) -> bool:
-    """Whether a dotted name is a module, or an attribute of one."""
-    parts = dotted.split(".")
-    for i in range(len(parts), 0, -1):
-        try:
-            thing = importlib.import_module(".".join(parts[:i]))
-        except ModuleNotFoundError:
-            continue
-        for part in parts[i:]:
-            if not hasattr(thing, part):
-                return False
-            thing = getattr(thing, part)
-        return True
-    return False
 
 
 # -------------------------------------------------------------------------------------------------------- the notebooks

@@ -1,7 +1,8 @@
-"""The batch methods that HyperAttention is compared with: so far the plainest, exact attention over a sample of keys.
+"""Attention over keys sampled uniformly, the yardstick of every error figure.
 
-It is the yardstick of every error figure: on independent Gaussian inputs every sampling method has a large relative
-error, so that an error means little without the one that plain sampling has at the same number of keys per query.
+Source: none; it is the plainest sampling there is. On independent Gaussian inputs every sampling method has a large
+relative error, so that an error means little without the one that plain sampling has at the same number of keys per
+query. Cost: `O(n_q m (d + d_v))` operations for `m` sampled keys.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
 """CountSketch of a long matrix, row by row: the linear map behind both sketches of the one-pass algorithm.
 
-Source: Charikar, Chen, Farach-Colton, *Finding frequent items in data streams* [CCF02]. The n x p matrix `X` becomes
-`r` tables of `w` buckets of p numbers: bucket `h_j(i)` of table `j` gains `g_j(i) X_i`, with `h_j`, `g_j` a seeded
-hash of the index `i`. The sketching matrix (`Psi`, `Phi` in [ALSY23]) is never stored. The map is linear: sketches of
-disjoint index ranges add up to that of their union.
+Sources: [CCF02] Charikar, Chen, Farach-Colton, *Finding frequent items in data streams*, ICALP 2002, section 3 (the
+sketch and its estimates); [ALSY23] Addanki, Li, Song, Yang, *One Pass Streaming Algorithm for Super Long Token
+Attention Approximation in Sublinear Space*, arXiv 2311.14652 (its use as `Psi` and `Phi`).
+
+The n x p matrix `X` becomes `r` tables of `w` buckets of p numbers: bucket `h_j(i)` of table `j` gains `g_j(i) X_i`,
+with `h_j` and the sign `g_j` a seeded hash of the index `i`. The sketching matrix is never stored. The map is linear:
+sketches of disjoint index ranges add up to that of their union.
 
 - One table approximates a matrix product: `E ||X^T S^T S Y - X^T Y||_F^2 = (1/w) sum_{i != j} (|x_i|^2 |y_j|^2 +
   <x_i, x_j> <y_i, y_j>) <= (2/w) ||X||_F^2 ||Y||_F^2`.
@@ -12,8 +15,14 @@ disjoint index ranges add up to that of their union.
 - *Bit counters*, in the first few tables: beside each bucket, one more per bit of the index, which sums only the
   indices where that bit is 1. A row that dominates its bucket spells out its own index.
 
-Adding a chunk of `c` rows: sort it by bucket, pad each bucket to the fullest, and multiply: `signs (and bits) x rows`,
-a batch of small matrix products. `O(c r)` hash values and `O(c p (r + b log2 n))` operations, padding apart.
+Cost of a chunk of `c` rows: `O(c r)` hash values and `O(c p (r + b log2 n))` operations for `b` tables with bit
+counters, padding apart. The chunk is sorted by bucket, each bucket is padded to the fullest, and signs (and bits) times
+rows is a batch of small matrix products.
+
+Differs from the papers in:
+
+1. Rows are vectors of p numbers, not single items; each arrives once.
+2. The bit counters are not in [CCF02], which finds heavy items with a heap on the way; see `recovery`.
 """
 
 from __future__ import annotations
@@ -28,8 +37,8 @@ from ...core.backends import Array
 from .hashing import IndexHash, cubics
 
 TOGETHER = 4096  # (row, table) pairs that are sorted at once when a chunk is short: few, large array operations
-PIECE = 2**22  # numbers in the rows added at once: they are read once per table
-PIECE_ROWS = 2**14
+PIECE = 2**22  # most numbers in the rows added at once, which are read once per table
+PIECE_ROWS = 2**14  # most rows added at once
 
 
 @dataclass(eq=False)
@@ -88,14 +97,17 @@ class CountSketch:
     def _add_piece(self, start: int, rows: Array) -> None:
         xp, c, r = backends.namespace(rows), len(rows), len(self.table)
         together = max(1, TOGETHER // c)
-        # A tile is some tables with bit counters, or some without.
+        # A tile is a range of tables that all have bit counters, or all have none.
         edges = sorted({*range(0, self.bit_tables, together), *range(self.bit_tables, r, together), r})
         tiles = [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
         index = xp.arange(start, start + c)
         backends.for_tiles(xp, tiles, lambda: lambda tables: self._add(xp, index, rows, tables))
 
     def _add(self, xp: Any, index: Array, rows: Array, tables: slice) -> None:
-        """Add rows to some tables, all of which have bit counters or none."""
+        """`table_j[h_j(i)] += g_j(i) X_i` for the rows `i` in `index` and the tables `j` of the slice.
+
+        All of these tables have bit counters, or none.
+        """
         bucket, sign = self.hash(xp, index[None], tables)
         r, c = bucket.shape
         w = self.hash.width
@@ -104,19 +116,20 @@ class CountSketch:
         counts = xp.bincount(flat, minlength=r * w)
         filled = xp.flatnonzero(counts)
         counts, first = counts[filled], (xp.cumsum(counts) - counts)[filled]
-        fullest = xp.arange(int(backends.asnumpy(counts.max())))
-        there = fullest < counts[:, None]
-        pair = order[xp.where(there, first[:, None] + fullest, 0)]  # (filled buckets, fullest)
+        place = xp.arange(int(backends.asnumpy(counts.max())))  # within a bucket, up to the fullest
+        there = place < counts[:, None]  # False where a bucket is padded
+        pair = order[xp.where(there, first[:, None] + place, 0)]  # (filled buckets, places)
         row = pair % c
-        weights = (xp.where(there, sign.reshape(-1)[pair], 0).astype(rows.dtype))[:, None, :]
+        weights = (xp.where(there, sign.reshape(-1)[pair], 0).astype(rows.dtype))[:, None, :]  # g_j(i)
         padded = backends.gather(xp, rows, row)
         self._flat(self.table, tables)[filled] += xp.matmul(weights, padded)[:, 0]
-        if tables.start < self.bit_tables:
+        if tables.start < self.bit_tables:  # counter b of the bucket takes the rows whose index has bit b
             bit = (index[row][:, None, :] >> xp.arange(self.bits.shape[2])[:, None]) & 1
             self._flat(self.bits, tables)[filled] += xp.matmul(weights * bit.astype(rows.dtype), padded)
 
     @staticmethod
     def _flat(array: Array, tables: slice) -> Array:
+        """View of the tables of the slice as one list of buckets."""
         part = array[tables]
         return part.reshape(-1, *part.shape[2:])
 
@@ -126,27 +139,28 @@ class CountSketch:
         self.bits += backends.together(self.bits, other.bits)[1]
 
     def times(self, matrix: Array) -> CountSketch:
-        """The sketch of `X M` for a (p, p') matrix: linearity on the other side."""
+        """The sketch of `X M` for a (p, p') matrix M: sketching is linear in each column of X."""
         xp = backends.namespace(matrix)
         table, bits = xp.matmul(self.table, matrix), xp.matmul(self.bits, matrix)
         return CountSketch(self.n, matrix.shape[1], self.hash, self.bit_tables, table, bits)
 
     def estimates(self, xp: Any, index: Array) -> Array:
-        """Median estimates of the rows `index` (c,), shape (c, p); or (c, p) of entry (index[i, j], j) for (c, p).
+        """Medians over the tables `j` of `g_j(i) table_j[h_j(i)]` [CCF02], shape (c, p).
 
+        For `index` (c,) the estimates of whole rows; for `index` (c, p) that of entry `(index[i, l], l)` at `(i, l)`.
         `O(c r p)` operations.
         """
         bucket, sign = self.hash(xp, index[None])
         table = xp.arange(len(self.table)).reshape((-1,) + (1,) * index.ndim)
         if index.ndim == 1:
-            found = self.table[table, bucket] * sign[..., None].astype(self.table.dtype)
+            per_table = self.table[table, bucket] * sign[..., None].astype(self.table.dtype)
         else:
-            found = self.table[table, bucket, xp.arange(self.p)] * sign.astype(self.table.dtype)
-        return median(xp, found)
+            per_table = self.table[table, bucket, xp.arange(self.p)] * sign.astype(self.table.dtype)
+        return median(xp, per_table)
 
 
 def median(xp: Any, x: Array) -> Array:
-    """Median along the first axis: by partition, `xp.median` takes three times as long."""
+    """Median along the first axis, by partition: `xp.median` takes three times as long."""
     middle = sorted({(len(x) - 1) // 2, len(x) // 2})
     part = xp.partition(xp.ascontiguousarray(xp.moveaxis(x, 0, -1)), middle, axis=-1)
     return (part[..., middle[0]] + part[..., middle[-1]]) / 2

@@ -1,13 +1,13 @@
 """Seeded hashing of indices: the implicit rows of a sketching matrix.
 
-Carter and Wegman's polynomials over a prime field: a random cubic modulo `p = 2^31 - 1` sends distinct indices below
-`p` to values in `[0, p)` that are uniform and 4-wise independent. The low bit is the sign, the others give the
-bucket. So buckets and signs are 4-wise independent, jointly, and their laws are within `(width + 1) / 2^30` of uniform.
-CountSketch's point estimates need pairwise independent buckets
-and signs [CCF02], 3-wise where one value gives both, as here; the variance of its matrix product needs four signs
-at a time.
+Source: Carter and Wegman's polynomials over a prime field. A random cubic modulo `p = 2^31 - 1` sends distinct indices
+below `p` to values in `[0, p)` that are uniform and 4-wise independent. The low bit is the sign, the others give the
+bucket: buckets and signs are 4-wise independent, jointly, and their laws are within `(width + 1) / 2^30` of uniform.
 
-The arithmetic is in 64-bit unsigned integers, exact and the same on every device.
+Cost: about 20 operations per index and cubic, in 64-bit unsigned integers, exact and the same on every device.
+
+Differs from the papers in: [CCF02] asks for pairwise independent buckets and signs, drawn apart (3-wise where one value
+gives both, as here). The variance of the matrix product [ALSY23] needs four signs at a time: hence cubics.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class IndexHash:
     width: int
 
     def __call__(self, xp: Any, index: Array, which: Any = slice(None)) -> tuple[Array, Array]:
-        """Buckets (int64, in [0, width)) and signs (int8, +-1), shape (r', ...), under the cubics that `which` slices.
+        """Buckets (int64, in [0, width)) and signs (int8, +-1), shape (r', ...), under the cubics of slice `which`.
 
-        `index` has shape (1, ...), the same indices for all of them, or (r', ...). About 20 integer operations a value.
+        `index` has shape (1, ...), the same indices for all of them, or (r', ...).
         """
         value = self._values(xp, index, which)
         width, one, shift = (xp.asarray(x, dtype=np.uint64) for x in (self.width, 1, 30))
-        bucket = ((value >> one) * width) >> shift
+        bucket = ((value >> one) * width) >> shift  # value // 2 lies below 2^30
         return bucket.astype(np.int64), (1 - 2 * (value & one).astype(np.int8)).astype(np.int8)
 
     def _values(self, xp: Any, index: Array, which: slice) -> Array:

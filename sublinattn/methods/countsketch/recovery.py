@@ -1,8 +1,9 @@
 """Sparse recovery from a CountSketch: the k largest entries of every column, by a scan or by identification.
 
-Sources: Charikar, Chen, Farach-Colton [CCF02] (the median estimate); Addanki et al. [ALSY23] and Nakos, Song, *Stronger
-L2/L2 compressed sensing; without iterating* [NS19] (the guarantee, and why a scan will not do); Price, Woodruff,
-*(1+eps)-approximate sparse recovery* [PW11] (what a k-sparse output can reach).
+Sources: [CCF02] Charikar, Chen, Farach-Colton, *Finding frequent items in data streams*, ICALP 2002 (the median
+estimate); [ALSY23] Addanki et al., arXiv 2311.14652, main theorem, and [NS19] Nakos, Song, *Stronger L2/L2 compressed
+sensing; without iterating*, STOC 2019 (the guarantee, and a decode time below n, which rules out a scan); [PW11] Price,
+Woodruff, *(1+eps)-approximate sparse recovery*, FOCS 2011 (a lower bound for k-sparse outputs).
 
 With `w = O(k/eps1)` buckets and `r = O(log n)` tables every estimate is within `sqrt(eps1/k) ||tail_k(y)||_2` of its
 entry, so that
@@ -11,9 +12,12 @@ entry, so that
 - the *k* largest only within `1 + O(sqrt(eps1))`: near-ties between the k-th and the next entries may fall either way.
   `w = O(k/eps1^2)` would be needed for `1 + eps1`, and no algorithm does better [PW11].
 
-Decoders: `scan` estimates all n entries, `O(n r)` per column. `identify` reads candidates off the bit counters, in
-`O(b w log n)` per column: bit j of the index that dominates a bucket is 1 where the counter of bit j outweighs the
+Cost: `scan` estimates all n entries, `O(n r)` operations per column. `identify` reads candidates off the bit counters,
+in `O(b w log n)` per column: bit j of the index that dominates a bucket is 1 where the counter of bit j outweighs the
 rest of the bucket; a candidate that does not hash to the bucket it came from is dropped.
+
+Differs from the papers in: [ALSY23] takes sparse recovery from [NS19] as it is; the bit counters reach the same decode
+time up to logarithms, with explicit sizes (`width_for`, `tables_for`, `bit_tables_for`).
 """
 
 from __future__ import annotations
@@ -32,8 +36,8 @@ WIDTH = 4
 """Buckets per `k / eps1`: in one table a heavy entry meets another with probability at most `eps1 / 4`."""
 FAILURE = 0.005
 """Probability that some entry is lost to such meetings: half of the 0.01 that [ALSY23] allows."""
-LEAST_BIT_TABLES = 7  # for entries that only just stand out: they dominate their bucket in some tables only
-SCAN_ROWS = 2**11  # their estimates from all tables stay in a core's cache
+MIN_BIT_TABLES = 7  # an entry that is only just heavy dominates its bucket in some tables only
+SCAN_ROWS = 2**11  # rows estimated at once: their estimates from all tables stay in a core's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +84,7 @@ def _majority(r: int, share: float) -> float:
 
 def bit_tables_for(heavy: int, eps1: float) -> int:
     """Tables with bit counters, so that each of `heavy` entries is alone in its bucket in one: `O(log heavy)`."""
-    return max(LEAST_BIT_TABLES, math.ceil(math.log(2 * heavy / FAILURE) / math.log(WIDTH / eps1)))
+    return max(MIN_BIT_TABLES, math.ceil(math.log(2 * heavy / FAILURE) / math.log(WIDTH / eps1)))
 
 
 def width_for(k: int, eps1: float) -> int:
@@ -89,7 +93,7 @@ def width_for(k: int, eps1: float) -> int:
 
 
 def identify(xp: Any, sketch: CountSketch, k: int) -> tuple[Array, Array]:
-    """The k largest entries of each column among those that the bit counters spell out.
+    """The k largest entries of each column among the indices that the bit counters spell out.
 
     The first k rows are candidates too, so that there always are k.
 
@@ -99,15 +103,18 @@ def identify(xp: Any, sketch: CountSketch, k: int) -> tuple[Array, Array]:
         By decreasing magnitude. `O(p w b (log2 n + r))` operations, no n among them.
     """
     tables, w, length, p = sketch.bits.shape
+    # Bit j of the index in a bucket is 1 if the rows with that bit outweigh those without it.
     ones = xp.abs(sketch.bits)
     zeros = xp.abs(sketch.table[:tables, :, None] - sketch.bits)
     powers = (1 << xp.arange(length))[:, None]
     spelled = xp.where(ones > zeros, powers, 0).sum(axis=2)  # (tables, w, p)
     candidates = xp.empty((p, tables * w + k), dtype=np.int64)
     candidates[:, tables * w :] = xp.arange(k)
+    # A candidate must hash to the bucket that spelled it; index 0, which is a candidate anyway, takes its place if not.
     bucket, _ = sketch.hash(xp, spelled.reshape(tables, -1), slice(0, tables))
     consistent = (bucket.reshape(spelled.shape) == xp.arange(w)[:, None]) & (spelled < sketch.n)
     candidates[:, : tables * w] = xp.where(consistent, spelled, 0).reshape(-1, p).T
+    # Each candidate counts once: the first of equal ones is `new`, and the columns are cut to the most new ones.
     candidates.sort(axis=1)
     new = xp.ones(candidates.shape, dtype=bool)
     new[:, 1:] = candidates[:, 1:] != candidates[:, :-1]
@@ -125,18 +132,18 @@ def scan(xp: Any, sketch: CountSketch, k: int) -> tuple[Array, Array]:
         By decreasing magnitude. `O(n r p)` operations, in tiles.
     """
     parts = [(start, min(start + SCAN_ROWS, sketch.n)) for start in range(0, sketch.n, SCAN_ROWS)]
-    found: list[Any] = [None] * len(parts)
+    candidates: list[Any] = [None] * len(parts)  # the k largest of each part are enough
 
     def worker(tile: int) -> None:
         start, stop = parts[tile]
         magnitude = xp.abs(sketch.estimates(xp, xp.arange(start, stop)).T)
         if k < stop - start:
-            found[tile] = start + xp.argpartition(magnitude, -k, axis=1)[:, -k:]
+            candidates[tile] = start + xp.argpartition(magnitude, -k, axis=1)[:, -k:]
         else:
-            found[tile] = xp.broadcast_to(xp.arange(start, stop), magnitude.shape)
+            candidates[tile] = xp.broadcast_to(xp.arange(start, stop), magnitude.shape)
 
     backends.for_tiles(xp, range(len(parts)), lambda: worker)
-    return _largest(xp, sketch, xp.concatenate(found, axis=1), k)
+    return _largest(xp, sketch, xp.concatenate(candidates, axis=1), k)
 
 
 def _largest(xp: Any, sketch: CountSketch, candidates: Array, k: int, new: Array | None = None) -> tuple[Array, Array]:

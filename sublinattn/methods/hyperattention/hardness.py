@@ -1,7 +1,15 @@
 """The parameters that decide which theorems apply to an input: alpha, kappa, stable rank, norms, clusters of keys.
 
-Source: [HA24], section 2 (alpha and kappa) and Lemma 2 (srank); entry bound: Alman, Song [AS23]; clusters: [SG24]. Each
-pass over the entries costs `O(n_q n_k d)` operations; memory is `O(n d)` and a tile per thread, never `n_q x n_k`.
+Sources: [HA24] Han et al., *HyperAttention*, arXiv 2310.05869, section 2 (alpha and kappa) and Lemma 2 (stable rank);
+[AS23] Alman, Song, arXiv 2302.13214 (the entry bound); [SG24] Zandieh et al., *SubGen*, arXiv 2402.06082 (clusters).
+
+Cost: about `4 + (steps of Lanczos' method)` passes over the entries of P, `O(n_q n_k d)` operations each; memory is
+`O(n d)` and a tile per thread, never `n_q x n_k`.
+
+Differs from the papers in:
+
+1. `alpha` is also given without the first keys, as HyperAttention sees it when those are exact (`alpha_residual`).
+2. Under a causal mask `kappa` is that of the largest unmasked block of Algorithm 4.
 """
 
 from __future__ import annotations
@@ -86,7 +94,7 @@ class Hardness:
     def cluster_radius(self, m: int) -> Array:
         """Radius at which the balls around m greedily chosen keys cover all: float64, the leading axes' shape.
 
-        At most twice the least radius that m centres can have [GON85]. `2 n m d` operations.
+        At most twice the smallest radius that m centers can have [GON85]. `2 n m d` operations.
 
         Raises
         ------
@@ -101,8 +109,8 @@ class Hardness:
         xp = backends.namespace(self.keys)
         check_squares("keys", self.keys, float(backends.asnumpy(self.key_norm_max.max())))
         heads = self.keys.reshape(-1, *self.keys.shape[-2:])
-        found = [measure(xp, heads[i]) for i in range(len(heads))]
-        return backends.to_device(np.array(found).reshape(self.keys.shape[:-2]), xp)
+        measured = [measure(xp, heads[i]) for i in range(len(heads))]
+        return backends.to_device(np.array(measured).reshape(self.keys.shape[:-2]), xp)
 
 
 def hardness(
@@ -151,8 +159,8 @@ def hardness(
 
     Notes
     -----
-    About `4 + (Lanczos' steps)` passes over the entries; the steps are few, since the leading singular
-    vector of a softmax matrix is close to constant unless its columns are very uneven.
+    Lanczos' method takes few steps, since the leading singular vector of a softmax matrix is close to constant unless
+    its columns are very uneven.
     """
     values = {} if v is None else {"v": v}
     xp, (q, k, *rest), _ = backends.enter(q=q, k=k, **values)
@@ -162,27 +170,27 @@ def hardness(
     exact_keys = checks.integer("exact_keys", exact_keys, minimum=0)
     if exact_keys >= k.shape[-2]:
         raise ValueError(f"exact_keys must be below the number of keys ({k.shape[-2]}), got {exact_keys}")
-    dtype, lead = backends.working_dtype(q), q.shape[:-2]
+    dtype, batch_shape = backends.working_dtype(q), q.shape[:-2]
     q, k, *rest = (xp.ascontiguousarray(x.astype(dtype, copy=False)).reshape(-1, *x.shape[-2:]) for x in (q, k, *rest))
     checks.largest_norms(xp, check_finite, q=q, k=k, **({"v": rest[0]} if rest else {}))
 
     p = SoftmaxMatrix(xp, q, k, scale=scale, causal=causal)
     squares = p.column_squares()
     norm = p.operator_norm()
-    per_key = k.shape[1] * squares
+    per_key = k.shape[1] * squares  # n ||P e_j||^2; alpha is the largest of them
     fields = {
         "alpha": per_key.max(axis=1),
         "alpha_residual": per_key[:, exact_keys:].max(axis=1),
         "kappa": _kappa(xp, q, k, scale, causal, block_size, exact_keys, checks.generator(rng)),
-        "srank": squares.sum(axis=1) / norm**2,
+        "srank": squares.sum(axis=1) / norm**2,  # ||P||_F^2 / ||P||^2
         "spectral_norm": norm,
         "entry_bound": xp.stack([abs(x).max(axis=(1, 2)) for x in (q, k, *rest)]).max(axis=0),
         "query_norm_max": _largest_norm(xp, q),
         "key_norm_max": _largest_norm(xp, k),
         "column_norms": xp.sqrt(squares),
     }
-    measured = {name: x.astype(np.float64).reshape((*lead, *x.shape[1:])) for name, x in fields.items()}
-    return Hardness(**measured, keys=k.reshape(*lead, *k.shape[1:]).copy())
+    measured = {name: x.astype(np.float64).reshape((*batch_shape, *x.shape[1:])) for name, x in fields.items()}
+    return Hardness(**measured, keys=k.reshape(*batch_shape, *k.shape[1:]).copy())
 
 
 def _largest_norm(xp: Any, x: Array) -> Array:
@@ -192,9 +200,9 @@ def _largest_norm(xp: Any, x: Array) -> Array:
 def _kappa(
     xp: Any, q: Array, k: Array, scale: float, causal: bool, block_size: int, exact_keys: int, rng: np.random.Generator
 ) -> Array:
-    """Ratio of unmasked row sums, shape (B,)."""
+    """`max_i <1 - M_i, A_i> / min_j <1 - M_j, A_j>` [HA24, section 2], shape (B,)."""
     n_k = k.shape[1]
-    if causal:
+    if causal:  # A21 at the root of Algorithm 4
         q, k = q[:, n_k // 2 :], k[:, : max(n_k // 2, 1)]
     k = k[:, exact_keys:]
     (b, n_q, d), n_k = q.shape, k.shape[1]

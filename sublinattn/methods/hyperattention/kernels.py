@@ -1,4 +1,7 @@
-"""Exact kernels of other libraries for HyperAttention's diagonal blocks: `hyper_attention(block_kernel=...)`."""
+"""Exact attention kernels of other libraries, for `hyper_attention(block_kernel=...)`.
+
+They compute the diagonal blocks of the sortLSH mask of [HA24], which are exact in Algorithm 3.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Polynomials that stand for `exp` on `[-R, R]` with small *relative* error: Taylor, Chebyshev, minimax.
 
-Alman, Song, *Fast Attention Requires Bounded Entries*, NeurIPS 2023, arXiv 2302.13214 [AS23], Corollary 2.2, takes
-its polynomial from Aggarwal, Alman, *Optimal-degree polynomial approximations for exponentials and Gaussian kernel
-density estimation*, CCC 2022 [AA22]. What counts is `f(x) = p(x) exp(-x) - 1`, since a factor `1 +- eps` on every entry
-of `exp(s Q K^T)` is what the output's error follows from.
+Sources: [AS23] Alman, Song, *Fast Attention Requires Bounded Entries*, NeurIPS 2023, arXiv 2302.13214, Corollary 2.2,
+which takes its polynomial from [AA22] Aggarwal, Alman, *Optimal-degree polynomial approximations for exponentials and
+Gaussian kernel density estimation*, CCC 2022. The error that counts is that of `f(x) = p(x) exp(-x) - 1`: a factor
+`1 +- eps` on every entry of `exp(s Q K^T)` bounds the output's error.
 
 Facts used below. (1) For Taylor's polynomial `f' = -x^g exp(-x)/g!`, so its error is attained at `-R` and is
 `int_0^R t^g e^t dt / g!` exactly. (2) `p - exp` has at most `g + 1` zeros on a line, because its `(g+1)`-th derivative
@@ -11,9 +11,13 @@ has none. A polynomial that attains them (an interpolant; a levelled one) has ex
 two neighbouring zeros, where `p' = p`, and its other two at the ends: nothing has to be searched on a grid. (3) So the
 functions `x^l exp(-x)` are a Haar system, and Remez' exchange converges to the one polynomial whose `f` alternates
 between `+-error` at `g + 2` points; on the way, de la Vallee Poussin's theorem makes the levelled error a lower bound
-on what any polynomial of that degree can reach.
+on the error of any polynomial of that degree.
 
-All of it in multiple precision: `f` is the small difference of large numbers (`exp(2R)/error` of them is lost).
+Cost: `O(g^2)` operations in multiple precision (`f` is the small difference of large numbers: a factor `exp(2R)/error`
+of the precision is lost), ten times as many per exchange of Remez' algorithm.
+
+Differs from the papers in: [AS23] and [AA22] state that a polynomial of degree
+`Theta(max{log(1/eps) / log(log(1/eps)/R), R})` exists; here the best one of each degree is computed.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from ...core import checks
 
 BASES = ("taylor", "chebyshev", "minimax")
 MAX_RADIUS = 300.0  # for the last two bases: digits grow with it, and float64 cannot hold exp(2R) beyond 354
-NEGLIGIBLE = 1e-290  # Taylor's error below which no float64 tells the bases apart
+NEGLIGIBLE = 1e-290  # where Taylor's error is below this, the bases are equal in float64
 GUARD_DIGITS = 30
 
 
@@ -157,6 +161,7 @@ def taylor_degree(log_eps: float, radius: float) -> int:
 
 # ------------------------------------------------------------------------------------------------------------ the bases
 def _taylor(degree: int) -> tuple[float, ...]:
+    """`1/0!, ..., 1/g!`."""
     terms = [1.0]
     for i in range(1, degree + 1):
         terms.append(terms[-1] / i)
@@ -164,7 +169,7 @@ def _taylor(degree: int) -> tuple[float, ...]:
 
 
 def _digits(degree: int, radius: float) -> int:
-    """Decimal digits: for the error's smallness, for exp(2R) between the ends, and for monomials on [-1, 1]."""
+    """Decimal digits to compute with: for the error, for exp(2R) between the ends, and for monomials on [-1, 1]."""
     smallest = _log_minimax_estimate(degree, radius) - radius
     return GUARD_DIGITS + math.ceil((max(-smallest, 0.0) + 2 * radius) / math.log(10) + 0.8 * degree)
 
@@ -178,13 +183,18 @@ def log_taylor_bound(degree: float, radius: float) -> float:
 
 
 def _log_minimax_estimate(degree: int, radius: float) -> float:
-    """Log of `2 (R/2)^{g+1}/(g+1)!`: what x^{g+1}/(g+1)! differs from lower powers on [-R, R]. Near the minimax error;
-    the interpolant's is about e^R times as large."""
+    """Log of `2 (R/2)^{g+1}/(g+1)!`: the distance of x^{g+1}/(g+1)! from lower powers on [-R, R].
+
+    It is near the minimax error; the interpolant's is about e^R times as large.
+    """
     return math.log(2) + (degree + 1) * math.log(radius / 2) - math.lgamma(degree + 2)
 
 
 def _log_taylor_error(degree: int, radius: float) -> float:
-    """Log of `int_0^R t^g e^t dt / g!`, by its series `R^{g+1}/g! sum_j R^j / (j! (g+1+j))`: no term is negative."""
+    """Log of Taylor's error (fact 1), `int_0^R t^g e^t dt / g! = R^{g+1}/g! sum_j R^j / (j! (g+1+j))`.
+
+    No term of the series is negative, so nothing cancels.
+    """
     if not radius:
         return -math.inf
     log_terms: list[float] = []
@@ -196,12 +206,13 @@ def _log_taylor_error(degree: int, radius: float) -> float:
 
 
 def _exp(x: float) -> float:
+    """`e^x`, infinite where float64 overflows."""
     return math.exp(x) if x < 709 else math.inf
 
 
 def _smallest(holds: Callable[[int], bool], guess: int) -> int:
     """Smallest integer from 0 on that satisfies a predicate which, once true, stays true: strides, then bisection."""
-    low, high, stride = -1, guess, 1
+    low, high, stride = -1, guess, 1  # in the end false at `low` (-1 counts as false), true at `high`
     if holds(guess):
         while high and holds(max(high - stride, 0)):
             high, stride = max(high - stride, 0), 2 * stride
@@ -216,6 +227,7 @@ def _smallest(holds: Callable[[int], bool], guess: int) -> int:
 
 
 def _radius(basis: str, radius: float) -> float:
+    """The radius, refused where the basis does not take it."""
     if basis not in BASES:
         raise ValueError(f"basis must be one of {BASES}, got {basis!r}")
     if not 0 <= checks.real("radius", radius) < math.inf:

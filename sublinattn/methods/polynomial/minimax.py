@@ -1,7 +1,8 @@
 """Chebyshev interpolation and Remez' exchange for `exp`, relative to `exp`, in multiple precision.
 
-Facts (2) and (3) of `approximants` say why no grid is searched, and when the exchange has arrived. Points are on
-`[-1, 1]`: `y = x/R`.
+Source: the polynomial of [AS23], Corollary 2.2 (arXiv 2302.13214), is any of degree g with small relative error; this
+is the best one. Facts (2) and (3) of `approximants` say why no grid is searched, and when the exchange has converged.
+Points are on `[-1, 1]`: `y = x/R`. Cost: `O(g^2)` operations in multiple precision per exchange, times about 10.
 """
 
 from __future__ import annotations
@@ -14,40 +15,44 @@ import mpmath
 import numpy as np
 import scipy
 
-AGREEMENT = 1e-6  # of the largest error with the levelled one, relative, at which the exchange has converged
+AGREEMENT = 1e-6  # the exchange has converged when the largest error exceeds the levelled one by this, relative
 EXCHANGES = 100
 POINT_BITS = 60  # of a point in [-1, 1], in fixed point
 
 
 def multiprecision(basis: str, degree: int, radius: float, digits: int) -> tuple[tuple[float, ...], float]:
     """Monomial coefficients, rounded, of the interpolant or of the minimax polynomial, and its relative error."""
-    mp = mpmath.mp.clone()  # a context of our own: the precision is nobody else's
+    mp = mpmath.mp.clone()  # a context of its own: the caller's precision stays as it is
     mp.dps = digits
     scaled, error = (_interpolant if basis == "chebyshev" else _minimax)(mp, degree, radius)
     return tuple(float(c / mp.mpf(radius) ** i) for i, c in enumerate(scaled)), float(error)
 
 
 def _interpolant(mp: Any, degree: int, radius: float) -> tuple[list[Any], Any]:
+    """The polynomial through `exp` at the zeros of the Chebyshev polynomial of degree `g + 1`, and its error."""
     nodes = _cosines(2 * np.arange(degree + 1) + 1, 2 * (degree + 1))
     p = _interpolate(mp, nodes, [mp.exp(radius * mp.mpf(y)) for y in nodes])
     return p, _Deviation(mp, p, radius).extremes(nodes)[1]
 
 
 def _minimax(mp: Any, degree: int, radius: float) -> tuple[list[Any], Any]:
-    """Remez' exchange of all `g + 2` points at once."""
-    points = _reference(degree, radius)
+    """The polynomial with the smallest error, and that error, by Remez' exchange of all `g + 2` points at once."""
+    points = _first_points(degree, radius)
     for _ in range(EXCHANGES):
-        p, levelled = _level(mp, points, radius)
+        p, levelled = _level(mp, points, radius)  # |f| = levelled at all points: a lower bound on the error
         f = _Deviation(mp, p, radius)
-        points, error = f.extremes(f.zeros(points))
+        points, error = f.extremes(f.zeros(points))  # the new points are where |f| is largest
         if error <= levelled * (1 + AGREEMENT):
             return p, error
     raise ArithmeticError(f"the exchange of degree {degree}, radius {radius} did not converge in {EXCHANGES} rounds")
 
 
-def _reference(degree: int, radius: float) -> list[float]:
-    """Points to begin with: `f` is nearly `E cos((g+1) theta - R sin theta)` at `x = R cos theta`, for g well above R
-    (Bernstein-Szego: `Re(z^{g+1} exp(R/z))` on the circle has the envelope `e^x`)."""
+def _first_points(degree: int, radius: float) -> list[float]:
+    """Points to begin with: the extrema of `E cos((g+1) theta - R sin theta)`, `x = R cos theta`.
+
+    For g well above R, `f` is nearly that (Bernstein-Szego: `Re(z^{g+1} exp(R/z))` on the circle has the envelope
+    `e^x`).
+    """
     theta = np.linspace(np.pi, 0, 64 * (degree + 2))
     phase = (degree + 1) * theta - min(radius, 0.9 * (degree + 1)) * np.sin(theta)
     inner = np.cos(np.interp(np.pi * np.arange(degree, 0, -1), phase[::-1], theta[::-1]))
@@ -80,11 +85,14 @@ def _interpolate(mp: Any, nodes: Sequence[float], values: Sequence[Any]) -> list
 
 
 class _Deviation:
-    """`f(x) = p(x) exp(-x) - 1` at `x = R y`, by Horner's scheme in fixed point: Python's integers are several times as
-    fast as multiple-precision floats."""
+    """`f(x) = p(x) exp(-x) - 1` at `x = R y`, by Horner's scheme in fixed point.
+
+    Python's integers are several times as fast as multiple-precision floats.
+    """
 
     def __init__(self, mp: Any, p: Sequence[Any], radius: float) -> None:
         self.mp, self.radius = mp, mp.mpf(radius)
+        # p - p', zero where f is extreme: coefficient i of p' in x is (i + 1) p_{i+1} / R in terms of y.
         slope = [c - (i + 1) * after / self.radius for i, (c, after) in enumerate(zip(p, [*p[1:], 0], strict=True))]
         self.p, self.slope = ([int(mp.ldexp(c, mp.prec)) for c in poly] for poly in (p, slope))
 
@@ -121,8 +129,10 @@ class _Deviation:
 
 
 def _fixed(y: float) -> int:
+    """A point in fixed point."""
     return round(math.ldexp(y, POINT_BITS))
 
 
 def _cosines(numerators: np.ndarray, denominator: int) -> list[float]:
+    """`-cos(pi i / denominator)`: in ascending order."""
     return [float(y) for y in -np.cos(np.pi * numerators / denominator)]

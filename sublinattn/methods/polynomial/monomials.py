@@ -1,11 +1,19 @@
-"""Monomial features: polynomials of a scalar product, factored [AS23].
+"""Monomial features: a polynomial of a scalar product, written as a scalar product of features.
 
-`<x, y>^l = sum_{|a|=l} (l!/a!) x^a y^a`, so `p(s <q, k>) = sum_a w_a q^a k^a` with one feature per monomial of degree
-at most `g` in `d` variables, and `w_a = c_|a| s^|a| |a|!/a!` (`c_l` the coefficients of `p`). The rank is `C(d+g, g)`.
+Source: [AS23] Alman, Song, *Fast Attention Requires Bounded Entries*, NeurIPS 2023, arXiv 2302.13214, Lemma 3.2.
+`<x, y>^l = sum_{|a|=l} (l!/a!) x^a y^a`, so `p(s <q, k>) = sum_a w_a q^a k^a = <u1(q), u2(k)>` with one feature per
+monomial `x^a` of degree at most `g` in `d` variables, and `w_a = c_|a| s^|a| |a|!/a!` (`c_l` the coefficients of `p`).
 
 A monomial of degree `l` whose first variable is `x_j` is `x_j` times one of degree `l - 1` in `x_j, ..., x_{d-1}`. Kept
-in that order, the second factors are the tail of the level before: one multiplication per monomial, `d g` array
-operations in all.
+in that order, the second factors are the tail of the level before.
+
+Cost: one multiplication per feature and row, in `d g` array operations.
+
+Differs from the paper in:
+
+1. The rank is `t = C(d+g, g)`, one feature per monomial in d variables; the paper's bound `C(2(g+d), 2g)` counts
+   those of degree at most 2g in the 2d variables of q and k together.
+2. The weights `w_a` are not part of the features: they multiply the sums over keys once.
 """
 
 from __future__ import annotations
@@ -22,10 +30,10 @@ from ...core import backends
 from ...core.backends import Array, Scratch
 
 MAX_RANK = 2**22
-"""Features that are built at most: 4 million of them, with d_v = 64 values each in float64, are 2 GB."""
+"""Largest number of features that is built: 4 million of them, with d_v = 64 values each in float64, are 2 GB."""
 
 LANES = 16  # parts of a stream that are summed at once; fixed, so that the number of threads changes no result
-LANE_BYTES = 2**24  # that their sums may take together
+LANE_BYTES = 2**24  # memory that their sums may take together
 
 
 class Monomials:
@@ -45,7 +53,8 @@ class Monomials:
                 f"degree {degree} in d = {d} variables has {Decimal(self.rank):.3g} monomials, at most {MAX_RANK} are "
                 "built: the polynomial method needs a small d or small entries"
             )
-        # (first feature, last, first of the factors): block j of level l is x_j times the tail of level l - 1.
+        # Block j of level l, as (first feature, last + 1, first of its factors): x_j times the tail of level l - 1 that
+        # begins with the monomials whose first variable is x_j. There are C(d - j + l - 2, l - 1) of them.
         self._blocks: list[list[tuple[int, int, int]]] = []
         tails, end = [0] * d, 1
         for level in range(1, degree + 1):
@@ -58,7 +67,7 @@ class Monomials:
             tails = [start for start, _, _ in blocks]
 
     def check(self, dtype: Any, **norms: float) -> None:
-        """ValueError if a monomial of rows of these largest norms could overflow: the sums would be lost."""
+        """Refuse rows of these largest norms if one of their monomials could overflow, which would spoil the sums."""
         largest = float(np.finfo(dtype).max)
         for name, norm in norms.items():
             if norm > 1 and self.degree * math.log(norm) > math.log(largest):
@@ -69,7 +78,7 @@ class Monomials:
 
     def fill(self, xp: Any, x: Array, out: Array) -> Array:
         """Monomials of the columns of `x` (d, c), in `out` (rank, c); `rank` multiplications per column."""
-        out[0] = 1
+        out[0] = 1  # the monomial of degree 0
         for blocks in self._blocks:
             for j, (start, stop, tail) in enumerate(blocks):
                 xp.multiply(out[tail : tail + stop - start], x[j], out=out[start:stop])
@@ -86,7 +95,7 @@ class Monomials:
         for level, blocks in enumerate(self._blocks, start=1):
             for j, (start, stop, tail) in enumerate(blocks):
                 factors = slice(tail, tail + stop - start)
-                again = self._starting_with(level - 1, j)  # factors that begin with x_j, too
+                again = self._starting_with(level - 1, j)  # so many of the factors begin with x_j, too
                 leading[start:stop] = 1
                 leading[start : start + again] += leading[tail : tail + again]
                 multinomial[start:stop] = level / leading[start:stop] * multinomial[factors]
@@ -101,15 +110,15 @@ class Monomials:
 
 # -------------------------------------------------------------------------------------------------- sums over features
 def moments(xp: Any, monomials: Monomials, k: Array, v: Array) -> Array:
-    """`U2^T V`, shape (t, c), float64, of keys (n, d) and values (n, c): `n t` multiplications and `2 n t c` flops."""
+    """`U2^T V`, shape (t, c), float64, of keys (n, d) and values (n, c): `n t (2c + 1)` operations."""
     return lane_moments(xp, monomials, k, v, lanes(xp, monomials, k, v)).sum(axis=0)
 
 
 def lanes(xp: Any, monomials: Monomials, k: Array, v: Array) -> list[slice]:
     """The rows in up to LANES parts of whole chunks; they depend on the shapes only, never on the threads."""
     rows = backends.feature_rows(xp, monomials.rank, k.dtype)
-    most = 1 if xp is not np else min(LANES, max(1, LANE_BYTES // (8 * monomials.rank * v.shape[1])))
-    step = rows * -(-len(k) // (rows * most))
+    maximum = 1 if xp is not np else min(LANES, max(1, LANE_BYTES // (8 * monomials.rank * v.shape[1])))
+    step = rows * -(-len(k) // (rows * maximum))
     return [slice(start, min(start + step, len(k))) for start in range(0, len(k), step)]
 
 
@@ -152,15 +161,10 @@ def feature_matrix(xp: Any, monomials: Monomials, x: Array) -> Array:
     """`U`, shape (n, t), of rows (n, d)."""
     out = xp.empty((len(x), monomials.rank), dtype=x.dtype)
 
-    def make_worker() -> Callable[[slice], None]:
-        features = Features(xp, monomials, x.dtype)
+    def store(chunk: slice, u: Array) -> None:
+        out[chunk] = u.T
 
-        def worker(chunk: slice) -> None:
-            out[chunk] = features(x[chunk]).T
-
-        return worker
-
-    backends.for_tiles(xp, chunks(slice(0, len(x)), backends.feature_rows(xp, monomials.rank, x.dtype)), make_worker)
+    _each_chunk(xp, monomials, x, store)
     return out
 
 
@@ -169,36 +173,44 @@ def evaluate(xp: Any, monomials: Monomials, q: Array, weighted: Array) -> Array:
     out = xp.empty((len(q), weighted.shape[1]), dtype=q.dtype)
     weighted = weighted.astype(q.dtype)
 
-    def make_worker() -> Callable[[slice], None]:
-        features = Features(xp, monomials, q.dtype)
+    def store(chunk: slice, u: Array) -> None:
+        out[chunk] = xp.matmul(u.T, weighted)
 
-        def worker(chunk: slice) -> None:
-            out[chunk] = xp.matmul(features(q[chunk]).T, weighted)
-
-        return worker
-
-    backends.for_tiles(xp, chunks(slice(0, len(q)), backends.feature_rows(xp, monomials.rank, q.dtype)), make_worker)
+    _each_chunk(xp, monomials, q, store)
     return out
 
 
+def _each_chunk(xp: Any, monomials: Monomials, x: Array, use: Callable[[slice, Array], None]) -> None:
+    """`use(chunk, features)` for the rows (n, d) chunk by chunk, the features (t, c) in memory that is used again."""
+
+    def make_worker() -> Callable[[slice], None]:
+        features = Features(xp, monomials, x.dtype)
+        return lambda chunk: use(chunk, features(x[chunk]))
+
+    backends.for_tiles(xp, chunks(slice(0, len(x)), backends.feature_rows(xp, monomials.rank, x.dtype)), make_worker)
+
+
 def with_ones(xp: Any, v: Array) -> Array:
-    """`[V, 1]`: what the numerator and the normaliser sum."""
+    """`[V, 1]`: its weighted sums over the keys are numerator and normaliser."""
     return xp.concatenate([v, xp.ones((len(v), 1), dtype=v.dtype)], axis=1)
 
 
 def divided(xp: Any, sums: Array, degree: int) -> Array:
-    """Numerators (n, d_v) over the normalisers in the last column; one host sync to see that these are positive."""
+    """Numerators (n, d_v) over the normalisers in the last column.
+
+    One host sync, to check that the normalisers are positive.
+    """
     return sums[:, :-1] / positive(xp, sums[:, -1:], degree)
 
 
 def positive(xp: Any, normaliser: Array, degree: int) -> Array:
     """The row sums, or ValueError if one is not positive, or has overflowed."""
-    least, most = map(float, backends.asnumpy(xp.stack([normaliser.min(), normaliser.max()])))
-    if not math.isfinite(least + most):
+    minimum, maximum = map(float, backends.asnumpy(xp.stack([normaliser.min(), normaliser.max()])))
+    if not math.isfinite(minimum + maximum):
         raise ValueError(f"q and k must have shorter rows (or be float64): the row sums overflow in {normaliser.dtype}")
-    if not least > 0:
+    if not minimum > 0:
         raise ValueError(
             f"degree must be high enough that the polynomial's row sums are positive, got {degree} and a row sum of "
-            f"{least:.3g}: raise it, or make it even (Taylor's is then positive)"
+            f"{minimum:.3g}: raise it, or make it even (Taylor's is then positive)"
         )
     return normaliser

@@ -1,13 +1,13 @@
 """The polynomial method: attention through a polynomial of the logits, in linear time and from a fixed state.
 
-Source: Alman, Song, *Fast Attention Requires Bounded Entries*, NeurIPS 2023, arXiv 2302.13214 [AS23]: Corollary 2.2
+Source: [AS23] Alman, Song, *Fast Attention Requires Bounded Entries*, NeurIPS 2023, arXiv 2302.13214: Corollary 2.2
 (the polynomial), Lemma 3.2 (features and their number), Lemmas 3.5 and 3.6 (the error), Theorem 3.8 (the algorithm).
 With `p(x) = exp(x) (1 +- eps)` on `[-R, R]`, `R >= |s <q, k>|`, and `p(s <q, k>) = <u1(q), u2(k)>`, attention is
 `u1(q) (U2^T V) / (u1(q) U2^T 1)`: every output entry is off by at most `2 eps ||V||_max`.
 
 Cost: rank `t = C(d+g, g)` multiplications and `2 t (d_v + 1)` operations per row, twice (keys, then queries); memory
-`t (d_v + 1)` numbers, whatever n is. With a causal mask the keys' half is done twice (prefix sums by lanes of
-rows, then inside each), and inside a chunk of up to CAUSAL_ROWS rows the polynomial itself.
+`t (d_v + 1)` numbers, whatever n is. With a causal mask the keys' half is done twice (prefix sums over 16 lanes of
+rows, then inside each lane), and inside a chunk of up to CAUSAL_ROWS rows the polynomial is evaluated entry by entry.
 
 Differs from the paper in:
 
@@ -15,6 +15,7 @@ Differs from the paper in:
 2. The rank is that of the monomials, `C(d+g, g)`; the paper's bound is `C(2(g+d), 2g)`.
 3. Chunks of keys are summed up in float64; monomials and products are made in the input's dtype (float32 for half
    precision), whose rounding alone costs a relative error of about `exp(2R)` times its unit roundoff.
+4. The paper has no causal mask and no state; both follow from the factorisation, which needs prefix sums only.
 """
 
 from __future__ import annotations
@@ -245,12 +246,12 @@ def polynomial_attention(
             sums = _causal_sums(xp, monomials, weights, q[b], k[b], values, polynomial, scale)
         else:
             sums = evaluate(xp, monomials, q[b], weights * moments(xp, monomials, k[b], values) / len(values))
-        out[b] = divided(xp, sums, degree)
+        out[b] = divided(xp, sums, degree)  # D^-1 U1 (U2^T V), D = diag(U1 U2^T 1)
     return leave(out.reshape(shape))
 
 
 def _rounded_up(radius: float) -> float:
-    """To ten bits: polynomials are made per radius, and kept."""
+    """The radius rounded up to ten bits: a polynomial is computed per radius and kept, so there should be few."""
     if not math.isfinite(radius):
         raise ValueError(f"q and k must have rows whose norms are finite in their dtype, got scale |q| |k| = {radius}")
     fraction, exponent = math.frexp(radius)
@@ -258,7 +259,7 @@ def _rounded_up(radius: float) -> float:
 
 
 def _degree(degree: int | None, eps: float | None, basis: str, radius: float, n_k: int, dtype: Any) -> int:
-    """The degree asked for, or the smallest that reaches `eps` on [-radius, radius]."""
+    """The caller's degree, or the smallest that reaches `eps` on [-radius, radius]."""
     if degree is not None:
         if eps is not None:
             raise ValueError(f"degree and eps must not both be given, got {degree} and {eps}")
@@ -288,13 +289,13 @@ def _causal_sums(
 ) -> Array:
     """Numerators and normaliser of every query over the keys up to its own, shape (n_q, d_v + 1).
 
-    Prefix sums of the state: over lanes first, then inside each lane over its chunks; inside a chunk the polynomial
-    itself under the mask. Queries past the last key see all keys.
+    Query i sees keys 0..i: the whole lanes before its own, the chunks of its lane before its own, and inside its chunk
+    the keys up to i, for which the polynomial itself is evaluated. Queries past the last key see all keys.
     """
     n = min(len(q), len(k))
     k, v = k[:n], v[:n]
     parts = lanes(xp, monomials, k, v)
-    before = xp.cumsum(lane_moments(xp, monomials, k, v, parts), axis=0)
+    through = xp.cumsum(lane_moments(xp, monomials, k, v, parts), axis=0)  # U2^T [V, 1] of lanes 0..l
     rows = min(CAUSAL_ROWS, backends.feature_rows(xp, monomials.rank, q.dtype))
     out = xp.empty((len(q), v.shape[1]), dtype=q.dtype)
     i = xp.arange(rows)
@@ -304,24 +305,25 @@ def _causal_sums(
         of_q, of_k = (Features(xp, monomials, q.dtype) for _ in range(2))
 
         def worker(lane: int) -> None:
-            state = before[lane - 1].copy() if lane else xp.zeros_like(before[0])
+            state = through[lane - 1].copy() if lane else xp.zeros_like(through[0])
             for chunk in chunks(parts[lane], rows):
                 c = chunk.stop - chunk.start
                 entries = _horner(xp, xp.matmul(q[chunk], k[chunk].T) * q.dtype.type(scale), coefficients)
                 entries *= visible[:c, :c]
                 weighted = (weights * state).astype(q.dtype)
                 out[chunk] = xp.matmul(of_q(q[chunk]).T, weighted) + xp.matmul(entries, v[chunk])
-                state += xp.matmul(of_k(k[chunk]), v[chunk])
+                state += xp.matmul(of_k(k[chunk]), v[chunk])  # only now: a query sees its own key through `entries`
 
         return worker
 
     backends.for_tiles(xp, range(len(parts)), make_worker)
     if len(q) > n:
-        out[n:] = evaluate(xp, monomials, q[n:], weights * before[-1])
+        out[n:] = evaluate(xp, monomials, q[n:], weights * through[-1])
     return out
 
 
 def _horner(xp: Any, x: Array, coefficients: Sequence[float]) -> Array:
+    """The polynomial at every entry of `x`."""
     out = xp.full(x.shape, coefficients[-1], dtype=x.dtype)
     for c in reversed(coefficients[:-1]):
         out *= x
