@@ -56,7 +56,7 @@ def test_mask_finds_clusters_and_no_sinks():
 
 
 def test_errors_have_every_yardstick():
-    rows = spectral_error.against_budget(RUN, inputs=(SINKS,))
+    rows = spectral_error.measure(RUN, inputs=(SINKS,))
     assert set(rows["method"]) == {
         "exact",
         "zero",

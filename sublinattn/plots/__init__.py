@@ -30,15 +30,8 @@ NOT_YET_MOVED = {
         "stage_breakdown",
         "time_and_memory",
     ),
-    "critical": (
-        "critical_sizes",
-        "growths",
-    ),
     "crossing": ("crossing_lengths",),
-    "errors": (
-        "error_against_budget",
-        "error_by_position",
-    ),
+    "errors": ("error_by_position",),
     "flat": (
         "compressibility",
         "falling_errors",
@@ -49,7 +42,6 @@ NOT_YET_MOVED = {
         "column_profile",
         "hardness_over_n",
     ),
-    "heads": ("head_maps",),
     "line_retrieval": (
         "retrieval_over_bytes",
         "retrieval_over_length",

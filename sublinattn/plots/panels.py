@@ -17,26 +17,21 @@ shared labels at the middle of the panels, and the legend into the free panel if
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from textwrap import fill
-from typing import Any, Literal, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from .layout import finish as finish  # a word of the grammar
+from .layout import ticks
 from .style import LOOKS, METHODS, PAGE, THEORY, method
 
 _ROW = 1.55
 """Height of a row of panels in inches, with its ticks and titles."""
-_LABEL, _GAP = 0.2, 0.05
-"""Inches that a shared label takes, and between what stands below the panels."""
 
 
 # --------------------------------------------------------------------------------------------------------------- facets
@@ -129,7 +124,7 @@ def facets(
         panels.append((ax, rows[chosen], top, left))
         for place, (name, look) in enumerate(looks.items()):
             part = rows[chosen & (rows[hue] == name).to_numpy()] if hue else rows[chosen]
-            if name == exact or not len(part):
+            if (exact is not None and name == exact) or part.empty:
                 continue
             middle = place - (len(looks) - 1) / 2
             if categories is not None:
@@ -172,9 +167,12 @@ def _at_edge(ax: Axes, exact: pd.DataFrame, x: str, y: str, look: Mapping[str, A
     at = np.unique(exact[x].dropna())
     place = ax.get_xaxis_transform()
     ax.plot(
-        at, np.full(len(at), 0.03), **{**look, "linestyle": "none", "label": f"{look['label']} (rounding)"},
-        transform=place, clip_on=False,
-    )  # fmt: skip
+        at,
+        np.full(len(at), 0.03),
+        **{**look, "linestyle": "none", "label": f"{look['label']} (rounding)"},
+        transform=place,
+        clip_on=False,
+    )
     note = f"exact: {exact[y].median():.0e}".replace("e-0", "e-")
     ax.annotate(note, (0.98, 0.03), (0, 4), xycoords="axes fraction", textcoords="offset points", ha="right", size=6)
 
@@ -215,9 +213,18 @@ def lines(
     err: dict[str, Any] = {"elinewidth": 0.7, "capsize": 1.5} if bars else {"alpha": 0.15, "linewidth": 0}
     labels = {"xlabel": ax.get_xlabel(), "ylabel": ax.get_ylabel()}
     sns.lineplot(
-        rows, x=x, y=y, ax=ax, orient=orient, estimator="median", errorbar=("pi", interval) if interval else None,
-        err_style="bars" if bars else "band", err_kws=err, legend=False, **{"markeredgecolor": look["color"], **look},
-    )  # fmt: skip
+        rows,
+        x=x,
+        y=y,
+        ax=ax,
+        orient=orient,
+        estimator="median",
+        errorbar=("pi", interval) if interval else None,
+        err_style="bars" if bars else "band",
+        err_kws=err,
+        legend=False,
+        **{"markeredgecolor": look["color"], **look},
+    )
     ax.set(**labels)  # not the columns' names
 
 
@@ -225,184 +232,3 @@ def theory_line(ax: Axes, x: Any, y: Any, label: str = "theory", **overrides: An
     """What a theorem predicts or bounds: dashed and black, over the measurements. A number is a horizontal line."""
     x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
     ax.plot(x, y, **{**THEORY, "label": label, "zorder": 4, **overrides})
-
-
-# ----------------------------------------------------------------------------------------------------------- heat maps
-def heatmap(
-    ax: Axes,
-    table: pd.DataFrame,
-    label: str,
-    *,
-    log: bool = False,
-    cmap: str = "cividis",
-    bar: bool = True,
-    **looks: Any,
-) -> None:
-    """Cells of a table, its index down and its columns across, with a few of their names and a colour bar.
-
-    Parameters
-    ----------
-    ax, table
-        Where, and what.
-    label : str
-        Of the colour bar.
-    log : bool
-        Logarithmic colours, between the smallest positive number and the 97 percent quantile: single cells, decades
-        above the others, would take all the colours.
-    cmap : str
-    bar : bool
-        Draw the colour bar.
-    **looks
-        Further arguments of `seaborn.heatmap`; `norm` replaces the colours' scale.
-    """
-    values = table.to_numpy(float)
-    shown = values[np.isfinite(values) & (values > 0)] if log else values[np.isfinite(values)]
-    if log and "norm" not in looks:
-        low, high = (shown.min(), np.quantile(shown, 0.97)) if shown.size else (1.0, 1.0)
-        looks["norm"] = LogNorm(low, max(high, 1.01 * low))
-    large = table.size > 2500  # grid lines would hide the cells, and vectors fill megabytes
-    extend = "max" if log and shown.size and shown.max() > looks["norm"].vmax else "neither"
-    sns.heatmap(
-        table, ax=ax, cmap=cmap, cbar=bar, linewidths=0 if large else 0.3, rasterized=large,
-        cbar_kws={"label": label, "pad": 0.02, "extend": extend}, **looks,
-    )  # fmt: skip
-    ax.tick_params(length=2, rotation=0)
-    ax.grid(False)
-    if bar and log:
-        _readable(ax.figure.axes[-1].yaxis)
-
-
-# --------------------------------------------------------------------------------------------- ticks, labels and legend
-def ticks(axis: Axis, at: Iterable[float], *, at_most: int = 5) -> None:
-    """Ticks at measured values, some of them left out where there are many: 256, 4k, 1/8."""
-    values = np.unique(np.asarray(list(at), float))
-    values = values[:: -(-len(values) // at_most)]
-    halves = all(value <= 1 and np.log2(value).is_integer() for value in values)
-
-    def text(value: float, _: int = 0) -> str:
-        if value >= 1024 and value % 1024 == 0:
-            return f"{value / 1024:g}k"
-        return f"1/{1 / value:.0f}" if halves and value < 1 else f"{value:g}"
-
-    axis.set_major_locator(FixedLocator(list(values)))
-    axis.set_major_formatter(FuncFormatter(text))
-    axis.set_minor_locator(NullLocator())
-
-
-def _readable(axis: Axis) -> None:
-    """A logarithmic axis with at least two numbers on it: powers of ten, or 1, 2, 5 where it spans too few of them."""
-    low, high = sorted(axis.get_view_interval())
-    decades = np.log10(high / low)
-    if decades > 2:
-        axis.set_major_locator(LogLocator(10, numticks=6))
-        axis.set_minor_formatter(NullFormatter())
-        return
-    axis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0)) if decades > 0.7 else MaxNLocator(4))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_locator(NullLocator())
-
-
-def direct_labels(ax: Axes, *, size: float = 6.5) -> None:
-    """Name each labelled line at its right end, in its colour, in place of a legend; names keep clear of each other."""
-    height = ax.get_window_extent().height / ax.figure.dpi * 72  # in points
-    ends = []
-    for line in ax.get_lines():
-        x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
-        if str(line.get_label()).startswith("_") or not x.size:
-            continue
-        last = np.flatnonzero(np.isfinite(x) & np.isfinite(y))[-1]
-        place = ax.transAxes.inverted().transform(line.get_transform().transform((x[last], y[last])))
-        ends.append((min(max(place[1], 0.0), 1.0) * height, (x[last], y[last]), line))
-    ends.sort(key=lambda end: end[0])
-    step = 1.25 * size
-    at = np.array([end[0] for end in ends])
-    for _ in range(200):  # push overlapping names apart until none overlaps
-        lack = np.maximum(step - np.diff(at), 0) / 2
-        if lack.max(initial=0) < 0.01:
-            break
-        at[:-1] -= lack
-        at[1:] += lack
-    for (_, end, line), y in zip(ends, at, strict=True):
-        arrow = {"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.4, "shrinkA": 0, "shrinkB": 1}
-        ax.annotate(
-            str(line.get_label()), end, (1.03, y / height), xycoords=line.get_transform(), textcoords="axes fraction",
-            va="center", size=size, color=line.get_color(), arrowprops=arrow, annotation_clip=False,
-        )  # fmt: skip
-
-
-def finish(fig: Figure, *, xlabel: str = "", ylabel: str = "", legend: bool | Literal["ends"] = True) -> None:
-    """Readable ticks, labels at the middle of the panels, and one legend; the figure grows by what stands below them.
-
-    Parameters
-    ----------
-    fig : Figure
-        With all its panels drawn.
-    xlabel, ylabel : str
-        What the panels share.
-    legend : bool or "ends"
-        Name everything labelled, each label once: in the free panels if it fits there, else below. "ends" names lines
-        at their right ends instead: where they are few.
-    """
-    panels = [ax for ax in fig.axes if ax.axison and ax.get_label() != "<colorbar>"]
-    free = [ax for ax in fig.axes if not ax.axison]
-    for ax in panels:
-        for axis in (ax.xaxis, ax.yaxis):
-            if axis.get_scale() == "log" and not isinstance(axis.get_major_locator(), FixedLocator):
-                _readable(axis)
-    left, below = (_LABEL if label else 0.0 for label in (ylabel, xlabel))
-    _lay_out(fig, left, below, grow=below)
-    if legend == "ends":
-        for ax in panels:
-            direct_labels(ax)
-        _lay_out(fig, left, below)
-    elif legend:
-        entries: dict[str, Any] = {}
-        for ax in panels:
-            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-                entries.setdefault(label, handle)
-        if entries and not (free and _legend_in(fig, entries, free)):
-            height = _legend_below(fig, entries)
-            _lay_out(fig, left, below + height, grow=height)
-            below += height
-    places = [ax.get_position() for ax in panels]
-    wide, high = fig.get_size_inches()
-    if ylabel:
-        middle = (min(place.y0 for place in places) + max(place.y1 for place in places)) / 2
-        fig.text(_GAP / wide, middle, ylabel, rotation=90, ha="left", va="center")
-    if xlabel:
-        middle = (min(place.x0 for place in places) + max(place.x1 for place in places)) / 2
-        fig.text(middle, (below - _LABEL + _GAP) / high, xlabel, ha="center", va="bottom")
-
-
-def _lay_out(fig: Figure, left: float, below: float, *, grow: float = 0.0) -> None:
-    """Lay the panels out beside margins of `left` and `below` inches, in a figure `grow` inches higher than before."""
-    fig.set_figheight(fig.get_figheight() + grow)
-    wide, high = fig.get_size_inches()
-    engine = cast(ConstrainedLayoutEngine, fig.get_layout_engine())
-    engine.set(rect=(left / wide, below / high, 1 - left / wide, 1 - below / high))
-    engine.execute(fig)
-
-
-def _legend_in(fig: Figure, entries: Mapping[str, Any], free: list[Axes]) -> bool:
-    """Put the legend where no panel is, if there is the room for it."""
-    place = free[0].get_position()
-    at = (place.x0, 0.0, 1 - place.x0, place.y0 + place.y1)
-    looks: dict[str, Any] = {"fontsize": 6, "handlelength": 1.6, "borderpad": 0, "labelspacing": 0.6}
-    labels = [label if "$" in label else fill(label, 18) for label in entries]
-    legend = fig.legend(entries.values(), labels, loc="center", bbox_to_anchor=at, borderaxespad=0, **looks)
-    box = legend.get_window_extent().transformed(fig.transFigure.inverted())
-    if fits := box.width <= 1 - place.x0 and box.height <= 1.2 * place.height:
-        return True
-    legend.remove()
-    return fits
-
-
-def _legend_below(fig: Figure, entries: Mapping[str, Any]) -> float:
-    """Put the legend at the lower edge, in as many columns as there is room for; its height in inches."""
-    for columns in range(min(len(entries), 6), 0, -1):
-        legend = fig.legend(entries.values(), entries, loc="lower center", ncols=columns, borderaxespad=0.2)
-        box = legend.get_window_extent()
-        if columns == 1 or box.width <= 0.99 * fig.bbox.width:
-            break
-        legend.remove()
-    return box.height / fig.dpi + _GAP

@@ -11,8 +11,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -109,27 +109,10 @@ def save(
         mpl.rcParams["svg.hashsalt"] = name  # else ids inside the SVG are random
         temporary = {suffix: stack.enter_context(files.atomic(path)) for suffix, path in paths.items()}
 
-        def write(suffix: str) -> None:
-            fig.savefig(temporary[suffix], format=suffix, dpi=_PNG_DPI, metadata=metadata[suffix])
-
-        write("svg")
-        with _laid_out(fig):
-            write("pdf")
-            write("png")
+        for suffix, about in metadata.items():
+            fig.savefig(temporary[suffix], format=suffix, dpi=_PNG_DPI, metadata=about)
         files.write_json(temporary["json"], sidecar)
     return paths
-
-
-@contextmanager
-def _laid_out(fig: Figure) -> Iterator[None]:
-    """The layout found for one format serves for all: to find it takes as long as to draw."""
-    engine = fig.get_layout_engine()
-    mpl.rcParams["figure.constrained_layout.use"] = False  # what None stands for below
-    fig.set_layout_engine(None)
-    try:
-        yield
-    finally:
-        fig.set_layout_engine(engine)
 
 
 def _columns(table: str, frame: Any) -> dict[str, list[Any]]:

@@ -1,406 +1,218 @@
-"""The figure functions on small tables: axes named, theory and yardsticks drawn, medians and ranges right."""
+"""Every function that draws, on small tables: axes named, nothing cut, theory and yardsticks shown; and the kit."""
 
+from __future__ import annotations
+
+import ast
+import importlib
 import io
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
 
+import examples
 import numpy as np
 import pandas as pd
 import pytest
-import toy_law_figures
+from examples import kit, table
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from sublinattn import plots
+import sublinattn
 from sublinattn.lab.run import Run
-from sublinattn.methods.hyperattention.studies import perplexity, sortlsh
-from sublinattn.methods.onepass import studies as onepass  # noqa: F401  registers its looks
-from sublinattn.methods.polynomial.approximants import BASES
-from sublinattn.methods.polynomial.studies import degree_and_rank, phase_picture
-from sublinattn.plots import style
-from sublinattn.plots.old_panels import spread
-from sublinattn.suite.audit import figures as audit_figures
+from sublinattn.plots import layout, panels, style
+from sublinattn.plots.growth import growths
+
+PACKAGE = Path(sublinattn.__file__).parent
+TABLES = [importlib.import_module(f"examples.{module.name}") for module in pkgutil.iter_modules(examples.__path__)]
+FIGURES: dict[Callable, Callable[[], Figure]] = {draw: call for file in TABLES for draw, call in file.FIGURES.items()}
 
 
-def table(columns: str, *rows) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=columns.split())
+def name(draw: Callable) -> str:
+    return f"{draw.__module__}.{draw.__name__}"
 
 
-RATES = table(
-    "event bits angle rate low high",
-    *((e, b, a, 0.4, 0.3, 0.5) for e in sortlsh.LAWS for b in (1, 8) for a in (20.0, 90.0)),
-)
-LAWS = table(
-    "event bits angle law", *((e, b, a, 0.45) for e in sortlsh.LAWS for b in (1, 8) for a in (0.0, 90.0, 180.0))
-)
-ENTRIES = table("query key query_place key_place p", (0, 1, 2, 3, 0.5), (3, 2, 1, 0, 0.01))
-SHARES = table("input mask heavy_share mass_share", *((i, m, 0.5, 0.2) for i in "ab" for m in ("sortLSH", "random")))
-SIZES_OVER_N = table(
-    "input source n exact_keys alpha kappa",
-    *((i, s, n, c, 2.0 * n, 3.0) for i, s in (("a", "synthetic"), ("b", "real")) for n in (64, 128) for c in (0, 4)),
-)
-PROFILE = table(
-    "input source n rank value",
-    *((i, s, 64, r, 9.0 / r) for i, s in (("a", "synthetic"), ("b", "real")) for r in (1, 8)),
-)
-MODEL_HEADS = table(
-    "layer head replicate n trained alpha mass uniform",
-    *((i, j, r, n, 100, 2.0 * n + i + r, 0.1, 0.2) for i in (0, 1) for j in (0, 1) for r in (0, 1) for n in (64, 128)),
-)
-PLANE = table(
-    "layer head what position x y share",
-    *((i, 0, w, p, 0.1 * p, 0.2, 0.5) for i in (0, 1) for w in ("keys", "values") for p in range(4)),
-)
-HEADS = table("layer head alpha kappa", *((i, j, 1.0 + i, 2.0 + j) for i in range(3) for j in range(4)))
-BUDGETS = table(
-    "input source n method budget error",
-    *(
-        ("a", "synthetic", 64, m, b, 1e-7 if m == "exact" else 1.0 / b)
-        for m in ("exact", "zero", "uniform", "hyper practical", "hyper theory")
-        for b in (8, 16, 32)
-    ),
-)
-POSITIONS = table(
-    "input n leaf method replicate position error",
-    *(
-        ("a", 64, 8, m, 0, p, 1e-7 if m == "exact" else 0.3)
-        for m in ("exact", "zero", "uniform", "hyper practical")
-        for p in (4.0, 20.0, 50.0)
-    ),
-)
-CRITICAL = table(
-    "claim variable x replicate size", *(("c", "n", x, r, 2 * x + r) for x in (10.0, 100.0) for r in (0, 1))
-)
-FITS = table("claim variable theory measured lower upper theory_exponent", ("c", "n", "n", 0.9, 0.8, 1.0, 1.5))
-COSTS = table(
-    "quantity method causal n replicate value",
-    *(
-        (q, m, c, n, 0, v * n)
-        for q, v in (("time", 1e-6), ("memory", 100.0))
-        for m in ("hyper practical", "exact")
-        for c in (False, True)
-        for n in (1024, 4096)
-    ),
-)
-EXPONENTS = table(
-    "method causal exponent lower upper theory",
-    *((m, c, 1.0, 0.9, 1.1, 1.1) for m in ("hyper practical", "exact") for c in (False, True)),
-)
-STAGES = table(
-    "causal n stage seconds",
-    *(
-        (c, n, s, 0.1)
-        for c in (False, True)
-        for n in (1024, 4096)
-        for s in ["hash", "sort", "gather", "block", "sample", "merge", "exact"]
-    ),
-)
-DROPPED = table(
-    "assumption input variant error", *(("a", "x", v, 0.3) for v in ("kept", "dropped", "uniform", "zero", "exact"))
-)
-DROP_RATES = table(
-    "assumption variant rate low high",
-    *(("a", v, 0.1, 0.0, 0.2) for v in ("kept", "dropped", "uniform", "zero", "exact")),
-)
-CLAIM_RATES = table(
-    "claim assumption drop variant rate low high", *(("c", "a", 0, v, 0.1, 0.0, 0.2) for v in ("kept", "dropped"))
-)
-SABOTAGED = table("claim variant deviation", ("c", "honest", 0.0), ("c", "honest", 0.1), ("c", "broken", 30.0))
-LEVEL = np.where(np.tri(8, dtype=bool), 0, -1)
-LEVEL[4:, :4] = 1
-
-STREAMS = table(
-    "quantity method n replicate value",
-    *(
-        (q, m, n, r, 1.0 + r)
-        for q, methods in {
-            "error": ("one-pass paper", "one-pass fused", "streaming state", "best k-sparse", "uniform"),
-            "bytes": ("one-pass paper", "one-pass fused", "streaming state", "exact"),
-            "absorb": ("one-pass paper", "one-pass fused", "streaming state", "exact"),
-            "decode": ("one-pass fused, identify", "one-pass fused, scan"),
-        }.items()
-        for m in methods
-        for n in (1024, 4096)
-        for r in (0, 1)
-    ),
-)
-EXCESS = table(
-    "signal eps1 method excess proven",
-    *((s, e, m, 0.1, 2.0) for s in "ab" for e in (0.1, 1.0) for m in ("identify", "scan", "zero")),
-)
-BY_DEGREE = table(
-    "method degree rank n error bound",
-    *((m, g, 5 * g, 64, 0.1, 0.5) for m in ("taylor", "chebyshev", "minimax", "uniform", "zero") for g in (1, 2)),
-)
-DEGREES = table(
-    "varies what eps radius degree",
-    *((v, w, e, r, 3) for v in ("eps", "R") for w in (*BASES, "explicit") for e, r in ((0.1, 1.0), (0.01, 2.0))),
-)
-DEGREE_LAWS = table(
-    "varies eps radius degree", *((v, e, r, 2.0) for v in ("eps", "R") for e, r in ((0.1, 1), (0.01, 2)))
-)
-CONSTANTS = table("radius ratio constant", (1.0, 2.0, 0.5), (1.0, 20.0, 1.4))
-RANKS = table("d degree rank bound", *((d, g, 10 * d * g, 100 * d * g) for d in (2, 4, 64) for g in (1, 2, 4)))
-PHASES = table(
-    "polynomial size log_n entries width exponent",
-    *(
-        (p, size, x, b, w, b + w)
-        for p, sizes in (("minimax", ("2^20", "2^30", "2^40")), ("explicit", ("10^100", "10^(10^4)", "10^(10^6)")))
-        for size, x in zip(sizes, (14.0, 20.0, 2.3e6), strict=True)
-        for b in (0.1, 1.0)
-        for w in (0.1, 1.0)
-    ),
-)
-REGIMES = table(
-    "regime polynomial log_n exponent",
-    *((r, p, x, 1.2) for r, _, _ in phase_picture.REGIMES for p in ("explicit", "minimax") for x in (10.0, 1000.0)),
-)
-DECAYS = table(
-    "decay n replicate method error rows_zero nbytes keys",
-    *(
-        (decay, 64, r, m, 1e-7 if m == "exact" else 0.5, 0.9, 1e3, 32)
-        for decay in (0.0, 1.0)
-        for r in (0, 1)
-        for m in (
-            *("one-pass paper", "one-pass fused", "best k-sparse", "streaming state", "uniform"),
-            *("uniform, state's bytes", "exact", "zero"),
-        )
-    ),
-)
-TAILS = table(
-    "input source n share tail",
-    *((i, s, 64, x, 0.5) for i, s in (("a", "synthetic"), ("r", "real")) for x in (0.01, 0.5)),
-)
-FALLING = table(
-    "output n error nbytes cache", *((o, n, 0.5, 900.0, 56.0 * n) for o in ("compressible", "flat") for n in (8, 64))
-)
-FALLING_RATES = table("output measured wanted", ("compressible", 0.0, -0.1), ("flat", 0.0, -0.1))
-CROSSINGS = table(
-    "method d n", *((m, d, 50 * d) for m in ("one-pass paper", "one-pass fused", "streaming state") for d in (2, 4))
-)
-
-SUBGEN_COST = pd.DataFrame(
-    [
-        (quantity, method, n, r, 1.0 + n * r)
-        for quantity in ("bytes", "token", "query")
-        for method in ("64 clusters", "n clusters", "exact")
-        for n in (16, 64)
-        for r in (0, 1)
-    ],
-    columns=["quantity", "method", "n", "replicate", "value"],
-)
-SUBGEN_CHUNKS = pd.DataFrame(
-    [(rows, r, rows + r) for rows in (1, 8) for r in (1.0, 2.0)], columns=["rows", "replicate", "tokens_per_second"]
-)
-
-CACHES = table(
-    "input source method share held error relative",
-    *(
-        (i, "real" if i == "b" else "synthetic", m, b, 0.9 * b, 0.1 / b, 0.2 / b)
-        for i in "ab"
-        for m in ("subgen", "subgen, window", "subgen, hindsight", "sinks", "heavy hitters", "uniform", "value-norm")
-        for b in (0.125, 0.25)
-    ),
-    *((i, "synthetic", m, np.nan, b, e, e) for i in "ab" for m, b, e in (("exact", 1.0, 1e-7), ("zero", 0.0, 1.0))),
-)
-NEEDLES = table(
-    "method share rate low high",
-    *((m, b, 0.4, 0.3, 0.5) for m in ("subgen", "subgen, delta told", "k-center", "uniform") for b in (0.125, 0.25)),
-    *((m, np.nan, r, r, r) for m, r in (("exact", 1.0), ("zero", 0.0))),
-)
-PARTS = table(
-    "input source replicate normaliser numerator relative",
-    *(("a", "real", r, t, z, 0.1 + r) for r in (0, 1) for t in ("clusters", "exact") for z in ("uniform", "exact")),
-    *(("a", "real", 0, t, z, x) for t, z, x in (("exact", "exact", 0.0), ("zero", "zero", 1.0))),
-)
-SUBGEN_CURVES = table(
-    "varies replicate x what error law",
-    *((v, r, x, w, 1.0 / x, 2.0 / x) for v in "st" for r in (0, 1) for x in (2, 8) for w in ("answer", "part")),
-)
-SUBGEN_SETTINGS = table(
-    "input varies x relative clusters uniform",
-    *((i, v, x, x, 0.1, 0.3) for i in "ab" for v in ("delta", "window", "t") for x in (0.5, 1.0)),
-)
-
-CONTEXTS = table(
-    "n stretched bits reach change change_reach",
-    *((128, False, 2.0, 0.3, np.nan, np.nan), (256, False, 1.8, 0.3, -0.2, 0.1), (512, True, 1.9, 0.3, 0.1, 0.1)),
-)
-REPLACED = table(
-    "n stretched method order replaced perplexity relative low high attention forward",
-    *(
-        (n, n > 256, m, o, r, 4.0 + r, 1.0 + r / 9, 1.0, 1.0 + r / 4, 1.0 - r / 9, 1.0 - r / 18)
-        for n in (256, 1024)
-        for m, o in (
-            *(("hyper practical", o) for o in perplexity.orders(pd.DataFrame({"layer": [0], "alpha": 1, "turn": 0}))),
-            *(("own block", "from the last"), ("uniform", "from the last"), ("zero", "from the last")),
-        )
-        for r in (0, 1, 2)
-    ),
-)
-ANSWERS = table(
-    "n method share rate low high bits reach",
-    *(
-        (n, m, b, 0.4, 0.3, 0.5, 2.0, 0.2)
-        for n in (256, 512)
-        for m, shares in (
-            *((m, (0.125, 0.25)) for m in ("subgen", "subgen, window", "sinks", "heavy hitters", "k-center")),
-            *((m, (0.125, 0.25)) for m in ("uniform", "value-norm")),
-            *((m, (np.nan,)) for m in ("exact", "zero")),
-        )
-        for b in shares
-    ),
-)
-ANSWERS_OVER_N = table(
-    "n stretched rate low high bits reach", *((n, n > 256, 0.9, 0.8, 0.95, 0.5, 0.1) for n in (128, 256, 512))
-)
-
-AUDITED = table(
-    "layer head n alpha alpha_residual kappa srank query_norm entry_bound delta_r_log tail hyper_size subgen_size "
-    "onepass_size polynomial_size",
-    *((i, j, 64, *(2.0 + i + j,) * 8, 10.0**j, 1e30, 32, np.inf) for i in (0, 1) for j in (0, 1)),
-)
-AUDIT_ERRORS = table(
-    "layer head method relative",
-    *(
-        (i, j, m, e * (1 + i + j))
-        for i in (0, 1)
-        for j in (0, 1)
-        for m, e in (("exact", 1e-7), ("zero", 1.0), ("uniform", 0.3), ("sinks", 0.1), ("subgen", 40.0))
-    ),
-)
-ADVICE = table("layer head best method", *((i, j, "sinks", "sinks" if i else "exact") for i in (0, 1) for j in (0, 1)))
-
-FIGURES = {
-    "audit_hardness": lambda: audit_figures.audit_hardness(AUDITED),
-    "audit_theorems": lambda: audit_figures.audit_theorems(AUDITED),
-    "audit_errors": lambda: audit_figures.audit_errors(AUDIT_ERRORS, ADVICE),
-    "bits_over_context": lambda: plots.bits_over_context(CONTEXTS, unit="byte"),
-    "perplexity_over_layers": lambda: plots.perplexity_over_layers(REPLACED, unit="byte"),
-    "perplexity_for_time": lambda: plots.perplexity_for_time(REPLACED, reported=(0.5, 1.07)),
-    "retrieval_over_length": lambda: plots.retrieval_over_length(
-        ANSWERS_OVER_N, chance=0.01, chance_bits=3.3, enough=0.9
-    ),
-    "retrieval_over_bytes": lambda: plots.retrieval_over_bytes(
-        ANSWERS, chance=0.01, chance_bits=3.3, reported=(0.44, 0.34)
-    ),
-    "sortlsh.draw_collisions": lambda: sortlsh.draw_collisions(RATES, LAWS),
-    "sortlsh.draw_matrix": lambda: sortlsh.draw_matrix(ENTRIES, n=4, block_size=2),
-    "sortlsh.draw_shares": lambda: sortlsh.draw_shares(SHARES),
-    "hardness_over_n": lambda: plots.hardness_over_n(SIZES_OVER_N, "alpha"),
-    "column_profile": lambda: plots.column_profile(PROFILE),
-    "head_maps": lambda: plots.head_maps(
-        HEADS, {"alpha": "alpha", "kappa": "kappa"}, groups={"a": ("alpha",), "k": ("kappa",)}
-    ),
-    "heads_over_n": lambda: plots.heads_over_n(
-        MODEL_HEADS, {"alpha": "alpha", "mass": "mass"}, growths=("alpha",), laws={"mass": ("uniform", "even")}
-    ),
-    "projections": lambda: plots.projections(PLANE),
-    "error_against_budget": lambda: plots.error_against_budget(BUDGETS),
-    "ablation_curves": lambda: plots.ablation_curves(SUBGEN_CURVES),
-    "ablation_parts": lambda: plots.ablation_parts(PARTS),
-    "ablation_settings": lambda: plots.ablation_settings(SUBGEN_SETTINGS),
-    "cache_errors": lambda: plots.cache_errors(CACHES),
-    "needles_found": lambda: plots.needles_found(NEEDLES, chance=0.1),
-    "error_by_position": lambda: plots.error_by_position(POSITIONS, leaf=8),
-    "critical_sizes": lambda: plots.critical_sizes(CRITICAL, FITS, {"c": "Lemma"}),
-    "subgen_over_n": lambda: plots.subgen_over_n(SUBGEN_COST, {"64 clusters": 0.0, "n clusters": 1.0, "exact": 1.0}),
-    "rows_per_chunk": lambda: plots.rows_per_chunk(SUBGEN_CHUNKS),
-    "growths": lambda: plots.growths(CRITICAL, FITS, {"c": "seconds"}),
-    "streaming_over_n": lambda: plots.streaming_over_n(STREAMS),
-    "recovery_excess": lambda: plots.recovery_excess(EXCESS),
-    "degree_and_rank.draw_errors": lambda: degree_and_rank.draw_errors(BY_DEGREE),
-    "degree_and_rank.draw_degrees": lambda: degree_and_rank.draw_degrees(DEGREES, DEGREE_LAWS, CONSTANTS, CONSTANTS),
-    "degree_and_rank.draw_ranks": lambda: degree_and_rank.draw_ranks(RANKS, keys=100),
-    "phase_picture.draw_maps": lambda: phase_picture.draw_maps(PHASES),
-    "phase_picture.draw_curves": lambda: phase_picture.draw_curves(REGIMES),
-    "flat_outputs": lambda: plots.flat_outputs(DECAYS, least=0.5),
-    "compressibility": lambda: plots.compressibility(TAILS, kept=1 / 64),
-    "falling_errors": lambda: plots.falling_errors(FALLING, FALLING_RATES),
-    "psi_rows": lambda: plots.psi_rows(CRITICAL, FITS.iloc[:1]),
-    "crossing_lengths": lambda: plots.crossing_lengths(CROSSINGS),
-    "recursion_map": lambda: plots.recursion_map(LEVEL, LEVEL == 0),
-    "time_and_memory": lambda: plots.time_and_memory(COSTS, EXPONENTS),
-    "stage_breakdown": lambda: plots.stage_breakdown(STAGES),
-    "dropped_assumptions": lambda: plots.dropped_assumptions(DROPPED, DROP_RATES, eps=0.5),
-    "dropped_in_claims": lambda: plots.dropped_in_claims(CLAIM_RATES),
-    "sabotage_overview": lambda: plots.sabotage_overview(SABOTAGED),
-    **toy_law_figures.FIGURES,
-}
-YARDSTICKS = {"exact", "answering zero", "uniform sampling"}
+@pytest.fixture(scope="module", params=FIGURES, ids=name)
+def figure(request) -> Figure:
+    return FIGURES[request.param]()
 
 
 def legend(fig: Figure) -> set[str]:
-    found = [*fig.legends, *(ax.get_legend() for ax in fig.axes if ax.get_legend())]
-    return {text.get_text() for box in found for text in box.get_texts()}
+    boxes = [*fig.legends, *(ax.get_legend() for ax in fig.axes if ax.get_legend())]
+    return {text.get_text().replace("\n", " ") for box in boxes for text in box.get_texts()}
 
 
-@pytest.fixture(scope="module")
-def figures() -> dict[str, Figure]:
-    return {name: draw() for name, draw in FIGURES.items()}
+def test_every_function_that_draws_is_tried():
+    studies = [path for path in PACKAGE.rglob("*.py") if path.parent.name in ("studies", "comparison", "audit")]
+    drawing = {
+        ".".join((PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts, node.name))
+        for path in studies
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef) and (node.name == "draw" or node.name.startswith("draw_"))
+    }
+    assert drawing <= {name(draw) for draw in FIGURES}
 
 
-def test_every_figure_function_is_tried():
-    audit = {"audit_hardness", "audit_theorems", "audit_errors"}
-    moved = {name for name in FIGURES if "." in name}
-    assert set(FIGURES) - audit - moved == {name for names in plots.NOT_YET_MOVED.values() for name in names}
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_axes_are_named_and_the_figure_draws(figures, name):
-    fig = figures[name]
+def test_axes_are_named_and_the_figure_draws(figure):
     with style.paper_style():
-        fig.savefig(io.BytesIO(), format="svg")  # a warning is an error here
-    assert fig.get_figwidth() <= style.PAGE
-    shown = [ax for ax in fig.axes if ax.axison]
-    shared = bool(fig.texts)  # labels of all panels together
-    assert shared or any(ax.get_xlabel() for ax in shown) or fig.get_supxlabel()
-    assert (
-        any(ax.get_ylabel() or ax.get_yticklabels()[0].get_text() for ax in shown) or fig.get_supylabel() or fig.texts
-    )
+        figure.savefig(io.BytesIO(), format="svg")  # a warning is an error here
+    assert figure.get_figwidth() <= style.PAGE
+    shown = [ax for ax in figure.axes if ax.axison]
+    around = {text.get_rotation() for text in figure.texts}  # labels that panels share
+    assert any(ax.get_xlabel() for ax in shown) or 0.0 in around
+    assert any(ax.get_ylabel() or ax.get_yticklabels()[0].get_text() for ax in shown) or 90.0 in around
+
+
+def test_nothing_leaves_the_figure(figure):
+    box, (wide, high) = figure.get_tightbbox(), figure.get_size_inches()
+    assert min(box.x0, box.y0) > -0.02 and box.x1 < wide + 0.02 and box.y1 < high + 0.02
+
+
+@pytest.mark.parametrize("draw", [draw for file in TABLES for draw in getattr(file, "YARDSTICKS", ())], ids=name)
+def test_figures_of_errors_have_every_yardstick(draw):
+    labels = legend(FIGURES[draw]())
+    for yardstick in ("exact", "answering zero", "uniform sampling"):
+        assert any(label.startswith(yardstick) for label in labels), yardstick
+
+
+@pytest.mark.parametrize("draw", [draw for file in TABLES for draw in getattr(file, "THEORY", ())], ids=name)
+def test_theory_is_dashed_and_black_where_there_is_one(draw):
+    lines = [line for ax in FIGURES[draw]().axes for line in ax.get_lines()]
+    assert any(line.get_linestyle() == "--" and line.get_color() == "black" for line in lines)
+
+
+# -------------------------------------------------------------------------------------------------------------- the kit
+REPLICATES = table(
+    "input source method n error",
+    *(("a", "real", "uniform", n, n * x) for n in (1024, 4096) for x in range(1, 12)),
+    *(("b", "synthetic", "uniform", n, n * x) for n in (1024, 4096) for x in range(1, 12)),
+    *((i, "synthetic", "zero", np.nan, 3.0) for i in "ab"),
+    *((i, "synthetic", "exact", n, 2e-8) for i in "ab" for n in (1024, 4096)),
+)
+
+
+@style.paper_style()
+def small(**changes) -> Figure:
+    look = {"hue": "method", "facet": "input", "columns": 2, "exact": "exact", "logx": True, "logy": True}
+    return panels.facets(REPLICATES, x="n", y="error", ylabel="error", xlabel="tokens", **{**look, **changes})
+
+
+def test_facets_draw_medians_with_the_middle_four_fifths():
+    fig = small()
+    ax = fig.axes[0]
+    (line,) = [line for line in ax.get_lines() if line.get_label() == "uniform sampling"]
+    assert line.get_ydata().tolist() == [6 * 1024, 6 * 4096]
+    (band,) = ax.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (2 * 1024, 10 * 4096)
+    assert [ax.get_title() for ax in fig.axes] == ["a", "b"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["1k", "4k"]
+
+
+def test_limits_already_computed_are_drawn_as_they_are():
+    rates = table("n rate low high", (1, 0.5, 0.1, 0.8), (2, 0.4, 0.3, 0.6))
+    with style.paper_style():
+        ax = panels.facets(rates, x="n", y="rate", limits=("low", "high")).axes[0]
+    (line,) = ax.get_lines()
+    assert line.get_ydata().tolist() == [0.5, 0.4]
+    corners = ax.collections[0].get_paths()[0].vertices.tolist()
+    assert {(1, 0.1), (1, 0.8), (2, 0.3), (2, 0.6)} <= {(x, y) for x, y in corners}
+
+
+def test_exact_stands_at_the_lower_edge_with_its_size_and_zero_everywhere():
+    ax = small().axes[0]
+    (exact,) = [line for line in ax.get_lines() if line.get_label() == "exact (rounding)"]
+    assert exact.get_ydata().max() < 0.1 and exact.get_transform() == ax.get_xaxis_transform()
+    assert "exact: 2e-8" in [text.get_text() for text in ax.texts]
+    (zero,) = [line for line in ax.get_lines() if line.get_label() == "answering zero"]
+    assert zero.get_ydata() == [3.0, 3.0] and zero.get_transform() == ax.get_yaxis_transform()
+
+
+def test_text_along_y_becomes_dots_that_keep_clear_of_each_other():
+    rows = table("kind side x", *((k, s, v) for k in ("one", "two") for s in "lr" for v in (1.0, 2.0, 3.0)))
+    with style.paper_style():
+        ax = panels.facets(rows, x="x", y="kind", hue="side", looks=style.series("l", "r"), interval=100).axes[0]
+    heights = sorted(y for line in ax.get_lines() for y in line.get_ydata() if line.get_label() in "lr")
+    assert heights == pytest.approx([-0.175, 0.175, 0.825, 1.175])
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["one", "two"]
+
+
+def test_rows_of_panels_have_their_own_labels_in_the_given_order():
+    rows = pd.concat([REPLICATES.assign(quantity=q) for q in ("bytes", "time")])
+    with style.paper_style():
+        fig = panels.facets(rows, x="n", y="error", facet="input", row="quantity", ylabel={"time": "s", "bytes": "B"})
+    assert [ax.get_ylabel() for ax in fig.axes] == ["s", "", "B", ""]
+    assert [ax.get_title() for ax in fig.axes] == ["a", "b", "", ""]
+
+
+def test_shared_labels_stand_at_the_middle_of_the_panels():
+    fig = small(columns=1)
+    assert fig.legends
+    top, bottom = (ax.get_position() for ax in fig.axes)
+    labels = {text.get_text(): text.get_position() for text in fig.texts}
+    assert labels["error"][1] == pytest.approx((top.y1 + bottom.y0) / 2)
+    assert labels["tokens"][0] == pytest.approx((top.x0 + top.x1) / 2)
+    legend_top = fig.legends[0].get_window_extent().transformed(fig.transFigure.inverted()).y1
+    assert legend_top <= labels["tokens"][1] < bottom.y0
+
+
+def test_the_legend_goes_where_a_panel_is_free():
+    three = pd.concat([REPLICATES, REPLICATES[REPLICATES["input"] == "a"].assign(input="c")])
+    with style.paper_style():
+        fig = panels.facets(three, x="n", y="error", hue="method", facet="input", columns=2)
+    free = fig.axes[3].get_position()
+    box = fig.legends[0].get_window_extent().transformed(fig.transFigure.inverted())
+    assert free.x0 <= box.x0 and box.x1 <= 1 and box.y1 <= free.y1 + 0.05
+
+
+def test_names_at_line_ends_keep_clear_of_each_other():
+    with style.paper_style():
+        fig, (ax,) = panels.grid(1, 1)
+        for number in range(5):
+            ax.plot([0, 1], [0, 1 + number / 1000], label=f"line {number}")
+        layout.finish(fig, legend="ends")
+    boxes = sorted((Text.get_window_extent(text) for text in ax.texts), key=lambda box: box.y0)
+    assert len(boxes) == 5 and all(a.y1 <= b.y0 + 0.5 for a, b in zip(boxes, boxes[1:], strict=False))
+    assert not fig.legends
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("values", "shown"),
     [
-        *("error_against_budget", "error_by_position", "dropped_assumptions", "cache_errors", "needles_found"),
-        *("retrieval_over_bytes", "perplexity_over_layers"),
+        ((1 / 16, 1 / 8, 1), ["1/16", "1/8", "1"]),
+        ((0.05, 0.1, 1), ["0.05", "0.1", "1"]),
+        ((1024, 16384, 10**6), ["1k", "16k", "1M"]),
+        ((2.0082, 17.94, 768.0), ["2", "18", "768"]),
+        ((3.5, 5.7, 7.8, 9.6), ["3.5", "5.7", "7.8"]),
     ],
 )
-def test_error_figures_have_every_yardstick(figures, name):
-    labels = legend(figures[name])
-    assert [yardstick for yardstick in YARDSTICKS if not any(label.startswith(yardstick) for label in labels)] == []
+def test_ticks_are_short_and_apart(values, shown):
+    with style.paper_style():
+        _, (ax,) = panels.grid(1, 1)
+        ax.plot(values, values)
+        ax.set_xscale("log")
+        layout.ticks(ax.xaxis, values, at_most=4)
+        assert [text.get_text() for text in ax.get_xticklabels()] == shown
 
 
-def test_theory_is_dashed_and_black_where_there_is_one():
-    streaming = (
-        "streaming_over_n",
-        "recovery_excess",
-        "degree_and_rank.draw_errors",
-        "growths",
-        "degree_and_rank.draw_degrees",
-        "flat_outputs",
-    )
-    earlier = ("critical_sizes", "time_and_memory", "hardness_over_n", "sabotage_overview")
-    for name in (*earlier, *streaming, "ablation_curves", "needles_found"):
-        lines = [line for ax in FIGURES[name]().axes for line in ax.get_lines()]
-        assert any(line.get_linestyle() == "--" and line.get_color() == "black" for line in lines), name
+def test_growths_say_what_was_measured_and_what_the_theory_says():
+    a_n, a_kappa, b = (ax for ax in kit.FIGURES[growths]().axes if ax.axison)
+    assert a_n.get_title() == "$n^{0.00}$ [0.00, 1.00]\ntheory $\\log n \\approx n^{0.20}$"
+    assert a_kappa.get_title().endswith("theory $\\kappa^{7}$")
+    assert b.get_title() == "$n^{0.90}$ [0.70, 1.00]\ntheory $n$"  # of bytes, where n / bytes was fitted
+    assert "no size sufficed" in [line.get_label() for line in a_n.get_lines()]
 
 
-def test_critical_sizes_without_a_fit_still_draw():
-    missing = CRITICAL.assign(size=np.inf)
-    fig = plots.critical_sizes(missing, FITS.assign(measured=np.nan, lower=np.nan, upper=np.nan), {"c": "Lemma"})
-    fig.savefig(io.BytesIO(), format="svg")
-
-
-def test_spread_is_median_and_tenths():
-    rows = table("g value", *(("a", x) for x in range(11)))
-    assert spread(rows, ["g"], "value").to_dict("records") == [{"g": "a", "low": 1.0, "median": 5.0, "high": 9.0}]
+def test_growths_without_a_fit_still_draw():
+    missing, nothing = kit.SIZES.assign(size=np.inf), kit.FITS.assign(measured=np.nan, lower=np.nan, upper=np.nan)
+    growths(missing, nothing, {"a": "Lemma"}).savefig(io.BytesIO(), format="svg")
 
 
 def test_publish_leaves_figure_and_rows(tmp_path, capsys):
     run = Run(backend="numpy", out=tmp_path, knobs={"n": 4})
-    run.publish(FIGURES["sortlsh.draw_shares"](), "a-figure", rows=SHARES, caption="What it shows.")
+    run.publish(small(), "a-figure", rows=REPLICATES, caption="What it shows.")
     made = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
     assert made == {
         *(f"figures/a-figure.{suffix}" for suffix in ("svg", "pdf", "png", "json")),
         "rows/a-figure.parquet",
     }
-    assert pd.read_parquet(tmp_path / "rows" / "a-figure.parquet").equals(SHARES)
+    assert pd.read_parquet(tmp_path / "rows" / "a-figure.parquet").equals(REPLICATES)

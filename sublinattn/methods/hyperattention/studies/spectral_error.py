@@ -1,5 +1,4 @@
-"""Spectral error of HyperAttention against budget, with the yardsticks: exact, uniform sampling at equal budget,
-answering zero."""
+"""Spectral error of HyperAttention over its budget, beside exact attention, uniform sampling and answering zero."""
 
 from __future__ import annotations
 
@@ -8,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ....core.exact import attention
 from ....lab.run import Run
 from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN, GAUSSIAN_MEAN, HEAVY_VALUES, PLANTED, REAL, SINKS, Input
 from ....lab.workloads.instance import Instance
 from ....lab.workloads.reference import Reference
+from ....plots.panels import facets
+from ....plots.style import paper_style
 from ...baselines.uniform import uniform_attention
 from ..hyper import hyper_attention
 
@@ -39,7 +41,7 @@ def methods(x: Instance, budget: int, exact_keys: int, rng: np.random.Generator)
     yield "uniform", uniform_attention(*arrays, sample_size=budget, **common)
 
 
-def against_budget(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
+def measure(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
     """Error of every method on every input over the budget.
 
     Returns
@@ -70,18 +72,48 @@ def against_budget(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFr
     return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "method", "budget", "error"])
 
 
-def beaten(rows: pd.DataFrame) -> pd.DataFrame:
-    """For each input and method: the smallest budget whose median error is below that of answering zero (nan: none),
-    and
-    the error relative to uniform sampling's, geometric mean over budgets."""
+@paper_style()
+def draw(rows: pd.DataFrame) -> Figure:
+    """A panel per input: median error of each method and its 10 to 90 percent range, over the budget.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        As `measure` gives them.
+    """
+    return facets(
+        rows,
+        x="budget",
+        y="error",
+        hue="method",
+        facet="input",
+        columns=4,
+        exact="exact",
+        logx=True,
+        logy=True,
+        ylim=(None, 100),  # on real heads some draws of the theory estimator are worse still
+        xlabel="budget (key columns per query)",
+        ylabel=r"$\|\mathrm{out} - PV\|\;/\;(\|P\|\,\|V\|)$",
+    )
+
+
+def compare(rows: pd.DataFrame) -> pd.DataFrame:
+    """Compare each method with answering zero and with uniform sampling.
+
+    Returns
+    -------
+    DataFrame
+        By input and method: the smallest budget whose median error is below that of answering zero (nan: none), and
+        the median error over uniform sampling's at the same budget, geometric mean over budgets.
+    """
     medians = rows.groupby(["input", "method", "budget"], sort=False)["error"].median().unstack("method")
-    found = []
+    lines = []
     for name, table in medians.groupby("input", sort=False):
         for method in table.columns.difference(["zero", "uniform", "exact"], sort=False):
             if table[method].isna().all():
                 continue
             below = table.index.get_level_values("budget")[table[method] < table["zero"]]
             ratio = float(np.exp(np.log(table[method] / table["uniform"]).mean()))
-            found.append((name, method, float(min(below, default=np.nan)), ratio))
+            lines.append((name, method, float(min(below, default=np.nan)), ratio))
     columns = ["input", "method", "budget to beat zero", "error / uniform's"]
-    return pd.DataFrame(found, columns=columns).set_index(["input", "method"]).round(3)
+    return pd.DataFrame(lines, columns=columns).set_index(["input", "method"]).round(3)
