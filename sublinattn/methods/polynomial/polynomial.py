@@ -233,7 +233,7 @@ def polynomial_attention(
     dtype, shape = backends.working_dtype(q), (*q.shape[:-1], v.shape[-1])
     q, k, v = (x.astype(dtype, copy=False).reshape(-1, *x.shape[-2:]) for x in (q, k, v))
     q_norm, k_norm, _ = checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
-    radius = _rounded_up(abs(scale) * q_norm * k_norm)
+    radius = rounded_up(abs(scale) * q_norm * k_norm)
     degree = _degree(degree, eps, basis, radius, k.shape[1], dtype)
     monomials = Monomials(q.shape[-1], degree)
     monomials.check(dtype, q=q_norm, k=k_norm)
@@ -250,7 +250,7 @@ def polynomial_attention(
     return leave(out.reshape(shape))
 
 
-def _rounded_up(radius: float) -> float:
+def rounded_up(radius: float) -> float:
     """The radius rounded up to ten bits: a polynomial is computed per radius and kept, so there should be few."""
     if not math.isfinite(radius):
         raise ValueError(f"q and k must have rows whose norms are finite in their dtype, got scale |q| |k| = {radius}")

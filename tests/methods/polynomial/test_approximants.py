@@ -65,13 +65,13 @@ def test_minimax_alternates_and_so_no_polynomial_is_better(degree, radius):
 def test_minimax_of_degree_0_and_1_by_plain_optimisation(radius):
     assert approximant("minimax", 0, radius).error == pytest.approx(math.tanh(radius), rel=1e-6)
     x = np.linspace(-radius, radius, 20001)
-    found = minimize(
+    best = minimize(
         lambda c: np.abs((c[0] + c[1] * x) * np.exp(-x) - 1).max(),
         approximant("chebyshev", 1, radius).coefficients,
         method="Nelder-Mead",
         options={"xatol": 1e-10, "fatol": 1e-12, "maxiter": 4000},
     )
-    assert approximant("minimax", 1, radius).error == pytest.approx(found.fun, rel=1e-5)
+    assert approximant("minimax", 1, radius).error == pytest.approx(best.fun, rel=1e-5)
 
 
 @pytest.mark.parametrize(("degree", "radius"), [*SMALL, (20, 5.0), (40, 18.0)])

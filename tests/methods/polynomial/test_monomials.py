@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import references
+import sympy as sp
 from threadpoolctl import threadpool_limits
 
 import sublinattn.methods.polynomial.monomials as polynomial_monomials
@@ -45,17 +47,9 @@ def read_off(monomials: Monomials) -> list[tuple[int, ...]]:
     primes = PRIMES[: monomials.d]
     values = features(np, monomials, np.array([primes], dtype=np.float64))[0]
     assert values.max() < 2**53  # exact
-    found = []
-    for value in values.astype(np.int64).tolist():
-        exponents = []
-        for p in primes:
-            power = 0
-            while value % p == 0:
-                value, power = value // p, power + 1
-            exponents.append(power)
-        assert value == 1
-        found.append(tuple(exponents))
-    return found
+    factors = [sp.factorint(int(value)) for value in values]
+    assert all(set(powers) <= set(primes) for powers in factors)
+    return [tuple(powers.get(p, 0) for p in primes) for powers in factors]
 
 
 # ------------------------------------------------------------------------------------------------- features and weights
@@ -74,10 +68,10 @@ def test_values(xp: Any, d: int, degree: int, dtype: Any) -> None:
     x = np.random.default_rng(0).standard_normal((9, d)).astype(dtype)
     wide = x.astype(np.float64)
     expected = np.array([[math.prod(row**a) for a in read_off(monomials)] for row in wide])
-    found = features(xp, monomials, x)
-    assert found.dtype == dtype
-    np.testing.assert_allclose(found, expected, rtol=8 * np.finfo(dtype).eps)
-    np.testing.assert_array_equal(backends.asnumpy(feature_matrix(xp, monomials, xp.asarray(x))), found)
+    u = features(xp, monomials, x)
+    assert u.dtype == dtype
+    np.testing.assert_allclose(u, expected, rtol=8 * np.finfo(dtype).eps)
+    np.testing.assert_array_equal(backends.asnumpy(feature_matrix(xp, monomials, xp.asarray(x))), u)
 
 
 @pytest.mark.parametrize("scale", [1.0, -0.7])
@@ -129,21 +123,16 @@ def test_sums_over_chunks(xp: Any, small_chunks: int, n: int, dtype: Any) -> Non
     x, v = rng.standard_normal((n, 3)).astype(dtype), rng.standard_normal((n, 4)).astype(dtype)
     w = rng.standard_normal((monomials.rank, 4))
     u = features(np, monomials, x)
-    on_device = xp.asarray(x)
     tolerance = 100 * np.finfo(dtype).eps
-
-    found = moments(xp, monomials, on_device, xp.asarray(v))
-    assert found.dtype == np.float64
+    sums, values, matrix = (
+        references.on(xp, partial(function, xp, monomials), arrays)
+        for function, arrays in ((moments, (x, v)), (evaluate, (x, w)), (feature_matrix, (x,)))
+    )
+    assert (sums.dtype, values.dtype, matrix.dtype) == (np.float64, dtype, dtype)
     expected = u.astype(np.float64).T @ v
-    np.testing.assert_allclose(backends.asnumpy(found), expected, atol=tolerance * np.sum(abs(u), axis=0).max())
-
-    found = evaluate(xp, monomials, on_device, xp.asarray(w))
-    assert found.dtype == dtype
-    np.testing.assert_allclose(backends.asnumpy(found), u @ w, atol=tolerance * np.max(abs(u) @ abs(w)))
-
-    found = feature_matrix(xp, monomials, on_device)
-    assert found.dtype == dtype
-    np.testing.assert_array_equal(backends.asnumpy(found), u)
+    np.testing.assert_allclose(sums, expected, atol=tolerance * np.sum(abs(u), axis=0).max())
+    np.testing.assert_allclose(values, u @ w, atol=tolerance * np.max(abs(u) @ abs(w)))
+    np.testing.assert_array_equal(matrix, u)
 
 
 def test_lanes_are_parts_of_whole_chunks(small_chunks: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,24 +167,23 @@ def test_the_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     monomials = Monomials(4, 6)
     rng = np.random.default_rng(4)
     k, v = rng.standard_normal((5001, 4)).astype(np.float32), rng.standard_normal((5001, 3)).astype(np.float32)
-    found = []
+    results = []
     for threads in (1, 2):
         with threadpool_limits(threads, user_api="blas"):
             sums = moments(np, monomials, k, v)
-            found.append((sums, evaluate(np, monomials, k, sums), feature_matrix(np, monomials, k)))
-    for one, two in zip(*found, strict=True):
-        np.testing.assert_array_equal(one, two)
+            results.append((sums, evaluate(np, monomials, k, sums), feature_matrix(np, monomials, k)))
+    references.assert_close(*results, 0)
 
 
 def test_division_by_the_normaliser(xp: Any) -> None:
     sums = np.array([[2.0, 4.0, 2.0], [3.0, -6.0, 0.5]])
     np.testing.assert_array_equal(backends.asnumpy(divided(xp, xp.asarray(sums), 3)), [[1, 2], [6, -12]])
     np.testing.assert_array_equal(backends.asnumpy(with_ones(xp, xp.asarray(sums)))[:, -1], 1)
-    for bad in (0.0, -0.25):
+    low, lost = (
+        "^degree must be high enough .* got 3 and a row sum of",
+        "^q and k must have shorter rows .* overflow in",
+    )
+    for bad, message in ((0.0, f"{low} 0"), (-0.25, f"{low} -0.25"), (np.nan, lost), (np.inf, f"{lost} float64")):
         sums[1, 2] = bad
-        with pytest.raises(ValueError, match=f"^degree must be high enough .* got 3 and a row sum of {bad:.3g}"):
-            divided(xp, xp.asarray(sums), 3)
-    for lost in (np.nan, np.inf):
-        sums[1, 2] = lost
-        with pytest.raises(ValueError, match="^q and k must have shorter rows .* overflow in float64"):
+        with pytest.raises(ValueError, match=message):
             divided(xp, xp.asarray(sums), 3)

@@ -14,8 +14,8 @@ from threadpoolctl import threadpool_limits
 
 from sublinattn import PolynomialState, polynomial_attention
 from sublinattn.core import backends
-from sublinattn.methods.polynomial import polynomial
 from sublinattn.methods.polynomial.approximants import BASES, approximant, minimal_degree
+from sublinattn.methods.polynomial.polynomial import rounded_up
 
 TAYLOR = [1, 1, 1 / 2, 1 / 6, 1 / 24]
 TOLERANCE = {np.float16: 2e-3, np.float32: 2e-5, np.float64: 1e-12}
@@ -29,14 +29,14 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def call(xp: Any, arrays: Any, **options: Any) -> np.ndarray:
-    return backends.asnumpy(polynomial_attention(*(xp.asarray(x) for x in arrays), **options))
+    return references.on(xp, polynomial_attention, arrays, **options)
 
 
 def coefficients(basis: str, degree: int, q: np.ndarray, k: np.ndarray, scale: float | None = None) -> Any:
     """Those that `polynomial_attention` takes, found on its own radius."""
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     largest = abs(scale) * np.linalg.norm(q, axis=-1).max() * np.linalg.norm(k, axis=-1).max()
-    return approximant(basis, degree, polynomial._rounded_up(largest)).coefficients
+    return approximant(basis, degree, rounded_up(largest)).coefficients
 
 
 # ------------------------------------------------------------------------------------------------- polynomial_attention
@@ -47,10 +47,10 @@ def test_equals_the_polynomial_entry_by_entry(
     xp: Any, small_chunks: None, sizes: tuple[int, int], causal: bool, dtype: Any
 ) -> None:
     arrays = references.qkv(0, *sizes, lead=(2,), size=0.7, dtype=dtype)
-    found = call(xp, arrays, degree=4, causal=causal)
+    out = call(xp, arrays, degree=4, causal=causal)
     expected = references.polynomial_attention(TAYLOR, *arrays, causal=causal)
-    assert found.dtype == dtype and found.shape == expected.shape
-    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE[dtype] * abs(arrays[2]).max())
+    assert out.dtype == dtype and out.shape == expected.shape
+    np.testing.assert_allclose(out, expected, rtol=0, atol=TOLERANCE[dtype] * abs(arrays[2]).max())
 
 
 @pytest.mark.parametrize("basis", BASES)
@@ -61,16 +61,16 @@ def test_bases_batches_and_scales(
     xp: Any, small_chunks: None, basis: str, causal: bool, lead: tuple[int, ...], scale: float | None
 ) -> None:
     q, k, v = references.qkv(1, 40, 40, lead=lead, size=0.5)
-    found = call(xp, (q, k, v), degree=6, basis=basis, causal=causal, scale=scale)
+    out = call(xp, (q, k, v), degree=6, basis=basis, causal=causal, scale=scale)
     expected = references.polynomial_attention(coefficients(basis, 6, q, k, scale), q, k, v, scale=scale, causal=causal)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-11)
 
 
-def test_natural_chunks_too() -> None:
+@pytest.mark.parametrize("causal", [False, True])
+def test_natural_chunks_too(causal: bool) -> None:
     arrays = references.qkv(2, 1300, 1100, d=3, size=0.6)
-    for causal in (False, True):
-        expected = references.polynomial_attention([1, 1, 1 / 2], *arrays, causal=causal)
-        np.testing.assert_allclose(call(np, arrays, degree=2, causal=causal), expected, atol=1e-12)
+    expected = references.polynomial_attention([1, 1, 1 / 2], *arrays, causal=causal)
+    np.testing.assert_allclose(call(np, arrays, degree=2, causal=causal), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("basis", BASES)
@@ -89,10 +89,10 @@ def test_eps_takes_the_smallest_degree(basis: str) -> None:
     q, k, v = references.qkv(4, 30, 40, size=0.8)
     radius = np.linalg.norm(q, axis=1).max() * np.linalg.norm(k, axis=1).max() / 2
     for eps in (None, 0.2, 1e-3):
-        degree = minimal_degree(basis, 1 / 40 if eps is None else eps, polynomial._rounded_up(radius))
-        found = polynomial_attention(q, k, v, eps=eps, basis=basis)
-        np.testing.assert_array_equal(found, polynomial_attention(q, k, v, degree=degree, basis=basis))
-    degree = minimal_degree(basis, 0.1, polynomial._rounded_up(radius))  # few keys: 0.1
+        degree = minimal_degree(basis, 1 / 40 if eps is None else eps, rounded_up(radius))
+        out = polynomial_attention(q, k, v, eps=eps, basis=basis)
+        np.testing.assert_array_equal(out, polynomial_attention(q, k, v, degree=degree, basis=basis))
+    degree = minimal_degree(basis, 0.1, rounded_up(radius))  # few keys: 0.1
     few = polynomial_attention(q, k[:5], v[:5], basis=basis, scale=0.5)
     assert approximant(basis, degree, radius).error <= 0.1
     assert abs(few - references.attention(q, k[:5], v[:5])[0]).max() <= 0.2 * abs(v).max()
@@ -100,29 +100,29 @@ def test_eps_takes_the_smallest_degree(basis: str) -> None:
 
 def test_radius_is_rounded_up() -> None:
     rng = np.random.default_rng(5)
-    assert polynomial._rounded_up(0.0) == 0
+    assert rounded_up(0.0) == 0
     for radius in [*10 ** rng.uniform(-300, 300, 200), 1.0, 0.3, 99.9, 1e-320, 5e-324]:
-        assert radius <= polynomial._rounded_up(radius) <= radius * (1 + 2**-9)
-    assert len({polynomial._rounded_up(x) for x in rng.uniform(1, 2, 5000)}) <= 513  # so few polynomials are made
+        assert radius <= rounded_up(radius) <= radius * (1 + 2**-9)
+    assert len({rounded_up(x) for x in rng.uniform(1, 2, 5000)}) <= 513  # so few polynomials are made
 
 
 def test_zero_logits_average_the_values(xp: Any) -> None:
     q, k, v = references.qkv(6, 5, 8)
+    mean = np.broadcast_to(v.mean(axis=0), (5, 3))
     for basis in BASES:
-        found = call(xp, (0 * q, k, v), basis=basis)
-        np.testing.assert_allclose(found, np.broadcast_to(v.mean(axis=0), found.shape), rtol=1e-12)
-    np.testing.assert_allclose(call(xp, (q, k, v), degree=2, scale=0.0)[3], v.mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(call(xp, (0 * q, k, v), basis=basis), mean, rtol=1e-12)
+    np.testing.assert_allclose(call(xp, (q, k, v), degree=2, scale=0.0), mean, rtol=1e-12)
 
 
-def test_the_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch, causal: bool) -> None:
     monkeypatch.setattr(backends, "feature_rows", lambda xp, features, dtype: 100)
     arrays = references.qkv(7, 3000, 3000, dtype=np.float32)
-    for causal in (False, True):
-        found = []
-        for threads in (1, 2):
-            with threadpool_limits(threads, user_api="blas"):
-                found.append(polynomial_attention(*arrays, degree=4, causal=causal))
-        np.testing.assert_array_equal(*found)
+    outputs = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            outputs.append(polynomial_attention(*arrays, degree=4, causal=causal))
+    np.testing.assert_array_equal(*outputs)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
@@ -173,9 +173,8 @@ def test_features_that_would_overflow() -> None:
         for causal in (False, True):
             with pytest.raises(ValueError, match=f"^{name} {message}"):
                 polynomial_attention(*arrays, degree=4, causal=causal)
-        found = polynomial_attention(*(x.astype(np.float64) for x in arrays), degree=4)
-        expected = references.polynomial_attention(TAYLOR, *arrays)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+        out = polynomial_attention(*(x.astype(np.float64) for x in arrays), degree=4)
+        np.testing.assert_allclose(out, references.polynomial_attention(TAYLOR, *arrays), rtol=0, atol=1e-9)
     one = whole(np, k, v)
     with pytest.raises(ValueError, match=f"^k {message}"):
         one.update(np.float32(1e12) * k, v)
