@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import fake_device
@@ -27,11 +28,34 @@ from sublinattn import (
 from sublinattn.core import backends
 from sublinattn.methods.countsketch import countsketch
 
+HYPER: dict[str, Any] = {"block_size": 10, "sample_size": 12, "rng": 0, "return_lse": True}
 
-@pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setitem(backends.NAMESPACES, fake_device.__name__, fake_device.__name__)
-    yield fake_device
+
+def merged(q: Any, k: Any, v: Any, *, causal: bool) -> Any:
+    whole = partial_attention(q, k[..., :30, :], v[..., :30, :], causal=causal)
+    whole.merge(partial_attention(q, k[..., 30:, :], v[..., 30:, :]))
+    return whole.output(), whole.lse()
+
+
+# Host syncs of a call on 4 problems: one for the norms, and what the comments say.
+SYNCS: dict[str, tuple[Callable[..., Any], dict[str, Any], int]] = {
+    "exact": (attention, {"return_lse": True}, 1),
+    "partial": (partial_attention, {}, 1),
+    "merged": (merged, {}, 2),  # one of each partial; merge, output and lse have none
+    "practical": (hyper_attention, {**HYPER, "min_exact": 15}, 1),
+    "practical, sinks": (hyper_attention, {**HYPER, "min_exact": 15, "exact_keys": 3}, 1),
+    "polynomial": (polynomial_attention, {"degree": 4}, 1 + 4),  # each problem's normaliser
+}
+UNMASKED: dict[str, tuple[Callable[..., Any], dict[str, Any], int]] = {
+    "theory": (hyper_attention, {**HYPER, "min_exact": 0, "estimator": "theory"}, 2),  # the row-norm law
+    "theory, sinks": (hyper_attention, {**HYPER, "min_exact": 0, "estimator": "theory", "exact_keys": 3}, 2),
+    "uniform": (uniform_attention, {"sample_size": 9, "return_lse": True, "rng": 0}, 2),  # the norms of the drawn, too
+}
+CASES = [
+    *((function, {**options, "causal": c}, n) for function, options, n in SYNCS.values() for c in (False, True)),
+    *UNMASKED.values(),
+]
+NAMES = [*(f"{name}, {mask}" for name in SYNCS for mask in ("unmasked", "causal")), *UNMASKED]
 
 
 @pytest.fixture(params=["small", "uneven", "natural"])
@@ -40,6 +64,7 @@ def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     shapes = {"small": (2, 12, 7), "uneven": (2, 60, 12)}
     if request.param in shapes:
         monkeypatch.setattr(backends, "tile_shape", lambda xp, batch: shapes[request.param])
+        monkeypatch.setattr(backends, "feature_rows", lambda xp, features, dtype: 7)
 
 
 def parts(result: Any) -> list[Any]:
@@ -48,163 +73,98 @@ def parts(result: Any) -> list[Any]:
     return list(result) if isinstance(result, tuple) else [result]
 
 
-def on_both(device: Any, call: Callable[..., Any], arrays: list[np.ndarray]) -> int:
+def on_both(call: Callable[..., Any], arrays: list[np.ndarray]) -> int:
     """Host syncs of `call` on the device; its result must be on the device and equal NumPy's."""
     expected = parts(call(*arrays))
-    before = device.syncs
-    found = parts(call(*(device.asarray(x) for x in arrays)))
-    syncs = device.syncs - before
-    assert all(isinstance(x, device.Array) for x in found)
-    for x, y in zip(found, expected, strict=True):
+    before = fake_device.syncs
+    results = parts(call(*(fake_device.asarray(x) for x in arrays)))
+    syncs = fake_device.syncs - before
+    assert all(isinstance(x, fake_device.Array) for x in results)
+    for x, y in zip(results, expected, strict=True):
         assert x.dtype == y.dtype
         np.testing.assert_allclose(x.get(), y, rtol=1e-9, atol=1e-11)
     return syncs
 
 
-def causal_sizes(causal: bool) -> list[tuple[int, int]]:
-    return [(96, 96), (101, 77), (77, 101)] if causal else [(96, 96), (101, 77)]
-
-
 @pytest.mark.parametrize("size", [1.0, 30.0])
-@pytest.mark.parametrize("causal", [False, True])
-def test_exact_attention_syncs_once_for_the_norms(device: Any, small_tiles: None, causal: bool, size: float) -> None:
-    for sizes in causal_sizes(causal):
-        arrays = references.qkv(0, *sizes, lead=(2, 2), size=size)
-        assert on_both(device, lambda *a: attention(*a, causal=causal, return_lse=True), arrays) == 1
-        assert on_both(device, lambda *a: partial_attention(*a, causal=causal), arrays) == 1
-
-        def merged(q: Any, k: Any, v: Any) -> Any:
-            whole = partial_attention(q, k[..., :30, :], v[..., :30, :], causal=causal)
-            whole.merge(partial_attention(q, k[..., 30:, :], v[..., 30:, :]))
-            return whole.output(), whole.lse()
-
-        assert on_both(device, merged, arrays) == 2  # one of each partial; merge, output and lse have none
+@pytest.mark.parametrize(("function", "options", "syncs"), CASES, ids=NAMES)
+def test_host_syncs(tiles: None, function: Any, options: dict[str, Any], syncs: int, size: float) -> None:
+    size = 0.7 if function is polynomial_attention else size
+    for n_q, n_k in ((96, 96), (101, 77), (77, 101) if options.get("causal") else (400, 77)):
+        arrays = references.qkv(n_q, n_q, n_k, lead=(2, 2), size=size)
+        assert on_both(partial(function, **options), arrays) == syncs
 
 
-@pytest.mark.parametrize("size", [1.0, 30.0])
-@pytest.mark.parametrize("exact_keys", [0, 3])
-@pytest.mark.parametrize("causal", [False, True])
-def test_practical_syncs_once_for_the_norms(
-    device: Any, tiles: None, causal: bool, exact_keys: int, size: float
-) -> None:
-    for sizes in causal_sizes(causal):
-        arrays = references.qkv(1, *sizes, lead=(3,), size=size)
-        options: dict[str, Any] = {"block_size": 10, "sample_size": 12, "min_exact": 15, "exact_keys": exact_keys}
-
-        def call(*a: Any, options: dict[str, Any] = options) -> Any:
-            return hyper_attention(*a, causal=causal, return_lse=True, rng=0, **options)
-
-        assert on_both(device, call, arrays) == 1
-
-
-@pytest.mark.parametrize("size", [1.0, 30.0])
-@pytest.mark.parametrize("exact_keys", [0, 3])
-def test_theory_syncs_once_more_for_the_row_norm_law(device: Any, tiles: None, exact_keys: int, size: float) -> None:
-    for n in (96, 101, 400):
-
-        def call(*a: Any) -> Any:
-            options: dict[str, Any] = {"block_size": 10, "sample_size": 12, "min_exact": 0, "exact_keys": exact_keys}
-            return hyper_attention(*a, estimator="theory", return_lse=True, rng=0, **options)
-
-        assert on_both(device, call, references.qkv(2, n, 77, lead=(3,), size=size)) == 2
-
-
-def test_causal_theory_syncs_once_per_batch_of_nodes(device: Any, tiles: None) -> None:
+@pytest.mark.parametrize(("n", "levels"), [(64, 2), (128, 3), (101, 3)])
+def test_causal_theory_syncs_once_per_batch_of_nodes(tiles: None, n: int, levels: int) -> None:
     """One law per level of the recursion, one more where a level ends in a ragged node: at most 1 + 2 log2(n / n0)."""
-    for n, levels in ((64, 2), (128, 3), (101, 3)):
-
-        def call(*a: Any) -> Any:
-            return hyper_attention(
-                *a, estimator="theory", causal=True, block_size=8, sample_size=8, min_exact=16, rng=0
-            )
-
-        assert 1 + levels <= on_both(device, call, references.qkv(3, n, n, lead=(2,))) <= 1 + 2 * levels
+    options: dict[str, Any] = {"causal": True, "block_size": 8, "sample_size": 8, "min_exact": 16, "rng": 0}
+    call = partial(hyper_attention, estimator="theory", **options)
+    assert 1 + levels <= on_both(call, references.qkv(3, n, n, lead=(2,))) <= 1 + 2 * levels
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_hardness_syncs_once_per_power_step(device: Any, small_tiles: None, causal: bool) -> None:
+@pytest.mark.parametrize("sizes", [(60, 60), (61, 47), (47, 61)])
+def test_hardness_syncs_once_per_step_of_lanczos(small_tiles: None, causal: bool, sizes: tuple[int, int]) -> None:
     """One for the norms, at most 50 for the steps: the number of steps depends on the spectrum, not on n."""
-    for n_q, n_k in ((60, 60), (61, 47), (47, 61)):
-
-        def call(*a: Any) -> Any:
-            return hardness(*a, causal=causal, block_size=8, exact_keys=2, rng=0)
-
-        assert 2 <= on_both(device, call, references.qkv(4, n_q, n_k, lead=(2,))) <= 51
-
-
-def test_uniform_attention_syncs_once_for_the_norms_of_all_and_of_the_drawn(device: Any, small_tiles: None) -> None:
-    def call(*a: Any) -> Any:
-        return uniform_attention(*a, sample_size=9, return_lse=True, rng=0)
-
-    assert on_both(device, call, references.qkv(5, 33, 47, lead=(2, 3))) == 2
-
-
-@pytest.mark.parametrize("rows", [None, 7])
-@pytest.mark.parametrize("causal", [False, True])
-def test_polynomial_attention_syncs_for_the_norms_and_once_per_problem_for_the_normaliser(
-    device: Any, monkeypatch: pytest.MonkeyPatch, causal: bool, rows: int | None
-) -> None:
-    if rows is not None:
-        monkeypatch.setattr(backends, "feature_rows", lambda xp, features, dtype: rows)
-    for sizes in causal_sizes(causal):
-        arrays = references.qkv(8, *sizes, lead=(2, 2), size=0.7)
-        assert on_both(device, lambda *a: polynomial_attention(*a, degree=4, causal=causal), arrays) == 1 + 4
+    call = partial(hardness, causal=causal, block_size=8, exact_keys=2, rng=0)
+    assert 2 <= on_both(call, references.qkv(4, *sizes, lead=(2,))) <= 51
 
 
 @pytest.mark.parametrize("n", [1, 10, 1000])
-def test_polynomial_state_syncs_do_not_depend_on_n(device: Any, monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+def test_polynomial_state_syncs_do_not_depend_on_n(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
     monkeypatch.setattr(backends, "feature_rows", lambda xp, features, dtype: 7)
-    q, k, v = (device.asarray(x) for x in references.qkv(9, n, n, size=0.7))
+    q, k, v = (fake_device.asarray(x) for x in references.qkv(9, n, n, size=0.7))
     state = PolynomialState(4, 3, degree=4)
-    before = device.syncs
+    before = fake_device.syncs
     state.update(k, v)
-    assert device.syncs - before == 1  # the norms
+    assert fake_device.syncs - before == 1  # the norms
     state.attend(q)
-    assert device.syncs - before == 1 + 2  # the norms, the normalisers
+    assert fake_device.syncs - before == 1 + 2  # the norms, the normalisers
     state.merge(PolynomialState(4, 3, degree=4).update(k, v))
-    assert device.syncs - before == 1 + 2 + 1  # the other's
+    assert fake_device.syncs - before == 1 + 2 + 1  # the other's
 
 
 @pytest.mark.parametrize("variant", ["paper", "fused"])
 @pytest.mark.parametrize("n", [10, 30, 300])
-def test_one_pass_syncs_once_per_piece(device: Any, monkeypatch: pytest.MonkeyPatch, variant: str, n: int) -> None:
+def test_one_pass_syncs_once_per_piece(variant: str, n: int) -> None:
     """Beside those of the norms and normalisers, each tile of tables of a CountSketch asks for its fullest bucket."""
     arrays = references.qkv(10, n, n, size=0.7)
     sizes: dict[str, Any] = {"degree": 4, "sparsity": 2, "eps1": 1.0, "eps2": 1.0, "variant": variant, "rng": 0}
 
     def call(q: Any, k: Any, v: Any) -> Any:
         sketch = OnePassSketch(n, 4, 3, **sizes)
-        counts = [device.syncs]
+        counts = [fake_device.syncs]
         sketch.absorb_keys(k, v)
-        counts.append(device.syncs)
+        counts.append(fake_device.syncs)
         sketch.absorb_queries(q)
-        counts.append(device.syncs)
+        counts.append(fake_device.syncs)
         columns = sketch.decode()
-        counts.append(device.syncs)
+        counts.append(fake_device.syncs)
         scanned = sketch.decode("scan")
-        counts.append(device.syncs)
+        counts.append(fake_device.syncs)
         seen.append(list(np.diff(counts)))
         return columns.indices, columns.values, columns.todense(), scanned.values
 
     seen: list[list[int]] = []
-    on_both(device, call, arrays)
+    on_both(call, arrays)
     made = OnePassSketch(n, 4, 3, **sizes).state.phi
     r, b, together = len(made.hash.coefficients), made.bit_tables, max(1, countsketch.TOGETHER // n)
     tiles = -(-b // together) + -(-(r - b) // together)
     assert seen[1] == [1 + (variant == "paper"), 2 + tiles, 1, 0]
 
 
-def test_half_precision_on_the_device(device: Any) -> None:
+def test_half_precision_on_the_device() -> None:
     arrays = references.qkv(6, 40, 40, dtype=np.float16)
-    assert on_both(device, lambda *a: attention(*a), arrays) == 1
-    assert on_both(device, lambda *a: hyper_attention(*a, block_size=8, sample_size=9, min_exact=0, rng=0), arrays) == 1
-    assert on_both(device, lambda *a: polynomial_attention(*a, degree=6, scale=0.2), arrays) == 2
+    assert on_both(attention, arrays) == 1
+    assert on_both(partial(hyper_attention, block_size=8, sample_size=9, min_exact=0, rng=0), arrays) == 1
+    assert on_both(partial(polynomial_attention, degree=6, scale=0.2), arrays) == 2
 
 
-def test_host_and_device_arrays_do_not_mix(device: Any) -> None:
+def test_host_and_device_arrays_do_not_mix() -> None:
     q, k, v = references.qkv(7, 8, 8)
     with pytest.raises(TypeError, match="k must be of the same kind as q"):
-        attention(device.asarray(q), k, v)
+        attention(fake_device.asarray(q), k, v)
 
 
 # ------------------------------------------------------------------------------------------------------ the fake itself
