@@ -75,15 +75,15 @@ def nearest(
             if position is not None and born is not None:
                 values[born > position[tile, None]] = np.inf
             best = values.argmin(axis=1)
-            least = xp.take_along_axis(values, best[:, None], axis=1)
+            smallest = xp.take_along_axis(values, best[:, None], axis=1)
             slack = 2 * _slack(x, xp.sqrt(xp.einsum("ij,ij->i", ones[:, :d], ones[:, :d])) + reach)
-            close = values <= least + slack[:, None]
+            close = values <= smallest + slack[:, None]
             several = xp.count_nonzero(close, axis=1) > 1
-            found = squared_distances(part, centers[best])
+            squares = squared_distances(part, centers[best])
             if born is not None:
-                found = xp.where(xp.isfinite(least[:, 0]), found, np.inf)
-                several &= xp.isfinite(least[:, 0])
-            host, host_square = backends.asnumpy(best).astype(np.int64), backends.asnumpy(found)
+                squares = xp.where(xp.isfinite(smallest[:, 0]), squares, np.inf)
+                several &= xp.isfinite(smallest[:, 0])
+            host, host_square = backends.asnumpy(best).astype(np.int64), backends.asnumpy(squares)
             if bool(backends.asnumpy(several.any())):
                 _decide(xp, part, centers, close & several[:, None], host, host_square)
             index[tile], square[tile] = host, host_square
@@ -98,11 +98,11 @@ def nearest(
 def _decide(xp: Any, x: Array, centers: Array, close: Array, index: np.ndarray, square: np.ndarray) -> None:
     """Choose among the candidates `close` (c, m) of each point by their distances in float64 (in place)."""
     at, candidate = xp.nonzero(close)
-    found = backends.asnumpy(squared_distances(x[at], centers[candidate]))
+    squares = backends.asnumpy(squared_distances(x[at], centers[candidate]))
     point, number = backends.asnumpy(at), backends.asnumpy(candidate)
-    order = np.lexsort((number, found, point))
+    order = np.lexsort((number, squares, point))
     first = order[np.concatenate([[True], point[order][1:] != point[order][:-1]])]
-    index[point[first]], square[point[first]] = number[first], found[first]
+    index[point[first]], square[point[first]] = number[first], squares[first]
 
 
 def _tile_rows(xp: Any, m: int, dtype: Any) -> int:

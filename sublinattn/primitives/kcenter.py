@@ -34,7 +34,7 @@ def greedy_k_center(xp: Any, k: Array, m: int, *, start: int = 0) -> tuple[np.nd
     `2 n m d` operations; memory O(n) and a tile per thread.
     """
     n = len(k)
-    least = xp.full(n, np.inf, dtype=k.dtype)
+    nearest = xp.full(n, np.inf, dtype=k.dtype)  # squared distances to the nearest center so far
     tiles = [slice(i, min(i + 8192, n)) for i in range(0, n, 8192)] if xp is np else [slice(0, n)]
     indices, radii = [start], []
     farthest = [0] * len(tiles)
@@ -43,14 +43,14 @@ def greedy_k_center(xp: Any, k: Array, m: int, *, start: int = 0) -> tuple[np.nd
         def worker(number: int) -> None:
             tile, center = tiles[number], indices[-1]
             difference = k[tile] - k[center]
-            xp.minimum(least[tile], xp.einsum("ij,ij->i", difference, difference), out=least[tile])
-            farthest[number] = least[tile].argmax()
+            xp.minimum(nearest[tile], xp.einsum("ij,ij->i", difference, difference), out=nearest[tile])
+            farthest[number] = nearest[tile].argmax()
 
         return worker
 
     while True:
         backends.for_tiles(xp, range(len(tiles)), make_worker)
-        peaks = backends.asnumpy(xp.stack([least[tile][at] for tile, at in zip(tiles, farthest, strict=True)]))
+        peaks = backends.asnumpy(xp.stack([nearest[tile][at] for tile, at in zip(tiles, farthest, strict=True)]))
         best = int(peaks.argmax())
         radii.append(float(np.sqrt(peaks[best])))
         if len(indices) == m or radii[-1] == 0:
@@ -89,20 +89,20 @@ def diameters(xp: Any, k: Array, labels: np.ndarray) -> np.ndarray:
         for i in range(begin, end, rows)
         for j in range(i, end, keys)
     ]
-    found: list[tuple[int, Array]] = []
+    largest: list[tuple[int, Array]] = []
 
     def make_worker() -> Callable[[tuple[int, slice, slice]], None]:
         def worker(tile: tuple[int, slice, slice]) -> None:
             group, i, j = tile
             products = xp.matmul(sorted_k[i], sorted_k[j].T)
-            found.append((group, (squares[i, None] + squares[j] - 2 * products).max()))
+            largest.append((group, (squares[i, None] + squares[j] - 2 * products).max()))
 
         return worker
 
     backends.for_tiles(xp, tiles, make_worker)
     out = np.zeros(len(sizes))
-    values = backends.asnumpy(xp.stack([value for _, value in found]))
-    np.maximum.at(out, [group for group, _ in found], values)
+    values = backends.asnumpy(xp.stack([value for _, value in largest]))
+    np.maximum.at(out, [group for group, _ in largest], values)
     return np.sqrt(out)
 
 

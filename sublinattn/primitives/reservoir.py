@@ -84,25 +84,25 @@ class WeightedSlots:
         Returns
         -------
         numpy array of int64, shape (size,)
-            Which item of the chunk each slot holds now; -1 where it holds what it held.
+            Which item of the chunk each slot holds now; -1 where it holds the same as before.
         """
         totals = np.cumsum(np.concatenate([[self.mu], weights]))[1:]  # one after another: rounded alike in any chunks
-        held = np.full(self.size, -1)
+        items = np.full(self.size, -1)
         while (due := np.flatnonzero(self.thresholds <= totals[-1])).size:
-            item = np.searchsorted(totals, self.thresholds[due])
-            held[due] = item
+            item = np.searchsorted(totals, self.thresholds[due])  # the one with which the total reaches the threshold
+            items[due] = item
             self.thresholds[due] = next_total(totals[item], uniforms(self.seed, self.stream, due, self.seen + item))
         self.mu, self.seen = float(totals[-1]), self.seen + len(weights)
-        return held
+        return items
 
     def merge(self, other: WeightedSlots) -> np.ndarray:
         """Make this the reservoir of both streams; True (size,) where a slot now holds what `other`'s did."""
         mu, self.seen = self.mu + other.mu, self.seen + other.seen
         slots = np.arange(self.size)
         choose, again = (uniforms(self.seed, self.stream, slots, self.seen, draw) for draw in (0, 1))
-        theirs = choose * mu > self.mu
+        theirs = choose * mu > self.mu  # with probability mu_b / (mu_a + mu_b)
         if mu:
-            self.thresholds = next_total(mu, again)  # what a slot holds at mu says nothing of when it held it first
+            self.thresholds = next_total(mu, again)  # drawn anew at mu: its law depends on the total alone
         self.mu = mu
         return theirs
 
@@ -146,20 +146,20 @@ class SmallestPriorities:
         return self._offer(other.priorities[: other.seen])
 
     def _offer(self, draws: np.ndarray) -> np.ndarray:
-        """Item after item, as if each came alone: one below the largest priority held takes that one's slot."""
-        held = np.full(self.size, -1)
+        """Item after item, as if each came alone: one below the largest priority in a slot takes that slot."""
+        items = np.full(self.size, -1)
         free = np.flatnonzero(np.isinf(self.priorities))[: len(draws)]
-        held[free] = np.arange(len(free))
+        items[free] = np.arange(len(free))
         self.priorities[free] = draws[: len(free)]
         slot = int(self.priorities.argmax())
         largest = float(self.priorities[slot])
-        items = len(free) + np.flatnonzero(draws[len(free) :] < largest)
-        for item, priority in zip(items.tolist(), draws[items].tolist(), strict=True):
+        candidates = len(free) + np.flatnonzero(draws[len(free) :] < largest)
+        for item, priority in zip(candidates.tolist(), draws[candidates].tolist(), strict=True):
             if priority < largest:
-                held[slot], self.priorities[slot] = item, priority
+                items[slot], self.priorities[slot] = item, priority
                 slot = int(self.priorities.argmax())
                 largest = float(self.priorities[slot])
-        return held
+        return items
 
 
 class GroupSamples:
@@ -203,17 +203,17 @@ class GroupSamples:
         here = ranked[first]
         before, due = self.counts[here], self.due[here]
         after = before + np.diff(first, append=len(labels))
-        held = np.full(due.shape, -1)
-        while (found := np.nonzero(due <= after[:, None]))[0].size:
-            group, sample = found
-            item = order[first[group] + due[found] - before[group] - 1]
-            held[found] = item
+        items = np.full(due.shape, -1)
+        while (changing := np.nonzero(due <= after[:, None]))[0].size:
+            group, sample = changing
+            item = order[first[group] + due[changing] - before[group] - 1]  # `due` counts a group's items from 1
+            items[changing] = item
             u = uniforms(self.seed, self.stream, here[group], sample, self.seen + item)
-            due[found] = next_count(due[found], u)
+            due[changing] = next_count(due[changing], u)
         self.counts[here], self.due[here] = after, due
         self.seen += len(labels)
-        group, sample = found = np.nonzero(held >= 0)
-        return here[group], sample, held[found]
+        group, sample = changed = np.nonzero(items >= 0)
+        return here[group], sample, items[changed]
 
     def regroup(self, counts: np.ndarray, into: np.ndarray, groups: int) -> np.ndarray:
         """Start over from pieces whose samples are known: groups of this stream, of another one, or of both.

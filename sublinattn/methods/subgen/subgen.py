@@ -165,7 +165,7 @@ class SubGenCache(MergingCache):
         cluster_samples, value_samples, recent, rng
             As for the class.
         dtype : "float32" or "float64"
-            Of what is held: float32 for half precision, too.
+            Of the stored rows: float32 for half precision, too.
 
         Raises
         ------
@@ -173,8 +173,8 @@ class SubGenCache(MergingCache):
             Impossible parameters; a budget without room for one cluster.
         """
         d, d_v, t, s, r = (
-            checks.integer(name, x, minimum=least)
-            for name, x, least in (
+            checks.integer(name, x, minimum=minimum)
+            for name, x, minimum in (
                 ("d", d, 1),
                 ("d_v", d_v, 1),
                 ("cluster_samples", cluster_samples, 1),

@@ -157,24 +157,20 @@ def test_uniform_inclusion_after_merging() -> None:
     assert uniform_p_value(held, 21) > LEVEL
 
 
-@pytest.mark.parametrize("merged", [False, True])
-def test_value_norm_slots_are_independent_and_in_proportion(merged: bool) -> None:
-    """The joint law of two slots, in one stream or in two that merge and go on."""
-    heads, sizes = HEADS, np.array([1.0, 0.0, 3.0, 0.8, 2.0, 0.9, 4.0, 1.0, 1.3])
-    if merged:
-        one, other = (crowd(2, "value-norm", heads, sizes[:7] if rng == 3 else sizes[[0, 6]], rng) for rng in (3, 4))
-        other.contents()["keys"][:] += 7
-        one.merge(other)
-        more = np.full((heads, 1, 1), 10.0)
-        one.update(more, more / more)
-        weights = np.concatenate([sizes[:7], sizes[[0, 6]], [1.0]])
-    else:
-        one, weights = crowd(2, "value-norm", heads, sizes, rng=5), sizes
-    held, n = numbers(one), len(weights)
+def test_value_norm_slots_after_merging_are_independent_and_in_proportion() -> None:
+    """The joint law of two slots. That of one stream is in `primitives/test_reservoir`."""
+    sizes = np.array([1.0, 0.0, 3.0, 0.8, 2.0, 0.9, 4.0])
+    one, other = (crowd(2, "value-norm", HEADS, x, rng) for rng, x in ((3, sizes), (4, sizes[[0, 6]])))
+    other.contents()["keys"][:] += 7
+    one.merge(other)
+    more = np.full((HEADS, 1, 1), 10.0)
+    one.update(more, more / more)
+    weights = np.concatenate([sizes, sizes[[0, 6]], [1.0]])
+    stored, n = numbers(one), len(weights)
     law = np.outer(weights, weights).ravel() / weights.sum() ** 2
-    counts = np.bincount(held @ [n, 1], minlength=n * n)
-    assert not counts[law == 0].any() and heads * law[law > 0].min() > 15
-    assert stats.chisquare(counts[law > 0], heads * law[law > 0]).pvalue > LEVEL
+    counts = np.bincount(stored @ [n, 1], minlength=n * n)
+    assert not counts[law == 0].any() and HEADS * law[law > 0].min() > 15
+    assert stats.chisquare(counts[law > 0], HEADS * law[law > 0]).pvalue > LEVEL
 
 
 def test_the_estimate_tends_to_attention_as_the_budget_grows() -> None:

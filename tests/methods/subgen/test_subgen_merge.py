@@ -198,7 +198,7 @@ def test_doubling_bounds_the_clusters(most: int) -> None:
         cache.update(k[start : start + 25], v[start : start + 25])
         assert len(cache.centers) <= most
         delta = cache.heads[0].clusters.delta
-        assert np.log2(delta / 0.01).is_integer() and delta <= cache.radius < 2 * delta
+        assert np.log2(delta / 0.01).is_integer() and delta <= cache.radius < 2 * delta and cache.current_delta == delta
         assert_partition(cache, k[: start + 25], apart=delta)
     assert_laws(cache, k, v)
     assert cache.delta == 0.01  # a parameter: what a cache to be merged with it must have
