@@ -4,43 +4,22 @@ Algorithms take and return NumPy, CuPy, PyTorch or JAX arrays of shape `(..., n,
 in `sublinattn.theory` and `sublinattn.lab`; figures in `sublinattn.plots`; the command line in `sublinattn.cli`.
 """
 
-from importlib.metadata import version
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from .core.exact import Partial, attention, partial_attention
-from .core.timing import stage_times
-from .methods.baselines.uniform import uniform_attention
-from .methods.caches.exact import ExactCache, ZeroCache
-from .methods.caches.heavy_hitter import HeavyHitterCache
-from .methods.caches.k_center import KCenterCache
-from .methods.caches.reservoir import ReservoirCache
-from .methods.caches.sink import SinkCache
-from .methods.countsketch.recovery import SparseColumns
-from .methods.hyperattention.hardness import Hardness, hardness
-from .methods.hyperattention.hyper import hyper_attention
-from .methods.onepass.onepass import OnePassSketch
-from .methods.polynomial.polynomial import PolynomialState, polynomial_attention
-from .methods.subgen.subgen import SubGenCache
+if TYPE_CHECKING:
+    from .api import *  # noqa: F403
+    from .api import __all__ as __all__
+    from .api import __version__ as __version__
 
-__version__ = version("sublinattn")
 
-__all__ = [
-    "ExactCache",
-    "Hardness",
-    "HeavyHitterCache",
-    "KCenterCache",
-    "OnePassSketch",
-    "Partial",
-    "PolynomialState",
-    "ReservoirCache",
-    "SinkCache",
-    "SparseColumns",
-    "SubGenCache",
-    "ZeroCache",
-    "attention",
-    "hardness",
-    "hyper_attention",
-    "partial_attention",
-    "polynomial_attention",
-    "stage_times",
-    "uniform_attention",
-]
+def __getattr__(name: str) -> Any:
+    """Load the public names, and NumPy with them, at the first use of one: `sublinattn --help` needs none."""
+    api = import_module(".api", __name__)
+    if name not in ("__all__", "__version__", *api.__all__):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

@@ -1,4 +1,4 @@
-"""The command line. Everything heavy is imported by the command that needs it, so that `--help` is instant."""
+"""The command line. A command imports what it needs when it runs, so that help and the claims appear at once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +31,7 @@ COLOURS = {"supported": "green", "refuted": "red", "undecided": "yellow", "vacuo
 
 
 class Effort(StrEnum):
-    """How many trials, and how large."""
+    """How many trials are run, and at which problem sizes."""
 
     smoke = "smoke"
     standard = "standard"
@@ -41,7 +39,7 @@ class Effort(StrEnum):
 
 
 class Backend(StrEnum):
-    """Array library."""
+    """The array library that computes."""
 
     auto = "auto"
     numpy = "numpy"
@@ -57,35 +55,49 @@ class Bench(StrEnum):
     verdicts = "verdicts"
 
 
-EffortOption = Annotated[Effort, typer.Option(help="smoke: minutes; standard: an hour; full: for a GPU or a cluster.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="The same seed gives the same ledger.")]
-BackendOption = Annotated[Backend, typer.Option(help="auto takes CuPy where there is a GPU.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+EffortOption = Annotated[
+    Effort, typer.Option(help="smoke takes minutes, standard an hour; full is meant for a GPU or a cluster.")
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of all random draws: the same seed gives the same results.")]
+BackendOption = Annotated[
+    Backend, typer.Option(help="Array library; auto means CuPy where there is a GPU, else NumPy.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @app.command(epilog="Example: [bold]sublinattn run --effort smoke --only '0*' --jobs 2 --resume[/]")
 def run(
     notebooks: Annotated[
-        Path | None, typer.Option(help="Folder of notebooks.", show_default="notebooks, or those installed")
+        Path | None, typer.Option(help="Folder of the notebooks to run.", show_default="notebooks, or those installed")
     ] = None,
     effort: EffortOption = Effort.smoke,
     seed: SeedOption = 0,
     backend: BackendOption = Backend.auto,
-    out: Annotated[Path, typer.Option(help="Folder for everything that the run makes.")] = Path("out"),
-    only: Annotated[str | None, typer.Option(metavar="GLOB", help="Run the notebooks with such a name.")] = None,
-    param: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A notebook's parameter, JSON or text; repeatable.")
+    out: Annotated[Path, typer.Option(help="Folder for the ledger, the report and all other results.")] = Path("out"),
+    only: Annotated[
+        str | None, typer.Option(metavar="GLOB", help="Run only the notebooks whose name matches this pattern.")
     ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Notebooks at a time.", show_default="CPUs")] = None,
-    scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler that runs them.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Skip what is complete and unchanged.")] = False,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Set a parameter of the notebooks (JSON or text); repeatable."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Number of notebooks to run at the same time.", show_default="CPUs")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Run the notebooks on the Dask cluster of this scheduler.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Skip notebooks that are complete and unchanged since.")
+    ] = False,
     record: Annotated[
-        Path | None, typer.Option(help="The ledger on record.", show_default="ledger.json, where there is one")
+        Path | None,
+        typer.Option(help="Earlier ledger to compare the verdicts with.", show_default="ledger.json, if it exists"),
     ] = None,
 ) -> None:
-    """Execute the notebooks; write the ledger and the report.
+    """Run the notebooks, which verify the claims; write the ledger of verdicts and the report.
 
-    Fails when a notebook fails, or when a claim is refuted that the ledger on record has as supported.
+    The exit code is 1 when a notebook fails, or when a claim is refuted that the earlier ledger has as supported.
     """
     from .suite import runner
 
@@ -113,7 +125,7 @@ def run(
     )
     for claim in result.flips:
         reason = escape(result.ledger["claims"][claim]["reason"])
-        console.print(f"[red]{claim} is refuted, and the ledger on record has it as supported[/]: {reason}")
+        console.print(f"[red]{claim} is refuted, but the earlier ledger has it as supported[/]: {reason}")
     for outcome in result.failed:
         console.print(f"[red]notebook {escape(outcome.name)} failed[/]: {escape(outcome.error)}")
     console.print(f"Ledger: {out / 'ledger.json'}\nReport: {result.report}", soft_wrap=True, highlight=False)
@@ -122,54 +134,58 @@ def run(
 
 @app.command(epilog="Example: [bold]sublinattn verify ha24.lsh-collision --effort standard --seed 1[/]")
 def verify(
-    claim: Annotated[str, typer.Argument(help="Its id; `sublinattn claims` lists them.")],
+    claim: Annotated[str, typer.Argument(help="Id of the claim; `sublinattn claims` lists all.")],
     effort: EffortOption = Effort.smoke,
     seed: SeedOption = 0,
     backend: BackendOption = Backend.auto,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes for the trials; they change no number.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Number of processes for the trials; it does not change the result.")
+    ] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify one claim. The exit code is 1 when it is refuted."""
+    """Verify one claim: run its trials and print the verdict. The exit code is 1 when the claim is refuted."""
     from concurrent.futures import ProcessPoolExecutor
+    from difflib import get_close_matches
     from multiprocessing import get_context
 
-    from . import theory
     from .lab import ledger
+    from .suite.catalogue import place
+    from .theory import CLAIMS
+    from .theory import verify as run_trials
 
-    if claim not in theory.CLAIMS:
-        _fail(f"no claim {claim!r}; `sublinattn claims` lists them")
+    if claim not in CLAIMS:
+        nearest = "".join(f"; did you mean {name!r}?" for name in get_close_matches(claim, CLAIMS, n=1))
+        _fail(f"no claim {claim!r}{nearest or '; `sublinattn claims` lists all'}")
     # Workers are spawned: a fork of a process that has started threads may hang.
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) if jobs > 1 else nullcontext()
     try:
         with pool as executor:
-            verdict = theory.verify(claim, effort=effort.value, rng=seed, backend=backend.value, executor=executor)
+            verdict = run_trials(claim, effort=effort.value, rng=seed, backend=backend.value, executor=executor)
     except RuntimeError as error:
         _fail(error)
-    record = ledger.entry(theory.CLAIMS[claim], verdict)
+    record = ledger.entry(CLAIMS[claim], verdict)
     if as_json:
         print(json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False))
     else:
-        _show(record)
+        _show(record, place(CLAIMS[claim].trial))
     raise typer.Exit(int(record["outcome"] == "refuted"))
 
 
 @app.command(epilog="Example: [bold]sublinattn claims --json | jq '.[].id'[/]")
 def claims(as_json: JsonOption = False) -> None:
-    """List the claims."""
-    from .theory import CLAIMS
+    """List all claims: what each one says, of which paper, and where the function of its trial stands."""
+    from .suite.catalogue import catalogue
 
-    keys = ("id", "paper", "title", "kind", "sabotages")
-    known = [CLAIMS[name] for name in sorted(CLAIMS)]
-    rows = [(c.id, c.paper, c.title, type(c.kind).__name__.lower(), len(c.sabotages)) for c in known]
+    listed = catalogue()
     if as_json:
-        print(json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=2, ensure_ascii=False))
+        print(json.dumps(listed, indent=2, ensure_ascii=False))
     else:
-        _table(keys, rows)
+        _table(list(listed[0]), [list(claim.values()) for claim in listed])
 
 
 @app.command(epilog="Example: [bold]sublinattn report out[/]")
-def report(out: Annotated[Path, typer.Argument(help="Folder of a run.")] = Path("out")) -> None:
-    """Make the report of a run again."""
+def report(out: Annotated[Path, typer.Argument(help="Folder of the run's results.")] = Path("out")) -> None:
+    """Write the report of an earlier run again, from its ledger."""
     from .suite import report as pages
 
     try:
@@ -181,48 +197,39 @@ def report(out: Annotated[Path, typer.Argument(help="Folder of a run.")] = Path(
 @app.command(epilog="Example: [bold]sublinattn bench hyper[/]")
 def bench(
     what: Annotated[
-        Bench, typer.Argument(help="hyper, stream, subgen: speed and memory; verdicts: the engine's error rates.")
+        Bench, typer.Argument(help="Speed and memory of hyper, stream or subgen; error rates of verdicts.")
     ],
 ) -> None:
-    """Measure speed, or the error rates of the verdict engine."""
-    if what is Bench.hyper:
-        from .suite import bench as speed
-
-        _frame(speed.hyper())
-        _frame(speed.memory())
-    elif what is Bench.stream:
-        from .suite import bench_stream
-
-        _frame(bench_stream.stream())
-    elif what is Bench.subgen:
-        from .suite import bench_subgen
-
-        _frame(bench_subgen.ingest())
-        _frame(bench_subgen.query())
-        _frame(bench_subgen.held())
-    else:
+    """Measure the speed of the algorithms, or the error rates of the verdicts by simulation."""
+    if what is Bench.verdicts:
         from .theory import error_rates
 
-        _frame(error_rates.bars(error_rates.measure()))
+        tables = [error_rates.bars(error_rates.measure())]
+    else:
+        from .suite import bench
+
+        tables = {Bench.hyper: bench.hyper, Bench.stream: bench.stream, Bench.subgen: bench.subgen}[what]()
+    for table in tables:
+        _frame(table)
 
 
 @app.command(epilog="Example: [bold]sublinattn capture --model tiny --text book.txt -n 32768 --out qkv.safetensors[/]")
 def capture(
-    out: Annotated[Path, typer.Option(help="safetensors file to write.")],
-    model: Annotated[str, typer.Option(help="tiny, or a folder in Llama's Hugging Face layout.")] = "tiny",
+    out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
+    model: Annotated[str, typer.Option(help="tiny (ships with the package), or the folder of a Llama model.")] = "tiny",
     text: Annotated[
-        Path | None, typer.Option(help="UTF-8 text.", show_default="Python modules that tiny was not trained on")
+        Path | None, typer.Option(help="UTF-8 text to read.", show_default="Python code that tiny was not trained on")
     ] = None,
     tokens: Annotated[
         int | None,
-        typer.Option("-n", "--tokens", min=1, help="First tokens of the text.", show_default="the trained context"),
+        typer.Option("-n", "--tokens", min=1, help="Number of tokens to read.", show_default="the trained context"),
     ] = None,
-    half: Annotated[bool, typer.Option("--half", help="Write float16: half of the bytes.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Write float16 instead of float32.")] = False,
     backend: BackendOption = Backend.auto,
 ) -> None:
-    """Write the queries and keys (rotated) and the values of every layer and head of a model on a text.
+    """Run a model on a text and save the queries, keys (both rotated) and values of every layer and head.
 
-    Beyond the context that the model was trained on, its rotations are stretched by YaRN.
+    If the text is longer than the context that the model was trained on, the rotations are stretched by YaRN.
     """
     from .lab import models
     from .lm.capture import capture as write
@@ -242,13 +249,15 @@ def capture(
 
 @app.command(epilog="Example: [bold]sublinattn audit qkv.safetensors --share 0.125 --tolerance 0.05[/]")
 def audit(
-    captured: Annotated[Path, typer.Argument(help="What `sublinattn capture` wrote, or any q, k, v: see the README.")],
-    out: Annotated[Path, typer.Option(help="Folder for tables, figures and the page.")] = Path("audit"),
-    share: Annotated[float, typer.Option(help="Of the exact cache's bytes that a method may hold.")] = 1 / 16,
-    tolerance: Annotated[float, typer.Option(help="Largest relative error that is acceptable.")] = 0.1,
+    captured: Annotated[
+        Path, typer.Argument(help="File that `sublinattn capture` wrote, or one like it: see the README.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the page, its tables and figures.")] = Path("audit"),
+    share: Annotated[float, typer.Option(help="Memory budget per method, as a fraction of the exact cache.")] = 1 / 16,
+    tolerance: Annotated[float, typer.Option(help="Largest acceptable relative error.")] = 0.1,
     seed: SeedOption = 0,
 ) -> None:
-    """Say which method suits which head: hardness, whose theorem holds there, and every method's measured error."""
+    """Recommend a method for each head from its hardness, the theorems that apply, and measured errors."""
     from .lab.workloads.instance import Captured
     from .suite.audit import page
     from .suite.audit.advice import check_tolerance
@@ -258,17 +267,19 @@ def audit(
         check_tolerance(tolerance)
         opened = Captured.open(captured)
         with _counting("heads") as progress:
-            found = measure(opened, share=share, seed=seed, progress=progress)
-        written = page.write(found, out, tolerance=tolerance, seed=seed)
+            result = measure(opened, share=share, seed=seed, progress=progress)
+        written = page.write(result, out, tolerance=tolerance, seed=seed)
     except (ValueError, OSError, ImportError) as error:
         _fail(error)
-    _frame(page.summary(found, tolerance=tolerance))
+    _frame(page.summary(result, tolerance=tolerance))
     console.print(f"Page: {written}", soft_wrap=True, highlight=False)
 
 
 @contextmanager
 def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that is told how much is done, and of how much; nothing where there is no terminal."""
+    """Yield a function that shows (done, total) as a progress bar; without a terminal it shows nothing."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn(what), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(what)
@@ -291,12 +302,16 @@ def _fail(error: Exception | str) -> Any:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table on a terminal; tab-separated lines, which tools can cut, elsewhere."""
+    """Print a table on a terminal, tab-separated lines for other programs elsewhere."""
+    from rich.table import Table
+
     if not sys.stdout.isatty():
         for row in (columns, *rows):
             print("\t".join(map(str, row)))
         return
-    table = Table(*columns, box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")  # in a narrow window text is broken, never cut
     for row in rows:
         table.add_row(*(escape(str(value)) for value in row))
     console.print(table)
@@ -307,25 +322,30 @@ def _frame(frame: pd.DataFrame) -> None:
     _table(list(map(str, frame.columns)), values)
 
 
-def _show(record: Mapping[str, Any]) -> None:
-    """Summary of one verdict."""
+def _show(record: Mapping[str, Any], trial: str) -> None:
+    """Print one verdict."""
+    from rich.table import Table
+
     from .suite.report.views import claim_view, number, percent
 
     view = claim_view(record)
     colour = COLOURS[view["outcome"]]
     console.print(f"[bold]{escape(view['title'])}[/]  {escape(view['id'])}, [{view['paper']}] {escape(view['source'])}")
     console.print(f"[bold {colour}]{view['outcome']}[/]  {escape(view['reason'])}")
-    console.print(
-        f"promise: {escape(view['promise']['text'])}; slack {'; '.join(view['slack_lines']) or '–'}", highlight=False
-    )
+    slack = "; ".join(view["slack_lines"]) or "–"
+    console.print(f"promise: {escape(view['promise']['text'])}; slack {slack}", highlight=False)
+    console.print(f"trial: {escape(trial)}", highlight=False, soft_wrap=True)
     table = Table("case", "outcome", "trials", "failures", "99 % limits", "slack", box=None, header_style="bold")
+    show = number if view["kind"] == "mean" else percent
     for case in view["cases"]:
-        show = number if view["kind"] == "mean" else percent
-        shown = ", ".join(f"{key}={value}" for key, value in case["case"].items())
-        limits = f"{show(case['lower'])} to {show(case['upper'])}"
-        outcome = f"[{COLOURS[case['outcome']]}]{case['outcome']}[/]"
-        slack = number(case["slack"]["q50"])
-        table.add_row(escape(shown), outcome, str(case["trials"]), str(case["failures"]), limits, slack)
+        table.add_row(
+            escape(", ".join(f"{key}={value}" for key, value in case["case"].items())),
+            f"[{COLOURS[case['outcome']]}]{case['outcome']}[/]",
+            str(case["trials"]),
+            str(case["failures"]),
+            f"{show(case['lower'])} to {show(case['upper'])}",
+            number(case["slack"]["q50"]),
+        )
     console.print(table)
     for drop in view["drops"]:
         console.print(f"without [bold]{escape(drop['assumption'])}[/]: {drop['outcome']}, {escape(drop['reason'])}")

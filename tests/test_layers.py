@@ -45,7 +45,7 @@ def room(name: str) -> str:
         inside = {part.removesuffix(".py") for part in parts[1:]}
         return "claims" if "claims" in inside else "studies" if "studies" in inside else "algorithms"
     if len(parts) == 1:
-        return "public" if name in ("__init__.py", "streams.py") else "commands"
+        return "public" if name in ("__init__.py", "api.py", "streams.py") else "commands"
     return parts[0]
 
 

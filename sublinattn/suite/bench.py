@@ -1,10 +1,12 @@
-"""Speed of HyperAttention and of exact attention, side by side in one run: machines are shared and noisy, so only
-ratios count.
+"""Speed and memory of the algorithms beside what they cannot do without, in one run: float32, on the CPU.
+
+Machines are shared and noisy, so contenders run in turn, round after round, and the ratios are the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,34 +15,162 @@ import pandas as pd
 
 from ..core import backends
 from ..core.exact import attention
-from ..core.timing import peak_bytes, timed
+from ..core.timing import best_of, peak_bytes
+from ..lab.workloads import make
+from ..lab.workloads.instance import Instance
+from ..methods.caches.exact import ExactCache
 from ..methods.hyperattention.hyper import hyper_attention
+from ..methods.onepass.onepass import OnePassSketch
+from ..methods.polynomial.monomials import Monomials
+from ..methods.polynomial.polynomial import PolynomialState
+from ..methods.subgen.subgen import SubGenCache
 
 
-def products_alone(n: int, d: int, block_size: int, sample_size: int) -> None:
-    """The matrix products and exponentials that non-causal HyperAttention cannot do without, on arrays that stay in
-    cache.
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """One call to be timed.
+
+    Attributes
+    ----------
+    what : str
+        Name in the table.
+    n : int
+        Number of tokens that the call handles.
+    call : callable
+    yardstick : Contender, optional
+        The contender whose tokens per second this one's are divided by.
+    repeats : int
+        Calls per round, of which the fastest counts: several where one call is short.
+    nbytes : int, optional
+        Bytes of the state that is kept.
     """
 
-    def make_worker() -> Callable[[int], None]:
-        q = np.full((block_size, d), 0.01, np.float32)
-        out = np.empty((block_size, d), np.float32)
-        parts = [
-            (np.full((keys, d), 0.01, np.float32), np.empty((block_size, keys), np.float32))
-            for keys in (block_size, sample_size)
+    what: str
+    n: int
+    call: Callable[[], Any]
+    yardstick: Contender | None = None
+    repeats: int = 1
+    nbytes: int | None = None
+
+
+def race(contenders: Sequence[Contender], rounds: int = 3) -> pd.DataFrame:
+    """Time all contenders in turn, `rounds` times.
+
+    Returns
+    -------
+    DataFrame
+        what, n, seconds (median over rounds), fastest, tokens_per_second (of the fastest), nbytes, ratio (of its tokens
+        per second to the yardstick's, median over rounds), yardstick.
+    """
+    seconds: dict[Contender, list[float]] = {contender: [] for contender in contenders}
+    for _ in range(rounds):
+        for contender, times in seconds.items():
+            times.append(best_of(np, contender.call, contender.repeats))
+    rows = []
+    for contender, times in seconds.items():
+        other, ratio = contender.yardstick, np.nan
+        if other is not None:
+            ratio = float(np.median(np.divide(seconds[other], times))) * contender.n / other.n
+        rows.append(
+            {
+                "what": contender.what,
+                "n": contender.n,
+                "seconds": np.median(times),
+                "fastest": min(times),
+                "tokens_per_second": contender.n / min(times),
+                "nbytes": contender.nbytes or "",
+                "ratio": ratio,
+                "yardstick": "" if other is None else other.what,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+# ---------------------------------------------------------------------------------------------------- sublinattn bench
+def hyper(n: int = 131072, *, n_exact: int = 16384, d: int = 64, size: int = 256) -> list[pd.DataFrame]:
+    """HyperAttention and exact attention of one head; PyTorch's exact attention where the extra `torch` is installed.
+
+    Returns
+    -------
+    list of DataFrame
+        Times, as `race`; and the peak bytes of `hyper_attention` beyond its inputs, its output included.
+    """
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((n, d), dtype=np.float32) for _ in range(3))
+    short = [x[:n_exact] for x in (q, k, v)]
+    floor = Contender("products and exponentials alone", n, partial(_hyper_products, n, d, size), repeats=5)
+    contenders, memory = [floor], []
+    for causal, name in ((False, ""), (True, ", causal")):
+        sublinear = partial(hyper_attention, q, k, v, causal=causal, block_size=size, sample_size=size, rng=0)
+        exact = partial(attention, *short, causal=causal)
+        torch_long, torch_short = (
+            Contender(f"PyTorch SDPA{name}", len(x[0]), call) if (call := _sdpa(*x, causal=causal)) else None
+            for x in ((q, k, v), short)
+        )
+        contenders += [contender for contender in (torch_long, torch_short) if contender]
+        contenders.append(Contender(f"attention{name}", n_exact, exact, torch_short, repeats=3))
+        contenders.append(Contender(f"hyper_attention{name}", n, sublinear, torch_long, repeats=5))
+        memory.append({"causal": causal, "peak_bytes": peak_bytes(np, sublinear), "output_bytes": v.nbytes})
+        if not causal:
+            contenders.append(Contender("hyper_attention", n, sublinear, floor, repeats=5))
+    return [race(contenders), pd.DataFrame(memory)]
+
+
+def stream(n: int = 2**20, *, n_paper: int = 2**17, d: int = 8) -> list[pd.DataFrame]:
+    """The streaming state of the polynomial method, and the one-pass sketches with their decoders."""
+    contenders = []
+    for length in (n_paper, n):
+        x = make("compressible", length, d, rng=0)
+        floor = Contender("products alone", length, partial(_state_products, length, d))
+        state = partial(_state, x)
+        contenders += [floor, Contender("streaming state, keys", length, state, floor, nbytes=state().nbytes)]
+        for variant in ("fused", "paper") if length == n_paper else ("fused",):
+            feed = partial(_sketch, x, variant)
+            sketch = feed()
+            contenders.append(Contender(f"{variant}, keys and queries", length, feed, nbytes=sketch.nbytes))
+            for method in ("identify", "scan"):
+                contenders.append(Contender(f"{variant}, {method}", length, partial(sketch.decode, method)))
+    return [race(contenders)]
+
+
+def subgen(n: int = 2**20, *, d: int = 64, clusters: int = 1000) -> list[pd.DataFrame]:
+    """SubGen's cache on keys in clusters of diameter delta.
+
+    Returns
+    -------
+    list of DataFrame
+        Times of absorbing tokens and of one query, as `race`; and n, nbytes, clusters, share_of_exact (of the exact
+        cache's bytes) while tokens arrive.
+    """
+    x = make("clusterable", n, d, rng=0, clusters=clusters, delta=1.0)
+    started, later = _subgen(x, n // 8), range(n // 8, n // 8 + n // 512)
+    rows = Contender("SubGen, row by row", len(later), lambda: [started.update(x.k[i], x.v[i]) for i in later])
+    absorb = race(
+        [
+            Contender("products and minima alone", n, partial(_subgen_products, n, d, clusters), rows),
+            Contender("SubGen, in chunks", n, partial(_subgen, x, n), rows),
+            rows,
         ]
+    )
+    cache, exact, q = _subgen(x, n), ExactCache().update(x.k, x.v), x.q[:1]
+    answer = Contender("SubGen, one query", n, partial(cache.attend, q), nbytes=cache.nbytes)
+    query = race(
+        [
+            answer,
+            Contender("exact cache, one query", n, partial(exact.attend, q), answer, nbytes=exact.nbytes),
+            Contender("NumPy, all BLAS threads", n, partial(_softmax, x, q[0]), answer, nbytes=2 * x.k.nbytes),
+        ],
+        rounds=9,
+    )
+    memory = []
+    for length in (n >> shift for shift in range(4, -1, -1)):
+        cache = _subgen(x, length)
+        share = cache.nbytes / (2 * x.k[:length].nbytes)
+        memory.append({"n": length, "nbytes": cache.nbytes, "clusters": len(cache.counts), "share_of_exact": share})
+    return [absorb, query, pd.DataFrame(memory)]
 
-        def worker(block: int) -> None:
-            for k, logits in parts:
-                np.matmul(q, k.T, out=logits)
-                np.exp(logits, out=logits)
-                np.matmul(logits, k, out=out)
 
-        return worker
-
-    backends.for_tiles(np, range(n // block_size), make_worker)
-
-
+# ---------------------------------------------------------------------------------------------------------- what is run
 def _sdpa(*arrays: np.ndarray, causal: bool) -> Callable[[], Any] | None:
     try:
         import torch
@@ -50,55 +180,84 @@ def _sdpa(*arrays: np.ndarray, causal: bool) -> Callable[[], Any] | None:
     return partial(torch.nn.functional.scaled_dot_product_attention, *tensors, is_causal=causal)
 
 
-def hyper(
-    n: int = 131072,
-    *,
-    n_exact: int = 16384,
-    d: int = 64,
-    block_size: int = 256,
-    sample_size: int = 256,
-    rounds: int = 3,
-) -> pd.DataFrame:
-    """Time everything `rounds` times in turn (the fast ones five times a round), one head, float32, on the CPU.
-
-    Returns
-    -------
-    DataFrame
-        A row per contender: `what`, `n`, `causal`, `seconds` (median), `fastest`, `ratio` (median over rounds of its
-        yardstick's seconds over its
-        own), `yardstick`. PyTorch's rows are there only with the extra `sublinattn[torch]`.
-    """
-    rng = np.random.default_rng(0)
-    q, k, v = (rng.standard_normal((n, d), dtype=np.float32) for _ in range(3))
-    short = [x[:n_exact] for x in (q, k, v)]
-    knobs: dict[str, Any] = {"block_size": block_size, "sample_size": sample_size, "rng": 0}
-    floor = ("products and exponentials alone", n, False)
-    contenders: dict[tuple[str, int, bool], tuple[Callable[[], Any] | None, int, tuple[str, int, bool] | None]] = {
-        floor: (partial(products_alone, n, d, block_size, sample_size), 5, None)
-    }
-    for causal in (False, True):
-        sdpa, sdpa_short = ("PyTorch SDPA", n, causal), ("PyTorch SDPA", n_exact, causal)
-        contenders[sdpa] = (_sdpa(q, k, v, causal=causal), 1, None)
-        contenders[sdpa_short] = (_sdpa(*short, causal=causal), 3, None)
-        contenders["attention", n_exact, causal] = (partial(attention, *short, causal=causal), 3, sdpa_short)
-        contenders["hyper_attention", n, causal] = (partial(hyper_attention, q, k, v, causal=causal, **knobs), 5, sdpa)
-    contenders["hyper_attention / floor", n, False] = (contenders["hyper_attention", n, False][0], 5, floor)
-    seconds: dict[tuple[str, int, bool], list[float]] = {key: [] for key, (call, _, _) in contenders.items() if call}
-    for _ in range(rounds):
-        for key in seconds:
-            call, repeats, _ = contenders[key]
-            seconds[key].append(float(np.median([timed(np, call)[1] for _ in range(repeats)])))  # type: ignore[arg-type]
-    rows = []
-    for key, times in seconds.items():
-        yardstick = contenders[key][2]
-        ratio = float(np.median(np.divide(seconds[yardstick], times))) if yardstick in seconds else np.nan
-        rows.append((*key, np.median(times), min(times), ratio, "" if yardstick is None else yardstick[0]))
-    return pd.DataFrame(rows, columns=["what", "n", "causal", "seconds", "fastest", "ratio", "yardstick"])
+def _state(x: Instance) -> PolynomialState:
+    d = x.k.shape[1]
+    return PolynomialState(d, d, degree=4).update(x.k, x.v)
 
 
-def memory(n: int = 131072, *, d: int = 64) -> pd.DataFrame:
-    """Peak bytes of `hyper_attention` beyond its inputs, the output included, with and without a causal mask."""
-    rng = np.random.default_rng(0)
-    q, k, v = (rng.standard_normal((n, d), dtype=np.float32) for _ in range(3))
-    rows = [(c, peak_bytes(np, partial(hyper_attention, q, k, v, causal=c, rng=0)), q.nbytes) for c in (False, True)]
-    return pd.DataFrame(rows, columns=["causal", "peak_bytes", "output_bytes"])
+def _sketch(x: Instance, variant: str, chunk: int = 65536) -> OnePassSketch:
+    n, d = x.q.shape
+    sketch = OnePassSketch(n, d, d, degree=4, sparsity=64, eps1=0.5, eps2=0.5, variant=variant, rng=0)
+    for at in range(0, n, chunk):
+        sketch.absorb_keys(x.k[at : at + chunk], x.v[at : at + chunk])
+    for at in range(0, n, chunk):
+        sketch.absorb_queries(x.q[at : at + chunk])
+    return sketch
+
+
+def _subgen(x: Instance, n: int, chunk: int = 4096) -> SubGenCache:
+    cache = SubGenCache(1.0, 8, 256, rng=0)
+    for at in range(0, n, chunk):
+        cache.update(x.k[at : at + chunk], x.v[at : at + chunk])
+    return cache
+
+
+def _softmax(x: Instance, q: np.ndarray) -> np.ndarray:
+    logits = x.scale * (x.k @ q)
+    weights = np.exp(logits - logits.max())
+    return weights @ x.v / weights.sum()
+
+
+# Floors: the operations that an algorithm cannot do without, on arrays that stay in cache.
+
+
+def _hyper_products(n: int, d: int, size: int) -> None:
+    """Matrix products and exponentials of HyperAttention without a mask: every query with a block and a sample."""
+
+    def make_worker() -> Callable[[int], None]:
+        q, k = (np.full((size, d), 0.01, np.float32) for _ in range(2))
+        logits, out = np.empty((size, size), np.float32), np.empty((size, d), np.float32)
+
+        def worker(block: int) -> None:
+            for _ in ("block", "sample"):
+                np.matmul(q, k.T, out=logits)
+                np.exp(logits, out=logits)
+                np.matmul(logits, k, out=out)
+
+        return worker
+
+    backends.for_tiles(np, range(n // size), make_worker)
+
+
+def _state_products(n: int, d: int) -> None:
+    """Multiplications and matrix products that absorbing n tokens into the streaming state takes."""
+    t = Monomials(d, 4).rank
+    rows = 2**18 // t  # 1 MiB of features
+
+    def make_worker() -> Callable[[int], None]:
+        features, column, values = (np.full(shape, 0.5, np.float32) for shape in ((t, rows), rows, (rows, d + 1)))
+        out = np.empty_like(features)
+
+        def worker(chunk: int) -> None:
+            np.multiply(features, column, out=out)
+            np.matmul(out, values)
+
+        return worker
+
+    backends.for_tiles(np, range(-(-n // rows)), make_worker)
+
+
+def _subgen_products(n: int, d: int, clusters: int) -> None:
+    """Distances of all tokens to all cluster centres, as matrix products and minima."""
+    rows = 2**18 // clusters
+
+    def make_worker() -> Callable[[int], None]:
+        x, centres = (np.full((count, d), 0.5, np.float32) for count in (rows, clusters))
+        out = np.empty((rows, clusters), np.float32)
+
+        def worker(tile: int) -> None:
+            np.matmul(x, centres.T, out=out).argmin(axis=1)
+
+        return worker
+
+    backends.for_tiles(np, range(-(-n // rows)), make_worker)

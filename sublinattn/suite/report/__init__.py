@@ -14,12 +14,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
+from pygments.formatters import HtmlFormatter
 
 from ...core import files
 from ...lab import ledger
 from . import views
 from .citations import citations
-from .mathml import highlighting, mathml, to_html
+from .mathml import mathml
 
 FORMATS = ("svg", "pdf", "png", "json")
 
@@ -38,6 +39,8 @@ def build(out: Path | str) -> Path:
         There is no ledger in `out`.
     """
     out = Path(out)
+    if not (out / "ledger.json").exists():
+        raise FileNotFoundError(f"{out} holds no ledger.json; `sublinattn run --out {out}` writes one, and the report")
     record = ledger.load(out / "ledger.json")
     draft = Path(tempfile.mkdtemp(prefix=".report-", dir=out))
     try:
@@ -71,6 +74,8 @@ def _write_site(site: Path, out: Path, record: Mapping[str, Any]) -> None:
         neighbours = {"before": claims[i - 1] if i else None, "after": claims[i + 1] if i + 1 < len(claims) else None}
         shown = [figure for figure in figures.values() if claim["id"] in figure["claims"]]
         page(f"claims/{claim['id']}.html", "claim.html.j2", claim=claim, shown=shown, **neighbours)
+    from .notebook_html import to_html  # brings IPython, which the audit page and `verify` do without
+
     for notebook in notebooks.values():
         if notebook["file"]:
             body = Markup(to_html(notebook["file"]))
@@ -78,10 +83,10 @@ def _write_site(site: Path, out: Path, record: Mapping[str, Any]) -> None:
 
 
 def stylesheet() -> str:
-    """Of every page, light and dark."""
+    """Style of every page and of the code in it, light and dark."""
     css = (Path(__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
-    dark = "@media (prefers-color-scheme: dark) {\n" + highlighting("github-dark") + "\n}\n"
-    return css + highlighting("default") + "\n" + dark
+    light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("default", "github-dark"))
+    return f"{css}{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
 
 
 def environment(**settings: Any) -> Environment:

@@ -1,19 +1,10 @@
-"""An executed notebook as a fragment of HTML that needs no network: its mathematics is MathML, not MathJax."""
+"""Mathematics that needs neither a network nor a script."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
-from typing import Any
 
-import nbformat
-from jinja2 import pass_context
 from latex2mathml import converter
-from nbconvert import HTMLExporter
-from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-from pygments.formatters import HtmlFormatter
 
 
 def mathml(latex: str, display: bool = False) -> str:
@@ -22,53 +13,3 @@ def mathml(latex: str, display: bool = False) -> str:
         return converter.convert(latex, display="block" if display else "inline")
     except Exception:  # latex2mathml raises a family of its own, and IndexError on some input
         return f"<code>{html.escape(latex)}</code>"
-
-
-def to_html(path: Path) -> str:
-    """Body of an executed notebook."""
-    notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        for output in cell.get("outputs", ()):
-            if "data" in output:
-                _prefer_mathml(output.data)
-    body, _ = _exporter().from_notebook_node(notebook)
-    return str(body)
-
-
-def highlighting(style: str) -> str:
-    """CSS rules for the highlighted code."""
-    return str(HtmlFormatter(style=style).get_style_defs(".highlight"))
-
-
-class _Renderer(IPythonRenderer):
-    """Markdown cells."""
-
-    def block_math(self, body: str) -> str:
-        return mathml(body, display=True)
-
-    def inline_math(self, body: str) -> str:
-        return mathml(body)
-
-    def latex_environment(self, name: str, body: str) -> str:
-        return mathml(f"\\begin{{{name}}}{body}\\end{{{name}}}", display=True)
-
-
-class _Exporter(HTMLExporter):
-    @pass_context
-    def markdown2html(self, context: Mapping[str, Any], source: str) -> str:
-        attachments = context.get("cell", {}).get("attachments", {})
-        renderer = _Renderer(escape=False, attachments=attachments, exclude_anchor_links=True)
-        return str(MarkdownWithMath(renderer=renderer).render(source))
-
-
-@cache
-def _exporter() -> _Exporter:
-    """One for all notebooks: each compiles its templates anew."""
-    return _Exporter(template_name="basic")
-
-
-def _prefer_mathml(data: dict[str, Any]) -> None:
-    """Formulas that a cell has put out (SymPy does) come as LaTeX for MathJax."""
-    if "text/latex" in data:
-        latex = data.pop("text/latex").strip().strip("$").removeprefix(r"\displaystyle")
-        data["text/html"] = mathml(latex, display=True)

@@ -1,0 +1,47 @@
+"""The list of all claims, without the seconds that importing them takes (their statements are SymPy expressions).
+
+The list is stored beside the compiled modules, with the hash of the sources that it was derived from, and is derived
+again as soon as any source of the package differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.util import cache_from_source
+from pathlib import Path
+from typing import Any
+
+from ..core import files
+from ..core.provenance import source_hash
+
+COLUMNS = ("id", "paper", "title", "kind", "sabotages", "trial")
+_PACKAGE = Path(__file__).parents[1]
+_STORED = Path(cache_from_source(__file__)).with_name("claims.json")
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """One mapping per claim, sorted by id: id, paper, title, kind, number of sabotages, place of the trial."""
+    source = source_hash()
+    with suppress(OSError, ValueError):
+        stored = files.read_json(_STORED)
+        if stored["source"] == source:
+            return [dict(zip(COLUMNS, row, strict=True)) for row in stored["claims"]]
+    from ..theory import CLAIMS
+
+    rows = [
+        (c.id, c.paper, c.title, type(c.kind).__name__.lower(), len(c.sabotages), place(c.trial))
+        for _, c in sorted(CLAIMS.items())
+    ]
+    with suppress(OSError):  # an installation that cannot be written to lists its claims slowly
+        files.write_json(_STORED, {"source": source, "claims": rows})
+    return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+
+
+def place(function: Callable[..., Any]) -> str:
+    """`file:line` of a function, the file relative to the folder that holds the package."""
+    code = function.__code__
+    path = Path(code.co_filename)
+    if path.is_relative_to(_PACKAGE.parent):
+        path = path.relative_to(_PACKAGE.parent)
+    return f"{path.as_posix()}:{code.co_firstlineno}"
