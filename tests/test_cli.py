@@ -1,11 +1,14 @@
-"""The command line."""
+"""The command line: what each command prints, imports and refuses; `capture` and `audit` on the model that ships."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 import toys
 from typer.testing import CliRunner
@@ -13,12 +16,18 @@ from typer.testing import CliRunner
 from sublinattn import theory
 from sublinattn.cli import app
 from sublinattn.lab import ledger
+from sublinattn.lab.models import TINY, open_model
+from sublinattn.lab.workloads.instance import Captured, Instance
 
 COMMANDS = ("run", "verify", "claims", "report", "bench", "capture", "audit")
+NOTEBOOKS = {"IPython", "nbconvert", "papermill", "distributed"}
+DECODER = {"sublinattn.lm.decoder", "torch"}
 
 
-def call(*arguments):
-    return CliRunner().invoke(app, arguments, catch_exceptions=False)
+def call(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result.output
 
 
 @pytest.fixture
@@ -27,82 +36,156 @@ def toy_claims(monkeypatch):
         monkeypatch.setitem(theory.CLAIMS, claim.id, claim)
 
 
+@pytest.fixture(scope="module")
+def captured(tmp_path_factory):
+    out = tmp_path_factory.mktemp("captured") / "qkv.safetensors"
+    assert "Captured 200 tokens" in call("capture", "-n", "200", "--out", out, "--backend", "numpy")
+    return out
+
+
+# --------------------------------------------------------------------------------------------------- help and imports
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
 def test_help_shows_an_example(command):
-    result = call(*command, "--help")
-    assert result.exit_code == 0 and "Example" in result.output and "sublinattn " in result.output
+    text = call(*command, "--help")
+    assert "Example" in text and "sublinattn " in text
 
 
-def test_help_imports_nothing_heavy():
-    heavy = ["papermill", "pandas", "sympy", "matplotlib", "nbconvert", "distributed", "torch"]
-    code = f"import sys, sublinattn.cli; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+@pytest.mark.parametrize(
+    ("arguments", "unused"),
+    [
+        (["--help"], {"numpy", "pandas", "sympy", "matplotlib"} | NOTEBOOKS | DECODER),
+        (["claims"], {"numpy", "pandas", "sympy", "matplotlib"} | NOTEBOOKS | DECODER),
+        (["verify", "rs21.merge"], {"matplotlib"} | NOTEBOOKS | DECODER),
+        (["audit", "qkv.safetensors", "--share", "0.25"], {"sublinattn.lm"} | NOTEBOOKS | DECODER),
+    ],
+)
+def test_a_command_imports_nothing_that_it_does_not_use(tmp_path, arguments, unused):
+    if arguments == ["claims"]:
+        call(*arguments)  # lists the claims of these sources once, so that the list is stored
+    x = np.random.default_rng(0).standard_normal((128, 8)).astype(np.float32)
+    Instance(x, x, x, scale=1.0).save(tmp_path / "qkv.safetensors")
+    command = [sys.executable, "-X", "importtime", "-m", "sublinattn", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "sublinattn.cli" in imported
+    assert imported & unused == set()
 
 
-def test_claims_lists_every_claim(toy_claims):
-    listed = json.loads(call("claims", "--json").output)
-    assert {row["id"] for row in listed} == set(theory.CLAIMS)
-    mean = next(row for row in listed if row["id"] == "toy.mean")
-    assert mean == {"id": "toy.mean", "paper": "HA24", "title": "The mean claim", "kind": "mean", "sabotages": 1}
-    assert "toy.mean" in call("claims").output
+# ---------------------------------------------------------------------------------------------------- claims and verify
+def test_claims_lists_every_claim_and_where_its_trial_stands():
+    listed = json.loads(call("claims", "--json"))
+    assert [row["id"] for row in listed] == sorted(theory.CLAIMS)
+    merge = next(row for row in listed if row["id"] == "rs21.merge")
+    assert (merge["paper"], merge["kind"], merge["sabotages"]) == ("RS21", "exact", 1)
+    lines = call("claims").splitlines()
+    assert lines[0] == "id\tpaper\ttitle\tkind\tsabotages\ttrial" and len(lines) == 1 + len(listed)
+    assert "\t".join(map(str, merge.values())) in lines
 
 
 @pytest.mark.parametrize(
     ("claim", "outcome", "code"),
-    [("holds", "supported", 0), ("fails", "refuted", 1), ("open", "undecided", 0), ("empty", "vacuous", 0)],
-)
-def test_verify_tells_the_outcome_and_fails_only_when_refuted(toy_claims, claim, outcome, code):
-    result = call("verify", f"toy.{claim}")
-    assert result.exit_code == code and outcome in result.output and "caught" in result.output
-    result = call("verify", f"toy.{claim}", "--json", "--seed", "3")
-    found = json.loads(result.output)
-    assert result.exit_code == code and found["outcome"] == outcome and found["seed"] == 3
-
-
-@pytest.mark.parametrize("claim", ["mean", "clock", "always"])
-def test_verify_shows_every_kind(toy_claims, claim):
-    assert call("verify", f"toy.{claim}").exit_code == 0
+    [
+        ("holds", "supported", 0), ("fails", "refuted", 1), ("open", "undecided", 0), ("empty", "vacuous", 0),
+        ("mean", "supported", 0), ("clock", "supported", 0), ("always", "supported", 0),
+    ],
+)  # fmt: skip
+def test_verify_prints_the_outcome_and_fails_only_when_refuted(toy_claims, claim, outcome, code):
+    text = call("verify", f"toy.{claim}", code=code)
+    assert outcome in text and "caught" in text and "trial: tests/toys.py:" in text
+    record = json.loads(call("verify", f"toy.{claim}", "--json", "--seed", "3", code=code))
+    assert record["outcome"] == outcome and record["seed"] == 3
 
 
 def test_verify_with_two_processes_finds_the_same(toy_claims):
-    one, two = (json.loads(call("verify", "toy.fails", "--json", "--jobs", jobs).output) for jobs in ("1", "2"))
+    one, two = (json.loads(call("verify", "toy.fails", "--json", "--jobs", jobs, code=1)) for jobs in "12")
     assert ledger.comparable(one) == ledger.comparable(two)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        (("verify", "toy.nothing"), "toy.nothing"),
-        (("run", "--notebooks", "nowhere"), "nowhere"),
-        (("run", "--param", "novalue"), "NAME=VALUE"),
-        (("run", "--effort", "huge"), "huge"),
-        (("run", "--record", "missing.json"), "missing.json"),
-        (("report", "nowhere"), "nowhere"),
-        (("bench", "everything"), "everything"),
-    ],
-)
-def test_bad_requests_end_with_one_clear_line(tmp_path, monkeypatch, arguments, word):
-    monkeypatch.chdir(tmp_path)
-    result = call(*arguments)
-    assert result.exit_code == 2 and word in result.output and "Traceback" not in result.output
-
-
-def test_an_unknown_notebook_parameter_is_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    toys.notebook(tmp_path / "notebooks/a.ipynb", "1")
-    result = call("run", "--param", "sample_size=3")
-    assert result.exit_code == 2 and "no selected notebook has a parameter 'sample_size'" in result.output
-    assert not (tmp_path / "out").exists()
-
-
+# ------------------------------------------------------------------------------------------------------- run and report
 def test_run_passes_its_options_on_and_says_where_the_report_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ledger.write("ledger.json", {"schema": 1, "claims": {"toy.fails": {"outcome": "supported"}}})
     toys.notebook(tmp_path / "notebooks/a.ipynb", toys.checking("a", "FAILS"), "assert n == 5 and seed == 2")
     toys.notebook(tmp_path / "notebooks/b.ipynb", "1 / 0")
-    result = call("run", "--only", "a", "--param", "n=5", "--seed", "2", "--out", "here")
-    assert result.exit_code == 1, "refuted, on record as supported"
-    assert "toy.fails is refuted" in result.output and "here/report/index.html" in result.output
+    text = call("run", "--only", "a", "--param", "n=5", "--seed", "2", "--out", "here", code=1)
+    assert "toy.fails is refuted" in text and "here/report/index.html" in text
     assert ledger.load("here/ledger.json")["claims"]["toy.fails"]["seed"] == 2
-    assert call("report", "here").exit_code == 0
+    assert "here/report/index.html" in call("report", "here")
+
+
+# ---------------------------------------------------------------------------------------------------- capture and audit
+def test_capture_writes_what_the_model_computes(captured):
+    written, model = Captured.open(captured), open_model()
+    q, k, v = model.qkv(model.beginning(200))
+    assert (written.layers, written.heads, written.kv_heads, written.tokens) == (4, 4, 4, 200)
+    assert "tiny" in written.source and "held-out" in written.source
+    for layer, head in ((0, 0), (3, 2)):
+        x = written.head(layer, head)
+        for tensor, whole in zip("qkv", (q, k, v), strict=True):
+            np.testing.assert_allclose(getattr(x, tensor), whole[layer, head], atol=2e-5)
+
+
+def test_half_precision_is_half_the_file(captured, tmp_path):
+    out = tmp_path / "half.safetensors"
+    call("capture", "-n", "200", "--out", out, "--half")
+    assert abs(out.stat().st_size / captured.stat().st_size - 0.5) < 0.01
+    np.testing.assert_allclose(Captured.open(out).head(1, 1).k, Captured.open(captured).head(1, 1).k, atol=0.05)
+
+
+def test_capture_takes_a_text_and_a_folder_of_the_user(tmp_path):
+    (tmp_path / "text.txt").write_bytes(b"def f(x):\n    return x\n" * 8)
+    shutil.copytree(TINY, tmp_path / "model")
+    out = tmp_path / "qkv.safetensors"
+    call("capture", "--model", tmp_path / "model", "--text", tmp_path / "text.txt", "--out", out)
+    assert Captured.open(out).tokens == 8 * 23
+
+
+def test_audit_prints_a_line_per_head_and_leaves_tables_and_a_page(captured, tmp_path):
+    lines = call("audit", captured, "--out", tmp_path / "audit", "--share", "0.25").splitlines()
+    assert lines[0].startswith("head\talpha\t") and len(lines) == 1 + 16 + 1
+    heads = pd.read_csv(tmp_path / "audit/heads.csv")
+    assert [line.split("\t")[-1] for line in lines[1:17]] == heads["method"].tolist()
+    assert "<h1>" in (tmp_path / "audit/index.html").read_text()
+
+
+# -------------------------------------------------------------------------------------------------------- what is wrong
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("verify ha24.lema1", "no claim 'ha24.lema1'; did you mean 'ha24.lemma1'?"),
+        ("verify nothing", "`sublinattn claims` lists all"),
+        ("run --notebooks nowhere", "nowhere"),
+        ("run --param novalue", "NAME=VALUE"),
+        ("run --effort huge", "huge"),
+        ("run --record missing.json", "missing.json"),
+        ("report nowhere", "nowhere holds no ledger.json; `sublinattn run --out nowhere` writes one"),
+        ("bench everything", "everything"),
+        ("capture --model nowhere --out x", "nowhere is no folder"),
+        ("capture --text nowhere.txt --out x", "nowhere.txt"),
+        ("capture -n 10000000 --out x", "n must be at most"),
+        ("audit nowhere.safetensors", "nowhere.safetensors"),
+        ("audit nowhere.safetensors --tolerance 0", "tolerance must be above 0"),
+    ],
+)
+def test_a_bad_request_ends_with_one_clear_line_and_leaves_nothing(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    text = call(*arguments.split(), code=2)
+    assert words in text and "Traceback" not in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_notebook_parameter_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    toys.notebook(tmp_path / "notebooks/a.ipynb", "1")
+    text = call("run", "--param", "sample_size=3", code=2)
+    assert "no selected notebook has a parameter 'sample_size'" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_tensor_is_named(tmp_path):
+    shutil.copytree(TINY, tmp_path / "model")
+    config = (tmp_path / "model/config.json").read_text().replace('"num_hidden_layers": 4', '"num_hidden_layers": 5')
+    (tmp_path / "model/config.json").write_text(config)
+    text = call("capture", "--model", tmp_path / "model", "--out", tmp_path / "x", code=2)
+    assert "lacks the tensor 'model.layers.4." in text
+    assert not (tmp_path / "x").exists()

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core import backends, checks
-from ..lm import corpus
-from ..lm.attend import causal
-from ..lm.decoder import Decoder
-from ..lm.tokens import Encode, load_encoder
+
+if TYPE_CHECKING:
+    from ..lm.decoder import Decoder
+    from ..lm.tokens import Encode
 
 TINY = Path(__file__).resolve().parents[1] / "data" / "tiny_lm"
 
@@ -79,6 +79,8 @@ class Model:
 
         All in memory, and by exact attention: `O(n^2)` operations. Errors as `Decoder.logits`.
         """
+        from ..lm.attend import causal
+
         layers = []
 
         def attend(layer: int, q: Any, k: Any, v: Any) -> Any:
@@ -106,6 +108,10 @@ def open_model(model: str = "tiny", text: str = "", *, backend: str = "numpy") -
     FileNotFoundError, ValueError, ImportError
         As `Decoder.load` and `load_encoder`; or the text does not exist or is empty.
     """
+    from ..lm import corpus
+    from ..lm.decoder import Decoder
+    from ..lm.tokens import load_encoder
+
     folder = TINY if model == "tiny" else Path(model)
     decoder = Decoder.load(folder, xp=backends.backend(backend))
     encode = load_encoder(folder, decoder.config.vocabulary)

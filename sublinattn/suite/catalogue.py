@@ -17,14 +17,14 @@ from ..core.provenance import source_hash
 
 COLUMNS = ("id", "paper", "title", "kind", "sabotages", "trial")
 _PACKAGE = Path(__file__).parents[1]
-_STORED = Path(cache_from_source(__file__)).with_name("claims.json")
+STORED = Path(cache_from_source(__file__)).with_name("claims.json")
 
 
 def catalogue() -> list[dict[str, Any]]:
     """One mapping per claim, sorted by id: id, paper, title, kind, number of sabotages, place of the trial."""
     source = source_hash()
     with suppress(OSError, ValueError):
-        stored = files.read_json(_STORED)
+        stored = files.read_json(STORED)
         if stored["source"] == source:
             return [dict(zip(COLUMNS, row, strict=True)) for row in stored["claims"]]
     from ..theory import CLAIMS
@@ -34,7 +34,7 @@ def catalogue() -> list[dict[str, Any]]:
         for _, c in sorted(CLAIMS.items())
     ]
     with suppress(OSError):  # an installation that cannot be written to lists its claims slowly
-        files.write_json(_STORED, {"source": source, "claims": rows})
+        files.write_json(STORED, {"source": source, "claims": rows})
     return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
 
 
