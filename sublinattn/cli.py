@@ -149,7 +149,6 @@ def verify(
     from multiprocessing import get_context
 
     from .lab import ledger
-    from .suite.catalogue import place
     from .theory import CLAIMS
     from .theory import verify as run_trials
 
@@ -167,7 +166,7 @@ def verify(
     if as_json:
         print(json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False))
     else:
-        _show(record, place(CLAIMS[claim].trial))
+        _show(record, CLAIMS[claim].where)
     raise typer.Exit(int(record["outcome"] == "refuted"))
 
 
@@ -208,7 +207,7 @@ def bench(
     else:
         from .suite import bench
 
-        tables = {Bench.hyper: bench.hyper, Bench.stream: bench.stream, Bench.subgen: bench.subgen}[what]()
+        tables = getattr(bench, what.value)()
     for table in tables:
         _frame(table)
 

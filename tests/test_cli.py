@@ -62,7 +62,7 @@ def test_help_shows_an_example(command):
 def test_a_command_imports_nothing_that_it_does_not_use(tmp_path, arguments, unused):
     if arguments == ["claims"]:
         call(*arguments)  # lists the claims of these sources once, so that the list is stored
-    x = np.random.default_rng(0).standard_normal((128, 8)).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal((1, 1, 128, 8)).astype(np.float32)
     Instance(x, x, x, scale=1.0).save(tmp_path / "qkv.safetensors")
     command = [sys.executable, "-X", "importtime", "-m", "sublinattn", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)

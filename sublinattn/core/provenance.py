@@ -15,13 +15,13 @@ from typing import Any
 
 import threadpoolctl
 
-from .threads import cpu_count
-
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def provenance() -> dict[str, Any]:
     """Commit, source hash, versions, platform, CPU, BLAS, GPU and time (UTC), as JSON values."""
+    from .threads import cpu_count  # brings NumPy, which the hash of the sources does without
+
     return {
         "commit": commit(),
         "source": source_hash(),

@@ -6,7 +6,6 @@ again as soon as any source of the package differs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import cache_from_source
 from pathlib import Path
@@ -16,7 +15,6 @@ from ..core import files
 from ..core.provenance import source_hash
 
 COLUMNS = ("id", "paper", "title", "kind", "sabotages", "trial")
-_PACKAGE = Path(__file__).parents[1]
 STORED = Path(cache_from_source(__file__)).with_name("claims.json")
 
 
@@ -30,18 +28,9 @@ def catalogue() -> list[dict[str, Any]]:
     from ..theory import CLAIMS
 
     rows = [
-        (c.id, c.paper, c.title, type(c.kind).__name__.lower(), len(c.sabotages), place(c.trial))
+        (c.id, c.paper, c.title, type(c.kind).__name__.lower(), len(c.sabotages), c.where)
         for _, c in sorted(CLAIMS.items())
     ]
     with suppress(OSError):  # an installation that cannot be written to lists its claims slowly
         files.write_json(STORED, {"source": source, "claims": rows})
     return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
-
-
-def place(function: Callable[..., Any]) -> str:
-    """`file:line` of a function, the file relative to the folder that holds the package."""
-    code = function.__code__
-    path = Path(code.co_filename)
-    if path.is_relative_to(_PACKAGE.parent):
-        path = path.relative_to(_PACKAGE.parent)
-    return f"{path.as_posix()}:{code.co_firstlineno}"

@@ -29,6 +29,7 @@ from ...lab.comparison.registry import WINDOW, Stream, competing_online, feed, r
 from ...lab.run import generator
 from ...lab.workloads.instance import Instance
 from ...methods.caches.sink import SINKS
+from ...methods.hyperattention import studies  # noqa: F401  registers HyperAttention's look in figures
 from ...methods.hyperattention.hardness import hardness
 from ...methods.hyperattention.hyper import hyper_attention
 from ...methods.polynomial.approximants import taylor_degree
