@@ -9,10 +9,13 @@
 `facets(..., limits=("low", "high"))` draws limits already computed; `facets(..., each=function)` calls function(axes,
     rows of the panel) for what else it shows, such as `theory_line(ax, n, n, "$n^1$")`.
 `fig, axes = grid(3, columns=3)`, then `lines(ax, rows, "n", "seconds", look)`, then `finish(fig, xlabel="tokens $n$")`
-    is the same by hand. `heatmap(ax, table, label)` draws cells, `direct_labels(ax)` names lines at their ends.
+    is the same by hand. Elsewhere: `heads.heatmap(ax, table, label)` draws cells, `growth.growths(sizes, fits, labels)`
+    exponents, `layout.ticks(ax.xaxis, values)` marks measured values; `style.series(*names)` gives looks to what is no
+    method, `style.register(name, label, look)` gives a method its own.
 
 All of it is called under `@paper_style()`. `finish`, with which `facets` ends, makes logarithmic ticks readable, puts
-shared labels at the middle of the panels, and the legend into the free panel if it fits, else below.
+shared labels at the middle of the panels, and the legend into a free panel if it fits, else below; `legend="ends"`
+names lines at their ends instead. The layout is fixed then: what a panel shows besides is drawn before, by `each`.
 """
 
 from __future__ import annotations
