@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from sublinattn.core import backends
+from sublinattn.lm.attend import causal
 from sublinattn.lm.config import Config
 from sublinattn.lm.decoder import Decoder
 
@@ -56,6 +58,23 @@ def decoder(folder: Path, *, xp: Any = np, seed: int = 0, size: float = 1.0, **f
 
 def some_tokens(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(FIELDS["vocab_size"], size=shape)
+
+
+def close(found: Any, expected: Any, tolerance: float = 2e-5) -> None:
+    np.testing.assert_allclose(backends.asnumpy(found), backends.asnumpy(expected), rtol=tolerance, atol=tolerance)
+
+
+def recorded(model: Decoder, tokens: Any, **options: Any) -> list[tuple[Any, Any, Any]]:
+    """Queries, keys and values that exact attention gets in each layer, in one piece."""
+    layers: list[tuple[Any, Any, Any]] = []
+
+    def attend(layer: int, q: Any, k: Any, v: Any) -> Any:
+        assert layer == len(layers)
+        layers.append((q, k, v))
+        return causal(layer, q, k, v)
+
+    model.logits(tokens, attend=attend, **options)
+    return layers
 
 
 def reference_logits(weights: dict[str, np.ndarray], config: Config, tokens: Any) -> np.ndarray:

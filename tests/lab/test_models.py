@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
-from toy_llama import FIELDS, checkpoint, some_tokens
+from toy_llama import FIELDS, checkpoint, recorded, some_tokens
 
 from sublinattn.core import backends
 from sublinattn.lab import models
 from sublinattn.lab.models import Model, open_model
 from sublinattn.lm import corpus
-from sublinattn.lm.attend import causal
 
 LAYERS, CONTEXT = FIELDS["num_hidden_layers"], FIELDS["max_position_embeddings"]
 
@@ -115,16 +114,10 @@ def test_one_seed_is_one_passage(model: Model) -> None:
 
 # --------------------------------------------------------------------------------------------- queries, keys and values
 def test_what_the_layers_attend_with(model: Model) -> None:
-    tokens, seen = some_tokens(4, 30), []
-
-    def attend(layer: int, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-        seen.append((q, k, v))
-        return causal(layer, q, k, v)
-
-    model.decoder.logits(tokens, attend=attend)
+    tokens = some_tokens(4, 30)
     found = model.qkv(tokens)
     assert [x.shape for x in found] == [(LAYERS, 4, 30, 6), (LAYERS, 2, 30, 6), (LAYERS, 2, 30, 6)]
-    for x, layers in zip(found, zip(*seen, strict=True), strict=True):
+    for x, layers in zip(found, zip(*recorded(model.decoder, tokens), strict=True), strict=True):
         np.testing.assert_array_equal(x, np.concatenate(layers))
 
 

@@ -11,7 +11,7 @@ import pytest
 import references
 from toy_caches import CACHES, heavy_hitters, over
 from toy_caches import tokens as held
-from toy_llama import FIELDS, decoder, some_tokens
+from toy_llama import FIELDS, close, decoder, some_tokens
 
 from sublinattn import SubGenCache, attention
 from sublinattn.core import backends
@@ -26,10 +26,6 @@ WITHIN = {
     "subgen": lambda: SubGenCache(1.0, 4, 4, recent=N, rng=0),
 }
 """Caches whose budget is the whole text."""
-
-
-def close(found: Any, expected: Any, tolerance: float = 2e-5) -> None:
-    np.testing.assert_allclose(backends.asnumpy(found), backends.asnumpy(expected), rtol=tolerance, atol=tolerance)
 
 
 def in_pieces(model: Any, tokens: np.ndarray, attend: Any, *cuts: int) -> np.ndarray:

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from threadpoolctl import threadpool_limits
-from toy_llama import FIELDS, decoder, some_tokens
+from toy_llama import FIELDS, decoder, recorded, some_tokens
 
 from sublinattn.core import backends, timing
 from sublinattn.core.files import ENTRY
 from sublinattn.lab.workloads.instance import Instance
 from sublinattn.lm import capture as module
-from sublinattn.lm.attend import causal
 from sublinattn.lm.capture import capture
 
 N, LAYERS = 37, FIELDS["num_hidden_layers"]
@@ -33,25 +32,19 @@ def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(module, "BLOCK", request.param[1])
 
 
-def recorded(model: Any, tokens: np.ndarray) -> dict[str, np.ndarray]:
-    """What exact attention is given when the text goes through in one piece."""
-    seen: list[tuple[Any, Any, Any]] = []
-
-    def attend(layer: int, q: Any, k: Any, v: Any) -> Any:
-        assert layer == len(seen)
-        seen.append((q, k, v))
-        return causal(layer, q, k, v)
-
-    model.logits(tokens, attend=attend)
-    arrays = [np.stack([backends.asnumpy(x)[0] for x in layers]) for layers in zip(*seen, strict=True)]
-    return dict(zip("qkv", arrays, strict=True))
+def stacked(model: Any, tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """Queries, keys and values of all layers when the text goes through in one piece."""
+    layers = zip(*recorded(model, tokens), strict=True)
+    return {
+        name: np.stack([backends.asnumpy(x)[0] for x in arrays]) for name, arrays in zip("qkv", layers, strict=True)
+    }
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 def test_the_file_holds_what_was_attended_with(xp: Any, tmp_path: Path, pieces: None, kv_heads: int) -> None:
     model, tokens = decoder(tmp_path, xp=xp, num_key_value_heads=kv_heads), some_tokens(0, N)
     capture(model, tokens, tmp_path / "qkv.safetensors", source="a text")
-    found, want = safetensors.numpy.load_file(tmp_path / "qkv.safetensors"), recorded(model, tokens)
+    found, want = safetensors.numpy.load_file(tmp_path / "qkv.safetensors"), stacked(model, tokens)
     assert found["q"].shape == (LAYERS, 4, N, 6) and found["k"].shape == found["v"].shape == (LAYERS, kv_heads, N, 6)
     for name in "qkv":
         assert found[name].dtype == np.float32
@@ -83,39 +76,32 @@ def test_half_precision(tmp_path: Path, pieces: None) -> None:
     """What later tokens see of earlier chunks is rounded to 11 bits; the first layer depends on the text alone."""
     model, tokens = decoder(tmp_path), some_tokens(3, N)
     capture(model, tokens, tmp_path / "half.safetensors", dtype="float16")
-    found, want = safetensors.numpy.load_file(tmp_path / "half.safetensors"), recorded(model, tokens)
+    found, want = safetensors.numpy.load_file(tmp_path / "half.safetensors"), stacked(model, tokens)
     for name in "qkv":
         assert found[name].dtype == np.float16
         np.testing.assert_allclose(found[name][0], want[name][0], rtol=2**-10, atol=1e-5)
         assert abs(found[name] - want[name]).max() < 0.02 * abs(want[name]).max()
 
 
-def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_and_an_exception_halfway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress after each chunk; an exception leaves no file, or the older one."""
     monkeypatch.setattr(module, "CHUNK", 16)
-    told: list[tuple[int, int]] = []
-    path = tmp_path / "qkv.safetensors"
-    capture(decoder(tmp_path), some_tokens(4, N), path, progress=lambda done, total: told.append((done, total)))
-    assert told == [(16, N), (32, N), (N, N)]
-
-
-@pytest.mark.parametrize("before", [None, b"an older file"])
-def test_an_exception_halfway_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None
-) -> None:
-    monkeypatch.setattr(module, "CHUNK", 16)
-    folder = tmp_path / "out"
-    folder.mkdir()
-    path = folder / "qkv.safetensors"
-    if before:
-        path.write_bytes(before)
+    model, folder = decoder(tmp_path), tmp_path / "out"
+    calls: list[tuple[int, int]] = []
 
     def killed(done: int, total: int) -> None:
         if done > 16:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        capture(decoder(tmp_path), some_tokens(5, N), path, progress=killed)
-    assert [entry.read_bytes() for entry in folder.iterdir()] == ([before] if before else [])
+    for before in ([], [b"an older file"]):
+        for content in before:
+            (folder / "qkv.safetensors").write_bytes(content)
+        with pytest.raises(KeyboardInterrupt):
+            capture(model, some_tokens(5, N), folder / "qkv.safetensors", progress=killed)
+        assert [entry.read_bytes() for entry in folder.iterdir()] == before
+    path = folder / "qkv.safetensors"
+    capture(model, some_tokens(4, N), path, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(16, N), (32, N), (N, N)]
 
 
 def test_memory_does_not_grow_with_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import fake_device
 import numpy as np
 import pytest
+import safetensors.numpy
 from scipy.special import logsumexp
-from toy_llama import FIELDS, checkpoint, decoder, reference_logits, some_tokens
+from toy_llama import FIELDS, checkpoint, close, decoder, recorded, reference_logits, some_tokens
 
 from sublinattn.core import backends
-from sublinattn.lm.attend import causal
 from sublinattn.lm.config import Config
 from sublinattn.lm.decoder import Decoder
 
@@ -23,10 +23,6 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "one head of keys, tied": {"num_key_value_heads": 1, "tie_word_embeddings": True},
     "head_dim of the width": {"head_dim": None, "hidden_size": 16, "rope_theta": 50.0, "num_hidden_layers": 3},
 }
-
-
-def close(found: Any, expected: Any, tolerance: float = 2e-5) -> None:
-    np.testing.assert_allclose(backends.asnumpy(found), backends.asnumpy(expected), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -62,8 +58,11 @@ def test_losses_are_cross_entropy(xp: Any, tmp_path: Path) -> None:
 
 
 def test_losses_of_logits_whose_exp_overflows(tmp_path: Path) -> None:
-    model, tokens = decoder(tmp_path), some_tokens(11, 20)
-    model._weights["lm_head.weight"] *= 500
+    weights, tokens = checkpoint(tmp_path), some_tokens(11, 20)
+    safetensors.numpy.save_file(
+        weights | {"lm_head.weight": 500 * weights["lm_head.weight"]}, tmp_path / "model.safetensors"
+    )
+    model = Decoder.load(tmp_path)
     logits = model.logits(tokens).astype(float)[:-1]
     assert logits.max() > 500
     want = logsumexp(logits, axis=1) - np.take_along_axis(logits, tokens[1:, None], axis=1)[:, 0]
@@ -110,28 +109,18 @@ def test_later_tokens_change_no_earlier_logit(tmp_path: Path, size: float) -> No
 
 def test_large_norms(xp: Any, tmp_path: Path) -> None:
     """Attention logits of about 1e4, gates of about 1e3: saturated, and finite."""
-    model, tokens, largest = decoder(tmp_path, xp=xp, size=40.0), some_tokens(7, 30), []
-
-    def attend(layer: int, q: Any, k: Any, v: Any) -> Any:
-        largest.append(abs(backends.asnumpy(q)[:, 0] @ backends.asnumpy(k)[:, 0].swapaxes(1, 2)).max() / np.sqrt(6))
-        return causal(layer, q, k, v)
-
-    logits = backends.asnumpy(model.logits(tokens, attend=attend))
-    assert max(largest) > 5e3
-    assert np.isfinite(logits).all() and np.isfinite(model.losses(tokens)).all()
+    model, tokens = decoder(tmp_path, xp=xp, size=40.0), some_tokens(7, 30)
+    q, k, _ = (backends.asnumpy(x)[0, 0] for x in recorded(model, tokens)[1])
+    assert abs(q @ k.T).max() / np.sqrt(6) > 5e3
+    assert np.isfinite(backends.asnumpy(model.logits(tokens))).all() and np.isfinite(model.losses(tokens)).all()
 
 
 # --------------------------------------------------------------------------------------------------- place and context
 def test_start_is_the_position_of_the_first_token(tmp_path: Path) -> None:
     """Exact attention sees differences of positions only, so a text that starts elsewhere has the same logits."""
-    model, tokens, turned = decoder(tmp_path), some_tokens(8, 20), []
-
-    def attend(layer: int, q: Any, k: Any, v: Any) -> Any:
-        turned.append(k)
-        return causal(layer, q, k, v)
-
-    close(model.logits(tokens, attend=attend, start=100), model.logits(tokens, attend=attend), 1e-4)
-    moved, plain = turned[0], turned[LAYERS]
+    model, tokens = decoder(tmp_path), some_tokens(8, 20)
+    close(model.logits(tokens, start=100), model.logits(tokens), 1e-4)
+    moved, plain = (recorded(model, tokens, start=start)[0][1] for start in (100, 0))
     assert abs(moved - plain).max() > 0.1
     close(np.linalg.norm(moved, axis=-1), np.linalg.norm(plain, axis=-1))
     angles = np.subtract(*(np.angle(k[..., :3] + 1j * k[..., 3:]) for k in (moved, plain)))
@@ -139,11 +128,12 @@ def test_start_is_the_position_of_the_first_token(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.exp(1j * angles), np.broadcast_to(np.exp(1j * expected), angles.shape), atol=1e-4)
 
 
-def test_stretching_keeps_the_weights_and_refuses_to_stretch_twice(tmp_path: Path) -> None:
-    model = decoder(tmp_path)
+def test_stretching_changes_the_rotations_and_is_refused_twice(tmp_path: Path) -> None:
+    model, tokens = decoder(tmp_path), some_tokens(10, 5)
     longer = model.stretched(201)
+    close(longer.logits(tokens[:1]), model.logits(tokens[:1]))  # one token sees no rotation, only the weights
+    assert abs(longer.logits(tokens) - model.logits(tokens)).max() > 1e-3
     assert (longer.trained, longer.config.context, longer.config.rope.magnitude > 1) == (200, 201, True)
-    assert longer._weights is model._weights
     assert model.stretched(200) is model and longer.stretched(201) is longer
     with pytest.raises(ValueError, match=r"^context must be at most 201, what this decoder is stretched to, got 202$"):
         longer.stretched(202)

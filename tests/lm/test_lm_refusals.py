@@ -26,26 +26,24 @@ def refused(folder: Path, error: type[Exception], message: str) -> None:
 
 
 # --------------------------------------------------------------------------------------------------- folder and config
-def test_no_folder(tmp_path: Path) -> None:
+def test_no_folder_and_no_config(tmp_path: Path) -> None:
     message = "is no folder: a checkpoint is config.json and safetensors in a folder$"
     refused(tmp_path / "absent", FileNotFoundError, f"^{tmp_path / 'absent'} {message}")
     (tmp_path / "model.safetensors").write_bytes(b"")
     refused(tmp_path / "model.safetensors", FileNotFoundError, message)
-
-
-def test_no_config(tmp_path: Path) -> None:
     refused(tmp_path, FileNotFoundError, f"{tmp_path / 'config.json'}")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"model_type: llama", b"\xff\xfe{"])
-def test_a_config_that_is_no_json(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        *((content, " is not JSON: ") for content in (b"", b"{", b"model_type: llama", b"\xff\xfe{")),
+        (b"[]", ": an object of fields is needed, got list$"),
+    ],
+)
+def test_a_config_that_is_no_object_in_json(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "config.json").write_bytes(content)
-    refused(tmp_path, ValueError, f"^{tmp_path / 'config.json'} is not JSON: ")
-
-
-def test_a_config_that_is_no_object(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("[]")
-    refused(tmp_path, ValueError, f"^{tmp_path / 'config.json'}: an object of fields is needed, got list$")
+    refused(tmp_path, ValueError, f"^{tmp_path / 'config.json'}{message}")
 
 
 YARN = {"rope_type": "yarn", "factor": 2.0}
@@ -159,38 +157,34 @@ def test_no_weights(tmp_path: Path) -> None:
     refused(tmp_path, FileNotFoundError, f"^{tmp_path} {message}")
 
 
-def test_tensors_that_are_missing(tmp_path: Path) -> None:
-    altered(tmp_path, lambda weights: weights.pop(QUERY))
-    refused(tmp_path, ValueError, f"^{tmp_path} lacks the tensor '{QUERY}'$")
-    altered(tmp_path, lambda weights: [weights.pop(name) for name in (QUERY, NORM, "lm_head.weight")])
-    refused(tmp_path, ValueError, f"^{tmp_path} lacks the tensor '{QUERY}' and 2 more$")
-    altered(tmp_path, lambda weights: weights.pop("model.layers.0.mlp.up_proj.bias"))
-    refused(tmp_path, ValueError, "lacks the tensor 'model.layers.0.mlp.up_proj.bias'$")
+@pytest.mark.parametrize("names", [(QUERY,), (QUERY, NORM, "lm_head.weight"), ("model.layers.0.mlp.up_proj.bias",)])
+def test_tensors_that_are_missing(tmp_path: Path, names: tuple[str, ...]) -> None:
+    altered(tmp_path, lambda weights: [weights.pop(name) for name in names])
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    refused(tmp_path, ValueError, f"^{tmp_path} lacks the tensor '{names[0]}'{more}$")
 
 
-@pytest.mark.parametrize("shape", [(24, 13), (12, 24), (24,), (1, 24, 12)])
-def test_a_tensor_of_another_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    path = altered(tmp_path, lambda weights: weights.update({QUERY: np.zeros(shape, np.float32)}))
-    wants = r"must be \(24, 12\) in one of \('F32', 'F16', 'BF16'\), got " + re.escape(f"{shape} in F32")
-    refused(tmp_path, ValueError, f"^'{QUERY}' in {path} {wants}$")
+FLOATS = r"in one of \('F32', 'F16', 'BF16'\)"
+BAD_TENSORS: list[tuple[str, Callable[[np.ndarray | None], np.ndarray], str]] = [
+    *((QUERY, lambda x, shape=shape: np.zeros(shape, np.float32),
+       rf"'{QUERY}' in PATH must be \(24, 12\) {FLOATS}, got {re.escape(str(shape))} in F32")
+      for shape in ((24, 13), (12, 24), (24,), (1, 24, 12))),
+    *((NORM, lambda x, dtype=dtype: x.astype(dtype),
+       rf"'{NORM}' in PATH must be \(12,\) {FLOATS}, got \(12,\) in {word}")
+      for dtype, word in ((np.int8, "I8"), (np.int64, "I64"), (np.float64, "F64"), (bool, "BOOL"))),
+    *((NORM, lambda x, value=value: np.where(np.arange(12) == 3, np.float32(value), x),
+       f"'{NORM}' in PATH must be finite, got NaN or Inf")
+      for value in (np.nan, np.inf)),
+    *((name, lambda x: np.ones(6, np.float32),
+       f"PATH holds '{name}', which a Llama of this configuration does not have")
+      for name in ("model.layers.0.self_attn.q_norm.weight", "model.layers.2.mlp.up_proj.weight", "w")),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("dtype", "word"), [(np.int8, "I8"), (np.int64, "I64"), (np.float64, "F64"), (bool, "BOOL")])
-def test_a_tensor_of_another_dtype(tmp_path: Path, dtype: Any, word: str) -> None:
-    path = altered(tmp_path, lambda weights: weights.update({NORM: weights[NORM].astype(dtype)}))
-    refused(tmp_path, ValueError, rf"^'{NORM}' in {path} must be \(12,\) in one of .*, got \(12,\) in {word}$")
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_tensor_that_is_not_finite(tmp_path: Path, value: float) -> None:
-    path = altered(tmp_path, lambda weights: weights[NORM].__setitem__(3, value))
-    refused(tmp_path, ValueError, f"^'{NORM}' in {path} must be finite, got NaN or Inf$")
-
-
-@pytest.mark.parametrize("name", ["model.layers.0.self_attn.q_norm.weight", "model.layers.2.mlp.up_proj.weight", "w"])
-def test_a_tensor_too_many(tmp_path: Path, name: str) -> None:
-    path = altered(tmp_path, lambda weights: weights.update({name: np.ones(6, np.float32)}))
-    refused(tmp_path, ValueError, f"^{path} holds '{name}', which a Llama of this configuration does not have$")
+@pytest.mark.parametrize(("name", "change", "message"), BAD_TENSORS)
+def test_a_tensor_that_does_not_fit(tmp_path: Path, name: str, change: Any, message: str) -> None:
+    path = altered(tmp_path, lambda weights: weights.update({name: change(weights.get(name))}))
+    refused(tmp_path, ValueError, f"^{message.replace('PATH', str(path))}$")
 
 
 def test_tensors_that_are_there_twice_over(tmp_path: Path) -> None:
@@ -202,18 +196,14 @@ def test_tensors_that_are_there_twice_over(tmp_path: Path) -> None:
     np.testing.assert_array_equal(Decoder.load(tmp_path).logits(some_tokens(0, 9)), want)
 
 
-@pytest.mark.parametrize("kept", [0, 4, 100, -1])
-def test_a_file_that_is_cut(tmp_path: Path, kept: int) -> None:
+@pytest.mark.parametrize(
+    "content", [*(slice(kept) for kept in (0, 4, 100, -1)), b"version https://git-lfs.example/spec"]
+)
+def test_a_file_that_is_cut_or_something_else(tmp_path: Path, content: Any) -> None:
     checkpoint(tmp_path)
     path = tmp_path / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:kept])
+    path.write_bytes(path.read_bytes()[content] if isinstance(content, slice) else content)
     refused(tmp_path, ValueError, f"^{path} is not a whole safetensors file: ")
-
-
-def test_a_file_that_is_something_else(tmp_path: Path) -> None:
-    checkpoint(tmp_path)
-    (tmp_path / "model.safetensors").write_text("version https://git-lfs.example/spec/v1\noid sha256:0\nsize 123\n")
-    refused(tmp_path, ValueError, "model.safetensors is not a whole safetensors file: ")
 
 
 # -------------------------------------------------------------------------------------------------------------- shards
