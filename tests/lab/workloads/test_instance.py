@@ -1,14 +1,16 @@
-"""Instances survive the disk, and refuse what does not fit together."""
+"""Instances survive the disk and refuse what does not fit; files of a whole model, captured or dumped by a user."""
 
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-import safetensors.numpy
+from safetensors.numpy import save_file
 
 from sublinattn.lab.workloads import make
-from sublinattn.lab.workloads.instance import Instance
+from sublinattn.lab.workloads.instance import Captured, Instance
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -32,56 +34,31 @@ def test_round_trip_of_a_transposed_view(tmp_path):
     np.testing.assert_array_equal(Instance.load(tmp_path / "x.safetensors").k, q)
 
 
-@pytest.mark.parametrize("where", ["write", "rename"])
-def test_a_crash_leaves_the_old_file(tmp_path, monkeypatch, where):
+@pytest.mark.parametrize("read", [Instance.load, Captured.open])
+def test_a_missing_tensor_or_a_broken_file_is_named(tmp_path, read):
     path = tmp_path / "x.safetensors"
+    with pytest.raises(FileNotFoundError, match="x.safetensors"):
+        read(path)
     make("gaussian", 8, 4, rng=0).save(path)
-    before = path.read_bytes()
-
-    def crash(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    if where == "write":
-
-        def half(self, data):
-            with open(self, "wb") as file:
-                file.write(data[: len(data) // 2])
-            crash()
-
-        monkeypatch.setattr("pathlib.Path.write_bytes", half)
-    else:
-        monkeypatch.setattr(os, "replace", crash)
-    with pytest.raises(KeyboardInterrupt):
-        make("gaussian", 8, 4, rng=1).save(path)
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["x.safetensors"]
+    for junk in (b"", b"not a tensor file", b"PK\x03\x04" * 100, path.read_bytes()[:-1]):
+        path.write_bytes(junk)
+        with pytest.raises(ValueError, match="is not a whole safetensors file"):
+            read(path)
+    save_file({"q": np.ones((8, 4)), "w": np.ones((8, 4))}, path, {"sublinattn.Instance": json.dumps({"scale": 1.0})})
+    with pytest.raises(ValueError, match=r"lacks the tensors \['k', 'v'\], it has \['q', 'w'\]"):
+        read(path)
 
 
 def test_load_says_what_is_wrong(tmp_path):
-    path = tmp_path / "x.safetensors"
-    with pytest.raises(FileNotFoundError, match="x.safetensors"):
-        Instance.load(path)
-    for junk in (b"", b"not a tensor file", b"PK\x03\x04" * 100):
-        path.write_bytes(junk)
-        with pytest.raises(ValueError, match="is not a whole safetensors file"):
-            Instance.load(path)
-    x = make("gaussian", 8, 4, rng=0)
-    x.save(path)
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="is not a whole safetensors file"):
-        Instance.load(path)
-    safetensors.numpy.save_file({"q": x.q}, path)
+    path, x = tmp_path / "x.safetensors", make("gaussian", 8, 4, rng=0)
+    save_file({"q": x.q}, path)
     with pytest.raises(ValueError, match="was not written by Instance.save"):
         Instance.load(path)
-    about = {"sublinattn.Instance": json.dumps({"scale": 1.0})}
-    safetensors.numpy.save_file({"q": x.q, "w": x.v}, path, about)
-    with pytest.raises(ValueError, match=r"lacks the tensors \['k', 'v'\], it has \['q', 'w'\]"):
-        Instance.load(path)
     for damaged in ("{", "{}", "[]", '{"scale": -1}', '{"scale": 1, "colour": 2}'):
-        safetensors.numpy.save_file({"q": x.q, "k": x.k, "v": x.v}, path, {"sublinattn.Instance": damaged})
+        save_file({"q": x.q, "k": x.k, "v": x.v}, path, {"sublinattn.Instance": damaged})
         with pytest.raises(ValueError, match="holds no valid instance"):
             Instance.load(path)
-    safetensors.numpy.save_file({"q": x.q, "k": x.k, "v": x.v[1:]}, path, about)
+    save_file({"q": x.q, "k": x.k, "v": x.v[1:]}, path, {"sublinattn.Instance": '{"scale": 1.0}'})
     with pytest.raises(ValueError, match="holds no valid instance: q, k, v must be"):
         Instance.load(path)
 
@@ -118,3 +95,96 @@ def test_first_and_head_and_to():
     for n in (0, 5):
         with pytest.raises(ValueError, match="n must be between 1 and the 4 tokens there are"):
             x.first(n)
+
+
+# ------------------------------------------------------------------------------------------------------------ captured
+RNG = np.random.default_rng(0)
+
+
+def arrays(layers=2, heads=4, kv_heads=2, n=6, d=8, d_v=8, dtype=np.float32):
+    shapes = {"q": (layers, heads, n, d), "k": (layers, kv_heads, n, d), "v": (layers, kv_heads, n, d_v)}
+    return {name: RNG.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_query_head_reads_the_keys_and_values_of_its_group(tmp_path, dtype):
+    made = arrays(dtype=dtype)
+    save_file(made, tmp_path / "qkv.safetensors")
+    found = Captured.open(tmp_path / "qkv.safetensors")
+    assert (found.layers, found.heads, found.kv_heads, found.tokens) == (2, 4, 2, 6)
+    for layer in range(2):
+        for head, own in enumerate((0, 0, 1, 1)):
+            x = found.head(layer, head)
+            for tensor, number in (("q", head), ("k", own), ("v", own)):
+                np.testing.assert_array_equal(getattr(x, tensor), made[tensor][layer, number])
+                assert getattr(x, tensor).dtype == np.float32
+
+
+def test_bfloat16_is_read(tmp_path):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    made = arrays(dtype=ml_dtypes.bfloat16)
+    save_file(made, tmp_path / "qkv.safetensors")
+    program = (  # of its own: this one has ml_dtypes loaded, which is what makes NumPy read bfloat16
+        "import sys; from sublinattn.lab.workloads.instance import Captured; "
+        "print(float(Captured.open(sys.argv[1]).head(1, 3).v.astype('f8').sum()))"
+    )
+    run = subprocess.run([sys.executable, "-c", program, tmp_path / "qkv.safetensors"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) == made["v"][1, 1].astype(np.float64).sum()
+
+
+def test_integers_and_metadata_of_another_kind_are_refused(tmp_path):
+    path = tmp_path / "qkv.safetensors"
+    save_file(arrays(dtype=np.int32), path)
+    with pytest.raises(ValueError, match=r"must hold tensors in one of .*F16.* got \['I32', 'I32', 'I32'\]"):
+        Captured.open(path)
+    for text in ("no json", "[1]", '{"scale": "wide"}', '{"scale": null}', '{"scale": NaN}'):
+        save_file(arrays(), path, metadata={"sublinattn.Instance": text})
+        with pytest.raises(ValueError, match="qkv.safetensors has metadata .* that is no JSON object with a scale"):
+            Captured.open(path)
+
+
+def test_a_dump_without_metadata_has_the_usual_scale_and_may_be_of_one_layer(tmp_path):
+    made = {name: x[0] for name, x in arrays(d=16, d_v=5).items()}
+    save_file(made, tmp_path / "one.safetensors")
+    found = Captured.open(tmp_path / "one.safetensors")
+    assert (found.layers, found.scale, found.source) == (1, 0.25, "")
+    np.testing.assert_array_equal(found.head(0, 3).v, made["v"][1])
+
+
+def test_what_an_instance_says_of_itself_is_read(tmp_path):
+    made = arrays(kv_heads=4)
+    Instance(**made, scale=0.3, source="some model", params={"a": 1}).save(tmp_path / "i.safetensors")
+    found = Captured.open(tmp_path / "i.safetensors")
+    assert (found.scale, found.source, found.params) == (0.3, "some model", {"a": 1})
+    assert found.head(1, 2).scale == 0.3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"k": (2, 3, 6, 8), "v": (2, 3, 6, 8)},
+        {"k": (2, 2, 5, 8), "v": (2, 2, 5, 8)},
+        {"k": (2, 2, 6, 7)},
+        {"v": (2, 1, 6, 8)},
+        {"k": (1, 2, 6, 8), "v": (1, 2, 6, 8)},
+        {"q": (4, 6, 8)},
+        {"q": (6, 8), "k": (6, 8), "v": (6, 8)},
+        {"q": (2, 4, 0, 8), "k": (2, 2, 0, 8), "v": (2, 2, 0, 8)},
+    ],
+    ids=str,
+)
+def test_tensors_that_do_not_fit_are_named_with_their_shapes(tmp_path, change):
+    made = arrays() | {name: np.zeros(shape, np.float32) for name, shape in change.items()}
+    save_file(made, tmp_path / "bad.safetensors")
+    with pytest.raises(ValueError, match="must hold q .* got") as error:
+        Captured.open(tmp_path / "bad.safetensors")
+    assert all(str(shape) in str(error.value) for shape in change.values())
+
+
+def test_a_head_that_is_not_there_is_refused(tmp_path):
+    save_file(arrays(), tmp_path / "qkv.safetensors")
+    found = Captured.open(tmp_path / "qkv.safetensors")
+    for place in ((2, 0), (0, 4), (-1, 0)):
+        with pytest.raises(ValueError, match="layer and head must be below 2 and 4"):
+            found.head(*place)

@@ -1,0 +1,62 @@
+"""Files are written whole or not at all; safetensors files are opened or the error names them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import save_file
+
+from sublinattn.core import files
+
+
+@pytest.mark.parametrize("where", ["write", "rename"])
+def test_a_crash_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    path = tmp_path / "x.json"
+    files.write_json(path, {"a": 1})
+    before = path.read_bytes()
+
+    def crash(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    if where == "rename":
+        monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt), files.atomic(path) as temporary:
+        temporary.write_text("half")
+        if where == "write":
+            crash()
+    assert path.read_bytes() == before == b'{\n  "a": 1\n}\n'
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_a_file_that_is_being_written_is_not_listed(tmp_path: Path) -> None:
+    with files.atomic(tmp_path / "new" / "x.json") as temporary:
+        temporary.write_text("half")
+        assert temporary.name == "x.json" and not list((tmp_path / "new").glob("*.json"))
+    assert (tmp_path / "new" / "x.json").read_text() == "half"
+    with pytest.raises(FileNotFoundError), files.atomic(tmp_path / "y.json"):
+        pass  # nothing was written
+
+
+def test_json_is_strict_and_rows_are_not_empty(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(tmp_path / "x.json", {"number": float("nan")})
+    with pytest.raises(ValueError, match="rows of 'x' must hold at least one measurement"):
+        files.write_rows(pd.DataFrame({"a": []}), "x", out=tmp_path)
+    assert not list(tmp_path.iterdir())
+    rows = pd.DataFrame({"a": [1.5, 2.5]})
+    pd.testing.assert_frame_equal(pd.read_parquet(files.write_rows(rows, "x", out=tmp_path)), rows)
+
+
+def test_safetensors_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bfloat16, path = pytest.importorskip("ml_dtypes").bfloat16, tmp_path / "x.safetensors"
+    save_file({"x": np.ones(3, bfloat16), "y": np.ones(2)}, path)
+    with files.open_safetensors(path) as file:
+        assert file.get_tensor("x").dtype == bfloat16
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)  # as if it were not installed
+    with pytest.raises(ImportError, match=rf"^{path} is in bfloat16, .* pip install 'sublinattn\[lm\]'$"):
+        files.open_safetensors(path)
