@@ -183,10 +183,10 @@ def test_a_norm_that_overflows_is_not_an_infinite_entry() -> None:
 # -------------------------------------------------------------------------------------------------------------- streams
 WIDE, ROWS = {"q": 4, "k": 4, "v": 3}, {name: x[0] for name, x in GOOD.items()}
 STREAMS: dict[str, Any] = {
-    "update": lambda k, v: PolynomialState(4, 3, degree=4).update(k, v),
-    "attend": lambda q: PolynomialState(4, 3, degree=4).update(ROWS["k"], ROWS["v"]).attend(q),
-    "paper keys": lambda k, v: sketch("paper").absorb_keys(k, v),
-    "fused keys": lambda k, v: sketch("fused").absorb_keys(k, v),
+    "update": lambda k, v, **options: state().update(k, v, **options),
+    "attend": lambda q: state().update(ROWS["k"], ROWS["v"]).attend(q),
+    "paper keys": lambda k, v, **options: sketch("paper").absorb_keys(k, v, **options),
+    "fused keys": lambda k, v, **options: sketch("fused").absorb_keys(k, v, **options),
     "paper queries": lambda q: sketch("paper").absorb_keys(ROWS["k"], ROWS["v"]).absorb_queries(q),
     "fused queries": lambda q: sketch("fused").absorb_keys(ROWS["k"], ROWS["v"]).absorb_queries(q),
 }
@@ -200,6 +200,10 @@ STREAM_ARRAYS: list[tuple[Any, type[Exception], str]] = [
     (lambda x: x[0, 0], ValueError, r"must have shape \(WIDTH,\) or \(c, WIDTH\), got \(\)"),
     (lambda x: x[:0], ValueError, r"must not be empty, got shape \(0, "),
 ]  # fmt: skip
+
+
+def state(**options: Any) -> PolynomialState:
+    return PolynomialState(**({"d": 4, "d_v": 3, "degree": 4} | options))
 
 
 def sketch(variant: str = "paper", **options: Any) -> OnePassSketch:
@@ -265,27 +269,22 @@ SKETCH: list[tuple[dict[str, Any], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "error", "message"), STATE)
-def test_impossible_state(options: dict[str, Any], error: Any, message: str) -> None:
+@pytest.mark.parametrize(
+    ("made", "options", "error", "message"), [(state, *case) for case in STATE] + [(sketch, *case) for case in SKETCH]
+)
+def test_impossible_state(made: Any, options: dict[str, Any], error: Any, message: str) -> None:
     with pytest.raises(error, match=f"^{message}"):
-        PolynomialState(**({"d": 4, "d_v": 3, "degree": 4} | options))
-
-
-@pytest.mark.parametrize(("options", "error", "message"), SKETCH)
-def test_impossible_sketch(options: dict[str, Any], error: Any, message: str) -> None:
-    with pytest.raises(error, match=f"^{message}"):
-        sketch(**options)
+        made(**options)
 
 
 def test_an_empty_state_has_no_answer() -> None:
     with pytest.raises(ValueError, match="^attend needs a state with keys, got an empty one"):
-        PolynomialState(4, 3, degree=4).attend(ROWS["q"])
+        state().attend(ROWS["q"])
 
 
 @pytest.mark.parametrize("stream", ["update", "fused keys", "paper keys"])
 def test_the_scan_of_rows_can_be_skipped(stream: str) -> None:
     v = ROWS["v"].copy()
     v[13, 2] = np.nan
-    one: Any = PolynomialState(4, 3, degree=4) if stream == "update" else sketch(stream.split()[0])
-    getattr(one, "update" if stream == "update" else "absorb_keys")(ROWS["k"], v, check_finite=False)
+    one = STREAMS[stream](ROWS["k"], v, check_finite=False)
     assert (one.tokens_seen if stream == "update" else one.keys_seen) == 20

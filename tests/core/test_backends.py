@@ -1,18 +1,15 @@
-"""The boundary: kinds, dtypes and devices in and out; draws, tiles, threads, memory."""
+"""The boundary: kinds, dtypes and devices in and out; memory."""
 
 from __future__ import annotations
 
-import threading
-import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
 import references
-from threadpoolctl import threadpool_info, threadpool_limits
 
-from sublinattn import attention, hyper_attention, stage_times, uniform_attention
-from sublinattn.core import backends, threads, timing
+from sublinattn import attention, hyper_attention, uniform_attention
+from sublinattn.core import backends
 
 
 def test_namespace_is_shared_or_refused(xp: Any) -> None:
@@ -78,91 +75,7 @@ def test_jax_arrays_come_back_as_they_came() -> None:
         np.testing.assert_allclose(np.asarray(out, np.float32), references.attention(*arrays)[0], atol=0.05)
 
 
-# -------------------------------------------------------------------------------------------------- tiles and threads
-def test_every_tile_runs_once_whatever_the_threads() -> None:
-    for limit in (1, 2):
-        with threadpool_limits(limit, user_api="blas"):
-            done: list[int] = []
-            backends.for_tiles(np, range(100), lambda: done.append)  # noqa: B023 - list.append is atomic
-            assert sorted(done) == list(range(100))
-
-
-def test_the_blas_limit_is_the_number_of_tile_threads() -> None:
-    for limit in (1, 2):
-        made: list[int] = []
-
-        def make_worker(made: list[int] = made) -> Any:
-            made.append(1)
-            return lambda tile: None
-
-        with threadpool_limits(limit, user_api="blas"):
-            backends.for_tiles(np, range(50), make_worker)
-        assert len(made) == min(limit, threads.cpu_count())
-
-
-def test_tiles_have_one_blas_thread_and_the_limit_is_restored() -> None:
-    if not any(lib["user_api"] == "blas" for lib in threadpool_info()):
-        pytest.skip("no BLAS that threadpoolctl knows")
-    inside: list[int] = []
-
-    def worker(_: int) -> None:
-        inside.extend(lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas")
-
-    with threadpool_limits(2, user_api="blas"):
-        backends.for_tiles(np, [0], lambda: worker)
-        after = [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
-    assert set(inside) == {1} and set(after) == {2}
-
-
-def test_an_error_in_a_tile_is_raised_and_the_limit_restored() -> None:
-    before = threadpool_info()
-
-    def worker(tile: int) -> None:
-        if tile == 7:
-            raise ZeroDivisionError("tile 7")
-
-    with pytest.raises(ZeroDivisionError, match="tile 7"):
-        backends.for_tiles(np, range(10), lambda: worker)
-    assert threadpool_info() == before
-
-
-def test_concurrent_calls_do_not_mix() -> None:
-    arrays = references.qkv(3, 600, 600, d=8)
-    expected = attention(*arrays)
-    found: list[Any] = [None] * 4
-
-    def call(i: int) -> None:
-        found[i] = attention(*arrays)
-
-    threads = [threading.Thread(target=call, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for out in found:
-        np.testing.assert_array_equal(out, expected)
-
-
-def test_stage_times_of_another_thread_are_its_own() -> None:
-    arrays = references.qkv(4, 100, 100)
-    options: dict[str, Any] = {"block_size": 16, "sample_size": 16, "min_exact": 0, "rng": 0}
-    with stage_times() as seconds:
-        other = threading.Thread(target=lambda: hyper_attention(*arrays, **options))
-        other.start()
-        other.join()
-    assert not seconds
-
-
 # -------------------------------------------------------------------------------------------------------------- memory
-def test_peak_bytes_counts_what_is_held_at_once() -> None:
-    def call() -> None:
-        for _ in range(3):
-            np.ones(2**20, np.uint8)
-
-    assert 2**20 <= timing.peak_bytes(np, call) < 2**20 + 2**16
-    assert not tracemalloc.is_tracing()
-
-
 def test_device_memory_of_the_host() -> None:
     free, total = backends.device_memory(np)
     assert 0 < free <= total

@@ -1,0 +1,65 @@
+"""Tiles on threads: each runs once, with one BLAS thread, and the limit of BLAS is restored."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import references
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from sublinattn import attention
+from sublinattn.core import threads
+
+
+def blas_threads() -> list[int]:
+    return [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_tiles_run_once_on_as_many_threads_as_blas_had(limit: int) -> None:
+    workers: list[int] = []
+    done: list[int] = []
+    inside: list[int] = []
+
+    def make_worker() -> Any:
+        workers.append(1)
+        inside.extend(blas_threads())
+        return done.append
+
+    with threadpool_limits(limit, user_api="blas"):
+        threads.for_tiles(np, range(100), make_worker)
+        assert set(blas_threads()) <= {limit}
+    assert sorted(done) == list(range(100))
+    assert len(workers) == min(limit, threads.cpu_count()) and set(inside) <= {1}
+
+
+def test_an_error_in_a_tile_is_raised_and_the_limit_restored() -> None:
+    before = threadpool_info()
+
+    def worker(tile: int) -> None:
+        if tile == 7:
+            raise ZeroDivisionError("tile 7")
+
+    with pytest.raises(ZeroDivisionError, match="tile 7"):
+        threads.for_tiles(np, range(10), lambda: worker)
+    assert threadpool_info() == before
+
+
+def test_concurrent_calls_do_not_mix() -> None:
+    arrays = references.qkv(3, 600, 600, d=8)
+    expected = attention(*arrays)
+    found: list[Any] = [None] * 4
+
+    def call(i: int) -> None:
+        found[i] = attention(*arrays)
+
+    callers = [threading.Thread(target=call, args=(i,)) for i in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    for out in found:
+        np.testing.assert_array_equal(out, expected)
