@@ -1,0 +1,20 @@
+"""HyperAttention: [HA24] Han et al., ICLR 2024, arXiv 2310.05869; its hash: [KDE23] Zandieh et al., arXiv 2302.02451.
+
+`sublinattn verify ID` prints the file and line of a claim's trial.
+
+| in the paper | here | claims | notebook |
+|---|---|---|---|
+| Definition 1: hash | `sort_lsh.py`: `buckets`, `gray_rank` | ha24.lsh-collision, ha24.gray-adjacency | 01-sortlsh |
+| Algorithm 1: sortLSH | `sort_lsh.py`: `sort_blocks` | - | 01-sortlsh |
+| Algorithm 2: ApproxD | `estimators.py`: `TheorySample` | ha24.unbiased-theory | 01-sortlsh |
+| Lemma 1: its samples | `estimators.py`: `TheorySample` | ha24.lemma1 | 03-spectral-error |
+| Lemma 2: row norms, variance | `estimators.py`: `row_norm_law`, `draw_theory` | ha24.amm-variance | 01-sortlsh |
+| Lemma 2: its samples | `estimators.py`: `TheorySample` | ha24.lemma2, ha24.amm-explicit | 03-spectral-error |
+| Algorithm 3, authors' code | `estimators.py`: `SharedSample` | ha24.unbiased-practical | 01-sortlsh |
+| Algorithm 3, Theorem 1 | `hyper.py`: `Problem.full` | ha24.theorem1-exponents, ha24.composed | 03-spectral-error |
+| Algorithm 4: causal | `hyper.py`: `Problem.causal` | ha24.causality*, ha24.recursion-exact | 04-causal-scaling |
+| Theorem 1: time and memory | `hyper.py`: `hyper_attention` | ha24.time*, ha24.memory | 04-causal-scaling |
+| Section 2: alpha and kappa | `hardness.py`: `hardness` | ha24.srank-alpha | 02-hardness |
+| Section 2: alpha is sublinear | `hardness.py`: `hardness` | ha24.alpha-sublinear-* | 02-hardness, 17-model-hardness |
+| Section 4: perplexity | `hyper.py`: `hyper_attention` | ha24.perplexity-half | 20-perplexity |
+"""

@@ -1,0 +1,19 @@
+"""SubGen: [SG24] Zandieh, Han, Mirrokni, Karbasi, arXiv 2402.06082.
+
+| in the paper | here | claims | notebook |
+|---|---|---|---|
+| (m, delta)-clusterability | `primitives/clustering.py`: `OnlineClusters` | sg24.clusters | 12-clusterability |
+| Algorithm 1: clusters | `primitives/clustering.py`: `OnlineClusters` | sg24.packing, sg24.radius | 12-clusterability |
+| Algorithm 1 in chunks | `subgen.py`: `SubGenCache.update` | sg24.chunks | 12-clusterability |
+| Algorithm 1: samples | `primitives/reservoir.py`: `GroupSamples` | sg24.sample-law | 13-subgen-laws |
+| Algorithm 1: slots | `primitives/reservoir.py`: `WeightedSlots` | sg24.slot-* | 13-subgen-laws |
+| derived: merging | `head.py`: `Head.merge` | sg24.merge, sg24.merge-law | 12-clusterability, 13-subgen-laws |
+| Theorem 1, proof: z | `head.py`: `numerators` | sg24.z-* | 13-subgen-laws |
+| Theorem 1, proof: tau | `head.py`: `normalisers` | sg24.tau-* | 13-subgen-laws |
+| Theorem 1: error | `subgen.py`: `SubGenCache.attend` | sg24.theorem, sg24.chebyshev | 14-caches-error |
+| Theorem 1: s and t | `subgen.py`: `SubGenCache` | sg24.theorem-* | 16-subgen-ablation |
+| Theorem 1: memory | `subgen.py`: `SubGenCache` | sg24.memory-* | 12-clusterability |
+| Theorem 1: time | `subgen.py`: `SubGenCache.update` | sg24.time-* | 15-subgen-scaling |
+| Section 2.1, Figure 1 | `primitives/kcenter.py`: `greedy_radii` | sg24.keys-cluster | 18-model-keys-values |
+| Section 4, Table 1 | `subgen.py`: `SubGenCache` | sg24.retrieval-* | 21-line-retrieval |
+"""
