@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import nbformat
 import sympy
 
 from sublinattn.theory.claim import Claim, Exact, Growth, Mean, Probability, Sabotage, Trial, Vacuity
+from sublinattn.theory.cost import over
 
 N, EPS = sympy.symbols("n varepsilon", positive=True)
 
@@ -29,32 +31,37 @@ def clock(rng: Any, xp: Any, variable: str, n: int, power: float = 0.9) -> Trial
     return Trial(measured=n**power * noise, facts={"n": float(n)})
 
 
-def _claim(slug: str, kind: Any, trial: Any, cases: tuple[Any, ...], change: dict[str, Any], **more: Any) -> Claim:
+def claim(slug: str, kind: Any, trial: Any, cases: Iterable[Any], trials: int = 400, **more: Any) -> Claim:
+    """A claim that says little, `toy.<slug>`."""
+    given = {"title": f"The {slug} claim", "statement": sympy.Le(EPS, N**2 / 2), **more}
     return Claim(
         id=f"toy.{slug}",
         paper="HA24",
         source="Theorem 1",
-        title=more.pop("title", f"The {slug} claim"),
-        statement=sympy.Le(EPS, N**2 / 2),
         kind=kind,
         trial=trial,
-        cases={"smoke": cases},
-        max_trials={"smoke": more.pop("trials", 400)},
-        sabotages=(Sabotage("broken", "it is broken", change),),
-        **more,
+        cases={"smoke": tuple(cases)},
+        max_trials={"smoke": trials},
+        **given,
     )
 
 
-RATES = ({"rate": 0.001}, {"rate": 0.0, "workload": "real"})
-SIZES = tuple({"variable": "n", "n": n} for n in (64, 128, 256, 512))
-HOLDS = _claim("holds", Probability(0.05), coin, RATES, {"rate": 0.9}, title="It holds <b>& stays</b>")
-FAILS = _claim("fails", Probability(0.05), coin, ({"rate": 0.9},), {"rate": 1.0})
-OPEN = _claim("open", Probability(0.01), coin, ({"rate": 0.0},), {"rate": 1.0}, trials=20)
-LOOSE = _claim("loose", Probability(0.05), coin, ({"rate": 0.0},), {})
-EMPTY = _claim("empty", Probability(0.05), coin, ({"rate": 0.0},), {"rate": 1.0}, vacuity=Vacuity(sympy.Ge(1000, N)))
-ALWAYS = _claim("always", Exact("<="), coin, ({"rate": 0.0},), {"rate": 0.5}, trials=20)
-MEAN = _claim("mean", Mean(0.05), normal, ({},), {"shift": 0.5})
-CLOCK = _claim("clock", Growth({"n": N}, machine=True), clock, SIZES, {"power": 2.0}, trials=4)
+def broken(**change: Any) -> tuple[Sabotage]:
+    """One sabotage, which changes these arguments of the trial."""
+    return (Sabotage("broken", "it is broken", change),)
+
+
+P, RATES = Probability(0.05), ({"rate": 0.001}, {"rate": 0.0, "workload": "real"})
+NEVER, SURE = ({"rate": 0.0},), broken(rate=1.0)
+HOLDS = claim("holds", P, coin, RATES, sabotages=broken(rate=0.9), title="It holds <b>& stays</b>")
+FAILS = claim("fails", P, coin, ({"rate": 0.9},), sabotages=SURE)
+OPEN = claim("open", Probability(0.01), coin, NEVER, trials=20, sabotages=SURE)
+LOOSE = claim("loose", P, coin, NEVER, sabotages=broken())
+EMPTY = claim("empty", P, coin, NEVER, sabotages=SURE, vacuity=Vacuity(sympy.Ge(1000, N)))
+ALWAYS = claim("always", Exact("<="), coin, NEVER, trials=20, sabotages=broken(rate=0.5))
+MEAN = claim("mean", Mean(0.05), normal, ({},), sabotages=broken(shift=0.5))
+SIZES = over("n", (64, 128, 256, 512))
+CLOCK = claim("clock", Growth({"n": N}, machine=True), clock, SIZES, trials=4, sabotages=broken(power=2.0))
 ALL = (HOLDS, FAILS, OPEN, LOOSE, EMPTY, ALWAYS, MEAN, CLOCK)
 
 

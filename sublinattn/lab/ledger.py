@@ -1,8 +1,9 @@
 """The ledger: one entry per claim, with its verdict and all that is needed to judge and to repeat it.
 
-Notebooks call `check`, which leaves one file per claim; `merge` makes the ledger of those files. Whatever differs
-between two runs of the same seed (times, bytes, versions) stands under keys named "machine", and `comparable` drops
-them: what is left is equal to the byte, whatever the number of workers.
+Notebooks call `check`, which writes one file per claim; `merge` puts those files together. Whatever differs between two
+runs of the same seed (times, bytes, versions) stands under keys named "machine", and `comparable` drops them: the rest
+is equal to the byte, whatever the number of workers. Of a claim about times or bytes, `entry | entry["machine"]` has
+all numbers in their places.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def check(
     notebook: str | None = None,
     executor: Executor | None = None,
 ) -> pd.DataFrame:
-    """Verify claims and file the results: `out/verdicts/<id>.json` and `out/rows/<id>.parquet`, each written whole.
+    """Verify claims and write `out/verdicts/<id>.json` and `out/rows/<id>.parquet`, each whole or not at all.
 
     Parameters
     ----------
@@ -86,13 +87,11 @@ def check(
 
 
 def entry(claim: Claim, verdict: Verdict, *, notebook: str | None = None) -> dict[str, Any]:
-    """Ledger entry of one claim: what it says, and what was found."""
-    found = verdict.to_dict()
-    name = found.pop("claim")
-    return {
-        **found,
-        "machine": {**found["machine"], "provenance": provenance()},
-        "id": name,
+    """Ledger entry of one claim: the statement, and the verdict on it."""
+    record = verdict.to_dict()
+    record["id"] = record.pop("claim")
+    record["machine"]["provenance"] = provenance()
+    return record | {
         "paper": claim.paper,
         "source": claim.source,
         "title": claim.title,
@@ -164,7 +163,7 @@ def flips(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def comparable(value: Any) -> Any:
-    """The part of a ledger on which two runs of one seed must agree: all but the values under keys named "machine"."""
+    """The part of a ledger on which two runs of one seed must agree: all but what stands under keys named "machine"."""
     if isinstance(value, Mapping):
         return {key: comparable(item) for key, item in value.items() if key != "machine"}
     if isinstance(value, list | tuple):
@@ -192,7 +191,7 @@ def _latex(expression: sympy.Basic) -> str:
 
 
 def _promise(claim: Claim) -> dict[str, Any]:
-    """What the kind of a claim promises, in the words of the report."""
+    """The kind of statement that a claim makes, in the words of the report."""
     from ..theory.claim import Exact, Growth, Mean, Probability
 
     match claim.kind:

@@ -1,4 +1,4 @@
-"""Grids of the claims about time and memory, and the trial that they end in."""
+"""Grids of the claims about growth in time, memory and size; their clock is `core.timing.best_of`."""
 
 from __future__ import annotations
 

@@ -8,32 +8,29 @@ import numpy as np
 
 
 def critical_size(excess: Callable[[int], float], *, start: int, cap: int) -> float:
-    """Sample size at which `excess(m)` (a quantile of the error over its target) falls to 1; inf if it is above 1 up
-    to `cap`.
+    """Smallest sample size m at which `excess(m)`, the error over its target, is at most 1; inf if none is up to `cap`.
 
-    Doubles from `start` until it is at most 1 (or halves until it is above), then interpolates between the two sizes,
-    both on log scales.
+    Doubles m from `start` until the excess is at most 1, or halves m until it is above. Between the last two sizes the
+    log of the excess is interpolated linearly in log m, so that the answer is not rounded to a power of two.
     """
-    m, here = start, excess(start)
-    if here <= 1:
+    m, current = start, excess(start)
+    if current <= 1:
         while m > 1:
             lower = excess(m // 2)
             if lower > 1:
-                return _crossing(m // 2, lower, m, here)
-            m, here = m // 2, lower
+                return _crossing(m // 2, lower, m, current)
+            m, current = m // 2, lower
         return 1.0
     while m < cap:
         upper = excess(2 * m)
         if upper <= 1:
-            return _crossing(m, here, 2 * m, upper)
-        m, here = 2 * m, upper
+            return _crossing(m, current, 2 * m, upper)
+        m, current = 2 * m, upper
     return np.inf
 
 
 def _crossing(low: int, above: float, high: int, below: float) -> float:
-    """Where the line through (log low, log above) and (log high, log below) is 0; at `high` where the error vanishes
-    or overflowed.
-    """
+    """Where the line through (log low, log above) and (log high, log below) is 0; `high` if the error is 0 or inf."""
     if not (np.isfinite(above) and below > 0):
         return float(high)
     share = np.log(above) / np.log(above / below)

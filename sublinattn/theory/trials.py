@@ -1,8 +1,8 @@
 """Seeded streams of trials, spread over processes: the same trials, in the same order, whatever the number of workers.
 
-A trial's seed follows from the run's seed, the claim, the role, the case and its own number, never from when or where
-it runs. Workers compute ahead in chunks; results are handed out in one fixed order, and what a stopping rule no
-longer needs is thrown away.
+A trial's seed follows from the run's seed, the claim, its condition, the case and the trial's number, never from when
+or where it runs. Workers compute ahead in chunks; results are handed out in one fixed order, and those that a stopping
+rule no longer needs are dropped.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _LARGEST_CHUNK = 256
 
 
 class TrialError(RuntimeError):
-    """A trial raised; the message names claim, role, case and trial."""
+    """A trial raised an error; the message names claim, condition, case and trial."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """The trials of one case of a claim, in one role ("claim", "drop:NAME", "sabotage:NAME")."""
+    """The trials of one case of a claim under one condition, `role`: "claim", "drop:NAME" or "sabotage:NAME"."""
 
     trial: Callable[..., Trial]
     claim: str

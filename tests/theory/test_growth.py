@@ -5,10 +5,12 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import t as student
+from scipy.stats import ttest_ind
 
 from sublinattn.theory import growth
 
 LEVEL = 1e-6
+NONE = math.inf  # a size that the search did not find
 
 
 def grid(points=5, replicates=8, factor=2.0):
@@ -19,68 +21,74 @@ def noisy(x, exponent, noise=0.05, seed=0):
     return x**exponent * np.exp(noise * np.random.default_rng(seed).standard_normal(x.shape))
 
 
-def fit(x, size, theory, cap=math.nan, **options):
-    return growth.fit(x, size, theory, cap=cap, level=LEVEL, **options)
+def fit(x, size, law, **options):
+    return growth.fit(x, size, law, level=LEVEL, **options)
+
+
+def missing(points, at):
+    """Sizes that grow like x, none found at the grid points `at`."""
+    x = grid(points)
+    size = noisy(x, 1.0)
+    size[at] = NONE
+    return x, size
 
 
 def test_slope_is_least_squares_with_the_error_of_a_stratified_bootstrap():
     rng = np.random.default_rng(0)
     log_x = np.log(grid(4, 40))
     y = 0.7 * log_x + rng.standard_normal(log_x.shape) * np.array([[0.1], [0.2], [0.3], [0.4]])
-    value, error, _ = growth.slope(log_x, y)
-    assert value == pytest.approx(np.polyfit(log_x.ravel(), y.ravel(), 1)[0])
+    fitted = growth.slope(log_x, y)
+    assert fitted.value == pytest.approx(np.polyfit(log_x.ravel(), y.ravel(), 1)[0])
     picks = rng.integers(40, size=(4000, 4, 40))
     resampled = np.take_along_axis(np.broadcast_to(y, picks.shape), picks, axis=2)
     weights = (log_x - log_x.mean()) / np.sum((log_x - log_x.mean()) ** 2)
     bootstrap = np.std(np.sum(weights * resampled, axis=(1, 2)), ddof=1)
-    assert error == pytest.approx(bootstrap * math.sqrt(40 / 39), rel=0.05)  # 4000 resamples: standard error 0.011
+    assert fitted.error == pytest.approx(bootstrap * math.sqrt(40 / 39), rel=0.05)  # 4000 resamples: 0.011
 
 
 def test_two_points_are_welchs_test():
     """With two abscissas one log unit apart the slope is a difference of means."""
-    from scipy.stats import ttest_ind
-
     rng = np.random.default_rng(1)
-    log_x = np.repeat([[0.0], [1.0]], 6, axis=1)
     y = rng.standard_normal((2, 6)) * [[1.0], [3.0]] + [[0.0], [2.0]]
-    fitted = growth.slope(log_x, y)
+    fitted = growth.slope(np.repeat([[0.0], [1.0]], 6, axis=1), y)
     welch = ttest_ind(y[1], y[0], equal_var=False, alternative="greater")
     assert fitted.p_value() == pytest.approx(welch.pvalue)
     assert fitted.freedom == pytest.approx(welch.df)
     assert fitted.reach == pytest.approx(student.ppf(0.99, welch.df) * fitted.error)
 
 
-@pytest.mark.parametrize(("exponent", "expected"), [(1.5, "supported"), (2.0, "undecided"), (2.5, "refuted")])
-def test_outcomes(exponent, expected):
-    x = grid()
-    found = fit(x, noisy(x, exponent), 3 * x**2.0)
-    assert found.outcome == expected
-    assert found.theory_exponent == pytest.approx(2)
-    assert found.lower < exponent < found.upper
-    assert found.excess == pytest.approx(found.measured_exponent - found.theory_exponent)
+@pytest.mark.parametrize(
+    ("x", "exponent", "theory", "expected"),
+    [
+        (grid(), 1.5, 2.0, "supported"),
+        (grid(), 2.0, 2.0, "undecided"),
+        (grid(), 2.5, 2.0, "refuted"),
+        (1 / grid(), -4.0, -6.0, "supported"),  # a theory that falls is read towards small x
+        (1 / grid(), -7.0, -6.0, "refuted"),
+    ],
+)
+def test_outcomes_and_exponents(x, exponent, theory, expected):
+    result = fit(x, noisy(x, exponent), 3 * x**theory, variable="x", theory="x^2")
+    assert result.outcome == expected
+    assert result.theory_exponent == pytest.approx(theory)
+    assert result.lower < exponent < result.upper
+    assert result.excess == pytest.approx(math.copysign(1, theory) * (result.measured_exponent - theory))
+    assert (result.variable, result.theory, result.abscissas) == ("x", "x^2", tuple(x[:, 0]))
+    assert np.array_equal(result.sizes, noisy(x, exponent))
 
 
-@pytest.mark.parametrize(("exponent", "expected"), [(-4.0, "supported"), (-7.0, "refuted")])
-def test_a_theory_that_falls_is_read_towards_small_x(exponent, expected):
-    x = 1 / grid()
-    found = fit(x, noisy(x, exponent), x**-6.0)
-    assert found.outcome == expected
-    assert found.lower < exponent < found.upper
-    assert found.excess == pytest.approx(found.theory_exponent - found.measured_exponent)
-
-
-def test_a_constant_theory_is_read_upwards():
+@pytest.mark.parametrize("constant", [0.1, 1.0, 3.0, 7.7])
+def test_a_constant_theory_is_read_upwards(constant):
     x = np.repeat(np.array([0.3, 0.7, 1.1, 1.9, 3.3])[:, None], 8, axis=1)
-    for constant in (0.1, 1.0, 3.0, 7.7):
-        assert fit(x, noisy(x, 1.0), np.full_like(x, constant)).outcome == "refuted"
-        assert fit(x, noisy(x, -1.0), np.full_like(x, constant)).outcome == "supported"
+    assert fit(x, noisy(x, 1.0), np.full_like(x, constant)).outcome == "refuted"
+    assert fit(x, noisy(x, -1.0), np.full_like(x, constant)).outcome == "supported"
 
 
 def test_a_logarithm_has_an_effective_exponent():
     x = grid()
-    found = fit(x, noisy(x, 0.0), np.log(x))
-    assert found.outcome == "supported"
-    assert found.theory_exponent == pytest.approx(np.polyfit(np.log(x[:, 0]), np.log(np.log(x[:, 0])), 1)[0])
+    result = fit(x, noisy(x, 0.0), np.log(x))
+    assert result.outcome == "supported"
+    assert result.theory_exponent == pytest.approx(np.polyfit(np.log(x[:, 0]), np.log(np.log(x[:, 0])), 1)[0])
 
 
 def test_without_noise_the_sign_decides_and_rounding_does_not():
@@ -98,46 +106,31 @@ def test_support_needs_an_excess_of_resolution_ruled_out():
     assert fit(x, size * x**0.9, x, resolution=0.5).outcome == "refuted"
 
 
-def test_sizes_beyond_the_cap_refute_if_the_theory_puts_them_well_below():
-    x = grid(4, 8)
-    size = noisy(x, 1.0)
-    size[2:] = math.inf
-    found = fit(x, size, x, cap=1e4)
-    assert found.outcome == "refuted"
-    assert found.measured_exponent == pytest.approx(1, abs=0.3)
-    assert "2 of 4 points left out" in found.reason
+# ---------------------------------------------------------------------------------------- sizes that were not found
+@pytest.mark.parametrize(
+    ("at", "cap", "refuted", "reason"),
+    [
+        (slice(2, None), 1e4, True, "2 of 4 points left out"),  # the theory puts them far below the cap
+        (slice(2, None), 7.0, False, "2 of 4 points left out"),  # the theory puts them above it
+        (slice(0, 1), 1e-3, False, "1 of 4 points left out"),  # at the easy end they do not make a slope
+        (slice(1, None), 1e6, True, "3 of 4 points left out"),  # one point has no exponent, but may refute
+        (slice(0, None), 10.0, True, "no size up to the cap"),  # nowhere
+    ],
+)
+def test_sizes_beyond_the_cap(at, cap, refuted, reason):
+    x, size = missing(4, at)
+    result = fit(x, size, x, cap=cap)
+    assert (result.outcome == "refuted") == refuted == (result.p_value <= LEVEL)
+    assert refuted or result.p_value > 0.01
+    assert reason in result.reason
+    found = np.isfinite(size).all(axis=1).sum()
+    assert result.measured_exponent == pytest.approx(1, abs=0.3) if found > 1 else math.isnan(result.measured_exponent)
 
 
-def test_sizes_beyond_the_cap_do_not_refute_if_the_theory_puts_them_there():
-    x = grid(4, 8)
-    size = noisy(x, 1.0)
-    found = fit(x, np.where(size > 7, math.inf, size), x, cap=7.0)
-    assert found.outcome != "refuted"
-    assert found.p_value > 0.01
-    assert "2 of 4 points left out" in found.reason
-
-
-def test_sizes_missing_at_the_easy_end_do_not_make_a_slope():
-    x = grid(4, 8)
-    size = noisy(x, 1.0)
-    size[0] = math.inf
-    assert fit(x, size, x, cap=1e-3).outcome == "undecided"
-
-
-def test_one_point_left_gives_no_exponent_but_may_refute():
-    x = grid(3, 8)
-    size = noisy(x, 1.0)
-    size[1:] = math.inf
-    found = fit(x, size, x, cap=1e6)
-    assert found.outcome == "refuted"
-    assert math.isnan(found.measured_exponent)
-
-
-def test_no_size_anywhere_refutes():
-    x = grid(3, 4)
-    found = fit(x, np.full_like(x, math.inf), x, cap=10.0)
-    assert found.outcome == "refuted"
-    assert "no size up to the cap" in found.reason
+def test_missing_sizes_at_every_point_leave_nothing_to_fit():
+    x = np.array([[1.0, 1.1], [2.0, 2.1], [4.0, 4.1]])
+    result = fit(x, np.array([[1.0, NONE], [NONE, 1.0], [1.0, NONE]]), np.ones_like(x), cap=10.0)
+    assert result.outcome == "undecided" and result.p_value == 1.0
 
 
 @pytest.mark.parametrize(
@@ -149,30 +142,20 @@ def test_no_size_anywhere_refutes():
         ({"x": -grid()}, "abscissas must be positive"),
         ({"size": np.zeros((5, 8))}, "sizes must be positive"),
         ({"size": np.full((5, 8), math.nan)}, "sizes must be positive"),
-        ({"theory": np.zeros((5, 8))}, "theory's growth"),
-        ({"size": np.where(grid() > 8, math.inf, 1.0)}, "cap"),
+        ({"law": np.zeros((5, 8))}, "theory's growth"),
+        ({"size": np.where(grid() > 8, NONE, 1.0)}, "cap"),
     ],
 )
 def test_bad_input(change, message):
-    given = {"x": grid(), "size": grid(), "theory": grid(), **change}
-    if "x" in change:
-        given |= {"size": np.abs(change["x"]), "theory": np.abs(change["x"])}
+    positive = np.abs(change.get("x", grid()))
     with pytest.raises(ValueError, match=message):
-        fit(**given)
+        fit(**{"x": positive, "size": positive, "law": positive, **change})
 
 
 def test_false_alarms_and_coverage():
     """Excess 0: 20000 fits at level 1e-3 give at most 60 refuted (nominal 20; tail below 1e-9 even at 1.3 times
     that)."""
-    log_x = np.log(grid(4, 8))
     y = 0.2 * np.random.default_rng(5).standard_normal((20_000, 4, 8))
-    fitted = growth.slope(log_x, y)
+    fitted = growth.slope(np.log(grid(4, 8)), y)
     assert 5 <= (fitted.p_value() <= 1e-3).sum() <= 60
     assert 0.985 <= (fitted.value + fitted.reach >= 0).mean() <= 0.995
-
-
-def test_missing_sizes_at_every_point_leave_nothing_to_fit():
-    x = np.array([[1.0, 1.1], [2.0, 2.1], [4.0, 4.1]])
-    size = np.array([[1.0, np.inf], [np.inf, 1.0], [1.0, np.inf]])
-    found = growth.fit(x, size, np.ones_like(x), cap=np.full_like(x, 10.0), level=1e-4)
-    assert found.outcome == "undecided" and found.p_value == 1.0

@@ -51,29 +51,28 @@ def test_rate_limits_are_where_the_wealth_is_a_hundred(failures, trials):
     if upper < 1:
         assert sequential.log_wealth(failures, trials, upper, "above") == pytest.approx(target, abs=1e-6)
     inside = np.linspace(lower, upper, 101)[1:-1]
-    assert (
-        np.maximum(*(sequential.log_wealth(failures, trials, inside, a) for a in ("below", "above"))) < target
-    ).all()
+    for against in ("below", "above"):
+        assert (sequential.log_wealth(failures, trials, inside, against) < target).all()
     assert (lower == 0) == (failures == 0)
     assert (upper == 1) == (failures == trials)
 
 
 def test_no_trials_no_knowledge():
-    assert sequential.rate_limits(0, 0) == (0, 1)
+    test = ProbabilityTest(0.1, 1e-4)
+    assert (test.outcome, test.p_value, test.limits()) == ("undecided", 1, (0, 1))
     assert sequential.trials_to_decide(0, 0, 0.1, 1e-4) is None
-    assert ProbabilityTest(0.1, 1e-4).outcome == "undecided"
-    assert ProbabilityTest(0.1, 1e-4).p_value == 1
 
 
-def test_rate_limits_cover_at_all_times():
-    """Uniform coverage 0.99 on each side: of 400 paths of 300 trials at most 12 are ever missed (binomial tail 2e-4
-    at 0.01)."""
-    rng = np.random.default_rng(1)
-    p, trials = 0.2, np.arange(1, 301)
-    failures = np.cumsum(rng.random((400, 300)) < p, axis=1)
+def test_limits_cover_at_all_times():
+    """Each limit is missed with chance 0.01. Rates: of 400 paths of 300 trials at most 12 (binomial tail 2e-4); means:
+    of 300 paths of 400 trials at most 10 (3e-4)."""
+    failures = np.cumsum(np.random.default_rng(1).random((400, 300)) < 0.2, axis=1)
     for against in ("below", "above"):
-        missed = (sequential.log_wealth(failures, trials, p, against) >= math.log(100)).any(axis=1)
-        assert missed.sum() <= 12
+        wealth = sequential.log_wealth(failures, np.arange(1, 301), 0.2, against)
+        assert (wealth >= math.log(100)).any(axis=1).sum() <= 12
+    z = np.random.default_rng(4).standard_t(3, (300, 400)) / math.sqrt(3)
+    for sign in (1, -1):
+        assert (sequential.mean_log_wealth(sign * z) >= math.log(100)).any(axis=1).sum() <= 10
 
 
 def test_rate_decides_and_counts_nan_as_a_failure():
@@ -100,12 +99,6 @@ def test_rate_p_value_is_the_running_minimum():
         seen.append(test.p_value)
     assert seen == sorted(seen, reverse=True)
     assert seen[-1] == min(seen) == seen[3] < 0.01
-
-
-@pytest.mark.parametrize("p", [0.0, 1.0, -0.1])
-def test_rate_refuses_a_rate_that_no_test_can_refute(p):
-    with pytest.raises(ValueError, match="p must lie"):
-        ProbabilityTest(p, 1e-4)
 
 
 def test_trials_to_decide_is_where_the_test_decides():
@@ -146,43 +139,27 @@ def test_mean_class_and_vectorised_wealth_agree():
     assert test.p_value == pytest.approx(math.exp(-max(0, two_sided.max())), rel=1e-9)
 
 
-def run_mean(rng, truth, bound=2.0, scale=0.5, resolution=0.05, level=1e-6):
-    test = MeanTest(resolution, level)
+def run_mean(rng, off, bounds=(2.0, 2.0), scales=(0.25, 0.25)):
+    """Trials of relative deviation `off`, with bounds and (relative) scales drawn from these ranges."""
+    test = MeanTest(0.05, 1e-6)
     while test.outcome == "undecided" and test.trials < 5000:
-        test.update(rng.normal(truth, scale), bound, scale)
+        bound = rng.uniform(*bounds)
+        scale = abs(bound) * rng.uniform(*scales)
+        test.update(rng.normal(bound + off * abs(bound), scale), bound, scale)
     return test
 
 
-def test_mean_supports_the_true_and_refutes_the_false():
+@pytest.mark.parametrize(
+    "ranges", [{}, {"bounds": (-2.0, -2.0)}, {"bounds": (0.5, 5.0), "scales": (0.1, 1.0)}], ids=str
+)
+def test_mean_supports_the_true_and_refutes_the_false(ranges):
     rng = np.random.default_rng(2)
-    true = run_mean(rng, 2.0)
+    true, false = run_mean(rng, 0.0, **ranges), run_mean(rng, 0.1, **ranges)
+    assert (true.outcome, false.outcome) == ("supported", "refuted")
     lower, upper = true.relative_limits()
-    assert true.outcome == "supported"
-    assert -0.05 <= lower <= 0 <= upper <= 0.05
-    assert true.limits() == (pytest.approx(2 + 2 * lower), pytest.approx(2 + 2 * upper))
-    false = run_mean(rng, 2.2)
-    assert false.outcome == "refuted"
-    assert false.relative_limits()[0] > 0
-    assert run_mean(rng, -2.2, bound=-2.0).outcome == "refuted"
-    assert run_mean(rng, -2.0, bound=-2.0).outcome == "supported"
-
-
-def test_mean_pools_trials_of_different_scales():
-    rng = np.random.default_rng(3)
-    for off, expected in [(0.0, "supported"), (0.1, "refuted")]:
-        test = MeanTest(0.05, 1e-6)
-        while test.outcome == "undecided" and test.trials < 5000:
-            bound = rng.uniform(0.5, 5)
-            scale = bound * rng.uniform(0.1, 1)
-            test.update(rng.normal(bound * (1 + off), scale), bound, scale)
-        assert test.outcome == expected
-
-
-def test_mean_limits_cover_at_all_times():
-    """Each limit of the relative deviation misses with chance 0.01: of 300 paths at most 10 (binomial tail 3e-4)."""
-    z = np.random.default_rng(4).standard_t(3, (300, 400)) / math.sqrt(3)
-    for sign in (1, -1):
-        assert (sequential.mean_log_wealth(sign * z) >= math.log(100)).any(axis=1).sum() <= 10
+    assert -0.05 <= lower <= 0 <= upper <= 0.05 and false.relative_limits()[0] > 0
+    if not ranges:
+        assert true.limits() == (pytest.approx(2 + 2 * lower), pytest.approx(2 + 2 * upper))
 
 
 def test_mean_treats_nan_and_inf_as_refuting():
@@ -192,12 +169,6 @@ def test_mean_treats_nan_and_inf_as_refuting():
         assert test.outcome == "refuted"
         assert test.p_value == 0
         assert all(map(math.isnan, test.limits()))
-
-
-@pytest.mark.parametrize(("bound", "scale"), [(0.0, 1.0), (1.0, 0.0), (math.nan, 1.0), (1.0, math.nan), (1.0, -1.0)])
-def test_mean_refuses_what_has_no_relative_deviation(bound, scale):
-    with pytest.raises(ValueError, match="a mean needs"):
-        MeanTest(0.1, 1e-6).update(1.0, bound, scale)
 
 
 # ------------------------------------------------------------------------------------------------------ no exceptions
@@ -214,7 +185,7 @@ def test_mean_refuses_what_has_no_relative_deviation(bound, scale):
         ("<=", math.nan, False),
     ],
 )
-def test_always(relation, measured, holds):
+def test_exact(relation, measured, holds):
     test = ExactTest(relation, 1e-9, required=3)
     for _ in range(2):
         test.update(100.0, 100.0, 100.0)
@@ -224,11 +195,6 @@ def test_always(relation, measured, holds):
     assert test.failures == (not holds)
 
 
-def test_always_refuses_an_unknown_relation():
-    with pytest.raises(ValueError, match="relation must be"):
-        ExactTest(">=", 1e-9, 1)
-
-
 def test_limits_exist_where_even_the_average_is_ruled_out():
     """Nine trials at 3 standard deviations and one at -27: the average is 0, and bets upwards win against it."""
     test = MeanTest(0.1, 1e-6)
@@ -236,3 +202,21 @@ def test_limits_exist_where_even_the_average_is_ruled_out():
         test.update(1 + deviation, 1.0, 1.0)
     lower, upper = test.relative_limits()
     assert 0 < lower < upper < 4
+
+
+# ----------------------------------------------------------------------------------------------------------- refusals
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        *((lambda p=p: ProbabilityTest(p, 1e-4), "p must lie") for p in (0.0, 1.0, -0.1)),
+        (lambda: MeanTest(0.0, 1e-4), "resolution must be positive"),
+        *(
+            (lambda bound=bound, scale=scale: MeanTest(0.1, 1e-6).update(1.0, bound, scale), "a mean needs")
+            for bound, scale in ((0.0, 1.0), (1.0, 0.0), (math.nan, 1.0), (1.0, math.nan), (1.0, -1.0))
+        ),
+        (lambda: ExactTest(">=", 1e-9, 1), "relation must be"),
+    ],
+)
+def test_what_no_test_can_judge_is_refused(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()
