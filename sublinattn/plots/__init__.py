@@ -30,14 +30,7 @@ NOT_YET_MOVED = {
         "stage_breakdown",
         "time_and_memory",
     ),
-    "crossing": ("crossing_lengths",),
     "errors": ("error_by_position",),
-    "flat": (
-        "compressibility",
-        "falling_errors",
-        "flat_outputs",
-        "psi_rows",
-    ),
     "hardness": (
         "column_profile",
         "hardness_over_n",
@@ -48,13 +41,11 @@ NOT_YET_MOVED = {
     ),
     "model_clusters": ("projections",),
     "model_hardness": ("heads_over_n",),
-    "onepass": ("streaming_over_n",),
     "perplexity": (
         "bits_over_context",
         "perplexity_for_time",
         "perplexity_over_layers",
     ),
-    "recovery": ("recovery_excess",),
     "recursion": ("recursion_map",),
     "subgen_cost": (
         "rows_per_chunk",

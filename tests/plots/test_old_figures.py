@@ -85,48 +85,6 @@ SABOTAGED = table("claim variant deviation", ("c", "honest", 0.0), ("c", "honest
 LEVEL = np.where(np.tri(8, dtype=bool), 0, -1)
 LEVEL[4:, :4] = 1
 
-STREAMS = table(
-    "quantity method n replicate value",
-    *(
-        (q, m, n, r, 1.0 + r)
-        for q, methods in {
-            "error": ("one-pass paper", "one-pass fused", "streaming state", "best k-sparse", "uniform"),
-            "bytes": ("one-pass paper", "one-pass fused", "streaming state", "exact"),
-            "absorb": ("one-pass paper", "one-pass fused", "streaming state", "exact"),
-            "decode": ("one-pass fused, identify", "one-pass fused, scan"),
-        }.items()
-        for m in methods
-        for n in (1024, 4096)
-        for r in (0, 1)
-    ),
-)
-EXCESS = table(
-    "signal eps1 method excess proven",
-    *((s, e, m, 0.1, 2.0) for s in "ab" for e in (0.1, 1.0) for m in ("identify", "scan", "zero")),
-)
-DECAYS = table(
-    "decay n replicate method error rows_zero nbytes keys",
-    *(
-        (decay, 64, r, m, 1e-7 if m == "exact" else 0.5, 0.9, 1e3, 32)
-        for decay in (0.0, 1.0)
-        for r in (0, 1)
-        for m in (
-            *("one-pass paper", "one-pass fused", "best k-sparse", "streaming state", "uniform"),
-            *("uniform, state's bytes", "exact", "zero"),
-        )
-    ),
-)
-TAILS = table(
-    "input source n share tail",
-    *((i, s, 64, x, 0.5) for i, s in (("a", "synthetic"), ("r", "real")) for x in (0.01, 0.5)),
-)
-FALLING = table(
-    "output n error nbytes cache", *((o, n, 0.5, 900.0, 56.0 * n) for o in ("compressible", "flat") for n in (8, 64))
-)
-FALLING_RATES = table("output measured wanted", ("compressible", 0.0, -0.1), ("flat", 0.0, -0.1))
-CROSSINGS = table(
-    "method d n", *((m, d, 50 * d) for m in ("one-pass paper", "one-pass fused", "streaming state") for d in (2, 4))
-)
 
 SUBGEN_COST = pd.DataFrame(
     [
@@ -247,13 +205,6 @@ FIGURES = {
     "error_by_position": lambda: plots.error_by_position(POSITIONS, leaf=8),
     "subgen_over_n": lambda: plots.subgen_over_n(SUBGEN_COST, {"64 clusters": 0.0, "n clusters": 1.0, "exact": 1.0}),
     "rows_per_chunk": lambda: plots.rows_per_chunk(SUBGEN_CHUNKS),
-    "streaming_over_n": lambda: plots.streaming_over_n(STREAMS),
-    "recovery_excess": lambda: plots.recovery_excess(EXCESS),
-    "flat_outputs": lambda: plots.flat_outputs(DECAYS, least=0.5),
-    "compressibility": lambda: plots.compressibility(TAILS, kept=1 / 64),
-    "falling_errors": lambda: plots.falling_errors(FALLING, FALLING_RATES),
-    "psi_rows": lambda: plots.psi_rows(CRITICAL, FITS.iloc[:1]),
-    "crossing_lengths": lambda: plots.crossing_lengths(CROSSINGS),
     "recursion_map": lambda: plots.recursion_map(LEVEL, LEVEL == 0),
     "time_and_memory": lambda: plots.time_and_memory(COSTS, EXPONENTS),
     "stage_breakdown": lambda: plots.stage_breakdown(STAGES),
@@ -304,9 +255,8 @@ def test_error_figures_have_every_yardstick(figures, name):
 
 
 def test_theory_is_dashed_and_black_where_there_is_one():
-    streaming = ("streaming_over_n", "recovery_excess", "flat_outputs")
     earlier = ("time_and_memory", "hardness_over_n", "sabotage_overview")
-    for name in (*earlier, *streaming, "ablation_curves", "needles_found"):
+    for name in (*earlier, "ablation_curves", "needles_found"):
         lines = [line for ax in FIGURES[name]().axes for line in ax.get_lines()]
         assert any(line.get_linestyle() == "--" and line.get_color() == "black" for line in lines), name
 

@@ -1,7 +1,7 @@
 """What k d_v non-zeros do to outputs that are not compressible, and how compressible outputs are [ALSY23].
 
 The one-pass algorithm returns k entries per column. Its error is at least that of the best k-sparse answer,
-`tail_k(y)`: small if a few rows of the output are large, nearly `|y|` if all are of one size.
+`tail_k(y)`: small if a few rows of the output are large, nearly `|y|` if all are of one size. Notebook 09.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ....core.backends import asnumpy
 from ....core.exact import attention
@@ -18,6 +20,10 @@ from ....lab.run import Run
 from ....lab.workloads import make, real
 from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN, REAL, SINKS, Input
 from ....lab.workloads.instance import Instance
+from ....plots.growth import growth_panel
+from ....plots.layout import ticks
+from ....plots.panels import finish, grid, lines, theory_line
+from ....plots.style import LOOKS, METHODS, method, paper_style, series
 from ...baselines.uniform import uniform_attention
 from ...polynomial.polynomial import PolynomialState
 from ..claims.main_theorem_cost import FALLS
@@ -25,6 +31,7 @@ from ..onepass import OnePassSketch
 
 D, DEGREE, SPARSITY, EPS = 8, 4, 64, 0.5
 """d = d_v, degree of the polynomial, k, and eps1 = eps2."""
+SKETCH: dict[str, Any] = {"degree": DEGREE, "sparsity": SPARSITY, "eps1": EPS, "eps2": EPS}
 DECAYS = (0.0, 0.25, 0.5, 1.0, 2.0)
 KEPT = 1 / 64
 """Share k/n of the entries at which inputs are compared: k = 64 of 4096."""
@@ -65,8 +72,7 @@ def rows_zero(t: np.ndarray) -> float:
 
 def one_pass(x: Instance, variant: str, rng: np.random.Generator) -> tuple[np.ndarray, int]:
     """Decoded output of the one-pass sketch at this notebook's parameters, and the bytes it held."""
-    parameters: dict[str, Any] = {"degree": DEGREE, "sparsity": SPARSITY, "eps1": EPS, "eps2": EPS}
-    sketch = OnePassSketch(len(x.q), D, D, variant=variant, scale=x.scale, rng=rng, **parameters)
+    sketch = OnePassSketch(len(x.q), D, D, variant=variant, scale=x.scale, rng=rng, **SKETCH)
     sketch.absorb_keys(x.k, x.v).absorb_queries(x.q)
     return asnumpy(sketch.decode().todense()), sketch.nbytes
 
@@ -90,8 +96,8 @@ def over_decay(run: Run) -> pd.DataFrame:
             rng = run.rng("flat", decay, replicate)
             x = drawn(n, decay, rng, xp)
             y = exact(x)
-            for method, t, nbytes, keys in _answers(x, y, rng):
-                rows.append((decay, n, replicate, method, relative_error(t, y), rows_zero(t), nbytes, keys))
+            for name, t, nbytes, keys in _answers(x, y, rng):
+                rows.append((decay, n, replicate, name, relative_error(t, y), rows_zero(t), nbytes, keys))
     columns = ["decay", "n", "replicate", "method", "error", "rows_zero", "nbytes", "keys"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -106,10 +112,10 @@ def _answers(x: Instance, y: np.ndarray, rng: np.random.Generator) -> Iterator[t
     yield "one-pass fused", fused, fused_bytes, np.nan
     yield "best k-sparse", best_sparse(y, SPARSITY), np.nan, np.nan
     yield "streaming state", asnumpy(state.attend(x.q)), state.nbytes, np.nan
-    for method, nbytes in (("uniform", fused_bytes), ("uniform, state's bytes", state.nbytes)):
+    for name, nbytes in (("uniform", fused_bytes), ("uniform, state's bytes", state.nbytes)):
         keys = min(n, nbytes // row)
         sample = uniform_attention(x.q, x.k, x.v, sample_size=keys, scale=x.scale, rng=rng)
-        yield method, asnumpy(sample), keys * row, keys
+        yield name, asnumpy(sample), keys * row, keys
     yield "exact", asnumpy(attention(x.q, x.k, x.v, scale=x.scale)), n * row, np.nan
     yield "zero", np.zeros_like(y), np.nan, np.nan
 
@@ -178,3 +184,98 @@ def tails(rows: pd.DataFrame) -> pd.DataFrame:
     table = groups.quantile(np.array([0.1, 0.5, 0.9])).unstack()
     table.columns = pd.Index(["10 %", "median", "90 %"])
     return table.assign(**{"share below 0.5": groups.apply(lambda tail: float((tail < 0.5).mean()))})
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+@paper_style()
+def draw_decay(rows: pd.DataFrame) -> Figure:
+    """`over_decay`: error, and share of rows that come back as 0, over the decay; medians and whole ranges.
+
+    What is exact up to rounding stands at the lower edge: exact attention, and uniform sampling where all keys fit.
+    """
+    n = int(rows["n"].iloc[0])
+    rounding = (rows["method"] == "exact") | (rows["keys"] == n)
+    best = {**method("exact", label="best $k$-sparse answer"), "color": "black", "linestyle": ":", "marker": ""}
+    looks = {name: METHODS[name] for name in METHODS if name in set(rows.loc[~rounding, "method"])}
+    looks["best k-sparse"] = best
+    fig, (left, right) = grid(2, columns=2, height=2.5)
+    for name, look in looks.items():
+        part = rows[(rows["method"] == name) & ~rounding]
+        lines(left, part, "decay", "error", look, interval=100)
+        if name in ("zero", "one-pass paper", "one-pass fused", "best k-sparse"):  # those that leave rows 0
+            lines(right, part, "decay", "rows_zero", look, interval=100)
+    left.set(yscale="log", ylabel=r"$\|T - y\|_F\;/\;\|y\|_F$")
+    bottom, top = left.get_ylim()
+    left.set_ylim(bottom * (bottom / top) ** 0.2, top)
+    decays = np.unique(rows["decay"])
+    for place, (at_edge, part) in enumerate(rows[rounding].groupby("method")):
+        fits = "" if at_edge == "exact" else ": all keys fit"
+        label = f"{METHODS[str(at_edge)]['label']}{fits} (rounding)"
+        edge = method(str(at_edge), linestyle="none", label=label, transform=left.get_xaxis_transform())
+        left.plot(np.unique(part["decay"]), np.full(part["decay"].nunique(), 0.03 + 0.06 * place), **edge)
+    theory_line(right, decays, 1 - SPARSITY * D / n, "least share of rows, $1 - k d_v/n$")
+    right.set(ylim=(-0.03, 1.03), ylabel="share of rows that come back as 0")
+    right.annotate("all other methods: 0", (0.5, 0.05), xycoords="axes fraction", ha="center", fontsize=7)
+    for ax in (left, right):
+        ax.set_xlabel("decay of the rows (0: flat)")
+        ticks(ax.xaxis, decays)
+    finish(fig)
+    return fig
+
+
+@paper_style()
+def draw_profiles(rows: pd.DataFrame) -> Figure:
+    """`profiles` over k/n: left synthetic inputs, right the real heads, with what entries of one size would give."""
+    fig, axes = grid(2, columns=2, height=2.3, sharey=True)
+    synthetic, real = (rows[rows["source"] == source] for source in ("synthetic", "real"))
+    for name, look in series(*synthetic["input"].unique(), markevery=6).items():
+        lines(axes[0], synthetic[synthetic["input"] == name], "share", "tail", look)
+    head = {**LOOKS["sky"], "marker": ""}
+    lines(axes[1], real, "share", "tail", {**head, "label": "median head; all heads; 10 to 90 %"}, interval=100)
+    lines(axes[1], real, "share", "tail", head)
+    for ax, part, title in zip(axes, (synthetic, real), ("synthetic", REAL.label), strict=True):
+        share = np.geomspace(part["share"].min(), 1, 200)
+        theory_line(ax, share, np.sqrt(1 - share), r"entries of one size: $\sqrt{1 - k/n}$")
+        ax.axvline(KEPT, color="#777777", linestyle=":", label=f"$k = n/{round(1 / KEPT)}$")
+        ax.set(xscale="log", ylim=(0, 1.03), title=f"{title}, n = {part['n'].iloc[0]}")
+    finish(fig, xlabel="$k/n$", ylabel=r"$\|\mathrm{tail}_k(y)\|_F\;/\;\|y\|_F$")
+    return fig
+
+
+@paper_style()
+def draw_falling(rows: pd.DataFrame, rates: pd.DataFrame) -> Figure:
+    """`falling` over n, replicate by replicate, with the fits and the wanted slopes of `falling_rates`."""
+    fig, (left, right) = grid(2, columns=2, height=2.2)
+    for output, look in series(*FALLING, linestyle="none", markersize=2.5, alpha=0.6).items():
+        part, rate = rows[rows["output"] == output], rates.set_index("output").loc[output]
+        left.plot(part["n"], part["error"], **{**look, "label": f"{output} outputs"})
+        wanted = f"what counts as falling: $n^{{{rate['wanted']:g}}}$"
+        _power_law(left, part["n"], part["error"], rate["measured"], color=look["color"], label=f"fit, {output}")
+        _power_law(left, part["n"], part["error"], rate["wanted"], label=wanted)
+        right.plot(part["n"], part["nbytes"] / 1024, **{**look, "label": ""})
+    left.axhline(1, **method("zero", marker=""))
+    right.plot(rows["n"], rows["cache"] / 1024, **method("exact", marker="", label="the exact cache"))
+    for ax, label in ((left, r"$\|T - y\|_F\;/\;\|y\|_F$"), (right, "bytes stored (KiB)")):
+        ax.set(xscale="log", yscale="log", xlabel="tokens $n$", ylabel=label)
+    finish(fig)
+    return fig
+
+
+def _power_law(ax: Axes, n: pd.Series, size: pd.Series, exponent: float, **look: Any) -> None:
+    """A line of this slope through the middle of the points (log scales); the theory's look unless it has a colour."""
+    ends = np.array([n.min(), n.max()], float)
+    middle = np.exp([np.log(n).mean(), np.log(size).mean()])
+    style = {"linestyle": "-"} if "color" in look else {}
+    theory_line(ax, ends, middle[1] * (ends / middle[0]) ** exponent, **style, **look)
+
+
+@paper_style()
+def draw_psi_rows(sizes: pd.DataFrame, fits: pd.DataFrame) -> Figure:
+    """Rows of Psi at which its error is that of answering zero, over n: `Run.sizes` and `Run.fits` of that claim."""
+    fig, (ax,) = grid(1, columns=1, width=3.25, height=2.3)
+    growth_panel(ax, sizes, fits.iloc[0])
+    n = np.unique(sizes["x"])
+    ax.plot(n, n, **method("exact", marker="", label="$n$"))
+    ax.set(ylim=(None, 1.5 * n.max()), xlabel="tokens $n$", ylabel=r"rows $m_2^*$ of $\Psi$")
+    finish(fig)
+    return fig

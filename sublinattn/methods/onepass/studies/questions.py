@@ -1,6 +1,6 @@
-"""The reviewers' questions about the one-pass algorithm [ALSY23], each answered by a measurement.
+"""The reviewers' questions about the one-pass algorithm [ALSY23], each answered by numbers measured here.
 
-The answers are sentences made of the measured values: no number and no conclusion is written beforehand.
+Notebook 11.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ....core.backends import asnumpy, to_device
 from ....core.exact import attention
 from ....core.timing import peak_bytes
 from ....lab import ledger
 from ....lab.run import Run
+from ....plots.layout import ticks
+from ....plots.panels import finish, grid, theory_line
+from ....plots.style import COLUMN, METHODS, paper_style
 from ....theory import CLAIMS
 from ...polynomial.polynomial import PolynomialState, polynomial_attention
 from ..onepass import OnePassSketch
@@ -55,11 +59,11 @@ def over_n(run: Run) -> pd.DataFrame:
                 rng = run.rng("reviewers", n, output, replicate)
                 x = flat_outputs.drawn(n, decay, rng, xp)
                 y = flat_outputs.exact(x)
-                found = {
+                outputs = {
                     f"one-pass {variant}": flat_outputs.one_pass(x, variant, rng) for variant in ("paper", "fused")
                 }
-                found["best k-sparse"] = flat_outputs.best_sparse(y, flat_outputs.SPARSITY), 0
-                for method, (t, nbytes) in found.items():
+                outputs["best k-sparse"] = flat_outputs.best_sparse(y, flat_outputs.SPARSITY), 0
+                for method, (t, nbytes) in outputs.items():
                     error, zero = flat_outputs.relative_error(t, y), flat_outputs.rows_zero(t)
                     rows.append((n, output, replicate, method, error, zero, nbytes, x.k.nbytes + x.v.nbytes))
     columns = ["n", "output", "replicate", "method", "error", "rows_zero", "nbytes", "cache"]
@@ -70,13 +74,7 @@ def held(method: str, n: int, d: int) -> int:
     """Bytes of a method's arrays for n tokens of width d = d_v in float32: allocated, no page is touched."""
     if method == "streaming state":
         return PolynomialState(d, d, degree=flat_outputs.DEGREE).nbytes
-    parameters: dict[str, Any] = {
-        "degree": flat_outputs.DEGREE,
-        "sparsity": flat_outputs.SPARSITY,
-        "eps1": flat_outputs.EPS,
-        "eps2": flat_outputs.EPS,
-    }
-    sketch = OnePassSketch(n, d, d, variant=method.removeprefix("one-pass "), rng=0, **parameters)
+    sketch = OnePassSketch(n, d, d, variant=method.removeprefix("one-pass "), rng=0, **flat_outputs.SKETCH)
     sketch.state.allocate(np, np.float32, queries=True)
     return sketch.nbytes
 
@@ -122,13 +120,7 @@ def causal(run: Run, *, n: int = 256) -> dict[str, Any]:
     """
     xp = run.xp
     x = flat_outputs.drawn(n, 1.0, run.rng("causal"), xp)
-    parameters: dict[str, Any] = {
-        "degree": flat_outputs.DEGREE,
-        "sparsity": flat_outputs.SPARSITY,
-        "eps1": flat_outputs.EPS,
-        "eps2": flat_outputs.EPS,
-    }
-    sketch = OnePassSketch(n, flat_outputs.D, flat_outputs.D, scale=x.scale, rng=0, **parameters).absorb_keys(
+    sketch = OnePassSketch(n, flat_outputs.D, flat_outputs.D, scale=x.scale, rng=0, **flat_outputs.SKETCH).absorb_keys(
         x.k[0], x.v[0]
     )
     refusal = ""
@@ -168,106 +160,76 @@ def memory(run: Run) -> pd.DataFrame:
 def answers(
     claims: pd.DataFrame, sizes: pd.DataFrame, crossed: pd.DataFrame, asked: Mapping[str, Any], peaks: pd.DataFrame
 ) -> pd.DataFrame:
-    """The table of this notebook: question, measured answer; the arguments are what the functions above return."""
-    table = {
-        "There are no experiments.": _experiments(claims),
-        "The output has at most k d_v non-zeros.": _non_zeros(sizes),
-        "As n grows, the error diminishes while memory stays nearly constant (abstract).": _abstract(sizes),
-        "It needs n much larger than 2^d.": _lengths(crossed),
-        "There is no causal mask.": _causal(asked),
-        "Exact attention needs only O(n) memory [RS21].": _exact_memory(peaks),
-    }
-    return pd.DataFrame({"question": table.keys(), "measured": table.values()}).set_index("question")
+    """The table of this notebook, a number per line; the arguments are what the functions above return.
 
-
-def _experiments(claims: pd.DataFrame) -> str:
-    done = claims.dropna(subset=["outcome"])
-    by_paper = " and ".join(f"{number} of {paper}" for paper, number in claims["paper"].value_counts().items())
-    count = f"Claims with trials and sabotages here: {by_paper}"
-    if done.empty:
-        return f"{count}; none of them has been checked in this run's folder so far."
-    found = "; ".join(
-        f"{len(rows)} {outcome}" + (f" ({', '.join(rows['claim'])})" if outcome != "supported" else "")
-        for outcome, rows in done.groupby("outcome", sort=True)
-    )
-    return f"{count}. With a verdict in this run's folder so far: {len(done)}; {found}."
-
-
-def _median(sizes: pd.DataFrame, value: str) -> pd.Series:
-    return sizes.groupby(["output", "method", "n"])[value].median()
-
-
-def _non_zeros(sizes: pd.DataFrame) -> str:
-    n = sizes["n"].max()
-    error, zero = (_median(sizes, value) for value in ("error", "rows_zero"))
-    parts = []
-    for output in ("flat", "compressible"):
-        best = error[output, "best k-sparse", n]
-        each = ", ".join(
-            f"{error[output, m, n]:.3g} ({m}, {zero[output, m, n]:.1%} of the rows 0)"
-            for m in ("one-pass fused", "one-pass paper")
-        )
-        parts.append(
-            f"{output} outputs: relative error {each}, the best {flat_outputs.SPARSITY}-sparse answer {best:.3g}"
-        )
-    return f"n = {n}, answering zero = 1. " + "; ".join(parts) + "."
-
-
-def _abstract(sizes: pd.DataFrame) -> str:
-    kept, cache = _median(sizes, "nbytes"), sizes.groupby("n")["cache"].first()
+    Returns
+    -------
+    DataFrame
+        question, measured (what the number is), value.
+    """
+    rows: list[tuple[str, str, Any]] = []
+    question = "There are no experiments."
+    for outcome, count in claims["outcome"].fillna("not checked in this folder").value_counts().items():
+        rows.append((question, f"claims of {' and '.join(PAPERS)} that are {outcome}", count))
     low, high = sizes["n"].min(), sizes["n"].max()
-    parts = []
-    for method in ("one-pass fused", "one-pass paper"):
-        change = ", ".join(
-            f"{output} {_change(sizes[(sizes['method'] == method) & (sizes['output'] == output)])}"
-            for output in ("flat", "compressible")
-        )
-        before, after = (kept["flat", method, n] for n in (low, high))
-        parts.append(f"{method}: error {change}; bytes times {after / before:.2f}, to {after / MIB:.3g} MiB")
-    return (
-        f"n from {low} to {high}, k = {flat_outputs.SPARSITY}. " + "; ".join(parts) + ". The exact cache: bytes times "
-        f"{cache[high] / cache[low]:.2f}, to {cache[high] / MIB:.3g} MiB."
+    cache = sizes.groupby("n")["cache"].first()
+    sparse = f"The output has at most k d_v non-zeros (n = {high}; answering zero has error 1)."
+    grown = "As n grows, the error diminishes while memory stays nearly constant (abstract)."
+    for (output, method), part in sizes.groupby(["output", "method"], sort=False):
+        start, end = (part[part["n"] == n].median(numeric_only=True) for n in (low, high))
+        rows.append((sparse, f"error on {output} outputs, {method}", end["error"]))
+        rows.append((sparse, f"share of rows that are 0, {output} outputs, {method}", end["rows_zero"]))
+        if method != "best k-sparse":
+            rows.append((grown, f"error at n = {low} to {high}, {output} outputs, {method}", change(part)))
+            rows.append(
+                (
+                    grown,
+                    f"bytes at {high} over bytes at {low}, {output} outputs, {method}",
+                    end["nbytes"] / start["nbytes"],
+                )
+            )
+    rows.append((grown, "the same of the exact cache", cache[high] / cache[low]))
+    question = "It needs n much larger than 2^d."
+    for row in crossed.itertuples():
+        what = f"n from which on {row.method} is smaller than the cache, d = {row.d} (2^d = {row.two_to_d})"
+        rows.append((question, what, row.n))
+    question = "There is no causal mask."
+    rows.append((question, "the one-pass sketch on a query before the last key", asked["refusal"] or "answers"))
+    rows.append((question, "streaming state: distance from causal polynomial attention", asked["apart"]))
+    rows.append((question, "streaming state: distance from exact causal attention", asked["exact"]))
+    question = "Exact attention needs only O(n) memory [RS21]."
+    for at_n in peaks.iloc[[0, -1]].to_dict("records"):
+        whole = at_n["cache"] + at_n["exact peak"]
+        rows.append((question, f"MiB of keys, values and exact attention's work space, n = {at_n['n']}", whole / MIB))
+        for method in ("one-pass fused", "one-pass paper", "streaming state"):
+            rows.append((question, f"bytes of {method} over those, n = {at_n['n']}", at_n[method] / whole))
+    table = pd.DataFrame(rows, columns=["question", "measured", "value"]).sort_values(
+        "question", kind="stable", ignore_index=True
     )
+    return table.assign(value=[x if isinstance(x, str) else f"{x:,.3g}" for x in table["value"]])
 
 
-def _change(rows: pd.DataFrame) -> str:
-    """Medians at the smallest and largest n; a direction only where no replicate of one n lies among the other's."""
+def change(rows: pd.DataFrame) -> str:
+    """Median errors at the smallest and largest n; a direction only where no replicate of one n lies among the
+    other's."""
     (_, before), (_, after) = rows.groupby("n")["error"]
     falls, grows = after.max() < before.min(), after.min() > before.max()
     direction = "falls" if falls else "grows" if grows else "within the spread of the inputs"
     return f"{before.median():.3g} to {after.median():.3g} ({direction})"
 
 
-def _lengths(crossed: pd.DataFrame) -> str:
-    widths = ", ".join(
-        f"{row.d} (rank {row.rank}, 2^d = {row.two_to_d})" for row in crossed.drop_duplicates("d").itertuples()
-    )
-    parts = []
-    for method, rows in crossed.groupby("method", sort=False):
-        above = int((rows["n"] > rows["two_to_d"]).sum())
-        parts.append(f"{method} {', '.join(f'{n:,}' for n in rows['n'])} (above 2^d at {above} of {len(rows)} widths)")
-    return f"d = {widths}. Fewer bytes than the exact cache from these n on: " + "; ".join(parts) + "."
-
-
-def _causal(asked: Mapping[str, Any]) -> str:
-    said = f'refuses: "{asked["refusal"]}"' if asked["refusal"] else "answers"
-    return (
-        f"A query after the first key: the one-pass sketch {said}. The streaming state answers every query causally; "
-        f"over {asked['n']} tokens its largest distance from causal polynomial attention is {asked['apart']:.1e} of "
-        f"the largest entry, from exact causal attention {asked['exact']:.1e}."
-    )
-
-
-def _exact_memory(peaks: pd.DataFrame) -> str:
-    parts = []
-    for row in peaks.iloc[[0, -1]].to_dict("records"):
-        whole = row["cache"] + row["exact peak"]
-        each = ", ".join(
-            f"{m} {row[m] / MIB:.3g} MiB ({row[m] / whole:.3g} times as much)"
-            for m in ("one-pass fused", "one-pass paper", "streaming state")
-        )
-        parts.append(
-            f"n = {row['n']:,}: keys and values {row['cache'] / MIB:.3g} MiB + exact attention's work space "
-            f"{row['exact peak'] / MIB:.3g} MiB; {each}"
-        )
-    return "; ".join(parts) + "."
+@paper_style()
+def draw_crossings(rows: pd.DataFrame) -> Figure:
+    """`crossings`: from which n on each method is smaller than the cache, over the head width, beside 2^d."""
+    fig, (ax,) = grid(1, columns=1, width=COLUMN, height=2.1)
+    for name, part in rows.groupby("method", sort=False):
+        ax.plot(part["d"], part["n"], **METHODS[str(name)])
+    d = np.geomspace(rows["d"].min(), rows["d"].max(), 50)
+    theory_line(ax, d, 2**d, "$2^d$")
+    ax.set(
+        xscale="log", yscale="log", xlabel="head width $d = d_v$",
+        ylabel="tokens $n$ from which on it\nis smaller than the cache",
+    )  # fmt: skip
+    ticks(ax.xaxis, rows["d"])
+    finish(fig, legend="ends")
+    return fig

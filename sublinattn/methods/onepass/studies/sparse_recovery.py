@@ -1,4 +1,7 @@
-"""How much worse than the best k-sparse answer the decoders are, over the accuracy asked for."""
+"""How much worse than the best k-sparse answer the decoders are, over the accuracy eps1 that they promise.
+
+Notebook 08.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ....core.backends import asnumpy, to_device
 from ....lab.run import Run
+from ....plots.layout import ticks
+from ....plots.panels import facets, theory_line
+from ....plots.style import method, paper_style, series
 from ....theory.symbols import estimate_spread, recovery_factor
 from ...countsketch.countsketch import CountSketch
 from ...countsketch.recovery import FAILURE, bit_tables_for, tables_for, width_for
@@ -40,8 +48,8 @@ def over_accuracy(run: Run) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        signal, eps1, method ("identify", "scan", "zero"), replicate, column, excess; bytes held, and `proven`, the
-        excess that `theory.bounds.recovery_factor` proves for these sizes (inf where it proves none).
+        signal, eps1, method ("identify", "scan", "zero"), replicate, column, excess, bytes (of the sketch), proven (the
+        excess that `theory.symbols.recovery_factor` proves for these sizes, inf where it proves none).
     """
     xp = run.xp
     n = run.pick(smoke=2**13, standard=2**15, full=2**18)
@@ -61,14 +69,32 @@ def over_accuracy(run: Run) -> pd.DataFrame:
                 sketch.allocate(xp, np.float64)
                 sketch.add(0, to_device(y, xp))
                 tail = np.sqrt(np.sort(y**2, axis=0)[: n - K].sum(axis=0))
-                for method, decoder in DECODERS.items():
-                    indices, values = map(asnumpy, decoder(xp, sketch, K))
+                for decoder, decode in DECODERS.items():
+                    indices, values = map(asnumpy, decode(xp, sketch, K))
                     for c in range(COLUMNS):
                         rest = y[:, c].copy()
                         rest[indices[c]] -= values[c]
                         excess = float(np.linalg.norm(rest) / tail[c] - 1)
-                        rows.append((name, eps1, method, r, c, excess, sketch.nbytes, proven))
+                        rows.append((name, eps1, decoder, r, c, excess, sketch.nbytes, proven))
                 for c in range(COLUMNS):
                     excess = float(np.linalg.norm(y[:, c]) / tail[c] - 1)
                     rows.append((name, eps1, "zero", r, c, excess, 0, proven))
     return pd.DataFrame(rows, columns=["signal", "eps1", "method", "replicate", "column", "excess", "bytes", "proven"])
+
+
+@paper_style()
+def draw(rows: pd.DataFrame) -> Figure:
+    """A panel per signal: excess of both decoders and of answering zero, the promised eps1, and what is proven."""
+    looks = dict(zip(DECODERS, series("decoded by identification", "decoded by scan").values(), strict=True))
+    looks["zero"] = method("zero")
+
+    def add_promises(ax: Axes, panel: pd.DataFrame) -> None:
+        promised = panel[["eps1", "proven"]].drop_duplicates().sort_values("eps1")
+        theory_line(ax, promised["eps1"], promised["eps1"], r"promised: $\varepsilon_1$")
+        theory_line(ax, promised["eps1"], promised["proven"], "proven for these sizes", linestyle=":")
+        ticks(ax.xaxis, promised["eps1"])
+
+    return facets(
+        rows, x="eps1", y="excess", hue="method", facet="signal", looks=looks, logx=True, logy=True, height=2.0,
+        xlabel=r"$\varepsilon_1$", ylabel=r"$\|T-y\|_2\,/\,\|\mathrm{tail}_k(y)\|_2-1$", each=add_promises,
+    )  # fmt: skip

@@ -1,4 +1,7 @@
-"""Error, memory and time of the one-pass sketches, the streaming state and exact attention over n."""
+"""Error, memory and time of the one-pass sketches, the streaming state and exact attention over n.
+
+Notebook 10.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ....core.backends import Array, asnumpy, to_device
 from ....core.exact import attention
 from ....core.timing import timed
 from ....lab.run import Run
 from ....lab.workloads.instance import Instance
+from ....plots.layout import ticks
+from ....plots.panels import finish, grid, lines, theory_line
+from ....plots.style import METHODS, method, paper_style
 from ...polynomial.polynomial import PolynomialState
 from ..onepass import OnePassSketch
 from . import flat_outputs
 
-SKETCH: Mapping[str, Any] = {
-    "degree": flat_outputs.DEGREE,
-    "sparsity": flat_outputs.SPARSITY,
-    "eps1": flat_outputs.EPS,
-    "eps2": flat_outputs.EPS,
-}
 CACHE_ROW = 2 * flat_outputs.D * 4
 """Bytes of one key and value in the exact cache, float32."""
 CHUNK = 65536
@@ -48,7 +49,9 @@ def reference(x: Instance) -> np.ndarray:
 def fed(x: Instance, variant: str, rng: np.random.Generator) -> OnePassSketch:
     """A sketch that has read all of `x`, chunk by chunk."""
     n = len(x.q)
-    sketch = OnePassSketch(n, flat_outputs.D, flat_outputs.D, variant=variant, scale=x.scale, rng=rng, **SKETCH)
+    sketch = OnePassSketch(
+        n, flat_outputs.D, flat_outputs.D, variant=variant, scale=x.scale, rng=rng, **flat_outputs.SKETCH
+    )
     for at in range(0, n, CHUNK):
         sketch.absorb_keys(x.k[at : at + CHUNK], x.v[at : at + CHUNK])
     for at in range(0, n, CHUNK):
@@ -100,15 +103,8 @@ def over_n(run: Run, *, decay: float = 1.0) -> pd.DataFrame:
             rows.append(("absorb", "streaming state", n, r, seconds))
             rows.append(("bytes", "streaming state", n, r, float(state.nbytes)))
             rows.append(("error", "streaming state", n, r, flat_outputs.relative_error(asnumpy(out), y)))
-            rows.append(
-                (
-                    "error",
-                    "best k-sparse",
-                    n,
-                    r,
-                    flat_outputs.relative_error(flat_outputs.best_sparse(y, flat_outputs.SPARSITY), y),
-                )
-            )
+            best = flat_outputs.relative_error(flat_outputs.best_sparse(y, flat_outputs.SPARSITY), y)
+            rows.append(("error", "best k-sparse", n, r, best))
             uniform = sampled_error(x, y, sketch.nbytes, run.rng("uniform", n, r), xp)
             rows.append(("error", "uniform", n, r, uniform))
             rows.append(("bytes", "exact", n, r, float(n * CACHE_ROW)))
@@ -130,3 +126,39 @@ def sampled_error(x: Instance, y: np.ndarray, nbytes: int, rng: np.random.Genera
     keys = to_device(rng.choice(n, nbytes // CACHE_ROW, replace=False), xp)
     out = asnumpy(attention(x.q[to_device(rows, xp)], x.k[keys], x.v[keys], scale=x.scale))
     return float(np.linalg.norm(out - y[rows]) * np.sqrt(n / len(rows)) / np.linalg.norm(y))
+
+
+@paper_style()
+def draw(rows: pd.DataFrame) -> Figure:
+    """`over_n`: relative error, bytes, seconds to read and seconds to decode; medians and whole ranges."""
+    quantities = {
+        "error": r"$\|\mathrm{out}-y\|_F\,/\,\|y\|_F$",
+        "bytes": "MiB stored",
+        "absorb": "keys and queries read (s)",
+        "decode": "decoded (s)",
+    }
+    fig, axes = grid(4, columns=2, height=2.0, sharex=True)
+    n = np.unique(rows["n"]).astype(float)
+    for ax, (quantity, label) in zip(axes, quantities.items(), strict=True):
+        part = rows[(rows["quantity"] == quantity) & (rows["value"] > 0)]  # 0: a sample of all keys, which is exact
+        for name, line in part.groupby("method", sort=False):
+            values = line.assign(value=line["value"] / 2**20) if quantity == "bytes" else line
+            lines(ax, values, "n", "value", _look(str(name)), interval=100)
+        ax.set(xscale="log", yscale="log", ylabel=label)
+        ticks(ax.xaxis, n)
+    axes[0].axhline(1.0, **method("zero", marker=""))
+    fused = rows[(rows["quantity"] == "bytes") & (rows["method"] == "one-pass fused")].groupby("n")["value"].median()
+    theory_line(axes[1], n, 0.6 * fused.iloc[0] / 2**20 * np.log(n) / np.log(n[0]), r"slope of $\log n$")
+    state = rows[(rows["quantity"] == "absorb") & (rows["method"] == "streaming state")]["value"].max()
+    theory_line(axes[2], n, 0.4 * state * n / n[-1], "slope of $n$", linestyle="-.")
+    finish(fig, xlabel="tokens $n$")
+    return fig
+
+
+def _look(name: str) -> dict[str, Any]:
+    """A method's look; "METHOD, scan" is hollow, and decoding by identification has the method's own."""
+    if name == "best k-sparse":
+        return {"color": "black", "linestyle": ":", "marker": "", "label": "best $k$-sparse answer"}
+    how, _, decoder = name.partition(", ")
+    scan = {"linestyle": "-.", "markerfacecolor": "white", "label": f"{METHODS[how]['label']}, by scan"}
+    return method(how, **(scan if decoder == "scan" else {}))
