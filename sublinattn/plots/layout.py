@@ -26,7 +26,7 @@ def ticks(axis: Axis, at: Iterable[float], *, at_most: int = 5) -> None:
         if places[number] - places[shown[-1]] > np.ptp(places) / (at_most + 0.5):
             shown.append(number)
     values = values[shown]
-    halves = all(value <= 1 and np.log2(value).is_integer() for value in values)
+    halves = all(0 < value <= 1 and np.log2(value).is_integer() for value in values)
     axis.set_major_locator(FixedLocator(list(values)))
     axis.set_major_formatter(FuncFormatter(lambda x, _: f"1/{1 / x:.0f}" if halves and x < 1 else _short(x)))
     axis.set_minor_locator(NullLocator())

@@ -208,6 +208,14 @@ def draw_shares(rows: pd.DataFrame) -> Figure:
     for name, look in looks.items():
         look["label"] = f"{name} mask"
     return facets(
-        long, x="share", y="input", hue="mask", facet="quantity", columns=2, looks=looks, xlabel="share", width=PAGE,
+        long,
+        x="share",
+        y="input",
+        hue="mask",
+        facet="quantity",
+        columns=2,
+        looks=looks,
+        xlabel="share",
+        width=PAGE,
         height=1.9,
-    )  # fmt: skip
+    )

@@ -227,9 +227,11 @@ def draw_crossings(rows: pd.DataFrame) -> Figure:
     d = np.geomspace(rows["d"].min(), rows["d"].max(), 50)
     theory_line(ax, d, 2**d, "$2^d$")
     ax.set(
-        xscale="log", yscale="log", xlabel="head width $d = d_v$",
+        xscale="log",
+        yscale="log",
+        xlabel="head width $d = d_v$",
         ylabel="tokens $n$ from which on it\nis smaller than the cache",
-    )  # fmt: skip
+    )
     ticks(ax.xaxis, rows["d"])
     finish(fig, legend="ends")
     return fig

@@ -95,6 +95,16 @@ def draw(rows: pd.DataFrame) -> Figure:
         ticks(ax.xaxis, promised["eps1"])
 
     return facets(
-        rows, x="eps1", y="excess", hue="method", facet="signal", looks=looks, logx=True, logy=True, height=2.0,
-        xlabel=r"$\varepsilon_1$", ylabel=r"$\|T-y\|_2\,/\,\|\mathrm{tail}_k(y)\|_2-1$", each=add_promises,
-    )  # fmt: skip
+        rows,
+        x="eps1",
+        y="excess",
+        hue="method",
+        facet="signal",
+        looks=looks,
+        logx=True,
+        logy=True,
+        height=2.0,
+        xlabel=r"$\varepsilon_1$",
+        ylabel=r"$\|T-y\|_2\,/\,\|\mathrm{tail}_k(y)\|_2-1$",
+        each=add_promises,
+    )

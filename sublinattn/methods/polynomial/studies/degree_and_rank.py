@@ -225,7 +225,16 @@ def draw_errors(rows: pd.DataFrame) -> Figure:
         theory_line(ax, bound.index, bound, r"bound $2\varepsilon$")
 
     return facets(
-        shown, x="degree", y="error", hue="method", facet="basis", looks=looks, logy=True, each=add_bound,
-        titles=lambda basis: NAMES[basis], xlabel="degree $g$", height=2.0,
+        shown,
+        x="degree",
+        y="error",
+        hue="method",
+        facet="basis",
+        looks=looks,
+        logy=True,
+        each=add_bound,
+        titles=lambda basis: NAMES[basis],
+        xlabel="degree $g$",
+        height=2.0,
         ylabel=r"$\max|\mathrm{out}-\mathrm{Attn}|\,/\,\max|V|$",
-    )  # fmt: skip
+    )

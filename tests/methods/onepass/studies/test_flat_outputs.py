@@ -179,7 +179,9 @@ def test_figures_draw_and_name_their_axes(answers):
     falling = pd.DataFrame({"output": ["compressible", "flat"] * 2, "n": [8, 8, 64, 64], "error": 0.5, "nbytes": 900.0})
     rates = pd.DataFrame({"output": ["compressible", "flat"], "measured": 0.0, "wanted": -0.1})
     sizes = pd.DataFrame({"x": [100.0, 200.0], "size": [150.0, np.inf]})
-    fits = pd.DataFrame([{"theory": "n", "measured": 1.0, "lower": 0.9, "upper": 1.1, "theory_exponent": 0.2}])
+    fits = pd.DataFrame(
+        [{"variable": "n", "theory": "n", "measured": 1.0, "lower": 0.9, "upper": 1.1, "theory_exponent": 0.2}]
+    )
     crossed = pd.DataFrame({"d": [2, 4] * 3, "n": 50})
     crossed["method"] = np.repeat(["one-pass paper", "one-pass fused", "streaming state"], 2)
     figures = [
