@@ -13,7 +13,7 @@ import pytest
 from sublinattn import plots
 from sublinattn.lab.run import Run, generator
 from sublinattn.lab.workloads import real
-from sublinattn.methods.subgen.claims.theorem1_estimators import Tokens
+from sublinattn.methods.subgen.claims.theorem1_estimators import ordered_tokens
 from sublinattn.methods.subgen.studies import laws as lab
 
 RUN = Run(backend="numpy")
@@ -72,7 +72,7 @@ def test_outside_counts_both_sides():
 def test_laws_of_the_errors_against_enumeration(drawn):
     """Exact means, bounds and yardsticks, from every token that one slot or one sample can hold."""
     _, laws = drawn["errors"]
-    x = Tokens(generator(0, "errors"), lab.N)
+    x = ordered_tokens(generator(0, "errors"), lab.N)
     unit = np.linalg.norm(x.e) ** 2 * np.linalg.norm(x.v, 2) ** 2
     by = laws.set_index(["estimate", "size"])
     for s in lab.SLOTS_OVER:

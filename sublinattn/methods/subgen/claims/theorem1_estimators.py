@@ -2,72 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import sympy as sp
 
-from ....core.backends import asnumpy, to_device
+from ....core.backends import Array, asnumpy, to_device
 from ....primitives.clustering import OnlineClusters
-from ....primitives.growing import GrowingRows
 from ....theory import symbols
 from ....theory.claim import Claim, Exact, Mean, Sabotage, Trial
 from ..head import Head, normalisers, numerators
-from .setting import Cache, chunks, fed, stream
+from .setting import Cache, Tokens, chunks, fed, members, stream, sums
 
-KNOBS = {"clusters": 5, "delta": 1.0, "norm": 4.0, "query_norm": 1.0, "mean": 0.5}
 D = 6
 COPIES = 16
-"""Independent states over the same tokens: a trial is their average."""
+"""Independent states over the same tokens; a trial is the average over them."""
 
 
-class Tokens:
-    """One query over a stream: logits' exponentials `e` (n,), squared value norms, and the exact sums.
-
-    Tokens come in the order of their logits, in which a wrong law of the samples does most harm.
-    """
-
-    def __init__(self, rng: np.random.Generator, n: int, **knobs: Any) -> None:
-        x = stream(rng, n, D, **{**KNOBS, **knobs})
-        self.q = x.q[:1]
-        order = np.argsort(x.k @ self.q[0])
-        self.k, self.v = x.k[order], x.v[order]
-        self.e = np.exp(self.k @ self.q[0])
-        self.squares = (self.v**2).sum(axis=1)
-        self.law = self.squares / self.squares.sum()
-        self.numerator = self.e @ self.v
-        self.normaliser = float(self.e.sum())
-        self.terms = (self.e / self.law)[:, None] * self.v
-        """What `z` is the average of, for each token that a slot may hold."""
+def ordered_tokens(rng: np.random.Generator, n: int, **knobs: Any) -> Tokens:
+    """A stream in the order of its logits, in which a wrong law of the samples does most harm."""
+    x = stream(rng, n, D, **{"clusters": 5, "delta": 1.0, "norm": 4.0, "query_norm": 1.0, "mean": 0.5, **knobs})
+    order = np.argsort(x.k @ x.q[0])
+    return Tokens(x.q[:1], x.k[order], x.v[order])
 
 
-def sums(part: Callable[..., Any], xp: Any, heads: Sequence[Head], q: np.ndarray) -> np.ndarray:
-    """`numerators` or `normalisers` of the heads for queries (c, d), the scale in them: shape (h, c, columns)."""
-    m, o = part(xp, heads, xp.broadcast_to(to_device(q, xp), (len(heads), *q.shape)), 1.0)
-    return np.exp(asnumpy(m))[..., None] * asnumpy(o)
+def storing(xp: Any, head: Head, samples: Array, slot_keys: Array, slot_values: Array, *, mu: float) -> Head:
+    """A state with the clusters of `head`, but other samples (m, t, d), slots (s, d), (s, d_v), and `mu`."""
+    (t, d), (s, d_v) = samples.shape[1:], slot_values.shape
+    state = Head(xp, head.clusters.delta, t, s, seed=0, number=0, d=d, d_v=d_v, dtype=samples.dtype)
+    arrays = {"samples": samples, "slot_keys": slot_keys, "slot_values": slot_values}
+    state.restore({**head.about(), "mu": mu}, {**head.contents(), **arrays})
+    return state
 
 
+# ------------------------------------------------------------------------------------------------------- the numerator
 def enumerated(
     rng: np.random.Generator, xp: Any, *, n: int, moment: int, forget_mu: bool = False, law: str = "norm"
 ) -> Trial:
-    """Mean or variance of `z` from one slot, over all tokens that it can hold, against the sheet's."""
-    x = Tokens(rng, n)
-    cache = fed(Cache(1.0, 1, 1, rng=rng), xp, x.k, x.v, chunks(n, n))
-    head = cache.head
-    if forget_mu:
-        head.slots.mu = 1.0
-    z = []
-    for j in range(n):
-        head.slot_keys, head.slot_values = (to_device(a[j : j + 1], xp) for a in (x.k, x.v))
-        z.append(sums(numerators, xp, [head], x.q)[0, 0])
+    """Mean (moment 1) or variance (2) of `z` from one slot, over all tokens that it can hold, against the formula."""
+    x = ordered_tokens(rng, n)
+    head = fed(Cache(1.0, 1, 1, rng=rng), xp, x.k, x.v, chunks(n, n)).head
+    mu, k, v = 1.0 if forget_mu else head.slots.mu, to_device(x.k, xp), to_device(x.v, xp)
+    heads = [storing(xp, head, head.sampled.rows, k[j : j + 1], v[j : j + 1], mu=mu) for j in range(n)]
+    z = sums(numerators, xp, heads, x.q)[:, 0]
     p = x.law if law == "norm" else np.full(n, 1 / n)
-    if moment == 1:
-        error = float(np.linalg.norm(p @ np.array(z) - x.numerator))
-        return Trial(error, 0.0, scale=float(np.linalg.norm(x.numerator)), facts={"n": n})
-    found = float(p @ ((np.array(z) - x.numerator) ** 2).sum(axis=1))
-    stated = float(x.squares.sum() * (x.e**2).sum() - (x.numerator**2).sum())
-    return Trial(found, stated, scale=stated, facts={"n": n})
+    if moment == 1:  # E z = sum_j p_j z_j
+        error, scale = (float(np.linalg.norm(y)) for y in (p @ z - x.numerator, x.numerator))
+        return Trial(error, 0.0, scale=scale, facts={"n": n})
+    return Trial(float(p @ ((z - x.numerator) ** 2).sum(axis=1)), x.variance, scale=x.variance, facts={"n": n})
+
+
+def copies(
+    rng: np.random.Generator, xp: Any, x: Tokens, rows: int, *, t: int = 1, s: int = 1, broken: str, forget_mu: bool
+) -> list[Head]:
+    """COPIES states over the same tokens. Each has its share of the samples and slots of one cache, all independent."""
+    head = fed(Cache(1.0, COPIES * t, COPIES * s, broken=broken, rng=rng), xp, x.k, x.v, chunks(len(x.k), rows)).head
+    mu, heads = 1.0 if forget_mu else head.slots.mu, []
+    for i in range(COPIES):
+        a, b = slice(i * t, (i + 1) * t), slice(i * s, (i + 1) * s)
+        heads.append(storing(xp, head, head.sampled.rows[:, a], head.slot_keys[b], head.slot_values[b], mu=mu))
+    return heads
 
 
 def sampled_numerator(
@@ -81,39 +76,34 @@ def sampled_numerator(
     forget_mu: bool = False,
     broken: str = "nothing",
 ) -> Trial:
-    """`z` along the exact numerator, or its squared error, averaged over COPIES states, with the exact deviation."""
-    x = Tokens(rng, n)
-    u = x.numerator / np.linalg.norm(x.numerator)
-    z = []
-    for head in _copies(rng, xp, x, rows, value_samples=s, broken=broken):
-        if forget_mu:
-            head.slots.mu = 1.0
-        z.append(sums(numerators, xp, [head], x.q)[0, 0])
-    off = x.terms - x.numerator
+    """`z` along the exact numerator (moment 1) or its squared error (2), with the exact deviation of the average."""
+    x = ordered_tokens(rng, n)
+    z = sums(numerators, xp, copies(rng, xp, x, rows, s=s, broken=broken, forget_mu=forget_mu), x.q)[:, 0]
+    off = (x.e / x.law)[:, None] * x.v - x.numerator  # s (z - E z) is a sum of s independent rows, each with its law
     facts = {"n": n, "s": s}
     if moment == 1:
+        u = x.numerator / np.linalg.norm(x.numerator)
         deviation = np.sqrt(x.law @ (off @ u) ** 2 / s / COPIES)
-        return Trial(float(np.mean(z, axis=0) @ u), float(x.numerator @ u), scale=float(deviation), facts=facts)
+        return Trial(float(z.mean(axis=0) @ u), float(x.numerator @ u), scale=float(deviation), facts=facts)
     square = float(x.law @ (off**2).sum(axis=1))
     cross = (off * x.law[:, None]).T @ off
     # E |sum of s independent|^4, from pairs of equal terms
     fourth = s * (x.law @ ((off**2).sum(axis=1) ** 2)) + s * (s - 1) * (square**2 + 2 * (cross**2).sum())
     deviation = np.sqrt((fourth / s**4 - (square / s) ** 2) / COPIES)
-    stated = (x.squares.sum() * (x.e**2).sum() - (x.numerator**2).sum()) / s
-    errors = ((np.array(z) - x.numerator) ** 2).sum(axis=1)
-    return Trial(float(errors.mean()), float(stated), scale=float(deviation), facts=facts)
+    errors = ((z - x.numerator) ** 2).sum(axis=1)
+    return Trial(float(errors.mean()), x.variance / s, scale=float(deviation), facts=facts)
 
 
+# ------------------------------------------------------------------------------------------------------ the normaliser
 def sampled_normaliser(
     rng: np.random.Generator, xp: Any, *, n: int, t: int, rows: int, moment: int, broken: str = "nothing"
 ) -> Trial:
-    """`tau`, or its squared error, averaged over COPIES states, with the exact deviation."""
-    x = Tokens(rng, n, clusters=3)
-    found = []
-    for head in _copies(rng, xp, x, rows, cluster_samples=t, broken=broken):
-        found.append(sums(normalisers, xp, [head], x.q)[0, 0, 0])
-    labels = ((x.k[:, None] - asnumpy(head.clusters.centers.rows)) ** 2).sum(axis=-1).argmin(axis=1)  # far apart
-    square = fourth = 0.0  # of the sum over clusters and samples: cumulants add
+    """`tau` (moment 1) or its squared error (2), averaged over COPIES states, with the exact deviation."""
+    x = ordered_tokens(rng, n, clusters=3)
+    heads = copies(rng, xp, x, rows, t=t, broken=broken, forget_mu=False)
+    tau = sums(normalisers, xp, heads, x.q)[:, 0, 0]
+    _, labels = members(x.k, asnumpy(heads[0].clusters.centers.rows))  # clusters are far apart
+    square = fourth = 0.0  # second moment and fourth cumulant of tau: both add over clusters and samples
     for group in range(labels.max() + 1):
         e = x.e[labels == group]
         off = (e - e.mean()) * len(e) / t
@@ -121,41 +111,17 @@ def sampled_normaliser(
         fourth += t * float((off**4).mean() - 3 * (off**2).mean() ** 2)
     facts = {"n": n, "t": t, "m": float(labels.max() + 1)}
     if moment == 1:
-        return Trial(float(np.mean(found)), x.normaliser, scale=float(np.sqrt(square / COPIES)), facts=facts)
+        return Trial(float(tau.mean()), x.normaliser, scale=float(np.sqrt(square / COPIES)), facts=facts)
     deviation = np.sqrt((fourth + 2 * square**2) / COPIES)
-    return Trial(float(((np.array(found) - x.normaliser) ** 2).mean()), square, scale=float(deviation), facts=facts)
-
-
-def _copies(
-    rng: np.random.Generator,
-    xp: Any,
-    x: Tokens,
-    rows: int,
-    *,
-    cluster_samples: int = 1,
-    value_samples: int = 1,
-    broken: str,
-) -> Iterator[Head]:
-    """COPIES states over the same tokens: a share each of the samples and slots of one cache, which are independent.
-
-    It is one object, with another share every time.
-    """
-    t, s = cluster_samples, value_samples
-    head = fed(Cache(1.0, COPIES * t, COPIES * s, broken=broken, rng=rng), xp, x.k, x.v, chunks(len(x.k), rows)).head
-    sampled, keys, values = head.sampled.rows, head.slot_keys, head.slot_values
-    head.samples.size, head.slots.size = t, s
-    for i in range(COPIES):
-        head.sampled = GrowingRows(sampled[:, i * t : (i + 1) * t])
-        head.slot_keys, head.slot_values = (array[i * s : (i + 1) * s] for array in (keys, values))
-        yield head
+    return Trial(float(((tau - x.normaliser) ** 2).mean()), square, scale=float(deviation), facts=facts)
 
 
 def relative_variance(
     rng: np.random.Generator, xp: Any, *, n: int, length: float, tight: bool, narrow: float = 1.0
 ) -> Trial:
-    """`t Var(tau) / E[tau]^2` of the clusters found, against `sinh(delta r)^2`; the largest one within stands between.
+    """`t Var(tau) / E[tau]^2` over its largest term, and that over `sinh(delta r)^2`: the larger of the two ratios.
 
-    `tight`: two clusters, each with members at distance delta on either side of its centre, in the shares at which the
+    `tight`: two clusters, each with members at distance delta on either side of its center, in the shares at which the
     bound is met.
     """
     delta = 1.0
@@ -174,20 +140,12 @@ def relative_variance(
     labels = np.concatenate([clusters.absorb(xp, keys[chunk]) for chunk in chunks(len(k), 100)])
     e = np.exp(k @ q - (k @ q).max())
     groups = [e[labels == i] for i in range(len(clusters.centers))]
-    whole = sum(len(g) ** 2 * g.var() for g in groups) / e.sum() ** 2
-    within = max(g.var() / g.mean() ** 2 for g in groups)
-    bound = np.sinh(delta * length / narrow) ** 2
-    return Trial(
-        float(max(whole / within if within else 0.0, within / bound)),
-        1.0,
-        facts={
-            "n": len(k),
-            "m": len(clusters.centers),
-            "within": float(within),
-            "whole": float(whole),
-            "delta_r": delta * length,
-        },
-    )
+    # t Var(tau) = sum over clusters of count^2 times the variance of exp(<q, k>) within
+    whole = float(sum(len(g) ** 2 * g.var() for g in groups) / e.sum() ** 2)
+    within = float(max(g.var() / g.mean() ** 2 for g in groups))
+    ratio = max(whole / within if within else 0.0, within / np.sinh(delta * length / narrow) ** 2)
+    facts = {"n": len(k), "m": len(clusters.centers), "within": within, "whole": whole, "delta_r": delta * length}
+    return Trial(float(ratio), 1.0, facts=facts)
 
 
 E, VAR = symbols.E, sp.Function(r"\mathrm{Var}")
@@ -196,95 +154,89 @@ NORMALISER = sp.Symbol(r"\mathbf{1}^{\top}e^{Kq}")
 V_F, E_NORM = symbols.norm("V", "F"), symbols.norm("e^{Kq}", "2")
 OUT_NORM, ERROR = symbols.norm(r"e^{Kq\top}V", "2"), symbols.norm(r"z-e^{Kq\top}V", "2")
 X = sp.Symbol("x", integer=True)
-VARIANCE = (V_F**2 * E_NORM**2 - OUT_NORM**2) / symbols.s
+UNBIASED = sp.Eq(E(Z), NUMERATOR)
+VARIANCE = sp.Eq(E(ERROR**2), (V_F**2 * E_NORM**2 - OUT_NORM**2) / symbols.s)
+WITHIN = sp.IndexedBase("n")[X] ** 2 * sp.IndexedBase(r"\sigma^2")[X]
+
 NO_MU = Sabotage("missing mu", "the weight mu / (s |v|^2) lacks its mu", {"forget_mu": True})
-UNIFORM = Sabotage(
+UNIFORM_LAW = Sabotage("uniform law", "every token as likely as every other", {"law": "uniform"})
+UNIFORM_SLOTS = Sabotage(
     "uniform slots", "slots do not look at the norms, the weights assume that they do", {"broken": "uniform slots"}
 )
+TWIN_SLOTS = Sabotage("twins", "every other slot copies its neighbour", {"broken": "twin slots"})
+EAGER_SAMPLES = Sabotage(
+    "off by one", "a sample is replaced with probability 1/(count - 1)", {"broken": "eager samples"}
+)
+TWIN_SAMPLES = Sabotage("twins", "all samples of a cluster are one and the same", {"broken": "twin samples"})
+PROOF, EXACT_CONSTANT = "proof of Theorem 1", "proof of Theorem 1, with the exact constant derived here"
 MC = tuple({"n": 60, "rows": rows} for rows in (60, 20))
 
+enumeration = partial(
+    Claim, paper="SG24", kind=Exact("==", rtol=1e-12), trial=enumerated, max_trials={"smoke": 5, "standard": 50}
+)
+simulation = partial(Claim, paper="SG24", max_trials={"smoke": 300, "standard": 3000})
+
 CLAIMS = (
-    Claim(
+    enumeration(
         id="sg24.z-enumerated",
-        paper="SG24",
-        source="proof of Theorem 1",
+        source=PROOF,
         title="z is unbiased: enumerated over everything that a slot can hold",
-        statement=sp.Eq(E(Z), NUMERATOR),
-        kind=Exact("==", rtol=1e-12),
-        trial=enumerated,
+        statement=UNBIASED,
         cases={"smoke": ({"n": 40, "moment": 1},)},
-        max_trials={"smoke": 5, "standard": 50},
-        sabotages=(NO_MU, Sabotage("uniform law", "every token as likely as every other", {"law": "uniform"})),
+        sabotages=(NO_MU, UNIFORM_LAW),
         remark="The package's own estimate for each token that a slot may hold, weighted by the law of sg24.slot-law.",
     ),
-    Claim(
+    enumeration(
         id="sg24.z-variance-enumerated",
-        paper="SG24",
-        source="proof of Theorem 1, with the exact constant derived here",
+        source=EXACT_CONSTANT,
         title="The variance of z is (|V|_F^2 |exp(Kq)|^2 - |exp(Kq)^T V|^2) / s: enumerated for one slot",
-        statement=sp.Eq(E(ERROR**2), VARIANCE),
-        kind=Exact("==", rtol=1e-12),
-        trial=enumerated,
+        statement=VARIANCE,
         cases={"smoke": ({"n": 40, "moment": 2},)},
-        max_trials={"smoke": 5, "standard": 50},
-        sabotages=(NO_MU, Sabotage("uniform law", "every token as likely as every other", {"law": "uniform"})),
+        sabotages=(NO_MU, UNIFORM_LAW),
         remark="Slots are independent (sg24.slot-independence), so s of them have a variance s times smaller.",
     ),
-    Claim(
+    simulation(
         id="sg24.z-unbiased",
-        paper="SG24",
-        source="proof of Theorem 1",
+        source=PROOF,
         title="z is unbiased: whole caches, drawn",
-        statement=sp.Eq(E(Z), NUMERATOR),
+        statement=UNBIASED,
         kind=Mean(resolution=0.02),
         trial=sampled_numerator,
         cases={"smoke": tuple({**case, "s": 256, "moment": 1} for case in MC)},
-        max_trials={"smoke": 300, "standard": 3000},
-        sabotages=(NO_MU, UNIFORM),
+        sabotages=(NO_MU, UNIFORM_SLOTS),
         remark="Along the direction of the exact numerator, with the exact deviation of the average of 16 states.",
     ),
-    Claim(
+    simulation(
         id="sg24.z-variance",
-        paper="SG24",
-        source="proof of Theorem 1, with the exact constant derived here",
+        source=EXACT_CONSTANT,
         title="The squared error of z has the stated mean: whole caches, drawn",
-        statement=sp.Eq(E(ERROR**2), VARIANCE),
+        statement=VARIANCE,
         kind=Mean(resolution=0.1),
         trial=sampled_numerator,
         cases={"smoke": tuple({**case, "s": 32, "moment": 2} for case in MC)},
-        max_trials={"smoke": 300, "standard": 3000},
-        sabotages=(NO_MU, Sabotage("twins", "every other slot copies its neighbour", {"broken": "twin slots"})),
+        sabotages=(NO_MU, TWIN_SLOTS),
         remark="The test's deviation is exact too, from fourth moments over the slots' law.",
     ),
-    Claim(
+    simulation(
         id="sg24.tau-unbiased",
-        paper="SG24",
-        source="proof of Theorem 1",
+        source=PROOF,
         title="tau is an unbiased estimate of the normaliser",
         statement=sp.Eq(E(TAU), NORMALISER),
         kind=Mean(resolution=0.02),
         trial=sampled_normaliser,
         cases={"smoke": tuple({**case, "t": 8, "moment": 1} for case in MC)},
-        max_trials={"smoke": 300, "standard": 3000},
-        sabotages=(
-            Sabotage("off by one", "a sample is replaced with probability 1/(count - 1)", {"broken": "eager samples"}),
-        ),
+        sabotages=(EAGER_SAMPLES,),
         remark="Tokens come in the order of their logits, in which a wrong law of the samples shows as a bias.",
     ),
-    Claim(
+    simulation(
         id="sg24.tau-variance",
-        paper="SG24",
-        source="proof of Theorem 1, with the exact constant derived here",
+        source=EXACT_CONSTANT,
         title="The variance of tau is (1/t) times the sum of count^2 times the variance within each cluster",
-        statement=sp.Eq(
-            VAR(TAU),
-            sp.Sum(sp.IndexedBase("n")[X] ** 2 * sp.IndexedBase(r"\sigma^2")[X], (X, 1, symbols.m)) / symbols.t,
-        ),
+        statement=sp.Eq(VAR(TAU), sp.Sum(WITHIN, (X, 1, symbols.m)) / symbols.t),
         kind=Mean(resolution=0.1),
         trial=sampled_normaliser,
         cases={"smoke": ({**MC[1], "t": 4, "moment": 2},)},
-        max_trials={"smoke": 300, "standard": 3000},
-        sabotages=(Sabotage("twins", "all samples of a cluster are one and the same", {"broken": "twin samples"}),),
+        sabotages=(TWIN_SAMPLES,),
         remark="sigma_x^2 is the variance of exp(<q, k>) over the members of cluster x.",
     ),
     Claim(

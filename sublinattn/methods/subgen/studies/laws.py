@@ -16,8 +16,8 @@ from ....lab.workloads import real
 from ....primitives.clustering import OnlineClusters
 from ....primitives.kcenter import greedy_radii
 from ..claims.algorithm1_laws import SLOTS, TOKENS
-from ..claims.setting import Cache, fed, members, numbered, numbers, random_chunks
-from ..claims.theorem1_estimators import Tokens, relative_variance, sums
+from ..claims.setting import Cache, Tokens, fed, members, numbered, numbers, random_chunks, sums
+from ..claims.theorem1_estimators import ordered_tokens, relative_variance
 from ..head import Head, normalisers, numerators
 from .clusterability import PART, longest_query, stacks
 
@@ -27,7 +27,7 @@ HELD = {
     "pairs of slots": ("sg24.slot-independence", "twin slots", "twins"),
     "samples of a cluster": ("sg24.sample-law", "eager samples", "off by one"),
 }
-"""What is counted: the claim, its sabotage as `sg24_setting.BROKEN` and as the claim name it."""
+"""What is counted: the claim, its sabotage as `Cache` and as the claim name it."""
 PAIR_TOKENS, SHARE = 12, 0.25
 FAILURE = 0.1
 """Failure probability at which Chebyshev's bound is drawn."""
@@ -127,9 +127,8 @@ def errors(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
         uniform (mean with uniform sampling), zero (answering 0).
     """
     xp, copies = run.xp, run.pick(smoke=150, standard=2000, full=10_000)
-    x = Tokens(run.rng("errors"), N)
+    x = ordered_tokens(run.rng("errors"), N)
     unit = float((x.e**2).sum()) * float(np.linalg.norm(x.v, 2)) ** 2
-    mean_z = float(x.squares.sum() * (x.e**2).sum() - (x.numerator**2).sum())
     zero = float((x.numerator**2).sum())
     uniform_z = N * float((x.e**2 * x.squares).sum()) - zero
     uniform_tau = N * float((x.e**2).sum()) / x.normaliser**2 - 1
@@ -139,7 +138,7 @@ def errors(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
         z = sums(numerators, xp, heads, x.q)[:, 0]
         rows += [("z", s, i, square / unit) for i, square in enumerate(((z - x.numerator) ** 2).sum(axis=1))]
         bound = float(x.squares.sum() * (x.e**2).sum()) / s / unit
-        laws.append(("z", s, mean_z / s / unit, bound, bound / FAILURE, uniform_z / s / unit, zero / unit))
+        laws.append(("z", s, x.variance / s / unit, bound, bound / FAILURE, uniform_z / s / unit, zero / unit))
     for t in SAMPLES_OVER:
         heads = states(run.rng("tau", t), xp, x, copies, t=t)
         tau = sums(normalisers, xp, heads, x.q)[:, 0, 0] / x.normaliser
@@ -212,7 +211,7 @@ def ratios(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
         varies, s, t, exact (its mean), first_order (`Var(tau) / E[tau]^2`).
     """
     xp, copies = run.xp, run.pick(smoke=250, standard=4000, full=20_000)
-    x = Tokens(run.rng("ratio"), N, **BIASED)
+    x = ordered_tokens(run.rng("ratio"), N, **BIASED)
     exact = x.numerator / x.normaliser
     rows, laws = [], []
     cases = [("t", 64, t) for t in BIAS_SAMPLES] + [("s", s, 1) for s in BIAS_SLOTS]

@@ -1,0 +1,145 @@
+"""SubGen with one part broken: the sabotages that its claims must refute.
+
+A broken part does one step wrong, in the plainest sequential way; everything around it is the package's own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from ....core.backends import Array
+from ....primitives.clustering import OnlineClusters, nearest
+from ....primitives.reservoir import GroupSamples, WeightedSlots, uniforms
+
+
+# --------------------------------------------------------------------------------------------------------------- slots
+class EagerSlots(WeightedSlots):
+    """A slot is replaced with probability `w / mu`, mu without the token itself."""
+
+    def absorb(self, weights: np.ndarray) -> np.ndarray:
+        token, slots = np.full(self.size, -1), np.arange(self.size)
+        for item, weight in enumerate(weights):
+            chance = weight / self.mu if self.mu else 1.0
+            token[uniforms(self.seed, self.stream, slots, self.seen + item) < chance] = item
+            self.mu += float(weight)
+        self.seen += len(weights)
+        return token
+
+
+class UniformSlots(WeightedSlots):
+    """Every token is as likely as every other, whatever its weight."""
+
+    def absorb(self, weights: np.ndarray) -> np.ndarray:
+        mu, self.mu = self.mu, float(self.seen)
+        token = super().absorb(np.ones(len(weights)))
+        self.mu = mu + float(weights.sum())
+        return token
+
+
+class TwinSlots(WeightedSlots):
+    """Every other slot makes the draws of the slot before it."""
+
+    def absorb(self, weights: np.ndarray) -> np.ndarray:
+        token = super().absorb(weights)
+        for drawn in (token, self.thresholds):
+            drawn[1::2] = drawn[: self.size - self.size % 2 : 2]
+        return token
+
+
+class CoinSlots(WeightedSlots):
+    """When two streams merge, every other slot takes the other stream's token, whatever the streams' weights."""
+
+    def merge(self, other: WeightedSlots) -> np.ndarray:
+        super().merge(other)
+        return np.arange(self.size) % 2 == 0
+
+
+# ------------------------------------------------------------------------------------------------------------- samples
+class EagerSamples(GroupSamples):
+    """A sample is replaced with probability `1 / (count - 1)`."""
+
+    def absorb(self, labels: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self.counts = np.concatenate([self.counts, np.zeros(groups - len(self.counts), np.int64)])
+        token, samples = np.full((groups, self.size), -1), np.arange(self.size)
+        for item, group in enumerate(labels):
+            u = uniforms(self.seed, self.stream, group, samples, self.seen + item)
+            token[group, u < 1 / max(1, self.counts[group])] = item
+            self.counts[group] += 1
+        self.seen += len(labels)
+        group, sample = changed = np.nonzero(token >= 0)
+        return group, sample, token[changed]
+
+
+class TwinSamples(GroupSamples):
+    """All samples of a cluster make the draws of the first one."""
+
+    def absorb(self, labels: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        group, sample, item = super().absorb(labels, groups)
+        self.due[:] = self.due[:, :1]
+        group, item = group[sample == 0], item[sample == 0]
+        return np.repeat(group, self.size), np.tile(np.arange(self.size), len(group)), np.repeat(item, self.size)
+
+
+class CoinSamples(GroupSamples):
+    """When clusters become one, its samples come from each of them equally often, whatever their counts."""
+
+    def regroup(self, counts: np.ndarray, into: np.ndarray, groups: int) -> np.ndarray:
+        piece = super().regroup(np.ones_like(counts), into, groups)
+        super().regroup(counts, into, groups)
+        return piece
+
+
+# ------------------------------------------------------------------------------------------------------------ clusters
+class DriftingCenters(OnlineClusters):
+    """A center moves to the mean of its cluster."""
+
+    def __init__(self, delta: float, empty: Array) -> None:
+        super().__init__(delta, empty)
+        self.members: Counter[int] = Counter()
+
+    def absorb(self, xp: Any, x: Array, *, maximum: float = np.inf) -> np.ndarray:
+        labels = []
+        for row in x:
+            (label,) = super().absorb(xp, row[None], maximum=maximum)
+            labels.append(label)
+            self.members[label] += 1
+            self.centers.rows[label] += (row - self.centers.rows[label]) / self.members[label]
+        return np.array(labels)
+
+
+class BlindClusters(OnlineClusters):
+    """A key within delta of a center from an earlier chunk does not look at the centers made in its own chunk."""
+
+    def absorb(self, xp: Any, x: Array, *, maximum: float = np.inf) -> np.ndarray:
+        index, square = nearest(xp, x, self.centers.rows)
+        right = super().absorb(xp, x, maximum=maximum)
+        return np.where(square <= self.delta**2, index, right)
+
+
+class CrowdedClusters(OnlineClusters):
+    """A key opens a cluster when it is farther than delta/2 from all centers."""
+
+    def absorb(self, xp: Any, x: Array, *, maximum: float = np.inf) -> np.ndarray:
+        delta, self.delta = self.delta, self.delta / 2
+        labels = super().absorb(xp, x, maximum=maximum)
+        self.delta = delta
+        return labels
+
+
+BROKEN: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "eager slots": {"slots": EagerSlots},
+    "uniform slots": {"slots": UniformSlots},
+    "twin slots": {"slots": TwinSlots},
+    "coin slots": {"slots": CoinSlots},
+    "eager samples": {"samples": EagerSamples},
+    "twin samples": {"samples": TwinSamples},
+    "coin samples": {"samples": CoinSamples},
+    "drifting centres": {"clusters": DriftingCenters},
+    "blind clusters": {"clusters": BlindClusters},
+    "crowded clusters": {"clusters": CrowdedClusters},
+}
+"""What is broken, and the part of a `Head` that is replaced for it."""
