@@ -16,27 +16,24 @@ from ....theory.claim import Case, Claim, Probability, Sabotage, Trial
 from .retrieval import answers, caches_within, documents, lines_bytes
 
 PART = 8
-"""Centres: the tokens over so many."""
+"""Tokens per center of the greedy k-center."""
 
 
 def cluster_cost(rng: np.random.Generator, xp: Any, *, n: int, shuffled: bool = False) -> Trial:
     """Greedy k-center's cost of a random head's keys on a fresh passage, over that of its keys and values together.
 
-    `shuffled`: every coordinate of the keys, by itself, over the tokens (a sabotage: no clusters are left).
+    `shuffled`: each coordinate of the keys is permuted over the tokens, which leaves no clusters (a sabotage).
     """
     model = open_model(backend=xp.__name__)
     _, k, v = model.qkv(model.passage(rng, n))
     layer, head = (int(rng.integers(size)) for size in k.shape[:2])
     k, v = (asnumpy(x[layer, head]) for x in (k, v))
     k = rng.permuted(k, axis=0) if shuffled else k
-    keys, values = (_cost(xp, to_device(np.ascontiguousarray(x), xp), n // PART) for x in (k, v))
+    # the cost: the covering radius of n / PART greedy centers, over the largest distance of two points
+    x = [to_device(np.ascontiguousarray(a), xp) for a in (k, v)]
+    keys, values = (float(greedy_radii(xp, a, n // PART)[-1]) / largest_distance(xp, a) for a in x)
     both = keys + values  # in the first layer equal tokens have equal values, whose cost may be 0
     return Trial(keys / both if both else 0.5, 0.5, facts={"n": n, "keys": keys, "values": values})
-
-
-def _cost(xp: Any, x: Any, m: int) -> float:
-    """Covering radius of m centres over the largest distance of two points."""
-    return float(greedy_radii(xp, x, m)[-1]) / largest_distance(xp, x)
 
 
 def told_apart(
@@ -52,24 +49,24 @@ def told_apart(
 ) -> Trial:
     """Of the first document that only one of two caches answers: 1 if that is `against`, 0 if it is `method`.
 
-    A coin where there is none in `draws` documents. `starved` divides the method's bytes (for the sabotage).
+    A coin decides where there is none in `draws` documents. `starved` divides the method's bytes (a sabotage).
     """
     model = open_model(backend=xp.__name__)
-    found = 0
+    ahead = 0
     for document in documents(rng, nbytes, draws):
         budget = int(share * lines_bytes(model, document))
         budgets = {method: budget // starved, against: budget}
-        made = {name: caches_within(model, most, rng)[name] for name, most in budgets.items()}
-        right = answers(model, [document], made.copy).set_index("caches")["right"]
-        found = int(right[method]) - int(right[against])
-        if found:
+        caches = {name: caches_within(model, size, rng)[name] for name, size in budgets.items()}
+        right = answers(model, [document], caches.copy).set_index("caches")["right"]
+        ahead = int(right[method]) - int(right[against])
+        if ahead:
             break
     tie = float(rng.integers(2))
-    return Trial(tie if not found else float(found < 0), 0.5, facts={"n": nbytes, "told_apart": abs(found)})
+    return Trial(float(ahead < 0) if ahead else tie, 0.5, facts={"n": nbytes, "told_apart": abs(ahead)})
 
 
 def _retrieval(slug: str, method: str, words: str, *, draws: int) -> Claim:
-    """`draws` at smoke effort: SubGen takes long to read a document."""
+    """The claim about one method; `draws` is for smoke effort, where SubGen takes long to read a document."""
 
     def case(rival: str, nbytes: int, draws: int) -> Case:
         return {"method": method, "against": rival, "nbytes": nbytes, "share": 0.25, "draws": draws}

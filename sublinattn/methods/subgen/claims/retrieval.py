@@ -14,7 +14,7 @@ from ....lab.models import Model
 from ....lab.workloads.instance import Instance
 from ....lm.attend import Attend, CachedAttention, causal
 from ....lm.retrieval import DIGITS, Document, document, line_bytes, question_bytes
-from ...caches.base import KVCache, joined
+from ...caches.base import KVCache
 from ...caches.exact import ExactCache, ZeroCache
 from ...caches.k_center import KCenterCache
 
@@ -22,52 +22,58 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BATCH_TOKENS, BATCH_LOGITS = 2**13, 2**22
-"""Tokens of prompts in one call of the decoder; logits, where those of all tokens are made."""
-
-
+"""Tokens of prompts in one call of the decoder; logits, where those of all tokens are computed."""
 Make = Callable[[], Mapping[Any, Sequence[KVCache]]]
-"""Fresh, empty caches by name: for each name one per layer."""
+"""Returns fresh, empty caches by name: for each name one per layer."""
 
 
+# ------------------------------------------------------------------------------------------------------- the documents
 def documents(rng: np.random.Generator, nbytes: int, count: int) -> list[Document]:
     """Documents of one question each, with as many lines as fit into `nbytes`, all cut at the same places.
 
     Names differ in length; documents are drawn until lines and question have the usual length, so that a batch is one
-    call of a byte-level model. Each document is the work of its own generator.
+    call of a byte-level model. Each document has a generator of its own.
 
     Raises
     ------
     ValueError
         If `nbytes` is too short for two lines and a question.
     """
-    asked = round(question_bytes()) - 2  # without what follows the answer
-    lines = int((nbytes - asked) / line_bytes())
+    question = round(question_bytes()) - 2  # without what follows the answer
+    lines = int((nbytes - question) / line_bytes())
     if lines < 2:
-        raise ValueError(f"nbytes must be at least {int(2 * line_bytes() + asked) + 1}, got {nbytes}")
-    wanted = round(lines * line_bytes()), asked - DIGITS
+        raise ValueError(f"nbytes must be at least {int(2 * line_bytes() + question) + 1}, got {nbytes}")
+    usual = round(lines * line_bytes()), question - DIGITS
 
     def drawn(own: np.random.Generator) -> Document:
         while True:
             made = document(lines, 1, own)
-            if (made.asked, made.answers[0] - made.asked) == wanted:
+            if (made.asked, made.answers[0] - made.asked) == usual:
                 return made
 
     return [drawn(own) for own in rng.spawn(count)]
 
 
-def pieces(model: Model, what: Document) -> list[np.ndarray]:
+def pieces(model: Model, document: Document) -> list[np.ndarray]:
     """Tokens of the lines, the question and the answer, as the tokenizer cuts the whole.
 
     A token that spans a cut belongs to what comes after it.
     """
-    end = what.answers[0] + DIGITS
-    whole, *parts = (model.encode(what.text[:stop]).tolist() for stop in (end, what.asked, what.answers[0]))
+    end = document.answers[0] + DIGITS
+    ends = (end, document.asked, document.answers[0])
+    whole, *parts = (model.encode(document.text[:stop]).tolist() for stop in ends)
     lines, question = (len(commonprefix([whole, part])) for part in parts)
     return np.split(np.array(whole), [lines, question])
 
 
+def lines_bytes(model: Model, document: Document) -> int:
+    """Bytes of all keys and values of the document's lines, of one key-value head of one layer."""
+    return len(pieces(model, document)[0]) * 2 * model.decoder.config.head_dim * np.dtype(np.float32).itemsize
+
+
+# --------------------------------------------------------------------------------------------------------- the answers
 def exact_answers(model: Model, documents: Sequence[Document]) -> pd.DataFrame:
-    """The model's greedy answers to each document's first question with everything kept, in one pass each.
+    """The model's greedy answers to each document's first question with everything stored, in one pass each.
 
     The answer's own tokens are fed, and the model is right if each of them was its most likely one: up to the first
     wrong token, greedy decoding has fed the same tokens to the same caches, so that both are right together. Documents
@@ -80,14 +86,14 @@ def exact_answers(model: Model, documents: Sequence[Document]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    cut = [pieces(model, what) for what in documents]
+    cut = [pieces(model, document) for document in documents]
     decoder = model.decoder.stretched(max(sum(map(len, parts)) for parts in cut))
     rows: list[tuple[Any, ...]] = []
     for batch in _batches(cut, BATCH_LOGITS // decoder.config.vocabulary):
         whole = np.stack([np.concatenate(cut[i]) for i in batch])
         answer = np.stack([cut[i][2] for i in batch])
-        logits = decoder.logits(whole[:, :-1])[:, -answer.shape[1] :]
-        rows += [(i, *found) for i, *found in zip(batch, *judged(asnumpy(logits), answer), strict=True)]
+        logits = decoder.logits(whole[:, :-1])[:, -answer.shape[1] :]  # logits after a token predict the next one
+        rows += zip(batch, *judged(asnumpy(logits), answer), strict=True)
     return pd.DataFrame(rows, columns=["document", "right", "bits"]).sort_values("document", ignore_index=True)
 
 
@@ -100,24 +106,24 @@ def answers(model: Model, documents: Sequence[Document], make: Make) -> pd.DataF
     Returns
     -------
     DataFrame
-        document (its number, in order), caches (a name that `make` gives), right and bits (as
-        `exact_answers`), nbytes (that the caches of all layers hold for the document after the lines).
+        document (its number, in order), caches (a name that `make` gives), right and bits (as `exact_answers`), nbytes
+        (of the document in the caches of all layers, after the lines).
     """
     import pandas as pd
 
-    cut = [pieces(model, what) for what in documents]
+    cut = [pieces(model, document) for document in documents]
     decoder = model.decoder.stretched(max(sum(map(len, parts)) for parts in cut))
     rows: list[tuple[Any, ...]] = []
     for batch in _batches(cut, BATCH_TOKENS):
         lines, question, answer = (np.stack([cut[i][part] for i in batch]) for part in range(3))
         attends = {name: CachedAttention(caches) for name, caches in make().items()}
         decoder.logits(lines, attend=_absorbing(attends.values()), last=True)
-        held = {name: attend.nbytes / len(batch) for name, attend in attends.items()}
-        fed = np.concatenate([question, answer[:, :-1]], axis=1)
+        after = np.concatenate([question, answer[:, :-1]], axis=1)
         for name, attend in attends.items():
-            logits = asnumpy(decoder.logits(fed, attend=attend, start=lines.shape[1]))
+            nbytes = attend.nbytes / len(batch)
+            logits = asnumpy(decoder.logits(after, attend=attend, start=lines.shape[1]))
             right, bits = judged(logits[:, question.shape[1] - 1 :], answer)
-            rows += [(i, name, *found, held[name]) for i, *found in zip(batch, right, bits, strict=True)]
+            rows += [(i, name, *judgement, nbytes) for i, *judgement in zip(batch, right, bits, strict=True)]
     return pd.DataFrame(rows, columns=["document", "caches", "right", "bits", "nbytes"]).sort_values(
         "document", kind="stable", ignore_index=True
     )
@@ -132,13 +138,13 @@ def judged(logits: np.ndarray, answer: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return (logits.argmax(axis=-1) == answer).all(axis=1), bits.mean(axis=1)
 
 
-def _batches(cut: Sequence[Sequence[np.ndarray]], most: int) -> Iterator[list[int]]:
-    """Numbers of documents that are cut at the same places, `most` tokens (or one document) at once."""
+def _batches(cut: Sequence[Sequence[np.ndarray]], tokens: int) -> Iterator[list[int]]:
+    """Numbers of documents that are cut at the same places, `tokens` tokens (or one document) at once."""
     alike: dict[tuple[int, ...], list[int]] = {}
     for i, parts in enumerate(cut):
         alike.setdefault(tuple(map(len, parts)), []).append(i)
     for lengths, members in alike.items():
-        step = max(1, most // sum(lengths))
+        step = max(1, tokens // sum(lengths))
         yield from (members[i : i + step] for i in range(0, len(members), step))
 
 
@@ -153,34 +159,26 @@ def _absorbing(attends: Collection[CachedAttention]) -> Attend:
     return attend
 
 
+# ---------------------------------------------------------------------------------------------------------- the caches
 def exact_caches(model: Model) -> list[KVCache]:
-    """Caches of everything, one per layer."""
+    """Caches that store everything, one per layer."""
     return [ExactCache() for _ in range(model.decoder.config.layers)]
 
 
-def lines_bytes(model: Model, what: Document) -> int:
-    """Bytes of all keys and values of the document's lines, of one key-value head of one layer."""
-    return len(pieces(model, what)[0]) * 2 * model.decoder.config.head_dim * np.dtype(np.float32).itemsize
-
-
 class ClusteredOnce(KCenterCache):
-    """Greedy k-center of the prompt and the last tokens, as the experiments of [SG24]: later tokens only pass through
-    the window."""
+    """Greedy k-center of the prompt, once, and the last tokens, as in the experiments of [SG24].
 
-    def _absorb(self, xp: Any, k: Array, v: Array) -> None:
-        if self.tokens_seen <= self.budget:
-            super()._absorb(xp, k, v)
-            return
-        centers = self.budget - self.recent
-        joint = joined(xp, self._stored, keys=k, values=v)
-        self._stored = {
-            name: xp.concatenate([x[:, :centers], x[:, x.shape[1] - self.recent :]], axis=1)
-            for name, x in joint.items()
-        }
+    Tokens after the prompt only pass through the window.
+    """
+
+    def _chosen(self, xp: Any, k: Array) -> np.ndarray:
+        if self.tokens_seen > self.budget:  # the prompt has been clustered, and its centers come first
+            return np.arange(self.budget - self.recent)
+        return super()._chosen(xp, k)
 
 
 def caches_within(model: Model, nbytes: int, rng: np.random.Generator) -> dict[str, list[KVCache]]:
-    """Empty caches that hold at most `nbytes` for each key-value head of each layer, by method: one per layer.
+    """Empty caches of at most `nbytes` for each key-value head of each layer, by method: one per layer.
 
     SubGen starts from the key of a document's first token, which is the same for all, in the head where it is shortest.
     "exact" and "zero" have no budget.
