@@ -76,7 +76,7 @@ def nearest(
                 values[born > position[tile, None]] = np.inf
             best = values.argmin(axis=1)
             smallest = xp.take_along_axis(values, best[:, None], axis=1)
-            slack = 2 * _slack(x, xp.sqrt(xp.einsum("ij,ij->i", ones[:, :d], ones[:, :d])) + reach)
+            slack = 2 * rounding(x, xp.sqrt(xp.einsum("ij,ij->i", ones[:, :d], ones[:, :d])) + reach)
             close = values <= smallest + slack[:, None]
             several = xp.count_nonzero(close, axis=1) > 1
             squares = squared_distances(part, centers[best])
@@ -209,12 +209,12 @@ def _within(xp: Any, x: Array, square: float) -> Array:
     gap = squares[:, None] + squares - 2 * xp.matmul(seen, seen.T) - limit
     near = gap <= 0
     norms = xp.sqrt(squares)
-    at, other = xp.nonzero(abs(gap) <= _slack(x, norms[:, None] + norms, limit))
+    at, other = xp.nonzero(abs(gap) <= rounding(x, norms[:, None] + norms, limit))
     near[at, other] = squared_distances(x[at], x[other]) <= square
     return near
 
 
-def _slack(x: Array, norms: Array, limit: float = 0.0) -> Array:
+def rounding(x: Array, norms: Array, limit: float = 0.0) -> Array:
     """Bound, and some, on the rounding of squared distances from a product of length d + 1, `norms` being |x| + |y|."""
     kind = np.finfo(x.dtype)
     return 4 * (x.shape[1] + 4) * (float(kind.eps) * (norms**2 + limit) + float(kind.tiny))

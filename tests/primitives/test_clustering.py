@@ -205,7 +205,7 @@ def test_slack_bounds_the_rounding_of_the_products(dtype: Any) -> None:
         wide = np.longdouble
         exact = (y.astype(wide) ** 2).sum(axis=1) - 2 * x.astype(wide) @ y.astype(wide).T
         norms = [np.linalg.norm(z, axis=1).max() for z in (x, y)]
-        assert abs(product - exact).max() < 0.5 * clustering._slack(x, sum(norms))
+        assert abs(product - exact).max() < 0.5 * clustering.rounding(x, sum(norms))
 
 
 @pytest.mark.parametrize("delta", [1e10, 1e19, 1e25, 1e150])

@@ -96,13 +96,13 @@ def over_decay(run: Run) -> pd.DataFrame:
             rng = run.rng("flat", decay, replicate)
             x = drawn(n, decay, rng, xp)
             y = exact(x)
-            for name, t, nbytes, keys in _answers(x, y, rng):
+            for name, t, nbytes, keys in answers(x, y, rng):
                 rows.append((decay, n, replicate, name, relative_error(t, y), rows_zero(t), nbytes, keys))
     columns = ["decay", "n", "replicate", "method", "error", "rows_zero", "nbytes", "keys"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _answers(x: Instance, y: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray, float, float]]:
+def answers(x: Instance, y: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray, float, float]]:
     """Method, output, bytes held, keys held. Uniform sampling gets the bytes of the fused sketch, then of the state."""
     row, n = x.k[0].nbytes + x.v[0].nbytes, len(x.k)
     paper, paper_bytes = one_pass(x, "paper", rng)
@@ -159,17 +159,15 @@ def profiles(run: Run) -> pd.DataFrame:
     for what in SYNTHETIC:
         for replicate in range(replicates):
             rng = run.rng("profile", what.label, replicate)
-            rows += _profile(
-                what, replicate, exact(what.draw(n, D if what.workload == "compressible" else 64, rng, xp))
-            )
+            rows += profile(what, replicate, exact(what.draw(n, D if what.workload == "compressible" else 64, rng, xp)))
     heads = real().to(xp)
     outputs = exact(heads)
     for number, y in enumerate(outputs.reshape(-1, *outputs.shape[-2:])):
-        rows += _profile(REAL, number, y)
+        rows += profile(REAL, number, y)
     return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "k", "share", "tail"])
 
 
-def _profile(what: Input, replicate: int, y: np.ndarray) -> list[tuple[Any, ...]]:
+def profile(what: Input, replicate: int, y: np.ndarray) -> list[tuple[Any, ...]]:
     n = len(y)
     squares = np.sort(y**2, axis=0)
     outside = np.cumsum(squares, axis=0).sum(axis=1)[::-1]  # of the n - k smallest of each column, at place k

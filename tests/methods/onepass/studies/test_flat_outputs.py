@@ -39,7 +39,7 @@ def test_error_and_empty_rows_are_what_they_are_called():
 
 def test_profile_is_what_the_best_sparse_answer_leaves():
     y = generator(0, "profile").standard_normal((128, 3))
-    rows = flat_outputs._profile(flat_outputs.FLAT, 0, y)
+    rows = flat_outputs.profile(flat_outputs.FLAT, 0, y)
     for _, _, n, _, k, share, tail in rows:
         assert (n, share) == (128, k / 128)
         assert tail == pytest.approx(flat_outputs.relative_error(flat_outputs.best_sparse(y, k), y), rel=1e-12)
@@ -75,7 +75,7 @@ def test_fewer_keys_are_drawn_where_fewer_fit(monkeypatch):
     monkeypatch.setattr(flat_outputs, "one_pass", lambda x, variant, rng: (np.zeros((1024, 8)), 64 * 100))
     x = flat_outputs.drawn(1024, 0.0, generator(0, "few"), np)
     found = {
-        method: keys for method, _, _, keys in flat_outputs._answers(x, flat_outputs.exact(x), generator(0, "draw"))
+        method: keys for method, _, _, keys in flat_outputs.answers(x, flat_outputs.exact(x), generator(0, "draw"))
     }
     assert (found["uniform"], found["uniform, state's bytes"]) == (100, 39600 // 64)
 
