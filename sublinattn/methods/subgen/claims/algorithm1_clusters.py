@@ -169,12 +169,12 @@ BLIND = Sabotage(
     {"broken": "blind clusters"},
 )
 
-always = partial(
+exact_claim = partial(
     Claim, paper="SG24", kind=Exact("<=", rtol=0.0), max_trials={"smoke": 10, "standard": 100}, source="Algorithm 1"
 )
 
 CLAIMS = (
-    always(
+    exact_claim(
         id="sg24.clusters",
         source="Algorithm 1 with the definition of (m, delta)-clusterability",
         title="There are at most m clusters if the keys are (m, delta)-clusterable, in any order of the tokens",
@@ -186,7 +186,7 @@ CLAIMS = (
         sabotages=(CROWDED,),
         remark="Parts are farther apart than delta, so m clusters are also needed: the bound is met with equality.",
     ),
-    always(
+    exact_claim(
         id="sg24.packing",
         title="Centres are pairwise farther than delta",
         statement=APART,
@@ -194,7 +194,7 @@ CLAIMS = (
         cases={"smoke": (*STREAMS, *WIDE, DRIFTING)},
         sabotages=(CROWDED, DRIFT),
     ),
-    always(
+    exact_claim(
         id="sg24.radius",
         title="Every key is within delta of a centre, so of any other member of its cluster within 2 delta",
         statement=sp.Le(DISTANCE(K, X), symbols.delta),
@@ -203,7 +203,7 @@ CLAIMS = (
         sabotages=(DRIFT,),
         remark="The centre must stay where it is: one that moves to the mean of its cluster leaves members behind.",
     ),
-    always(
+    exact_claim(
         id="sg24.chunks",
         source="Algorithm 1, with the chunked rule derived here",
         title="Absorbing chunks gives the state of the row by row rule, to the bit",
@@ -217,7 +217,7 @@ CLAIMS = (
             "over the keys."
         ),
     ),
-    always(
+    exact_claim(
         id="sg24.merge",
         source="derived here from Algorithm 1",
         title="Merging keeps the clusters' number, separation, radius and counts",

@@ -103,10 +103,10 @@ PEARSON = (
 HOW = tuple({"chunks": chunks} for chunks in (1, 5, 40))
 ALIKE = "clusters that become one give equally many samples, whatever their counts"
 
-law = partial(Claim, paper="SG24", kind=Mean(resolution=0.1), max_trials={"smoke": 200, "standard": 2000})
+law_claim = partial(Claim, paper="SG24", kind=Mean(resolution=0.1), max_trials={"smoke": 200, "standard": 2000})
 
 CLAIMS = (
-    law(
+    law_claim(
         id="sg24.slot-law",
         source="Algorithm 1 (the sampled values)",
         title="A slot holds token j with probability |v_j|^2 / |V|_F^2, whatever the chunks",
@@ -121,7 +121,7 @@ CLAIMS = (
         ),
         remark=PEARSON.format("4000 slots", TOKENS),
     ),
-    law(
+    law_claim(
         id="sg24.slot-independence",
         source="Algorithm 1 (the sampled values)",
         title="Neighbouring slots are independent",
@@ -131,7 +131,7 @@ CLAIMS = (
         sabotages=(Sabotage("twins", "every other slot makes its neighbour's draws", {"broken": "twin slots"}),),
         remark=PEARSON.format("2000 pairs of neighbouring slots", 12),
     ),
-    law(
+    law_claim(
         id="sg24.sample-law",
         source="Algorithm 1 (the samples of a cluster)",
         title="Each sample of a cluster is uniform over its members, whatever the chunks",
@@ -146,7 +146,7 @@ CLAIMS = (
             "3000 samples of each of two clusters, or of the one they become when delta grows,", TOKENS
         ),
     ),
-    law(
+    law_claim(
         id="sg24.merge-law",
         source="derived here from Algorithm 1",
         title="Merged caches, and what they take in later: slots and samples have the law of one cache that saw it all",

@@ -233,13 +233,13 @@ TENTH = Sabotage("bound / 10", "a tenth of the bound", {"over": 10.0})
 ONE_SAMPLE = Sabotage("one sample", "each cluster has one sample, whatever delta r is", {"samples": 1})
 UNIFORM = Sabotage("uniform slots", "slots do not look at the norms, the weights do", {"broken": "uniform slots"})
 
-bound = partial(
+bound_claim = partial(
     Claim, paper="SG24", kind=Probability(p=0.1), cases={"smoke": EXPLICIT}, max_trials={"smoke": 300, "standard": 4000}
 )
-size = partial(Claim, paper="SG24", max_trials={"smoke": 8, "standard": 16}, sabotages=(STRONGER,))
+size_claim = partial(Claim, paper="SG24", max_trials={"smoke": 8, "standard": 16}, sabotages=(STRONGER,))
 
 CLAIMS = (
-    bound(
+    bound_claim(
         id="sg24.chebyshev",
         source="proof of Theorem 1, with constants derived here",
         title="With s = srank(V) / (eps^2 p) slots z misses eps |exp(Kq)| |V| with probability at most p",
@@ -254,7 +254,7 @@ CLAIMS = (
             "clusters at delta r = 1, and on values of mean 0, with which answering zero meets the bound."
         ),
     ),
-    bound(
+    bound_claim(
         id="sg24.theorem",
         source="Theorem 1, with constants derived here",
         title="The answer is within 2 eps / (1 - eps) |softmax(Kq)| |V| of attention, with probability 1 - p",
@@ -268,7 +268,7 @@ CLAIMS = (
             "|V|. The bound must be below what answering zero has, and the samples fewer than the tokens."
         ),
     ),
-    size(
+    size_claim(
         id="sg24.theorem-slots",
         source="Theorem 1 (s)",
         title="s = O(eps^-2 d) slots suffice for z",
@@ -278,7 +278,7 @@ CLAIMS = (
         cases={"smoke": SLOTS},
         remark="Exponents only: the constant is hidden. d is the width of the values, on which srank(V) <= d depends.",
     ),
-    size(
+    size_claim(
         id="sg24.theorem-samples",
         source="Theorem 1 (t)",
         title="t = O(eps^-2 e^(2 delta r)) samples per cluster suffice for tau, in the sharp form of the second factor",

@@ -87,12 +87,12 @@ CAPPED = Sabotage("capped", "delta doubles beyond 64 clusters", {"most": 64})
 ALL_KEYS = Sabotage("all keys", "each key is compared with all keys so far", {"against_all": True})
 TAKEN = "Seconds of this machine for 1024 tokens that the stream of n ended with; d = 16, t = 4, s = 64; "
 
-cost = partial(Claim, paper="SG24", source="Theorem 1 (memory and time)", max_trials={"smoke": 8, "standard": 16})
+cost_claim = partial(Claim, paper="SG24", source="Theorem 1 (memory and time)", max_trials={"smoke": 8, "standard": 16})
 memory_grows = partial(Growth, resolution=0.05)
 time_grows = partial(Growth, machine=True, resolution=0.1)
 
 CLAIMS = (
-    cost(
+    cost_claim(
         id="sg24.memory-fixed",
         title="Memory does not grow with n while the number of clusters does not",
         statement=sp.Eq(symbols.BYTES, symbols.O(1)),
@@ -102,7 +102,7 @@ CLAIMS = (
         sabotages=(KEPT,),
         remark="64 clusters, d = 16, t = 4, s = 64. Support means that an excess of 0.05 is ruled out.",
     ),
-    cost(
+    cost_claim(
         id="sg24.memory-sublinear",
         title="Memory grows no faster than n^0.5 when the number of clusters is n^0.5",
         statement=sp.Eq(symbols.BYTES, symbols.O(ROOT)),
@@ -112,7 +112,7 @@ CLAIMS = (
         sabotages=(KEPT,),
         remark="2 n^0.5 clusters, d = 16, t = 4, s = 64. All arrays count, the room to spare too.",
     ),
-    cost(
+    cost_claim(
         id="sg24.memory-linear",
         title="Where keys do not cluster memory grows at least like n",
         statement=sp.Eq(symbols.n / symbols.BYTES, symbols.O(1)),
@@ -124,7 +124,7 @@ CLAIMS = (
             "A cluster per key. n over the bytes must not grow. The sabotage shows that bounded memory would be seen."
         ),
     ),
-    cost(
+    cost_claim(
         id="sg24.time-fixed",
         title="The time of an update does not grow with n while the number of clusters does not",
         statement=sp.Eq(symbols.SECONDS, symbols.O(1)),
@@ -134,7 +134,7 @@ CLAIMS = (
         sabotages=(ALL_KEYS,),
         remark=TAKEN + "64 clusters.",
     ),
-    cost(
+    cost_claim(
         id="sg24.time-sublinear",
         title="The time of an update grows no faster than n^0.5 when the number of clusters is n^0.5",
         statement=sp.Eq(symbols.SECONDS, symbols.O(ROOT)),
@@ -144,7 +144,7 @@ CLAIMS = (
         sabotages=(ALL_KEYS,),
         remark=TAKEN + "2 n^0.5 clusters.",
     ),
-    cost(
+    cost_claim(
         id="sg24.time-linear",
         title="Where keys do not cluster the time of an update is not sublinear: it grows faster than n^0.75",
         statement=sp.Eq(symbols.n**NEARLY / symbols.SECONDS, symbols.O(1)),

@@ -171,13 +171,13 @@ TWIN_SAMPLES = Sabotage("twins", "all samples of a cluster are one and the same"
 PROOF, EXACT_CONSTANT = "proof of Theorem 1", "proof of Theorem 1, with the exact constant derived here"
 MC = tuple({"n": 60, "rows": rows} for rows in (60, 20))
 
-enumeration = partial(
+enumeration_claim = partial(
     Claim, paper="SG24", kind=Exact("==", rtol=1e-12), trial=enumerated, max_trials={"smoke": 5, "standard": 50}
 )
-simulation = partial(Claim, paper="SG24", max_trials={"smoke": 300, "standard": 3000})
+simulation_claim = partial(Claim, paper="SG24", max_trials={"smoke": 300, "standard": 3000})
 
 CLAIMS = (
-    enumeration(
+    enumeration_claim(
         id="sg24.z-enumerated",
         source=PROOF,
         title="z is unbiased: enumerated over everything that a slot can hold",
@@ -186,7 +186,7 @@ CLAIMS = (
         sabotages=(NO_MU, UNIFORM_LAW),
         remark="The package's own estimate for each token that a slot may hold, weighted by the law of sg24.slot-law.",
     ),
-    enumeration(
+    enumeration_claim(
         id="sg24.z-variance-enumerated",
         source=EXACT_CONSTANT,
         title="The variance of z is (|V|_F^2 |exp(Kq)|^2 - |exp(Kq)^T V|^2) / s: enumerated for one slot",
@@ -195,7 +195,7 @@ CLAIMS = (
         sabotages=(NO_MU, UNIFORM_LAW),
         remark="Slots are independent (sg24.slot-independence), so s of them have a variance s times smaller.",
     ),
-    simulation(
+    simulation_claim(
         id="sg24.z-unbiased",
         source=PROOF,
         title="z is unbiased: whole caches, drawn",
@@ -206,7 +206,7 @@ CLAIMS = (
         sabotages=(NO_MU, UNIFORM_SLOTS),
         remark="Along the direction of the exact numerator, with the exact deviation of the average of 16 states.",
     ),
-    simulation(
+    simulation_claim(
         id="sg24.z-variance",
         source=EXACT_CONSTANT,
         title="The squared error of z has the stated mean: whole caches, drawn",
@@ -217,7 +217,7 @@ CLAIMS = (
         sabotages=(NO_MU, TWIN_SLOTS),
         remark="The test's deviation is exact too, from fourth moments over the slots' law.",
     ),
-    simulation(
+    simulation_claim(
         id="sg24.tau-unbiased",
         source=PROOF,
         title="tau is an unbiased estimate of the normaliser",
@@ -228,7 +228,7 @@ CLAIMS = (
         sabotages=(EAGER_SAMPLES,),
         remark="Tokens come in the order of their logits, in which a wrong law of the samples shows as a bias.",
     ),
-    simulation(
+    simulation_claim(
         id="sg24.tau-variance",
         source=EXACT_CONSTANT,
         title="The variance of tau is (1/t) times the sum of count^2 times the variance within each cluster",
