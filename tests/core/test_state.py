@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import signal
@@ -220,14 +219,6 @@ def test_rows_are_copied_not_changed_and_bytes_are_those_of_all_arrays(xp: Any, 
             x[...] = np.nan
         feed(expected, [xp.asarray(x) for x in rows], start, start + 15)
     assert contents(one, tmp_path) == contents(expected, tmp_path)
-
-
-@pytest.mark.parametrize("name", STATES)
-def test_a_copy_goes_its_own_way(tmp_path: Path, name: str) -> None:
-    one, rows = STATES[name](), stream(3)
-    before = contents(feed(one, rows, 0, 20), tmp_path)
-    feed(copy.deepcopy(one), rows, 20, 2 * N)
-    assert contents(one, tmp_path) == before
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals
