@@ -185,8 +185,11 @@ def _latex(expression: sympy.Basic) -> str:
 
     names = {}
     for symbol in expression.free_symbols:
-        if re.fullmatch(r"\w+", str(symbol)):
-            names[symbol] = re.sub(r"(?<![\\A-Za-z])([A-Za-z]{2,})", r"\\mathrm{\1}", sympy.latex(symbol))
+        name, printed = str(symbol), sympy.latex(symbol)
+        if re.fullmatch(r"\w+", name):
+            names[symbol] = re.sub(r"(?<![\\A-Za-z])([A-Za-z]{2,})", r"\\mathrm{\1}", printed)
+        elif "\\" in name and re.sub(r"[{} ]", "", printed) != re.sub(r"[{} ]", "", name):
+            names[symbol] = name  # LaTeX with two subscripts, of which SymPy makes a single one
     return str(sympy.latex(expression, symbol_names=names))
 
 

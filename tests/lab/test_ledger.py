@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
+import sympy
 import toys
 
 from sublinattn.core import files
@@ -37,6 +39,22 @@ def test_entries_are_complete(book):
         assert {"lower", "upper", "slack", "trials", "case"} <= set((entry | entry["machine"])["cases"][0])
     assert book["summary"]["claims"] == len(toys.ALL)
     assert book["claims"]["toy.holds"]["statement"] == r"\varepsilon \leq \frac{n^{2}}{2}"
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [
+        (r"\|T-y\|_F/\|y\|_F", r"\|T-y\|_F/\|y\|_F"),
+        (r"\left\|T_c-y_c\right\|_2", r"\left\|T_c-y_c\right\|_2"),
+        (r"\left\|V\right\|_F", r"\left\|V\right\|_{F}"),
+        ("srank", r"\mathrm{srank}"),
+        ("kappa", r"\kappa"),
+    ],
+)
+def test_symbols_are_printed_as_they_are_meant(tmp_path, name, printed):
+    claim = dataclasses.replace(toys.ALWAYS, statement=sympy.Eq(sympy.Symbol(name), 0))
+    ledger.check([claim], out=tmp_path)
+    assert files.read_json(tmp_path / "verdicts/toy.always.json")["statement"] == f"{printed} = 0"
 
 
 def test_each_kind_gets_its_outcome(book):

@@ -127,8 +127,8 @@ CLAIMS = (
         source="Algorithm 1 (decoding)",
         title="If Psi loses nothing, Z = (Phi D^-1 U1) ((Psi U2)^T Psi V) is the sketch Phi y of attention with p",
         statement=sp.Eq(
-            sp.Symbol(r"(\\Phi D^{-1}U_1)\\left((\\Psi U_2)^{\\top}\\Psi V\\right)"),
-            sp.Symbol(r"\\Phi D^{-1}U_1U_2^{\\top}V"),
+            sp.Symbol(r"(\Phi D^{-1}U_1)\left((\Psi U_2)^{\top}\Psi V\right)"),
+            sp.Symbol(r"\Phi D^{-1}U_1U_2^{\top}V"),
         ),
         kind=Exact("==", rtol=1e-10),
         trial=three_sketches,
