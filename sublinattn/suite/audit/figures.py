@@ -1,15 +1,16 @@
-"""An audit's figures: hardness and theorems' sizes over layers and heads, every method's error on every head."""
+"""The figures of an audit: hardness, sizes that the theorems need, and the error of every method, head by head."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.colors import LogNorm, TwoSlopeNorm
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
-from ...plots.heads import head_maps
-from ...plots.old_panels import OKABE_ITO, figure
+from ...plots.heads import head_maps, heatmap
+from ...plots.panels import grid
 from ...plots.style import METHODS, PAGE, paper_style
 
 _HARDNESS = {
@@ -17,12 +18,12 @@ _HARDNESS = {
     "alpha_residual": r"$\alpha$, first 4 keys exact",
     "kappa": r"$\kappa$",
     "srank": "stable rank of $P$",
-    "query_norm": r"longest query $\|q\|$",
+    "query_norm": r"largest query norm $\|q\|$",
     "entry_bound": "largest entry $B$",
     "delta_r_log": r"$\delta r / \log n$ at $n/32$ clusters",
     "tail": "error of the best $n/64$ output rows",
 }
-_GROUPS = {
+_COLOUR_BARS = {
     r"$\alpha$": ("alpha", "alpha_residual"),
     r"$\kappa$": ("kappa",),
     "srank": ("srank",),
@@ -33,96 +34,88 @@ _GROUPS = {
 }
 _THEOREMS = {
     "hyper_size": "HyperAttention: samples",
-    "subgen_size": "SubGen: rows held",
+    "subgen_size": "SubGen: stored rows",
     "onepass_size": "one pass: rows of the sketch",
     "polynomial_size": "polynomial: monomials",
 }
+_DECADES = (-2, -1, 0, 1, 2, 5, 10, 20, 50, 100, 300)
 _ANNOTATED = 32
-"""Heads up to which errors are written into the cells."""
+"""Up to so many heads, every cell of the errors shows its number."""
 
 
-def audit_hardness(heads: pd.DataFrame) -> Figure:
-    """Heat maps over layers and heads of what the theorems assume to be small.
-
-    Parameters
-    ----------
-    heads : DataFrame
-        `lab.audit.Audit.heads`.
-    """
-    return head_maps(heads, _HARDNESS, groups=_GROUPS)
-
-
-def audit_theorems(heads: pd.DataFrame) -> Figure:
-    """Heat maps of each theorem's size over n, in powers of ten: purple where it is below n, and says something.
+def hardness(heads: pd.DataFrame) -> Figure:
+    """Heat maps over layers and heads of the quantities that the theorems assume to be small.
 
     Parameters
     ----------
     heads : DataFrame
-        `lab.audit.Audit.heads`.
+        `Audit.heads`.
     """
-    with paper_style():
-        fig = figure(PAGE, 3.4)
-        axes = fig.subplots(2, 2, sharex=True, sharey=True).ravel()
-        for ax, (column, title) in zip(axes, _THEOREMS.items(), strict=True):
-            decades = np.log10(np.minimum(heads[column] / heads["n"], 1e300))
-            cells = heads.assign(decades=decades).pivot(index="layer", columns="head", values="decades")
-            reach = max(1.0, float(abs(decades).max()))
-            norm = TwoSlopeNorm(0, -min(reach, 2), reach)
-            image = ax.pcolormesh(
-                cells.columns, cells.index, cells, norm=norm, cmap="PuOr_r", edgecolors="white", linewidth=0.3
-            )
-            down, across = (np.arange(0, count, -(-count // 8)) for count in cells.shape)
-            ax.set(title=title, xlabel="head", ylabel="layer", xticks=across, yticks=down)
-            ax.set_ylim(cells.shape[0] - 0.5, -0.5)
-            ax.grid(False)
-            ax.label_outer()
-            fig.colorbar(image, ax=ax, label=r"$\log_{10}(\mathrm{size}/n)$", pad=0.02)
+    return head_maps(heads, _HARDNESS, groups=_COLOUR_BARS)
+
+
+@paper_style()
+def theorems(heads: pd.DataFrame) -> Figure:
+    """The size that each theorem needs over n, one dot per head; left of the line the theorem says something.
+
+    Parameters
+    ----------
+    heads : DataFrame
+        `Audit.heads`.
+    """
+    fig, (ax,) = grid(1, 1, height=2.2)
+    within = np.linspace(-0.3, 0.3, len(heads))  # heads of a theorem one below the other, the first layer on top
+    decades = np.log10(heads[list(_THEOREMS)].div(heads["n"], axis=0).clip(upper=1e300))
+    for row, column in enumerate(_THEOREMS):
+        dots = ax.scatter(decades[column], row + within, c=heads["layer"], cmap="cividis", s=12, linewidths=0)
+    ax.axvline(0, color="black", linewidth=0.8)
+    low, high = min(-1.0, 1.1 * decades.min(axis=None)), 1.1 * max(2.0, decades.max(axis=None))
+    ax.set_xscale("symlog", linthresh=2)  # sizes near n matter: a decade there is as wide as many far from it
+    ax.set(xlabel="size / n", xlim=(low, high), xticks=[x for x in _DECADES if low <= x <= high])
+    ax.xaxis.set_major_formatter(lambda x, _: f"$10^{{{x:.0f}}}$")
+    ax.set(yticks=range(len(_THEOREMS)), yticklabels=_THEOREMS.values())
+    ax.invert_yaxis()
+    fig.colorbar(dots, ax=ax, label="layer", ticks=MaxNLocator(5, integer=True), pad=0.02)
     return fig
 
 
-def audit_errors(errors: pd.DataFrame, advice: pd.DataFrame) -> Figure:
-    """Relative error of every method (rows) on every head (columns); the best cache of a head has a frame, dotted where
-    it is not good enough. A dash: no streaming state (`lab.experiments.caches.unbudgeted`).
+@paper_style()
+def errors(measured: pd.DataFrame, advice: pd.DataFrame) -> Figure:
+    """Relative error of every method (rows) on every head (columns), the most accurate method on top.
+
+    With few heads each cell shows its number, and a frame marks the best cache of a head, dotted where that exceeds the
+    tolerance. A dash stands where the streaming state cannot be built (see `error_over_bytes.unbudgeted`).
 
     Parameters
     ----------
-    errors : DataFrame
-        `lab.audit.Audit.errors`.
+    measured : DataFrame
+        `Audit.errors`.
     advice : DataFrame
-        `lab.advice.advice`.
+        What `advice` recommends.
     """
-    with paper_style():
-        table = errors.pivot(index="method", columns=["layer", "head"], values="relative").drop(index="exact")
-        table = table.loc[table.median(axis=1).sort_values().index]
-        fig = figure(PAGE, 0.9 + 0.24 * len(table))
-        ax = fig.subplots()
-        shown = np.clip(table.to_numpy(), 1e-3, 10)
-        image = ax.imshow(shown, norm=LogNorm(np.nanmin(shown), 10), cmap="cividis", aspect="auto")
-        heads = ["{}.{}".format(*place) for place in table.columns.to_list()]
-        step = -(-len(heads) // _ANNOTATED)
-        ax.set_xticks(range(0, len(heads), step), heads[::step], rotation=90 if len(heads) > 16 else 0)
-        ax.set_yticks(range(len(table)), [METHODS[name]["label"] for name in table.index])
-        ax.set_xlabel("layer.head")
-        ax.grid(False)
-        if len(heads) <= _ANNOTATED:
-            for (row, column), value in np.ndenumerate(table.to_numpy()):
-                colour = "white" if shown[row, column] < 0.5 else "black"
-                ax.text(column, row, _short(value), ha="center", va="center", fontsize=4.5, color=colour)
-        places = {name: place for place, name in enumerate(table.index)}
-        for column, (best, taken) in enumerate(zip(advice["best"], advice["method"], strict=True)):
-            corner, line = (column - 0.5, places[best] - 0.5), "-" if taken == best else ":"
-            ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="white", linewidth=1.6))
-            ax.add_patch(
-                Rectangle(corner, 1, 1, fill=False, edgecolor=OKABE_ITO["vermillion"], linewidth=1.0, linestyle=line)
-            )
-        fig.colorbar(
-            image, ax=ax, label=r"$\|\mathrm{out}-\mathrm{Attn}\|_F / \|\mathrm{Attn}\|_F$", pad=0.01, extend="max"
-        )
+    table = measured.pivot(index="method", columns=["layer", "head"], values="relative").drop(index="exact")
+    table = table.loc[table.median(axis=1).sort_values().index]
+    few = table.shape[1] <= _ANNOTATED
+    fig, (ax,) = grid(1, 1, width=PAGE, height=0.9 + 0.24 * len(table))
+    shown = table.clip(1e-3, 10).set_axis(["{}.{}".format(*place) for place in table.columns.to_list()], axis=1)
+    label = r"$\|\mathrm{out}-\mathrm{Attn}\|_F / \|\mathrm{Attn}\|_F$"
+    numbers = table.map(_short).to_numpy() if few else None
+    norm = LogNorm(np.nanmin(shown), 10)
+    heatmap(ax, shown, label, norm=norm, annot=numbers, fmt="", annot_kws={"fontsize": 4.5})
+    ax.set(xlabel="layer.head", ylabel="")
+    ax.set_yticks(np.arange(len(table)) + 0.5, [METHODS[name]["label"] for name in table.index])
+    if few:
+        rows = {name: row for row, name in enumerate(table.index)}
+        for column, (best, method) in enumerate(zip(advice["best"], advice["method"], strict=True)):
+            for color, width, style in (("white", 1.6, "-"), ("#D55E00", 1.0, "-" if method == best else ":")):
+                frame = Rectangle((column, rows[best]), 1, 1, fill=False, clip_on=False, edgecolor=color)
+                frame.set(linewidth=width, linestyle=style)
+                ax.add_patch(frame)
     return fig
 
 
 def _short(value: float) -> str:
-    """Three characters or so: a cell is narrow."""
+    """About three characters, since a cell is narrow."""
     if np.isnan(value):
         return "–"
     if value >= 1000:
