@@ -73,6 +73,8 @@ class Job:
     """It measures times: it runs alone, with every BLAS thread."""
     long: bool = False
     """It takes longer than the others: it starts first."""
+    last: bool = False
+    """It reads the verdicts of all the others: it runs when they are done."""
 
     @property
     def name(self) -> str:
@@ -122,9 +124,11 @@ def parameters_of(path: Path) -> set[str]:
 
 
 def marks_of(path: Path) -> dict[str, bool]:
-    """What the notebook's metadata asks for under "sublinattn": to run alone (`exclusive`), to start first (`long`)."""
+    """What the notebook's metadata asks for under "sublinattn": to run alone (`exclusive`), to start first
+    (`long`), to run after all others (`last`).
+    """
     asked = nbformat.read(path, as_version=4).metadata.get("sublinattn", {})
-    return {mark: bool(asked.get(mark, False)) for mark in ("exclusive", "long")}
+    return {mark: bool(asked.get(mark, False)) for mark in ("exclusive", "long", "last")}
 
 
 def code_cells(path: Path) -> int:

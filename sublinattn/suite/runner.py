@@ -58,8 +58,8 @@ def run(
     """Execute notebooks, write `out/ledger.json` and the report.
 
     Notebooks run in parallel, each in a kernel with one BLAS thread; those marked exclusive (they measure times) run
-    afterwards, one at a time, with all threads; those marked long start first. A notebook that fails does not stop the
-    others.
+    afterwards, one at a time, with all threads; those marked long start first, and those marked last when all others
+    are done. A notebook that fails does not stop the others.
 
     Parameters
     ----------
@@ -97,16 +97,19 @@ def run(
     common = {"effort": effort, "seed": seed, "backend": backend, "out": str(out.resolve() if scheduler else out)}
     selected = _plan(_folder(notebooks), only, common, dict(parameters or {}), out)
     finished = [job for job in selected if resume and _is_finished(job, out)]
+    if any(job not in finished for job in selected):  # what a last notebook has read is about to change
+        finished = [job for job in finished if not job.last]
     pending = [job for job in selected if job not in finished]
     _clear(out, pending, None if only else finished)
 
     progress = progress or Progress()
     outcomes = [Outcome(job.name, "resumed") for job in finished]
     workers = jobs or cpu_count()
-    side_by_side = sorted((job for job in pending if not job.exclusive), key=lambda job: not job.long)
-    one_by_one = [[job] for job in pending if job.exclusive]
+    last = [job for job in pending if job.last]
+    side_by_side = sorted((j for j in pending if not (j.exclusive or j.last)), key=lambda job: not job.long)
+    one_by_one = [[job] for job in pending if job.exclusive and not job.last]
     with progress.track(pending), _executor(workers, scheduler) as pool:
-        for batch in (side_by_side, *one_by_one):
+        for batch in (side_by_side, *one_by_one, last):
             outcomes += _run_batch(pool, batch, out, progress, remote=scheduler is not None)
     outcomes.sort(key=lambda outcome: outcome.name)
 

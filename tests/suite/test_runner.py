@@ -36,12 +36,13 @@ SHOW = "import os, sys; print(sys.executable, os.environ.get('OMP_NUM_THREADS'),
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
-    """One run of a notebook that passes, one that raises, one whose kernel is killed, and an exclusive one."""
+    """A notebook that passes, one that raises, one whose kernel is killed, an exclusive one, one that runs last."""
     folder = tmp_path_factory.mktemp("mixed")
     toys.notebook(folder / "nb/good.ipynb", SHOW, toys.checking("good", "HOLDS", "FAILS", "CLOCK"))
     toys.notebook(folder / "nb/bad.ipynb", "1 / 0", "print('never')")
     toys.notebook(folder / "nb/dead.ipynb", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "1")
     toys.notebook(folder / "nb/alone.ipynb", SHOW, exclusive=True)
+    toys.notebook(folder / "nb/afterwards.ipynb", SHOW, last=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("OMP_NUM_THREADS", raising=False)
         result = runner.run(folder / "nb", out=folder / "out", parameters={"n": 7}, jobs=2)
@@ -61,6 +62,7 @@ def started(path):
 def test_a_failure_stops_no_other_notebook_and_fails_the_run(mixed):
     _, result = mixed
     assert {o.name: o.status for o in result.outcomes} == {
+        "afterwards": "completed",
         "alone": "completed",
         "bad": "failed",
         "dead": "failed",
@@ -76,6 +78,7 @@ def test_only_complete_notebooks_bear_their_name(mixed):
     out, _ = mixed
     assert {p.name for p in (out / "notebooks").iterdir()} == {
         "good.ipynb", "good.done.json", "alone.ipynb", "alone.done.json", "bad.failed.ipynb", "dead.failed.ipynb",
+        "afterwards.ipynb", "afterwards.done.json",
     }  # fmt: skip
     assert not [p for p in out.rglob("*") if p.name.startswith(".")], "temporary files are left"
     assert "never" not in printed(out / "notebooks" / "bad.failed.ipynb")
@@ -94,10 +97,11 @@ def test_a_kernel_still_busy_after_its_last_answer_ends_without_a_word(tmp_path,
     assert capfd.readouterr().err == ""
 
 
-def test_an_exclusive_notebook_runs_after_all_others(mixed):
+def test_an_exclusive_notebook_runs_after_the_others_and_before_the_last(mixed):
     out, _ = mixed
-    begin = started(out / "notebooks" / "alone.ipynb")[0]
+    (begin, end), (very_last, _) = (started(out / "notebooks" / f"{n}.ipynb") for n in ("alone", "afterwards"))
     assert begin > max(started(out / "notebooks" / f"{n}.ipynb")[1] for n in ("good", "bad.failed", "dead.failed"))
+    assert very_last > end
 
 
 def test_a_long_notebook_starts_first(tmp_path):
@@ -241,6 +245,14 @@ def test_resume_goes_by_parameters_notebook_code_and_files(go, monkeypatch):
     assert go(resume=True)[0] == ["a", "b"]
 
 
+def test_resume_runs_the_last_notebook_again_when_another_runs(go):
+    toys.notebook(Path("notebooks/a.ipynb"), "'reads what b has left'", last=True)
+    assert go()[0] == ["a", "b"]
+    assert go(resume=True)[0] == []
+    Path("out/notebooks/b.ipynb").unlink()
+    assert go(resume=True)[0] == ["a", "b"]
+
+
 def test_a_failed_notebook_leaves_no_verdict_of_an_earlier_run(go):
     go()
     _, result = go(failing=("a",))
@@ -273,7 +285,7 @@ def test_a_verdict_that_turns_fails_the_run(go):
 def test_content_hash_and_cells(tmp_path):
     path = toys.notebook(tmp_path / "x.ipynb", "1", "", "2", exclusive=True)
     before = notebook.content_hash(path)
-    assert notebook.code_cells(path) == 4 and notebook.marks_of(path) == {"exclusive": True, "long": False}
+    assert notebook.code_cells(path) == 4 and notebook.marks_of(path)["exclusive"]
     assert "n" in notebook.parameters_of(path)
     toys.notebook(path, "1", "", "3")
     assert notebook.content_hash(path) != before and not notebook.marks_of(path)["exclusive"]
