@@ -97,6 +97,12 @@ class Run:
             claims, effort=self.effort, seed=self.seed, backend=self.backend, out=self.out, notebook=self.notebook
         )
 
+    def checked(self) -> list[str]:
+        """Ids of the claims that have a verdict in `out`, in the order of `theory.CLAIMS`."""
+        from ..theory import CLAIMS
+
+        return [claim for claim in CLAIMS if (Path(self.out) / "verdicts" / f"{claim}.json").exists()]
+
     def record(self, claim: str) -> dict[str, Any]:
         """The ledger's entry on a claim that this run has checked, this machine's numbers in their places."""
         record = files.read_json(self._checked("verdicts", f"{claim}.json"))

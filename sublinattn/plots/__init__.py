@@ -21,20 +21,6 @@ NOT_YET_MOVED = {
         "kcenter_curves",
         "online_radius",
     ),
-    "contrast": (
-        "dropped_assumptions",
-        "dropped_in_claims",
-        "sabotage_overview",
-    ),
-    "cost": (
-        "stage_breakdown",
-        "time_and_memory",
-    ),
-    "errors": ("error_by_position",),
-    "hardness": (
-        "column_profile",
-        "hardness_over_n",
-    ),
     "line_retrieval": (
         "retrieval_over_bytes",
         "retrieval_over_length",
@@ -46,7 +32,6 @@ NOT_YET_MOVED = {
         "perplexity_for_time",
         "perplexity_over_layers",
     ),
-    "recursion": ("recursion_map",),
     "subgen_cost": (
         "rows_per_chunk",
         "subgen_over_n",

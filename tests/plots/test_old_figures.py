@@ -20,14 +20,6 @@ def table(columns: str, *rows) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns.split())
 
 
-SIZES_OVER_N = table(
-    "input source n exact_keys alpha kappa",
-    *((i, s, n, c, 2.0 * n, 3.0) for i, s in (("a", "synthetic"), ("b", "real")) for n in (64, 128) for c in (0, 4)),
-)
-PROFILE = table(
-    "input source n rank value",
-    *((i, s, 64, r, 9.0 / r) for i, s in (("a", "synthetic"), ("b", "real")) for r in (1, 8)),
-)
 MODEL_HEADS = table(
     "layer head replicate n trained alpha mass uniform",
     *((i, j, r, n, 100, 2.0 * n + i + r, 0.1, 0.2) for i in (0, 1) for j in (0, 1) for r in (0, 1) for n in (64, 128)),
@@ -36,54 +28,10 @@ PLANE = table(
     "layer head what position x y share",
     *((i, 0, w, p, 0.1 * p, 0.2, 0.5) for i in (0, 1) for w in ("keys", "values") for p in range(4)),
 )
-POSITIONS = table(
-    "input n leaf method replicate position error",
-    *(
-        ("a", 64, 8, m, 0, p, 1e-7 if m == "exact" else 0.3)
-        for m in ("exact", "zero", "uniform", "hyper practical")
-        for p in (4.0, 20.0, 50.0)
-    ),
-)
 CRITICAL = table(
     "claim variable x replicate size", *(("c", "n", x, r, 2 * x + r) for x in (10.0, 100.0) for r in (0, 1))
 )
 FITS = table("claim variable theory measured lower upper theory_exponent", ("c", "n", "n", 0.9, 0.8, 1.0, 1.5))
-COSTS = table(
-    "quantity method causal n replicate value",
-    *(
-        (q, m, c, n, 0, v * n)
-        for q, v in (("time", 1e-6), ("memory", 100.0))
-        for m in ("hyper practical", "exact")
-        for c in (False, True)
-        for n in (1024, 4096)
-    ),
-)
-EXPONENTS = table(
-    "method causal exponent lower upper theory",
-    *((m, c, 1.0, 0.9, 1.1, 1.1) for m in ("hyper practical", "exact") for c in (False, True)),
-)
-STAGES = table(
-    "causal n stage seconds",
-    *(
-        (c, n, s, 0.1)
-        for c in (False, True)
-        for n in (1024, 4096)
-        for s in ["hash", "sort", "gather", "block", "sample", "merge", "exact"]
-    ),
-)
-DROPPED = table(
-    "assumption input variant error", *(("a", "x", v, 0.3) for v in ("kept", "dropped", "uniform", "zero", "exact"))
-)
-DROP_RATES = table(
-    "assumption variant rate low high",
-    *(("a", v, 0.1, 0.0, 0.2) for v in ("kept", "dropped", "uniform", "zero", "exact")),
-)
-CLAIM_RATES = table(
-    "claim assumption drop variant rate low high", *(("c", "a", 0, v, 0.1, 0.0, 0.2) for v in ("kept", "dropped"))
-)
-SABOTAGED = table("claim variant deviation", ("c", "honest", 0.0), ("c", "honest", 0.1), ("c", "broken", 30.0))
-LEVEL = np.where(np.tri(8, dtype=bool), 0, -1)
-LEVEL[4:, :4] = 1
 
 
 SUBGEN_COST = pd.DataFrame(
@@ -191,8 +139,6 @@ FIGURES = {
     "retrieval_over_bytes": lambda: plots.retrieval_over_bytes(
         ANSWERS, chance=0.01, chance_bits=3.3, reported=(0.44, 0.34)
     ),
-    "hardness_over_n": lambda: plots.hardness_over_n(SIZES_OVER_N, "alpha"),
-    "column_profile": lambda: plots.column_profile(PROFILE),
     "heads_over_n": lambda: plots.heads_over_n(
         MODEL_HEADS, {"alpha": "alpha", "mass": "mass"}, growths=("alpha",), laws={"mass": ("uniform", "even")}
     ),
@@ -202,15 +148,8 @@ FIGURES = {
     "ablation_settings": lambda: plots.ablation_settings(SUBGEN_SETTINGS),
     "cache_errors": lambda: plots.cache_errors(CACHES),
     "needles_found": lambda: plots.needles_found(NEEDLES, chance=0.1),
-    "error_by_position": lambda: plots.error_by_position(POSITIONS, leaf=8),
     "subgen_over_n": lambda: plots.subgen_over_n(SUBGEN_COST, {"64 clusters": 0.0, "n clusters": 1.0, "exact": 1.0}),
     "rows_per_chunk": lambda: plots.rows_per_chunk(SUBGEN_CHUNKS),
-    "recursion_map": lambda: plots.recursion_map(LEVEL, LEVEL == 0),
-    "time_and_memory": lambda: plots.time_and_memory(COSTS, EXPONENTS),
-    "stage_breakdown": lambda: plots.stage_breakdown(STAGES),
-    "dropped_assumptions": lambda: plots.dropped_assumptions(DROPPED, DROP_RATES, eps=0.5),
-    "dropped_in_claims": lambda: plots.dropped_in_claims(CLAIM_RATES),
-    "sabotage_overview": lambda: plots.sabotage_overview(SABOTAGED),
     **toy_law_figures.FIGURES,
 }
 YARDSTICKS = {"exact", "answering zero", "uniform sampling"}
@@ -244,10 +183,7 @@ def test_axes_are_named_and_the_figure_draws(figures, name):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        *("error_by_position", "dropped_assumptions", "cache_errors", "needles_found"),
-        *("retrieval_over_bytes", "perplexity_over_layers"),
-    ],
+    ["cache_errors", "needles_found", "retrieval_over_bytes", "perplexity_over_layers"],
 )
 def test_error_figures_have_every_yardstick(figures, name):
     labels = legend(figures[name])
@@ -255,8 +191,7 @@ def test_error_figures_have_every_yardstick(figures, name):
 
 
 def test_theory_is_dashed_and_black_where_there_is_one():
-    earlier = ("time_and_memory", "hardness_over_n", "sabotage_overview")
-    for name in (*earlier, "ablation_curves", "needles_found"):
+    for name in ("ablation_curves", "needles_found"):
         lines = [line for ax in FIGURES[name]().axes for line in ax.get_lines()]
         assert any(line.get_linestyle() == "--" and line.get_color() == "black" for line in lines), name
 

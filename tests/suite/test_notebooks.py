@@ -105,3 +105,5 @@ def test_only_notebooks_that_measure_time_or_read_all_verdicts_are_exclusive():
         or any(word in path.read_text() for word in ("questions.verdicts", "perplexity.replaced_layers"))
     ]
     assert [path.stem for path in NOTEBOOKS if marks_of(path)["exclusive"]] == alone
+    read = [path.stem for path in NOTEBOOKS if "drops_and_sabotages.check_missing" in path.read_text()]
+    assert [path.stem for path in NOTEBOOKS if marks_of(path)["last"]] == read

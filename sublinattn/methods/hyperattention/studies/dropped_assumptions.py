@@ -1,5 +1,7 @@
-"""What each assumption is worth: the output's error with it and without it, on the same input at the same budget,
-beside the yardsticks."""
+"""What each assumption of HyperAttention's theorems is worth: the output's error with it and without it.
+
+Whether the claims' own trials fail without it is in `lab.comparison.drops_and_sabotages`. Notebook 05.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ....core.backends import asnumpy, to_device
 from ....core.exact import attention
@@ -18,6 +22,9 @@ from ....lab.statistics import proportion
 from ....lab.workloads.inputs import GAUSSIAN_MEAN, PLANTED, SINKS, Input
 from ....lab.workloads.instance import Instance
 from ....lab.workloads.reference import Reference
+from ....plots.layout import finish
+from ....plots.panels import grid, lines, theory_line
+from ....plots.style import LOOKS, method, paper_style
 from ...baselines.uniform import uniform_attention
 from ..estimators import (
     Estimator,
@@ -35,13 +42,14 @@ from ..sort_lsh import SortedBlocks, buckets, default_bits, hyperplanes
 N, D, BLOCK, SAMPLE = 512, 32, 64, 64
 EPS, DELTA = 0.5, 0.1
 """A draw fails if its error exceeds EPS ||P|| ||V||; DELTA is the failure probability that Lemma 2's explicit sample
-size promises."""
+size promises.
+"""
 
 SPREAD_ROWS = Input("kappa dial = 64, values + 2", "kappa", {"kappa": 64.0}, value_mean=2.0)
 
 
 class StretchedProblem(Problem):
-    """Hyperplanes that are not isotropic: one coordinate of their normals is four times as large."""
+    """Hyperplanes that are not isotropic: the first coordinate of their normals is four times as large."""
 
     def hash(self, lap: Lap) -> tuple[Any, Any]:
         b, n, d = self.k.shape
@@ -52,7 +60,7 @@ class StretchedProblem(Problem):
 
 
 def outside_certain(problem: Problem, blocks: SortedBlocks) -> Estimator:
-    """The practical estimator, given at least one sampled key outside every block: drawn again until it is so."""
+    """The practical estimator under the condition that every block has a sampled key outside it: drawn until it has."""
     p, n = blocks.k_order.shape
     while True:
         positions = draw_shared(problem.rng, p, n, problem.sample_size)
@@ -81,7 +89,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Drop:
-    """An assumption, the input it is tried on, and the two variants; `budget` key columns for uniform sampling."""
+    """An assumption, the input it is tried on, the two variants, and the key columns that uniform sampling may read."""
 
     assumption: str
     what: Input
@@ -90,7 +98,7 @@ class Drop:
     budget: int
 
 
-def _told(kappa: float) -> MakeEstimator:
+def _given(kappa: float) -> MakeEstimator:
     return lambda problem, blocks: theory_estimator(problem, blocks, kappa=kappa, eps=EPS)
 
 
@@ -102,10 +110,10 @@ def _drops(x_of: Callable[[Input], Instance]) -> list[Drop]:
     # Markov's inequality on the sampling's variance, with srank(V) in place of its upper bound d_v.
     v = asnumpy(gaussian.v).astype(np.float64)
     enough = math.ceil(srank * (np.linalg.norm(v) / np.linalg.norm(v, 2)) ** 2 / (EPS**2 * DELTA))
-    # Below about n log(n) / (eps^2 b) samples the cap C_i cuts off most entries, whatever kappa is said to be: larger
-    # blocks and samples here. The run's mask is not the one that kappa was measured with, hence the 5 percent.
+    # With fewer than about n log(n) / (eps^2 b) samples the cap C_i cuts off most entries, whatever kappa it is given:
+    # hence larger blocks and samples. The run's mask is not the one that kappa was measured with: hence the 5 percent.
     wide = 2 * BLOCK
-    known, unknown = (Variant(wide, wide, make_estimator=_told(told)) for told in (1.05 * kappa, 1.0))
+    known, unknown = (Variant(wide, wide, make_estimator=_given(value)) for value in (1.05 * kappa, 1.0))
     return [
         Drop("isotropic hyperplanes", PLANTED, Variant(), Variant(problem=StretchedProblem), BLOCK + SAMPLE),
         Drop("sinks in the exact part", SINKS, Variant(SAMPLE - 4, exact_keys=4), Variant(), BLOCK + SAMPLE),
@@ -127,14 +135,14 @@ def _drops(x_of: Callable[[Input], Instance]) -> list[Drop]:
     ]
 
 
-def dropped(run: Run) -> pd.DataFrame:
-    """Error of each draw with an assumption, without it, and of the yardsticks.
+def measure(run: Run) -> pd.DataFrame:
+    """Measure the output's error with each assumption and without it, on the same input at the same budget.
 
     Returns
     -------
     DataFrame
         assumption, input, variant ("kept", "dropped", "uniform", "zero", "exact"), replicate (fresh draws on one
-        input), budget, error.
+        input), budget (key columns per query), error: `||out - P V|| / (||P|| ||V||)`.
     """
     xp = run.xp
     replicates = run.pick(smoke=60, standard=400, full=400)
@@ -161,13 +169,55 @@ def dropped(run: Run) -> pd.DataFrame:
 
 
 def failure_rates(rows: pd.DataFrame) -> pd.DataFrame:
-    """Share of the draws with an error above EPS, with exact 99 percent limits: assumption, variant, rate, low, high,
-    draws."""
-    found = []
-    for (assumption, variant), group in rows.groupby(["assumption", "variant"], sort=False):
-        misses = int((group["error"] > EPS).sum())
-        limits = (
-            (float(misses),) * 3 if variant in ("zero", "exact") else proportion(misses, len(group))
-        )  # nothing is drawn for these two
-        found.append((assumption, variant, *limits, len(group)))
-    return pd.DataFrame(found, columns=["assumption", "variant", "rate", "low", "high", "draws"])
+    """Count the draws of `measure` with an error above EPS.
+
+    Returns
+    -------
+    DataFrame
+        assumption, variant, rate, low, high (exact 99 percent limits; nothing is drawn for "zero" and "exact"), draws.
+    """
+    table = []
+    for key, group in rows.groupby(["assumption", "variant"], sort=False):
+        failures = int((group["error"] > EPS).sum())
+        drawn = key[1] not in ("zero", "exact")
+        table.append((*key, *(proportion(failures, len(group)) if drawn else (float(failures),) * 3), len(group)))
+    return pd.DataFrame(table, columns=["assumption", "variant", "rate", "low", "high", "draws"])
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+VARIANTS = {
+    "kept": {**LOOKS["blue"], "label": "assumption holds"},
+    "dropped": {**LOOKS["brown"], "label": "assumption dropped"},
+    "uniform": method("uniform", label="uniform sampling, equal budget"),
+    "zero": method("zero"),
+    "exact": method("exact", label="exact (rounding)"),
+}
+
+
+def _dots(ax: Axes, rows: pd.DataFrame, x: str, *ends: str) -> None:
+    """A line per assumption, the variants one below the other: median and middle 80 percent of x, or x and its ends."""
+    names = list(rows["assumption"].unique())
+    spread = pd.concat([rows, *(rows.assign(**{x: rows[end]}) for end in ends)])
+    for number, (variant, look) in enumerate(VARIANTS.items()):
+        part = spread[spread["variant"] == variant]
+        at = np.array([names.index(name) for name in part["assumption"]]) + 0.15 * (number - 2)
+        look = {**look, "linestyle": "none"}
+        lines(ax, part.assign(at=at), x, "at", look, interval=100 if ends else 80, bars=True, orient="y")
+
+
+@paper_style()
+def draw(rows: pd.DataFrame, rates: pd.DataFrame) -> Figure:
+    """Left the errors of `measure`, right their `failure_rates`."""
+    inputs = rows.drop_duplicates("assumption").set_index("assumption")["input"]
+    at = np.arange(len(inputs))
+    fig, (left, right) = grid(2, columns=2, height=0.6 + 0.5 * len(at), sharey=True)
+    _dots(left, rows[rows["variant"] != "exact"], "error")
+    exact = {**VARIANTS["exact"], "linestyle": "none", "marker": "<"}  # its rounding is far to the left of the axis
+    left.plot([0.02] * len(at), at + 0.3, transform=left.get_yaxis_transform(), **exact)
+    theory_line(left, EPS, [-0.5, len(at) - 0.5], f"failure: above {EPS:g}")
+    left.set(xscale="log", xlabel=r"$\|\mathrm{out} - PV\|\;/\;(\|P\|\,\|V\|)$", ylim=(len(at) - 0.5, -0.5))
+    left.set_yticks(at, [f"{name}\n({what})" for name, what in inputs.items()])
+    _dots(right, rates, "rate", "low", "high")
+    right.set(xlim=(-0.03, 1.03), xlabel="share of the draws that fail")
+    finish(fig)
+    return fig

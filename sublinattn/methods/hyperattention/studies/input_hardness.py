@@ -1,4 +1,7 @@
-"""Hardness of the inputs: alpha and kappa over n, column norms, head by head [HA24, section 2]."""
+"""Hardness of inputs: alpha and kappa over n, the column norms behind alpha, and both for each head of an encoder.
+
+Source: [HA24] section 2. Notebook 02.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,30 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ....core.backends import asnumpy, to_device
 from ....lab.run import Run
 from ....lab.workloads import real
 from ....lab.workloads.inputs import ALPHA, CLUSTERED, GAUSSIAN, HEAVY_VALUES, KAPPA, PLANTED, REAL, SINKS, Input
+from ....plots.layout import finish
+from ....plots.panels import facets, grid, lines, theory_line
+from ....plots.style import LOOKS, paper_style, series
 from ..hardness import Hardness, hardness
 
 D = 64
 SYNTHETIC = (GAUSSIAN, CLUSTERED, PLANTED, SINKS, HEAVY_VALUES, ALPHA, KAPPA)
 SINK_KEYS = 4
-"""First keys moved into the exact part of the synthetic inputs; of the real one it is [CLS] alone."""
+"""First keys in the exact part of the synthetic inputs; of the real one it is [CLS], the first token, alone."""
+
+LOOK_OF = {
+    "all keys sampled": {**LOOKS["blue"], "label": "all keys sampled"},
+    "first keys exact": {
+        **LOOKS["brown"], "label": "first keys in the exact part", "linestyle": ":", "markerfacecolor": "white"
+    },
+}  # fmt: skip
+SYMBOLS = {"alpha": r"$\alpha = n\,\max_j \|Pe_j\|_2^2$", "kappa": r"$\kappa$ (largest / smallest row sum)"}
 
 
 def _stack(xp: Any, n: int) -> tuple[Any, Any, float]:
@@ -36,13 +52,13 @@ def _measure(xp: Any, what: Input, n: int, rng: np.random.Generator, block_size:
 
 
 def over_n(run: Run, *, block_size: int) -> pd.DataFrame:
-    """alpha and kappa of every input over n, with the first keys sampled like the others and with them in the exact
-    part.
+    """Measure alpha and kappa of every input over n, with all keys sampled and with the first keys in the exact part.
 
     Returns
     -------
     DataFrame
-        input, source, n, replicate (fresh input; for "real" the head's number), exact_keys, alpha, kappa, srank.
+        input, source, n, replicate (fresh input; for "real" the head's number), exact_keys (first keys in the exact
+        part), alpha, kappa, srank.
     """
     xp = run.xp
     lengths = run.pick(
@@ -58,15 +74,16 @@ def over_n(run: Run, *, block_size: int) -> pd.DataFrame:
                 for replicate in range(1 if what is REAL else replicates):
                     rng = run.rng("over n", what.label, n, replicate)
                     h = _measure(xp, what, n, rng, block_size, exact_keys)
-                    values = zip(
-                        *(np.atleast_1d(asnumpy(x)) for x in (h.alpha_residual, h.kappa, h.srank)), strict=True
-                    )
-                    rows += [(what.label, what.source, n, replicate + i, exact_keys, *x) for i, x in enumerate(values)]
+                    columns = (asnumpy(x) for x in (h.alpha_residual, h.kappa, h.srank))
+                    rows += [
+                        (what.label, what.source, n, replicate + head, exact_keys, *values)
+                        for head, values in enumerate(zip(*columns, strict=True))
+                    ]
     return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "exact_keys", "alpha", "kappa", "srank"])
 
 
 def column_profile(run: Run, *, points: int = 40) -> pd.DataFrame:
-    """Squared column norms of P, times n, from the heaviest key down; their maximum is alpha.
+    """Measure the squared column norms of P, times n, from the heaviest key down: the first of them is alpha.
 
     Returns
     -------
@@ -91,14 +108,13 @@ def column_profile(run: Run, *, points: int = 40) -> pd.DataFrame:
 
 
 def head_maps(run: Run, *, block_size: int) -> pd.DataFrame:
-    """Hardness of every layer and head of the real input at its full length.
+    """Measure the hardness of every layer and head of the real input at its full length.
 
     Returns
     -------
     DataFrame
-        layer, head, alpha, alpha_no_cls ([CLS] in the exact part), alpha_no_special ([SEP], the last token, left out as
-        well), kappa, srank,
-        heaviest (the key whose column gives alpha).
+        layer, head, alpha, alpha_no_cls (without [CLS], the first token), alpha_no_special (without [SEP], the last
+        token, either), kappa, srank, heaviest (the key whose column gives alpha).
     """
     xp = run.xp
     every = real()
@@ -121,12 +137,61 @@ def head_maps(run: Run, *, block_size: int) -> pd.DataFrame:
 
 
 def exponents(rows: pd.DataFrame) -> pd.DataFrame:
-    """By input and `exact_keys`: medians at the largest n, and least-squares slopes of log alpha and kappa on log n."""
-    found = []
-    for (name, exact_keys), group in rows.groupby(["input", "exact_keys"], sort=False):
+    """Fit the growth of alpha and kappa over n.
+
+    Returns
+    -------
+    DataFrame
+        By input and exact_keys: medians at the largest n, and least-squares slopes of log alpha and log kappa on log n.
+    """
+    table = []
+    for key, group in rows.groupby(["input", "exact_keys"], sort=False):
         largest = group["n"].max()
         medians = group.loc[group["n"] == largest, ["alpha", "kappa"]].median()
         slopes = (float(np.polyfit(np.log(group["n"]), np.log(group[x]), 1)[0]) for x in ("alpha", "kappa"))
-        found.append((name, exact_keys, largest, *medians, *slopes))
+        table.append((*key, largest, *medians, *slopes))
     columns = ["largest n", "median alpha", "median kappa", "exponent of alpha", "exponent of kappa"]
-    return pd.DataFrame(found, columns=["input", "exact_keys", *columns]).set_index(["input", "exact_keys"]).round(3)
+    return pd.DataFrame(table, columns=["input", "exact_keys", *columns]).set_index(["input", "exact_keys"]).round(3)
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+@paper_style()
+def draw_over_n(rows: pd.DataFrame, quantity: str) -> Figure:
+    """A panel per input of `over_n`: "alpha" or "kappa", and the slopes n^0 and n^1 through its first median."""
+
+    def slopes(ax: Axes, panel: pd.DataFrame) -> None:
+        first, last = panel["n"].min(), panel["n"].max()
+        start = panel.loc[(panel["n"] == first) & (panel["exact_keys"] == 0), quantity].median()
+        theory_line(ax, (first, last), (start, start * last / first), "slope $n^1$")
+        theory_line(ax, (first, last), start, "slope $n^0$", linestyle=(0, (1, 1.5)))
+
+    parts = np.where(rows["exact_keys"] == 0, *LOOK_OF)
+    return facets(
+        rows.assign(part=parts), x="n", y=quantity, hue="part", facet="input", columns=4, looks=LOOK_OF, bars=True,
+        logx=True, logy=True, xlabel="tokens $n$", ylabel=SYMBOLS[quantity], each=slopes,
+    )  # fmt: skip
+
+
+@paper_style()
+def draw_columns(profile: pd.DataFrame) -> Figure:
+    """`column_profile`: left a line per synthetic input, right the median head and the ranges of the real heads."""
+    fig, (left, right) = grid(2, columns=2, height=2.3, sharey=True)
+    synthetic, real = (profile[profile["source"] == source] for source in ("synthetic", "real"))
+    for name, look in series(*synthetic["input"].unique(), marker="").items():
+        lines(left, synthetic[synthetic["input"] == name], "rank", "value", look)
+    median = {**LOOKS["blue"], "marker": "", "label": "median head"}
+    for interval in (100, 80):
+        lines(
+            right,
+            real,
+            "rank",
+            "value",
+            {**median, "label": "median head" if interval == 80 else "_"},
+            interval=interval,
+        )
+    for ax, part, title in ((left, synthetic, "synthetic"), (right, real, "real (MiniLM heads)")):
+        theory_line(ax, (1, part["n"].max()), 1, "uniform attention" if ax is right else "_")
+        ax.set(xscale="log", yscale="log", title=f"{title}, n = {part['n'].max()}")
+    left.set_ylim(0.01, 2 * profile["value"].max())
+    finish(fig, xlabel="rank of the key, heaviest first", ylabel=r"$n\,\|Pe_j\|_2^2$", legend="ends")
+    return fig
