@@ -163,11 +163,6 @@ def test_impossible_parameter(function: str, options: dict[str, Any], error: Any
         FUNCTIONS[function](**GOOD, **options)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_the_good_arrays_pass(function: str) -> None:
-    FUNCTIONS[function](**GOOD)
-
-
 @pytest.mark.parametrize("function", ["attention", "uniform_attention"])
 def test_the_scan_can_be_skipped(function: str) -> None:
     out = FUNCTIONS[function](**(GOOD | {"v": put(np.nan)(GOOD["v"])}), check_finite=False)
@@ -180,28 +175,7 @@ def test_a_norm_that_overflows_is_not_an_infinite_entry() -> None:
     np.testing.assert_allclose(out, references.attention(q, q, GOOD["v"][0, :3], scale=1e-58)[0], rtol=1e-5)
 
 
-# -------------------------------------------------------------------------------------------------------------- streams
-WIDE, ROWS = {"q": 4, "k": 4, "v": 3}, {name: x[0] for name, x in GOOD.items()}
-STREAMS: dict[str, Any] = {
-    "update": lambda k, v, **options: state().update(k, v, **options),
-    "attend": lambda q: state().update(ROWS["k"], ROWS["v"]).attend(q),
-    "paper keys": lambda k, v, **options: sketch("paper").absorb_keys(k, v, **options),
-    "fused keys": lambda k, v, **options: sketch("fused").absorb_keys(k, v, **options),
-    "paper queries": lambda q: sketch("paper").absorb_keys(ROWS["k"], ROWS["v"]).absorb_queries(q),
-    "fused queries": lambda q: sketch("fused").absorb_keys(ROWS["k"], ROWS["v"]).absorb_queries(q),
-}
-STREAM_ARRAYS: list[tuple[Any, type[Exception], str]] = [
-    *((change, error, message) for change, error, message in ARRAYS.values() if error is TypeError),
-    *((lambda x, bad=bad: np.where(x == x[13, 2], np.float32(bad), x), ValueError, "must be finite, got NaN or Inf")
-      for bad in (np.nan, np.inf, -np.inf)),
-    (lambda x: x[:, :2], ValueError, r"must have shape \(WIDTH,\) or \(c, WIDTH\), got \(20, 2\)"),
-    (lambda x: x[0, :0], ValueError, r"must have shape \(WIDTH,\) or \(c, WIDTH\), got \(0,\)"),
-    (lambda x: x[None], ValueError, r"must have shape \(WIDTH,\) or \(c, WIDTH\), got \(1, 20, "),
-    (lambda x: x[0, 0], ValueError, r"must have shape \(WIDTH,\) or \(c, WIDTH\), got \(\)"),
-    (lambda x: x[:0], ValueError, r"must not be empty, got shape \(0, "),
-]  # fmt: skip
-
-
+# ------------------------------------------------------------- parameters of streaming states (rows: core/test_state)
 def state(**options: Any) -> PolynomialState:
     return PolynomialState(**({"d": 4, "d_v": 3, "degree": 4} | options))
 
@@ -209,30 +183,6 @@ def state(**options: Any) -> PolynomialState:
 def sketch(variant: str = "paper", **options: Any) -> OnePassSketch:
     sizes = {"n": 20, "d": 4, "d_v": 3, "degree": 4, "sparsity": 2, "eps1": 1.0, "eps2": 1.0}
     return OnePassSketch(**(sizes | {"variant": variant} | options))
-
-
-@pytest.mark.parametrize("stream", STREAMS)
-@pytest.mark.parametrize("case", STREAM_ARRAYS)
-def test_bad_rows(stream: str, case: tuple[Any, type[Exception], str]) -> None:
-    change, error, message = case
-    names = ["q"] if stream.endswith(("attend", "queries")) else ["k", "v"]
-    STREAMS[stream](*(ROWS[name] for name in names))
-    for name in names:
-        rows = ROWS | {name: change(ROWS[name])}
-        with pytest.raises(error, match=f"^{name} {message.replace('WIDTH', str(WIDE[name]))}"):
-            STREAMS[stream](*(rows[other] for other in names))
-
-
-@pytest.mark.parametrize("stream", ["update", "paper keys", "fused keys"])
-def test_keys_and_values_that_do_not_fit(stream: str) -> None:
-    k, v = ROWS["k"], ROWS["v"]
-    for other in (v[:19], v[0], v[:1]):
-        with pytest.raises(ValueError, match=r"^v must have as many rows as k, got \("):
-            STREAMS[stream](k, other)
-    with pytest.raises(ValueError, match=r"^v must have as many rows as k, got \(1, 3\) and \(4,\)"):
-        STREAMS[stream](k[0], v[:1])
-    with pytest.raises(TypeError, match=r"^v must have the dtype of k \(float32\), got float64"):
-        STREAMS[stream](k, v.astype(np.float64))
 
 
 STATE: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -275,16 +225,3 @@ SKETCH: list[tuple[dict[str, Any], type[Exception], str]] = [
 def test_impossible_state(made: Any, options: dict[str, Any], error: Any, message: str) -> None:
     with pytest.raises(error, match=f"^{message}"):
         made(**options)
-
-
-def test_an_empty_state_has_no_answer() -> None:
-    with pytest.raises(ValueError, match="^attend needs a state with keys, got an empty one"):
-        state().attend(ROWS["q"])
-
-
-@pytest.mark.parametrize("stream", ["update", "fused keys", "paper keys"])
-def test_the_scan_of_rows_can_be_skipped(stream: str) -> None:
-    v = ROWS["v"].copy()
-    v[13, 2] = np.nan
-    one = STREAMS[stream](ROWS["k"], v, check_finite=False)
-    assert (one.tokens_seen if stream == "update" else one.keys_seen) == 20

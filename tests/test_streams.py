@@ -147,7 +147,7 @@ def slowly(folder, state, pause=0.01, at_the_end=60.0):
     return {"keys": chunks("k", 32), "values": chunks("v", 50)} | ({"queries": chunks("q", 64)} if last == "q" else {})
 
 
-@pytest.mark.parametrize("kind", ["two phases", "polynomial", "fused"])
+@pytest.mark.parametrize("kind", ["two phases", "polynomial", "fused", "subgen that doubles"])
 def test_kill_9_at_random_moments(tmp_path, kind):
     """A process that saves at every cut is killed three times, anywhere; the next continues to the same bytes."""
     path = tmp_path / "x.ckpt"

@@ -1,14 +1,14 @@
 """Streams for the tests: toy states that keep what they are given, sources of every kind, the real states by name."""
 
 import hashlib
+from functools import partial
 
 import numpy as np
 import safetensors.numpy
+import toy_states
 
 from sublinattn.core import backends
 from sublinattn.core.state import StreamingState
-from sublinattn.methods.onepass.onepass import OnePassSketch
-from sublinattn.methods.polynomial.polynomial import PolynomialState
 
 N, D, D_V, ROWS = 150, 3, 2, 32
 CUTS = [32, 32, 32, 32, 22]
@@ -141,22 +141,10 @@ def assert_all_rows(state, k, v):
         np.testing.assert_array_equal(got, x)
 
 
-def fused(n=N):
-    return OnePassSketch(n, D, D_V, degree=3, sparsity=4, eps1=1.0, eps2=1.0, variant="fused", rng=3)
-
-
-def paper(n=N):
-    return OnePassSketch(n, D, D_V, degree=2, sparsity=4, eps1=1.0, eps2=1.0, variant="paper", rng=3)
-
-
-def polynomial(n=N):
-    return PolynomialState(D, D_V, degree=4)
-
-
 STATES = {
     "two phases": TwoPhases,
     "recorder": lambda n=N: Recorder(),
-    "polynomial": polynomial,
-    "fused": fused,
-    "paper": paper,
+    "polynomial": lambda n=N: toy_states.polynomial(d=D, d_v=D_V),
+    "subgen that doubles": lambda n=N: toy_states.STATES["subgen that doubles"](),
+    **{name: partial(toy_states.sketch(name), n=N, d=D, d_v=D_V) for name in ("fused", "paper")},
 }

@@ -243,8 +243,9 @@ def bad_rows(k: np.ndarray, v: np.ndarray, name: str) -> list[tuple[Any, Any, An
         (k[..., :0, :], v[..., :0, :], ValueError, r"k must not be empty, got shape \(.*0, 4\)"),
         (np.zeros(()), v, ValueError, r"k must have shape .* got \(\)"),
         (k, narrow[1], TypeError, "v must have the dtype of k"),
-        (k.astype(int), v.astype(int), TypeError, "k must have a floating dtype"),
+        *((k.astype(x), v.astype(x), TypeError, "k must have a floating dtype") for x in (int, bool, complex)),
         (k.tolist(), v, TypeError, "k must be an array"),
+        (k, None, TypeError, "v must be an array .* got NoneType"),
     ]
     for value in (np.nan, np.inf, -np.inf):
         for at in (0, c - 1):
@@ -253,6 +254,8 @@ def bad_rows(k: np.ndarray, v: np.ndarray, name: str) -> list[tuple[Any, Any, An
     if lead:
         cases.append((k[0, ..., 0, :], v[0, ..., 0, :], ValueError, "k must have shape"))
         cases.append((k[:1], v[:1], ValueError, "k must have shape"))
+    if not is_cache(name):  # a cache takes one row and a chunk of one as the same
+        cases.append((k[0], v[:1], ValueError, rows))
     if not name.startswith(("polynomial", "minimax")):  # whose moments are in float64 for any rows
         message = r"k must have the dtype of the rows before it \(float64\), got float32"
         cases.append((*narrow, TypeError, message))
@@ -284,6 +287,8 @@ def test_refused_queries_leave_the_state_as_it_was(tmp_path: Path, name: str, le
         (q[..., :3], {}, ValueError, r"q must have shape .*c, 4\), got \(.*3\)"),
         (q[None], {}, ValueError, r"q must have shape .* got \(1, "),
         (q[..., :0, :], {}, ValueError, "q must not be empty"),
+        (q.tolist(), {}, TypeError, "q must be an array"),
+        (q.astype(int), {}, TypeError, "q must have a floating dtype"),
         *((broken(q, value), {}, ValueError, "q must be finite, got NaN or Inf") for value in (np.nan, np.inf)),
     ]
     if is_cache(name):
@@ -314,6 +319,13 @@ def test_a_first_chunk_that_is_refused_decides_nothing(name: str) -> None:
     assert one.tokens_seen == one.nbytes == 0
     wide = np.ones((2, 7, D + 1), np.float32)
     assert one.update(wide, wide).attend(wide).shape == (2, 7, D + 1)
+
+
+@pytest.mark.parametrize("name", ["polynomial", "paper", "fused", "exact"])
+def test_the_scan_of_rows_can_be_skipped(name: str) -> None:
+    _, k, v = stream(6)
+    one = add_keys(STATES[name](), k, broken(v, np.nan), check_finite=False)
+    assert (one.keys_seen if isinstance(one, OnePassSketch) else one.tokens_seen) == N
 
 
 OTHER_PARAMETERS: dict[str, Any] = {
