@@ -39,17 +39,8 @@ def test_within_its_budget_every_cache_is_exact(xp: Any, name: str, lead: tuple[
     cache = feed(CACHES[name](N), k, v, CUTS[cuts])
     assert cache.tokens_seen == N
     close(cache.attend(q, scale=0.7), expected)
-    close(cache.attend(q[..., 2, :][..., None, :], scale=0.7), expected[..., 2:3, :])
-
-
-@pytest.mark.parametrize("name", EXACT)
-def test_one_token_and_one_query_at_a_time(xp: Any, name: str) -> None:
-    q, k, v = stream(xp, 1, 6)
-    cache = CACHES[name](6)
-    for j in range(6):
-        answer = cache.update(k[j], v[j]).attend(q[0])
-        assert answer.shape == (D_V,) and answer.dtype == np.float64
-        close(answer, over(q[:1], k, v, list(range(j + 1)))[0])
+    if not lead:
+        close(cache.attend(q[2], scale=0.7), expected[2])
 
 
 @pytest.mark.parametrize("name", CACHES)
@@ -111,24 +102,6 @@ def test_heavy_hitters_are_those_of_the_plain_loop(xp: Any, budget: int, recent:
         close(answer, over(q[begin:end], k, v, seen[-1]))
 
 
-def test_heavy_hitters_without_queries_are_a_sliding_window(xp: Any) -> None:
-    _, k, v = stream(xp, 6, N)
-    for recent in (0, 3, BUDGET):
-        cache = feed(HeavyHitterCache(BUDGET, recent), k, v, CUTS["uneven"])
-        assert tokens(cache, k) == list(range(N - BUDGET, N))
-
-
-def test_queries_decide_which_tokens_stay(xp: Any) -> None:
-    """A query along a key puts all weight on it; the token outlives any number of later ones."""
-    _, k, v = stream(xp, 7, N)
-    plain = backends.asnumpy(k)[:3]
-    for query in range(3):
-        cache = HeavyHitterCache(3, 2).update(k[:3], v[:3])
-        cache.attend(100 * k[query])
-        cache.update(k[3:], v[3:])
-        assert tokens(cache, k) == [int(np.argmax(plain @ plain[query])), N - 2, N - 1]
-
-
 def test_scores_do_not_depend_on_how_queries_are_cut(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = stream(xp, 8, N, n_q=50, lead=(2,), size=2.0)
     scores, answers = [], []
@@ -145,27 +118,21 @@ def test_scores_do_not_depend_on_how_queries_are_cut(xp: Any, monkeypatch: pytes
         close(y, answers[0])
 
 
+@pytest.mark.parametrize("cuts", ["at once", "uneven"])
 @pytest.mark.parametrize(("budget", "recent"), [(9, 3), (9, 0), (9, 9), (1, 0), (9, 8)])
-def test_k_center_of_a_prompt(xp: Any, budget: int, recent: int) -> None:
+def test_k_center_of_what_is_stored_and_what_leaves_the_window(xp: Any, budget: int, recent: int, cuts: str) -> None:
     q, k, v = stream(xp, 9, N)
-    cache = KCenterCache(budget, recent).update(k, v)
-    centres = farthest_points(backends.asnumpy(k)[: N - recent], budget - recent) if budget > recent else []
-    kept = sorted(centres) + list(range(N - recent, N))
-    assert tokens(cache, k) == kept
-    close(cache.attend(q), over(q, k, v, kept))
-
-
-def test_k_center_of_what_is_held_and_what_leaves_the_window(xp: Any) -> None:
-    _, k, v = stream(xp, 10, N)
-    cache, plain, held = KCenterCache(9, 3), backends.asnumpy(k), []
-    edges = [0, *CUTS["uneven"], N]
+    cache, plain, kept = KCenterCache(budget, recent), backends.asnumpy(k), []
+    edges = [0, *CUTS[cuts], N]
     for begin, end in zip(edges, edges[1:], strict=False):
         cache.update(k[begin:end], v[begin:end])
-        held += range(begin, end)
-        if len(held) > 9:
-            outside, window = held[:-3], held[-3:]
-            held = sorted(outside[i] for i in farthest_points(plain[outside], 6)) + window
-        assert tokens(cache, k) == held
+        kept += range(begin, end)
+        if len(kept) > budget:
+            outside, window = kept[: len(kept) - recent], kept[len(kept) - recent :]
+            centres = farthest_points(plain[outside], budget - recent) if budget > recent else []
+            kept = sorted(outside[i] for i in centres) + window
+        assert tokens(cache, k) == kept
+        close(cache.attend(q), over(q, k, v, kept))
 
 
 def test_k_center_of_repeated_keys_fills_up_with_the_newest(xp: Any) -> None:
@@ -179,11 +146,9 @@ def test_k_center_of_repeated_keys_fills_up_with_the_newest(xp: Any) -> None:
 
 
 def test_zero_cache_answers_zero(xp: Any) -> None:
-    q, k, v = stream(xp, 12, N, lead=(2,), dtype=np.float32)
-    cache = ZeroCache().update(k, v).merge(ZeroCache().update(k, v))
-    answer = cache.attend(q)
-    assert answer.shape == (2, 5, D_V) and answer.dtype == np.float32 and not backends.asnumpy(answer).any()
-    assert cache.nbytes == 0 and cache.tokens_seen == 2 * N
+    q, k, v = stream(xp, 12, N, lead=(2,))
+    answer = ZeroCache().update(k, v).merge(ZeroCache().update(k, v)).attend(q)
+    assert answer.shape == (2, 5, D_V) and not backends.asnumpy(answer).any()
 
 
 # -------------------------------------------------------------------------------------------------- chunks and problems
@@ -222,20 +187,14 @@ def test_leading_axes_are_separate_problems(xp: Any, name: str) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- the bytes
-@pytest.mark.parametrize("lead", [(), (3,)])
-@pytest.mark.parametrize("name", CACHES)
-def test_bytes_are_those_of_all_arrays_and_bounded_by_the_budget(xp: Any, name: str, lead: tuple[int, ...]) -> None:
-    _, k, v = stream(xp, 17, 200, lead=lead, dtype=np.float32)
+@pytest.mark.parametrize("name", [name for name in CACHES if name != "exact"])
+def test_bytes_are_bounded_by_the_budget(xp: Any, name: str) -> None:
+    _, k, v = stream(xp, 17, 200, lead=(3,), dtype=np.float32)
     cache = CACHES[name]()
-    assert cache.nbytes == 0
-    heads = int(np.prod(lead))
-    extra = {"heavy": 8, "uniform": 8, "value-norm": 8}.get(name, 0)
+    bound = 3 * BUDGET * (4 * 7 + {"heavy": 8, "uniform": 8, "value-norm": 8}.get(name, 0)) * (name != "zero")
     for begin in range(0, 200, 7):
-        cache.update(k[..., begin : begin + 7, :], v[..., begin : begin + 7, :])
-        assert cache.nbytes == references.array_bytes(cache)
-        if name not in ("exact", "zero"):
-            assert cache.nbytes <= heads * BUDGET * (4 * 7 + extra)
-    assert cache.nbytes == heads * {"exact": 0, "zero": 0}.get(name, BUDGET) * (4 * 7 + extra) or name == "exact"
+        assert cache.update(k[:, begin : begin + 7], v[:, begin : begin + 7]).nbytes <= bound
+    assert cache.nbytes == bound
 
 
 def test_sink_cache_grows_to_its_budget_and_no_further() -> None:
@@ -271,7 +230,6 @@ def test_exact_caches_merge_into_the_cache_of_both(xp: Any, tmp_path: Path) -> N
     assert other.contents()["keys"].shape[1] > N - 11
     before = contents(other, tmp_path)
     merged = [one.merge(other), ExactCache().merge(one), one.merge(ExactCache())]
-    assert merged[0] is merged[2] is one
     for cache in merged:
         assert cache.tokens_seen == N
         close(cache.attend(q), expected)
@@ -300,11 +258,7 @@ def test_caches_without_an_exact_meaning_do_not_merge(name: str) -> None:
         (lambda: KCenterCache(4, 5), ValueError, r"recent must be at most budget \(4\), got 5"),
         (lambda: KCenterCache("4", 2), TypeError, "budget must be an integer, got str"),
         (lambda: ReservoirCache(0), ValueError, "budget must be at least 1, got 0"),
-        (
-            lambda: ReservoirCache(4, "norm"),
-            ValueError,
-            r"weights must be one of \('uniform', 'value-norm'\), got 'norm'",
-        ),
+        (lambda: ReservoirCache(4, "norm"), ValueError, r"weights must be one of \('uniform', 'value-norm'\), got"),
         (lambda: ReservoirCache(4, rng="x"), TypeError, "rng must be a numpy.random.Generator"),
         (lambda: ReservoirCache(4, rng=-1), ValueError, "rng must be a numpy.random.Generator"),
     ],
@@ -349,8 +303,7 @@ TRANSFERS = {
 def test_transfers_do_not_depend_on_the_number_of_tokens(xp: Any, name: str, n: int) -> None:
     if not hasattr(xp, "syncs"):
         pytest.skip("transfers are not counted")
-    plain = stream(np, 5, n, lead=(2,))
-    q, k, v = (xp.asarray(x) for x in plain)
+    q, k, v = stream(xp, 5, n, lead=(2,))
     cache = CACHES[name]()
     for _ in range(2):
         before = xp.syncs
@@ -360,7 +313,3 @@ def test_transfers_do_not_depend_on_the_number_of_tokens(xp: Any, name: str, n: 
         answer = cache.attend(q)
         assert xp.syncs - before == TRANSFERS[name][1]
     assert isinstance(answer, xp.Array)
-    on_host = CACHES[name]().update(*plain[1:])
-    on_host.attend(plain[0])
-    expected = on_host.update(*plain[1:]).attend(plain[0])
-    np.testing.assert_allclose(answer.get(), expected, rtol=1e-9, atol=1e-11)

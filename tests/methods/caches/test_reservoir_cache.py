@@ -1,7 +1,6 @@
 """Reservoirs: the tokens that their draws name, the law of these, and merging.
 
-The laws are tested by chi-square at 1e-6, five times in all: with other seeds, one false alarm in 2e5 runs. Every count
-expected is at least 15.
+That the draws have the law they should is tested in `primitives/test_reservoir`; here, that the cache goes by them.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import references
 import safetensors
 from scipy import stats
 from toy_caches import BUDGET, feed, over, stream, tokens
@@ -24,7 +22,6 @@ from sublinattn.primitives.reservoir import next_total, seed_from, uniforms
 
 N = 40
 CUTS = [[], list(range(1, N)), [1, 2, 9, 10, 26, 39]]
-LEVEL = 1e-6
 HEADS = 8000
 
 
@@ -36,18 +33,23 @@ def mu_of(cache: ReservoirCache, folder: Path) -> list[float]:
     return json.loads(header)["about"]["state"]["mu"]
 
 
-# ------------------------------------------------------------------------------------------------ which tokens are held
+def smallest(head: int, draws: list[tuple[int, int]], budget: int) -> list[int]:
+    """Tokens of smallest priority; each draws its own from a seed and its number in that stream."""
+    priority = [float(uniforms(seed_from(seed), head, j)) for seed, j in draws]
+    return sorted(sorted(range(len(draws)), key=priority.__getitem__)[:budget])
+
+
+# ---------------------------------------------------------------------------------------------- which tokens are stored
 @pytest.mark.parametrize("cuts", CUTS)
 @pytest.mark.parametrize("budget", [1, BUDGET, N - 1])
-def test_uniform_holds_the_smallest_priorities(xp: Any, budget: int, cuts: list[int]) -> None:
+def test_uniform_stores_the_smallest_priorities(xp: Any, budget: int, cuts: list[int]) -> None:
     q, k, v = stream(xp, 0, N, lead=(3,))
     cache = ReservoirCache(budget, rng=5)
     edges = [0, *cuts, N]
     for begin, end in zip(edges, edges[1:], strict=False):
         answer = cache.update(k[:, begin:end], v[:, begin:end]).attend(q)
         for head in range(3):
-            priority = [float(uniforms(seed_from(5), head, j)) for j in range(end)]
-            kept = sorted(sorted(range(end), key=priority.__getitem__)[:budget])
+            kept = smallest(head, [(5, j) for j in range(end)], budget)
             assert sorted(tokens(cache, k, head)) == kept
             expected = over(q[head], k[head], v[head], kept)
             np.testing.assert_allclose(backends.asnumpy(answer[head]), expected, rtol=1e-12, atol=1e-12)
@@ -107,123 +109,60 @@ def test_values_of_zero_are_never_stored_and_answered_with_zero(xp: Any, tmp_pat
     assert tokens(cache, k, 1) == [7] * BUDGET
 
 
-# ------------------------------------------------------------------------------------------------------ the law of them
-def crowd(budget: int, weights: Any, heads: int, sizes: Any, rng: int) -> ReservoirCache:
-    """Independent problems over the same tokens; a token's key is its number, counted from 1."""
-    number = np.broadcast_to(np.arange(1.0, len(sizes) + 1)[:, None], (heads, len(sizes), 1))
-    value = np.broadcast_to(np.sqrt(sizes)[:, None], number.shape)
-    cache = ReservoirCache(budget, weights, rng=rng)
-    for part in np.array_split(np.arange(len(sizes)), min(3, len(sizes))):
-        cache.update(number[:, part], value[:, part])
-    return cache
-
-
-def numbers(cache: ReservoirCache) -> np.ndarray:
-    return cache.contents()["keys"][:, :, 0].astype(int) - 1
-
-
-def uniform_p_value(held: np.ndarray, n: int) -> float:
-    """That each subset is equally likely: inclusion of each token, (m / n) and the covariance of two known."""
-    heads, m = held.shape
-    counts = np.bincount(held.ravel(), minlength=n)
-    p = m / n
-    return float(stats.chi2.sf(((counts - heads * p) ** 2).sum() / (heads * p * (1 - p)) * (n - 1) / n, n - 1))
-
-
-def test_uniform_inclusion_and_pairs() -> None:
-    heads, n, m = HEADS, 12, 4
-    held = numbers(crowd(m, "uniform", heads, np.ones(n), rng=0))
-    assert all(len(set(row)) == m for row in held.tolist())
-    assert uniform_p_value(held, n) > LEVEL
-    subsets = np.sort(held, axis=1)[:, :2] @ [n, 1]  # the two earliest of the four
-    expected = {a * n + b: (n - 1 - b) * (n - 2 - b) / 2 for a in range(n) for b in range(a + 1, n)}
-    possible = np.array([code for code, ways in expected.items() if ways])
-    ways = np.array([expected[code] for code in possible])
-    counts = np.array([(subsets == code).sum() for code in possible])
-    assert counts.sum() == heads and heads * ways.min() / ways.sum() > 15
-    assert stats.chisquare(counts, heads * ways / ways.sum()).pvalue > LEVEL
-
-
-def test_uniform_inclusion_after_merging() -> None:
-    """Streams of 9 and 8 tokens, then 4 more: all 21 alike."""
-    heads, m = HEADS, 4
-    one, other = (crowd(m, "uniform", heads, np.ones(n), rng=rng) for n, rng in ((9, 1), (8, 2)))
-    other.contents()["keys"][:] += 9
-    one.merge(other)
-    more = np.broadcast_to(np.arange(18.0, 22.0)[:, None], (heads, 4, 1))
-    one.update(more, more)
-    held = numbers(one)
-    assert all(len(set(row)) == m for row in held.tolist())
-    assert uniform_p_value(held, 21) > LEVEL
-
-
-def test_value_norm_slots_after_merging_are_independent_and_in_proportion() -> None:
-    """The joint law of two slots. That of one stream is in `primitives/test_reservoir`."""
-    sizes = np.array([1.0, 0.0, 3.0, 0.8, 2.0, 0.9, 4.0])
-    one, other = (crowd(2, "value-norm", HEADS, x, rng) for rng, x in ((3, sizes), (4, sizes[[0, 6]])))
-    other.contents()["keys"][:] += 7
-    one.merge(other)
-    more = np.full((HEADS, 1, 1), 10.0)
-    one.update(more, more / more)
-    weights = np.concatenate([sizes, sizes[[0, 6]], [1.0]])
-    stored, n = numbers(one), len(weights)
-    law = np.outer(weights, weights).ravel() / weights.sum() ** 2
-    counts = np.bincount(stored @ [n, 1], minlength=n * n)
-    assert not counts[law == 0].any() and HEADS * law[law > 0].min() > 15
-    assert stats.chisquare(counts[law > 0], HEADS * law[law > 0]).pvalue > LEVEL
-
-
-def test_the_estimate_tends_to_attention_as_the_budget_grows() -> None:
-    """Error of the self-normalised estimates over 200 draws, at four times the slots: half, within a factor of 1.4."""
-    q, k, v = stream(np, 4, 500, n_q=1)
-    expected, _ = references.attention(q, k, v)
-    for weights in ("uniform", "value-norm"):
-        errors = []
-        for budget in (50, 200):
-            many = [np.broadcast_to(x, (200, *x.shape)) for x in (q, k, v)]
-            answers = ReservoirCache(budget, weights, rng=6).update(*many[1:]).attend(many[0])
-            errors.append(np.sqrt(((answers - expected) ** 2).sum(axis=-1).mean()))
-        without = np.sqrt((1 - 200 / 500) / (1 - 50 / 500)) if weights == "uniform" else 1.0  # replacement
-        assert 1 / 1.4 < errors[1] / (errors[0] / 2 * without) < 1.4
-
-
 # -------------------------------------------------------------------------------------------------------------- merging
 def test_merged_uniform_is_the_smallest_of_the_union(xp: Any, tmp_path: Path) -> None:
     q, k, v = stream(xp, 7, N, lead=(2,))
-    for cut in (3, BUDGET, 30):
-        parts = [(k[:, :cut], v[:, :cut]), (k[:, cut:], v[:, cut:])]
-        one, other = (ReservoirCache(BUDGET, rng=rng).update(*part) for rng, part in enumerate(parts))
+    for cut in (3, BUDGET, 25):
+        parts = [(x[:, :cut], x[:, cut:30], x[:, 30:]) for x in (k, v)]
+        first, second, last = zip(*parts, strict=True)
+        one, other = (ReservoirCache(BUDGET, rng=rng).update(*rows) for rng, rows in enumerate((first, second)))
         before = contents(other, tmp_path)
-        one.save(tmp_path / "one")
-        merged = [one.merge(other), ReservoirCache.load(tmp_path / "one").merge(other)]
-        assert contents(other, tmp_path) == before and merged[0] is one
-        assert contents(merged[1], tmp_path) == contents(one, tmp_path)
+        one.merge(other)
         empty = ReservoirCache(BUDGET, rng=9).merge(one)
-        for cache in (*merged, empty):
-            assert cache.tokens_seen == N
-            for head in range(2):
-                priority = [float(uniforms(seed_from(0), head, j)) for j in range(cut)]
-                priority += [float(uniforms(seed_from(1), head, j)) for j in range(N - cut)]
-                kept = sorted(sorted(range(N), key=priority.__getitem__)[:BUDGET])
-                assert sorted(tokens(cache, k, head)) == kept
-                close = over(q[head], k[head], v[head], kept)
-                np.testing.assert_allclose(backends.asnumpy(cache.attend(q)[head]), close, rtol=1e-12, atol=1e-12)
-        one.update(k, v)
-        assert one.tokens_seen == 2 * N
+        assert contents(other, tmp_path) == before
+        draws = [(0, j) for j in range(cut)] + [(1, j) for j in range(30 - cut)]
+        for cache, seed in ((one, 0), (empty, 9)):
+            for end in (30, N):
+                assert cache.tokens_seen == end
+                for head in range(2):
+                    kept = smallest(head, draws + [(seed, j) for j in range(30, end)], BUDGET)
+                    assert sorted(tokens(cache, k, head)) == kept
+                    expected = over(q[head], k[head], v[head], kept)
+                    answer = backends.asnumpy(cache.attend(q)[head])
+                    np.testing.assert_allclose(answer, expected, rtol=1e-12, atol=1e-12)
+                if end < N:
+                    cache.update(*last)
 
 
 def test_merged_value_norm_takes_slots_of_either(xp: Any, tmp_path: Path) -> None:
-    q, k, v = stream(xp, 8, N, lead=(2,))
+    _, k, v = stream(xp, 8, N, lead=(2,))
     parts = [(k[:, :25], v[:, :25]), (k[:, 25:], v[:, 25:])]
     one, other = (ReservoirCache(64, "value-norm", rng=rng).update(*part) for rng, part in enumerate(parts))
-    before = contents(other, tmp_path)
-    held = [[tokens(cache, k, head) for head in range(2)] for cache in (one, other)]
+    kept = [[tokens(cache, k, head) for head in range(2)] for cache in (one, other)]
     mu = np.add(mu_of(one, tmp_path), mu_of(other, tmp_path))
     one.merge(other)
-    assert contents(other, tmp_path) == before and one.tokens_seen == N
+    assert mu_of(one, tmp_path) == mu.tolist()
     for head in range(2):
-        slots = list(zip(tokens(one, k, head), held[0][head], held[1][head], strict=True))
-        assert all(now in (mine, its) for now, mine, its in slots)
+        slots = list(zip(tokens(one, k, head), kept[0][head], kept[1][head], strict=True))
+        assert all(now in (mine, other) for now, mine, other in slots)
         assert {now < 25 for now, *_ in slots} == {True, False}
-        assert mu_of(one, tmp_path)[head] == mu[head]
-    assert np.isfinite(backends.asnumpy(one.update(k, v).attend(q))).all()
+
+
+def test_value_norm_slots_after_merging_are_independent_and_in_proportion() -> None:
+    """The joint law of two slots, over 8000 heads; a token's key is its number.
+
+    Chi-square at 1e-6; every count expected is at least 15.
+    """
+    weights = np.array([1.0, 0.0, 3.0, 0.8, 2.0, 0.9, 4.0, 1.0, 4.0, 1.0])
+    n = len(weights)
+    k, v = (np.broadcast_to(x[:, None], (HEADS, n, 1)) for x in (np.arange(n), np.sqrt(weights)))
+    k = k.astype(float)
+    one, other = (ReservoirCache(2, "value-norm", rng=rng) for rng in (3, 4))
+    for cache, part in ((one, slice(0, 4)), (one, slice(4, 7)), (other, slice(7, 9))):
+        cache.update(k[:, part], v[:, part])
+    one.merge(other).update(k[:, 9:], v[:, 9:])
+    stored = one.contents()["keys"][:, :, 0].astype(int)
+    law = np.outer(weights, weights).ravel() / weights.sum() ** 2
+    counts = np.bincount(stored @ [n, 1], minlength=n * n)
+    assert not counts[law == 0].any() and HEADS * law[law > 0].min() > 15
+    assert stats.chisquare(counts[law > 0], HEADS * law[law > 0]).pvalue > 1e-6

@@ -69,32 +69,6 @@ def test_cubics_are_drawn_from_the_seed_over_the_whole_field() -> None:
     assert chisquare(counts, axis=1).pvalue.min() > FALSE_ALARM / 4
 
 
-def lagrange(points: list[int], values: list[int]) -> list[int]:
-    """The cubic through four points, highest power first."""
-    total = [0, 0, 0, 0]
-    for i, x in enumerate(points):
-        others = [z for z in points if z != x]
-        a, b, c = others
-        scale = values[i] * pow((x - a) * (x - b) * (x - c), -1, PRIME)
-        for power, part in enumerate([1, -(a + b + c), a * b + a * c + b * c, -a * b * c]):
-            total[power] = (total[power] + scale * part) % PRIME
-    return total
-
-
-@pytest.mark.parametrize("points", [[0, 1, 2, 3], [5, 2**31 - 2, 77, 2**30], [2**31 - 5, 2**31 - 4, 2**31 - 3, 1]])
-def test_four_indices_take_every_combination_of_values_once(xp: Any, points: list[int]) -> None:
-    """4-wise independence, exactly: coefficients and values at 4 points are one to one.
-
-    There are as many cubics as combinations of 4 values, so it is enough that every combination has one: Lagrange's.
-    """
-    rng = np.random.default_rng(1)
-    values = [[0, 0, 0, 0], [PRIME - 1] * 4, [0, PRIME - 1, 1, 2], *rng.integers(PRIME, size=(30, 4)).tolist()]
-    coefficients = [lagrange(points, v) for v in values]
-    bucket, sign = hashed(xp, coefficients, 2**30 - 1, points)
-    np.testing.assert_array_equal(sign, np.where(np.array(values) % 2, -1, 1))
-    np.testing.assert_array_equal(bucket, np.array(values) // 2 * (2**30 - 1) // 2**30)
-
-
 @pytest.mark.parametrize("width", [1, 3, 7, 1000, 65537])
 def test_bucket_law(xp: Any, width: int) -> None:
     """Buckets cut [0, 2^30) into runs, each value with either sign: laws within `(width + 1) / 2^30` of uniform.

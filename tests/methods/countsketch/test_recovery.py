@@ -129,13 +129,6 @@ def test_every_row_is_kept(xp: Any, decoder: str, n: int) -> None:
     np.testing.assert_allclose(values, np.take_along_axis(x, indices.T, axis=0).T, atol=1e-15)
 
 
-def test_todense(xp: Any) -> None:
-    indices, values = np.array([[2, 0], [1, 3]]), np.array([[5.0, -1.0], [7.0, 0.0]])
-    dense = SparseColumns(xp.asarray(indices), xp.asarray(values), (4, 2)).todense()
-    np.testing.assert_array_equal(backends.asnumpy(dense), [[-1, 0], [0, 7], [5, 0], [0, 0]])
-    assert dense.dtype == np.float64
-
-
 def at_least_half(r: int, f: float) -> float:
     """Probability that at least half of r independent events of probability f happen."""
     return float(binom.sf((r + 1) // 2 - 1, r, f))

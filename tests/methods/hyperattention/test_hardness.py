@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
+from toy_caches import farthest_points
 
 from sublinattn import Hardness, hardness
 from sublinattn.core import backends, timing
@@ -74,22 +75,6 @@ def test_equals_the_dense_computation(
         np.testing.assert_allclose(found["column_norms"], np.sqrt(squares), rtol=1e-9, atol=1e-150)
 
 
-@settings(max_examples=25)
-@given(
-    n=st.integers(2, 40),
-    seed=st.integers(0, 99),
-    causal=st.booleans(),
-    size=st.sampled_from([0.0, 0.3, 1.0, 3.0, 50.0]),
-)
-def test_inequalities_of_the_paper(xp: Any, n: int, seed: int, causal: bool, size: float) -> None:
-    """`1 <= alpha <= n^2`, `srank <= alpha`, `kappa >= 1`, `||P|| >= 1` since rows sum to one."""
-    measured = measure(xp, references.qkv(seed, n, n, size=size), causal=causal, block_size=3)
-    assert 1 - 1e-9 <= measured["alpha"] <= n**2 * (1 + 1e-9)
-    assert 1 - 1e-9 <= measured["srank"] <= measured["alpha"] * (1 + 1e-3)
-    assert measured["spectral_norm"] >= 1 - 1e-9
-    assert np.isnan(measured["kappa"]) or measured["kappa"] >= 1
-
-
 @pytest.mark.parametrize("causal", [False, True])
 def test_natural_tiles_and_threads(causal: bool) -> None:
     """Past the tile of the CPU: equals the dense matrix, and 1 or 2 threads give the same bits."""
@@ -112,13 +97,6 @@ def test_operator_norm_converges(xp: Any) -> None:
     matrix = SoftmaxMatrix(xp, xp.asarray(q), xp.asarray(k), scale=0.5, causal=False)
     dense = [np.linalg.norm(references.softmax_matrix(a, b, scale=0.5)[0], 2) for a, b in zip(q, k, strict=True)]
     np.testing.assert_allclose(backends.asnumpy(matrix.operator_norm(rtol=1e-13, max_steps=2000)), dense, rtol=1e-9)
-
-
-def test_uniform_attention_matrix_has_the_least_hardness(xp: Any) -> None:
-    """Zero queries: P = 1/n everywhere."""
-    measured = measure(xp, references.qkv(3, 64, 64, size=0.0), block_size=8)
-    for name in ("alpha", "kappa", "srank", "spectral_norm"):
-        np.testing.assert_allclose(measured[name], 1, rtol=1e-12)
 
 
 def test_kappa_past_the_largest_float_is_infinite(xp: Any) -> None:
@@ -148,10 +126,8 @@ def test_cluster_counts_and_radii_of_every_head(xp: Any) -> None:
     for m in (1, 5, 60):
         radii = backends.asnumpy(measured.cluster_radius(m))
         for head in np.ndindex(2, 3):
-            x, chosen = k[head], [0]
-            for _ in range(m - 1):
-                chosen.append(int(np.linalg.norm(x[:, None] - x[chosen], axis=-1).min(axis=1).argmax()))
-            wanted = np.linalg.norm(x[:, None] - x[chosen], axis=-1).min(axis=1).max()
+            x = k[head]
+            wanted = np.linalg.norm(x[:, None] - x[farthest_points(x, m)], axis=-1).min(axis=1).max()
             assert abs(radii[head] - wanted) <= 1e-6
 
 

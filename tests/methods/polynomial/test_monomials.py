@@ -74,23 +74,7 @@ def test_values(xp: Any, d: int, degree: int, dtype: Any) -> None:
     np.testing.assert_array_equal(backends.asnumpy(feature_matrix(xp, monomials, xp.asarray(x))), u)
 
 
-@pytest.mark.parametrize("scale", [1.0, -0.7])
-@pytest.mark.parametrize(("d", "degree"), [*SIZES, (2, 30)])
-def test_weights_are_multinomials(d: int, degree: int, scale: float) -> None:
-    monomials = Monomials(d, degree)
-    coefficients = np.random.default_rng(1).standard_normal(degree + 1).tolist()
-    # For (2, 30) the values at primes are no longer exact: the levels are homogeneous, and sorted within.
-    order = read_off(monomials) if degree < 30 else [(r - j, j) for r in range(31) for j in range(r + 1)]
-    expected = []
-    for a in order:
-        multinomial = math.factorial(sum(a)) / math.prod(math.factorial(power) for power in a)
-        expected.append(coefficients[sum(a)] * scale ** sum(a) * multinomial)
-    weights = monomials.weights(coefficients, scale)
-    assert weights.dtype == np.float64 and weights.shape == (monomials.rank,)
-    np.testing.assert_allclose(weights, expected, rtol=1e-13)
-
-
-@pytest.mark.parametrize(("d", "degree"), [*SIZES, (16, 3), (2, 12)])
+@pytest.mark.parametrize(("d", "degree"), [*SIZES, (16, 3), (2, 12), (2, 30)])
 def test_scalar_product_of_features_is_the_polynomial(xp: Any, d: int, degree: int) -> None:
     rng = np.random.default_rng(2)
     q, k = rng.standard_normal((2, 20, d))

@@ -97,18 +97,28 @@ def test_chunks_change_no_bit(name: str, dtype: str, tmp_path: Any) -> None:
     assert contents(one_by_one, tmp_path) == contents(chunks, tmp_path)
 
 
-def test_leading_axes_are_separate_caches(xp: Any) -> None:
+@pytest.mark.parametrize("far", [0.0, 100.0])
+def test_leading_axes_are_separate_caches(xp: Any, far: float) -> None:
+    """A vector added to all keys changes no answer: logits are then near -5e3, where an empty slot's zero would win.
+
+    Streams have different numbers of clusters; in the second case one has had no value but 0 outside the window.
+    """
     streams = [blobs(i, N, 4 + i, 0.2 * i) for i in range(6)]
+    name, shift = "doubling and window", np.array([far, 0, 0, 0])
+    if far:
+        name, streams[2][1][:-3] = "window", 0
     k, v = (np.stack(x).reshape(2, 3, N, -1) for x in zip(*streams, strict=True))
-    cache = fed(make("doubling and window"), xp.asarray(k), xp.asarray(v), 50)
-    answers = backends.asnumpy(cache.attend(xp.asarray(k[..., :3, :])))
+    cache = fed(make(name), xp.asarray(k + shift), xp.asarray(v), 50)
+    q = k[..., :3, :] - shift
+    answers = backends.asnumpy(cache.attend(xp.asarray(q)))
     assert len(cache.centers) == len(cache.counts) == len(cache.mu) == len(cache.radius) == 6
-    for i, (its_k, its_v) in enumerate(streams):
-        expected = plain("doubling and window", its_k, its_v, number=i)  # head i has draws of its own
-        assert_same(cache, expected, head=i)
+    for i, rows in enumerate(streams):
+        expected = plain(name, *rows, number=i)  # head i has draws of its own
+        if not far:
+            assert_same(cache, expected, head=i)
         assert cache.counts[i].tolist() == expected.counts and cache.mu[i] == expected.mu
-        want = [expected.attend(x, 0.5) for x in its_k[:3]]
-        np.testing.assert_allclose(answers[i // 3, i % 3], want, rtol=1e-10)
+        want = [expected.attend(x, 0.5) for x in q.reshape(6, 3, D)[i]]
+        np.testing.assert_allclose(answers[i // 3, i % 3], want, rtol=1e-9)
 
 
 def test_nothing_shown_can_change_it(tmp_path: Any) -> None:
@@ -117,12 +127,6 @@ def test_nothing_shown_can_change_it(tmp_path: Any) -> None:
     cache.centers[:] = 7
     cache.counts[:] = 7
     assert contents(cache, tmp_path) == before
-
-
-def test_one_seed_one_state(tmp_path: Any) -> None:
-    k, v = blobs(3, N)
-    states = [contents(make("clusters", rng=rng).update(k, v), tmp_path) for rng in (1, 1, 2)]
-    assert states[0] == states[1] != states[2]
 
 
 # --------------------------------------------------------------------------------------------------------- exact limits
@@ -138,26 +142,6 @@ def test_within_the_window_it_is_attention(xp: Any, dtype: Any, size: float) -> 
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-10 if dtype == np.float64 else 2e-5 * size)
 
 
-def test_identical_keys() -> None:
-    """tau is exact, so with one value too the answer is: whatever the query, the window and the seed."""
-    k, v = np.tile([[3.0, -1.0, 0.5, 2.0]], (50, 1)), np.tile([[1.0, -2.0, 0.25]], (50, 1))
-    for recent in (0, 8):
-        cache = SubGenCache(0.0, 1, 4, recent=recent, rng=0).update(k, v)
-        assert cache.counts.tolist() == [50 - recent] and len(cache.centers) == 1
-        np.testing.assert_allclose(cache.attend(5 * k[:2]), v[:2], rtol=1e-14)
-
-
-def test_a_cluster_of_identical_keys_has_no_error_of_tau() -> None:
-    """Three keys, 40 times each: every sample of a cluster is the key, so tau is the sum."""
-    keys = np.random.default_rng(6).normal(size=(3, D))
-    k = keys[np.arange(120) % 3]
-    cache = SubGenCache(0.1, 2, 4, rng=0).update(k, np.ones((120, D_V)))
-    assert cache.counts.tolist() == [40, 40, 40]
-    m, o = normalisers(np, cache.heads, keys[None], 1.0)
-    tau = (np.exp(m) * o[..., 0])[0]
-    np.testing.assert_allclose(tau, np.exp(keys @ k.T).sum(axis=1), rtol=1e-13)
-
-
 @pytest.mark.parametrize("recent", [0, 4])
 def test_values_all_zero(xp: Any, recent: int) -> None:
     k, v = blobs(7, 30)
@@ -165,28 +149,6 @@ def test_values_all_zero(xp: Any, recent: int) -> None:
     assert cache.mu == 0 and not backends.asnumpy(cache.attend(xp.asarray(k[:3]))).any()
     cache.update(xp.asarray(k), xp.asarray(v))
     assert cache.mu > 0 and backends.asnumpy(cache.attend(xp.asarray(k[:3]))).all()
-
-
-@pytest.mark.parametrize("far", [0.0, 100.0])
-def test_problems_of_different_sizes_answer_each_by_itself(far: float) -> None:
-    """Numbers of clusters differ, and one has had no value but 0; with logits near -1e4, where a zero would win."""
-    streams = [blobs(seed, 40, groups) for seed, groups in enumerate((1, 3, 6))]
-    k, v = (np.stack(x) for x in zip(*streams, strict=True))
-    k[..., 0] += far
-    v[2, :-3] = 0
-    q = np.random.default_rng(1).normal(size=(3, 2, D)) - [far, 0, 0, 0]
-    cache = SubGenCache(1.0, 2, 4, recent=3, rng=0).update(k, v)
-    assert [len(x) for x in cache.centers] == [1, 3, 6] and cache.mu[2] == 0
-    for i, (head, got) in enumerate(zip(cache.heads, cache.attend(q, scale=1.0), strict=True)):
-        window = q[i] @ k[i, -3:].T
-        top = window.max(axis=1, keepdims=True)
-        z, tau = np.exp(window - top) @ v[i, -3:], np.exp(window - top).sum(axis=1)
-        if head.slots.mu:
-            weights = head.slots.mu / 4 / (head.slot_values**2).sum(axis=1, keepdims=True)
-            z = z + np.exp(q[i] @ head.slot_keys.T - top) @ (weights * head.slot_values)
-        for count, samples in zip(head.samples.counts, head.sampled.rows, strict=True):
-            tau = tau + count / 2 * np.exp(q[i] @ samples.T - top).sum(axis=1)
-        np.testing.assert_allclose(got, z / tau[:, None], rtol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -248,12 +210,3 @@ def test_normaliser_is_unbiased_and_of_known_variance(options: Any) -> None:
         assert abs((squares.mean(axis=0) - variance) / (squares.std(axis=0) / np.sqrt(runs))).max() <= 6
     width = np.sinh(cache.radius[0] * np.linalg.norm(q, axis=1)) ** 2 / t
     assert (tau.var(axis=0) <= width * want**2).all()  # what SubGenCache promises of tau's relative variance
-
-
-def test_the_error_falls_as_samples_grow() -> None:
-    """16 times the samples and slots: a quarter of the error, which at delta = 1 is of z and tau; 300 runs, +-25%."""
-    k, v = blobs(13, 300, 6, 0.3)
-    q = references.qkv(14, 4, 1, d=D)[0]
-    want = references.attention(q, k, v, scale=1.0)[0]
-    few, many = (np.sqrt(np.mean((answers(1.0, t, 8 * t, q, k, v, 300) - want) ** 2)) for t in (4, 64))
-    assert 3 < few / many < 5
