@@ -35,7 +35,7 @@ _RUNNING: weakref.WeakSet[OwnKernel] = weakref.WeakSet()
 
 
 class OwnKernel(AsyncKernelManager):
-    """Starts this very interpreter, whatever kernels are (or are not) installed on the machine."""
+    """A kernel of the interpreter that runs this package, independent of the kernels that the machine has installed."""
 
     one_thread = Bool(False, config=True, help="Limit BLAS in the kernel to one thread.")
 
@@ -63,18 +63,18 @@ class OwnKernel(AsyncKernelManager):
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook to run: plain data, so that it travels to a Dask worker."""
+    """One notebook to run, as plain data that can be sent to a Dask worker."""
 
     path: Path
     parameters: dict[str, Any]
     folder: Path
-    """Where the executed notebook goes."""
+    """Folder of the executed notebook."""
     exclusive: bool = False
-    """It measures times: it runs alone, with every BLAS thread."""
+    """It measures times, so it runs alone and with all BLAS threads."""
     long: bool = False
-    """It takes longer than the others: it starts first."""
+    """It takes longer than the others, so it starts first."""
     last: bool = False
-    """It reads the verdicts of all the others: it runs when they are done."""
+    """It reads the verdicts of all other notebooks, so it runs when they are done."""
 
     @property
     def name(self) -> str:
@@ -91,7 +91,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it went. `error` is one line, `traceback` what the kernel printed."""
+    """The result of a job. `error` is one line; `traceback` is the text that the kernel printed."""
 
     name: str
     status: str  # "completed", "failed" or "resumed"
@@ -110,7 +110,7 @@ def kill_kernels() -> None:
 
 
 def parameters_of(path: Path) -> set[str]:
-    """Names of the parameters that a notebook takes (its cell tagged `parameters`).
+    """Names of the parameters in the cell of a notebook that is tagged `parameters`.
 
     Raises
     ------
@@ -124,15 +124,13 @@ def parameters_of(path: Path) -> set[str]:
 
 
 def marks_of(path: Path) -> dict[str, bool]:
-    """What the notebook's metadata asks for under "sublinattn": to run alone (`exclusive`), to start first
-    (`long`), to run after all others (`last`).
-    """
-    asked = nbformat.read(path, as_version=4).metadata.get("sublinattn", {})
-    return {mark: bool(asked.get(mark, False)) for mark in ("exclusive", "long", "last")}
+    """The marks `exclusive`, `long` and `last` (see `Job`) in the metadata of a notebook, under "sublinattn"."""
+    marks = nbformat.read(path, as_version=4).metadata.get("sublinattn", {})
+    return {mark: bool(marks.get(mark, False)) for mark in ("exclusive", "long", "last")}
 
 
 def code_cells(path: Path) -> int:
-    """Number of cells that will be executed, papermill's injected one included."""
+    """Number of cells that papermill will execute, including the one with parameters that it adds."""
     cells = nbformat.read(path, as_version=4).cells
     return 1 + sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in cells)
 
@@ -185,7 +183,7 @@ def execute(job: Job, cell_done: CellDone | None = None) -> Outcome:
 
 
 def _keep(draft: Path, job: Job, failed: bool) -> None:
-    """Move the executed notebook to its place, without the paths of this machine that papermill wrote into it."""
+    """Move the executed notebook to its folder, without the paths of this machine that papermill stores in it."""
     job.failed_output.unlink(missing_ok=True)
     if failed:
         job.output.unlink(missing_ok=True)

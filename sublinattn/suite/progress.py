@@ -1,4 +1,4 @@
-"""What a run shows while it runs: a bar per notebook on a terminal, a line per notebook elsewhere."""
+"""The progress of a run: on a terminal a bar per notebook, elsewhere a line per finished notebook."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .notebook import Job, Outcome, code_cells, execute
 
 
 class Progress:
-    """Shows notebooks as they start, advance by cells, and finish."""
+    """Shows each notebook when it starts, after every cell, and when it ends."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
@@ -32,21 +32,21 @@ class Progress:
 
     @contextmanager
     def track(self, jobs: Sequence[Job]) -> Iterator[None]:
-        """Show `jobs` until the context ends."""
+        """Show these jobs while the context lasts."""
         for job in jobs:
             self._tasks[job.name] = self._bars.add_task(job.name, total=code_cells(job.path), start=False, mark="·")
         with self._bars:
             yield
 
     def execute(self, job: Job) -> Outcome:
-        """Run a job in this thread, counting its cells."""
+        """Run a job in this thread and count its cells."""
         task = self._tasks[job.name]
         self._bars.start_task(task)
         self._bars.update(task, mark="[cyan]▶[/]")
         return execute(job, cell_done=lambda: self._bars.advance(task))
 
     def finish(self, outcome: Outcome) -> None:
-        """Mark a job as done; print the traceback of one that failed."""
+        """Mark a job as completed or failed, and print the traceback of a failure."""
         failed = outcome.status == "failed"
         task = self._tasks[outcome.name]
         self._bars.update(task, mark="[red]✗[/]" if failed else "[green]✓[/]")

@@ -1,4 +1,4 @@
-"""The main job: run the notebooks, merge their verdicts into the ledger, write the report, compare with the record."""
+"""The main job: run the notebooks, merge their verdicts into the ledger, write the report, compare with a record."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EFFORTS = ("smoke", "standard", "full")
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left behind."""
+    """The outcome of a run."""
 
     outcomes: tuple[Outcome, ...]
     ledger: dict[str, Any]
@@ -36,7 +36,7 @@ class Result:
 
     @property
     def exit_code(self) -> int:
-        """1 when a notebook failed or a verdict on record has turned, else 0."""
+        """1 if a notebook failed, or a claim that the earlier ledger has as supported is now refuted; else 0."""
         return int(bool(self.failed or self.flips))
 
 
@@ -55,37 +55,37 @@ def run(
     record: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Execute notebooks, write `out/ledger.json` and the report.
+    """Run notebooks, then write `out/ledger.json` and the report.
 
-    Notebooks run in parallel, each in a kernel with one BLAS thread; those marked exclusive (they measure times) run
-    afterwards, one at a time, with all threads; those marked long start first, and those marked last when all others
-    are done. A notebook that fails does not stop the others.
+    Notebooks run in parallel, each in a kernel with one BLAS thread; those marked long start first. Afterwards those
+    marked exclusive run one at a time with all threads, because they measure times. Those marked last run when all
+    others are done. A notebook that fails does not stop the others.
 
     Parameters
     ----------
     notebooks : path, optional
-        Folder of notebooks; by default `notebooks`, or where there is none the one that came with the package.
+        Folder of the notebooks; by default `notebooks`, or if that does not exist the one in the package.
     effort, seed, backend, out
-        Passed to every notebook.
+        Parameters of every notebook.
     only : str, optional
-        Run the notebooks whose name matches this glob; what the others left in `out` stays in the ledger.
+        Run only the notebooks whose name matches this pattern; earlier verdicts of the others stay in the ledger.
     parameters : mapping, optional
-        Further notebook parameters; each goes to the notebooks that have it.
+        Further parameters; each is passed to the notebooks that have it.
     jobs : int, optional
-        Notebooks at a time; the number of CPUs by default.
+        Number of notebooks that run at the same time; by default the number of CPUs.
     scheduler : str, optional
-        Address of a Dask scheduler that runs them instead.
+        Address of a Dask scheduler; its cluster runs the notebooks.
     resume : bool
-        Skip notebooks that completed before with the same parameters and the same code.
+        Skip notebooks that were completed earlier with the same parameters and the same code.
     record : path, optional
-        The ledger on record; `ledger.json` of the working directory by default, where there is one.
+        Ledger to compare with; by default `ledger.json` of the working directory, if it exists.
 
     Raises
     ------
     ValueError
         An unknown effort, a parameter that no notebook has, no notebook at all, `jobs` below 1.
     FileNotFoundError
-        A record that was named and is not there.
+        There is no file `record`.
     """
     if effort not in EFFORTS:
         raise ValueError(f"effort must be one of {EFFORTS}, got {effort!r}")
@@ -139,19 +139,19 @@ def _folder(notebooks: Path | str | None) -> Path:
 
 
 def _plan(folder: Path, only: str | None, common: dict[str, Any], extra: dict[str, Any], out: Path) -> list[Job]:
-    """The jobs of a run, every parameter checked before anything starts (papermill only warns of unknown ones)."""
+    """The jobs of a run. Parameters are checked before any job starts, since papermill only warns of unknown ones."""
     paths = [path for path in sorted(folder.glob("*.ipynb")) if fnmatch(path.stem, only or "*")]
     if not paths:
         raise ValueError(f"no notebook in {folder} matches {only or '*'!r}")
-    taken = {path: parameters_of(path) for path in paths}
-    for path, names in taken.items():
+    parameters = {path: parameters_of(path) for path in paths}
+    for path, names in parameters.items():
         if missing := sorted(set(common) - names):
             raise ValueError(f"{path.name} has no parameter {', '.join(missing)} in its cell tagged 'parameters'")
     for name in extra:
         if name in common:
             raise ValueError(f"parameter {name!r} has an option of its own: --{name}")
-        if not any(name in names for names in taken.values()):
-            known = sorted(set().union(*taken.values()) - set(common))
+        if not any(name in names for names in parameters.values()):
+            known = sorted(set().union(*parameters.values()) - set(common))
             raise ValueError(f"no selected notebook has a parameter {name!r}; they have {known}")
     return [
         Job(
@@ -160,20 +160,20 @@ def _plan(folder: Path, only: str | None, common: dict[str, Any], extra: dict[st
             folder=(out / "notebooks").resolve(),
             **marks_of(path),
         )
-        for path, names in taken.items()
+        for path, names in parameters.items()
     ]
 
 
 @contextmanager
 def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
-    """A thread per kernel here, or a Dask cluster: both speak `concurrent.futures`."""
+    """Threads of this process, one per kernel, or a Dask cluster, both as executors of `concurrent.futures`."""
     if scheduler is None:
         with ThreadPoolExecutor(workers) as pool:
             yield pool
     else:
         from distributed import Client
 
-        # No retries: what fails deterministically fails again. A notebook whose worker dies is rerun by the scheduler.
+        # No retries: an error in a notebook comes again. The scheduler reruns a notebook whose worker has died.
         with Client(scheduler) as client, client.get_executor(retries=0) as pool:
             yield pool
 
@@ -197,7 +197,7 @@ def _run_batch(pool: Executor, jobs: Sequence[Job], out: Path, progress: Progres
 
 
 def _outcome(future: Future[Outcome], job: Job) -> Outcome:
-    """What became of a job; a Dask worker that dies again and again raises here."""
+    """The outcome of a job; failed if its Dask worker died repeatedly, which raises here."""
     try:
         return future.result()
     except Exception as error:
@@ -205,7 +205,7 @@ def _outcome(future: Future[Outcome], job: Job) -> Outcome:
 
 
 def _clear(out: Path, pending: Sequence[Job], keep: Sequence[Job] | None) -> None:
-    """Remove the verdicts that this run replaces, lest a notebook that fails leave those of an earlier run behind.
+    """Remove the verdicts that this run replaces, so that a notebook that fails leaves none of an earlier run.
 
     `keep` lists the notebooks whose verdicts stay; None keeps those of every notebook that does not run.
     """
@@ -220,7 +220,7 @@ def _clear(out: Path, pending: Sequence[Job], keep: Sequence[Job] | None) -> Non
             (out / "rows" / f"{path.stem}.parquet").unlink(missing_ok=True)
 
 
-# What --resume goes by: a stamp beside the executed notebook, written after all else.
+# `resume` compares a stamp beside the executed notebook, which is written after everything else.
 
 
 def _stamp_path(job: Job) -> Path:
@@ -238,16 +238,15 @@ def _stamp(job: Job, out: Path) -> dict[str, Any]:
 
 
 def _products(job: Job, out: Path) -> list[str]:
-    """Files that a notebook has made, relative to `out`."""
-    made = [job.output.relative_to(out.resolve()).as_posix()]
+    """The files that a notebook has written, relative to `out`."""
+    products = [job.output.relative_to(out.resolve()).as_posix()]
     for path in sorted((out / "verdicts").glob("*.json")):
-        verdict = files.read_json(path)
-        if verdict["notebook"] == job.name:
-            made += [f"verdicts/{path.name}", f"rows/{path.stem}.parquet"]
+        if files.read_json(path)["notebook"] == job.name:
+            products += [f"verdicts/{path.name}", f"rows/{path.stem}.parquet"]
     for path in sorted((out / "figures").glob("*.json")):
         if files.read_json(path)["params"].get("notebook") == job.name:
-            made += [f"figures/{path.stem}.svg"]
-    return made
+            products.append(f"figures/{path.stem}.svg")
+    return products
 
 
 def _is_finished(job: Job, out: Path) -> bool:
@@ -255,4 +254,4 @@ def _is_finished(job: Job, out: Path) -> bool:
     if not path.exists():
         return False
     stamp = files.read_json(path)
-    return stamp == _stamp(job, out) and all((out / made).exists() for made in stamp["files"])
+    return stamp == _stamp(job, out) and all((out / product).exists() for product in stamp["files"])

@@ -40,34 +40,19 @@ def published(path: Path) -> list[str]:
     return [ast.literal_eval(call.args[1]) for call in calls(path, "publish")]
 
 
-def test_there_are_notebooks():
-    assert len(NOTEBOOKS) >= 5
-
-
-def test_each_claim_is_checked_in_exactly_one_notebook():
-    count = Counter(claim for path in NOTEBOOKS for claim in checked(path))
-    assert {claim: times for claim, times in count.items() if times > 1} == {}
-    assert set(count) == set(CLAIMS)
-
-
-def test_no_two_notebooks_write_the_same_figure():
-    count = Counter(name for path in NOTEBOOKS for name in published(path))
-    assert {name: times for name, times in count.items() if times > 1} == {}
+def test_each_claim_is_checked_and_each_figure_published_exactly_once():
+    claims, figures = (Counter(name for path in NOTEBOOKS for name in names(path)) for names in (checked, published))
+    assert len(NOTEBOOKS) > 20 and set(claims) == set(CLAIMS)
+    assert {name: times for name, times in (claims + figures).items() if times > 1} == {}
 
 
 @each_notebook
-def test_parameters_are_those_of_the_contract(path):
+def test_notebook_is_thin_and_takes_the_parameters_of_all(path):
     parameters = papermill.inspect_notebook(path)
-    given = {name: parameters[name]["default"] for name in CONTRACT if name in parameters}
-    assert given == CONTRACT
-
-
-@each_notebook
-def test_notebook_is_thin(path):
+    assert {name: parameters[name]["default"] for name in CONTRACT if name in parameters} == CONTRACT
     definitions = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda | ast.For | ast.While
-    assert [
-        type(node).__name__ for tree in code(path) for node in ast.walk(tree) if isinstance(node, definitions)
-    ] == []
+    nodes = [node for tree in code(path) for node in ast.walk(tree)]
+    assert [type(node).__name__ for node in nodes if isinstance(node, definitions)] == []
 
 
 @each_notebook

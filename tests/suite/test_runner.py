@@ -60,21 +60,18 @@ def started(path):
 
 
 def test_a_failure_stops_no_other_notebook_and_fails_the_run(mixed):
-    _, result = mixed
-    assert {o.name: o.status for o in result.outcomes} == {
-        "afterwards": "completed",
-        "alone": "completed",
-        "bad": "failed",
-        "dead": "failed",
-        "good": "completed",
-    }
+    out, result = mixed
+    statuses = {"alone": "completed", "bad": "failed", "dead": "failed", "good": "completed", "afterwards": "completed"}
+    assert {o.name: o.status for o in result.outcomes} == statuses and result.exit_code == 1
     errors = {o.name: o.error for o in result.failed}
     assert errors["bad"].startswith("ZeroDivisionError") and errors["dead"].startswith("DeadKernelError")
     assert any("1 / 0" in line or "ZeroDivisionError" in line for line in result.failed[0].traceback)
-    assert result.exit_code == 1
+    assert set(ledger.load(out / "ledger.json")["claims"]) == {"toy.holds", "toy.fails", "toy.clock"}
+    assert result.ledger["notebooks"]["bad"] == {"ok": False, "error": "ZeroDivisionError: division by zero"}
+    assert result.report.is_file() and result.report.parent.parent == out
 
 
-def test_only_complete_notebooks_bear_their_name(mixed):
+def test_only_complete_notebooks_bear_their_name_and_none_a_path_of_the_machine(mixed):
     out, _ = mixed
     assert {p.name for p in (out / "notebooks").iterdir()} == {
         "good.ipynb", "good.done.json", "alone.ipynb", "alone.done.json", "bad.failed.ipynb", "dead.failed.ipynb",
@@ -82,6 +79,8 @@ def test_only_complete_notebooks_bear_their_name(mixed):
     }  # fmt: skip
     assert not [p for p in out.rglob("*") if p.name.startswith(".")], "temporary files are left"
     assert "never" not in printed(out / "notebooks" / "bad.failed.ipynb")
+    papermill = nbformat.read(out / "notebooks" / "good.ipynb", as_version=4).metadata.papermill
+    assert not {"input_path", "output_path"} & set(papermill)
 
 
 def test_the_kernel_is_this_interpreter_with_the_threads_it_should_have(mixed):
@@ -110,19 +109,6 @@ def test_a_long_notebook_starts_first(tmp_path):
     runner.run(tmp_path / "nb", out=tmp_path / "out", jobs=1)
     first, second = (started(tmp_path / "out" / "notebooks" / f"{name}.ipynb")[0] for name in ("b", "a"))
     assert first < second
-
-
-def test_executed_notebooks_name_no_path_of_the_machine(mixed):
-    out, _ = mixed
-    papermill = nbformat.read(out / "notebooks" / "good.ipynb", as_version=4).metadata.papermill
-    assert not {"input_path", "output_path"} & set(papermill)
-
-
-def test_the_ledger_and_the_report_are_written_all_the_same(mixed):
-    out, result = mixed
-    assert set(ledger.load(out / "ledger.json")["claims"]) == {"toy.holds", "toy.fails", "toy.clock"}
-    assert result.ledger["notebooks"]["bad"] == {"ok": False, "error": "ZeroDivisionError: division by zero"}
-    assert result.report.is_file() and result.report.parent.parent == out
 
 
 def test_one_at_a_time_on_a_dask_cluster_and_two_here_give_the_same_ledger(mixed, tmp_path):
@@ -209,9 +195,10 @@ def test_bad_requests_are_refused_before_anything_runs(go, options, match):
 
 
 def test_a_notebook_without_the_common_parameters_is_refused(go):
-    cell = nbformat.v4.new_code_cell("effort = 'smoke'", metadata={"tags": ["parameters"]})
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel}), "notebooks/c.ipynb")
+    path = toys.notebook(Path("notebooks/c.ipynb"))
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].source = "effort = 'smoke'"
+    nbformat.write(notebook, path)
     with pytest.raises(ValueError, match="c.ipynb has no parameter backend, out, seed"):
         go()
 

@@ -1,6 +1,7 @@
-"""The report: a static site that works from a folder, without a network.
+"""The report: a static site that is read from a folder, without a network.
 
-`index.html` says which claims hold; every claim, notebook and figure has its page. All mathematics is MathML.
+`index.html` lists the claims with their outcomes. Every claim and every notebook has a page, and one page shows all
+figures. Formulas are MathML.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ FORMATS = ("svg", "pdf", "png", "json")
 
 
 def build(out: Path | str) -> Path:
-    """Make `out/report/` from the ledger, notebooks and figures in `out`; a previous report is replaced whole.
+    """Write `out/report/` from the ledger, the notebooks and the figures in `out`, in place of an earlier report.
 
     Returns
     -------
     Path
-        The report's `index.html`.
+        `index.html` of the report.
 
     Raises
     ------
@@ -56,7 +57,7 @@ def _write_site(site: Path, out: Path, record: Mapping[str, Any]) -> None:
         (views.claim_view(entry) for entry in record["claims"].values()),
         key=lambda claim: (views.ORDER[claim["outcome"]], claim["paper"], claim["id"]),
     )
-    figures = _figures(out / "figures", site / "figures", claims)
+    figures = _figures(out / "figures", site / "figures")
     notebooks = _notebooks(out / "notebooks", record.get("notebooks", {}), claims)
     templates = environment(slack_domain=views.slack_domain(claim["slack_range"] for claim in claims))
     templates.globals.update(
@@ -90,55 +91,54 @@ def stylesheet() -> str:
 
 
 def environment(**settings: Any) -> Environment:
-    """The templates, with the filters that they use."""
-    made = Environment(
+    """The templates, with the functions and filters that they use; `settings` are further names for them."""
+    templates = Environment(
         loader=PackageLoader("sublinattn.suite.report"),
         autoescape=select_autoescape(default_for_string=True, default=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update(citations=citations(), marks=views.MARKS, meanings=views.MEANINGS, span=views.span, **settings)
-    made.filters.update(
+    templates.globals.update(
+        citations=citations(), marks=views.MARKS, meanings=views.MEANINGS, span=views.span, **settings
+    )
+    templates.filters.update(
         number=views.number,
         percent=views.percent,
         math=lambda latex: Markup(mathml(latex)),
         display_math=lambda latex: Markup(mathml(latex, display=True)),
     )
-    return made
+    return templates
 
 
-def _figures(source: Path, target: Path, claims: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Copy the figures that have a sidecar; name -> the sidecar, the claims shown, and the formats that are there."""
-    found = {}
+def _figures(source: Path, target: Path) -> dict[str, dict[str, Any]]:
+    """Copy the figures that have a sidecar. Returns by name: the sidecar's content, the claims, the formats."""
+    figures = {}
     target.mkdir(parents=True)
     for sidecar in sorted(source.glob("*.json")):
         formats = [suffix for suffix in FORMATS if sidecar.with_suffix(f".{suffix}").exists()]
-        if "svg" not in formats:
-            continue
-        for suffix in formats:
-            shutil.copyfile(sidecar.with_suffix(f".{suffix}"), target / f"{sidecar.stem}.{suffix}")
-        facts = files.read_json(sidecar)
-        found[sidecar.stem] = {**facts, "name": sidecar.stem, "claims": set(facts["claims"]), "formats": formats}
-    return found
+        if "svg" in formats:
+            for suffix in formats:
+                shutil.copyfile(sidecar.with_suffix(f".{suffix}"), target / f"{sidecar.stem}.{suffix}")
+            facts = files.read_json(sidecar)
+            figures[sidecar.stem] = facts | {"name": sidecar.stem, "claims": set(facts["claims"]), "formats": formats}
+    return figures
 
 
 def _notebooks(folder: Path, status: Mapping[str, Any], claims: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Executed notebooks, those that failed included."""
+    """By name, the notebooks that were executed or failed, with their claims."""
     names = set(status) | {path.stem.removesuffix(".failed") for path in folder.glob("*.ipynb")}
-    found = {}
+    notebooks = {}
     for name in sorted(names):
         complete, failed = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"
-        ok = status.get(name, {}).get("ok", complete.exists())
-        file = complete if ok else failed
-        found[name] = {
+        outcome = status.get(name, {"ok": complete.exists(), "error": ""})
+        file = complete if outcome["ok"] else failed
+        notebooks[name] = outcome | {
             "name": name,
-            "ok": ok,
-            "error": status.get(name, {}).get("error", ""),
             "file": file if file.exists() else None,
             "claims": [claim for claim in claims if claim["notebook"] == name],
         }
-    return found
+    return notebooks
 
 
 def _swap(draft: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Citations for the report, from `references.bib`."""
+"""The papers of `references.bib`, for the report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ACUTE = {"e": "é", "a": "á", "o": "ó", "i": "í", "u": "ú"}
 
 @dataclass(frozen=True)
 class Citation:
-    """A paper as a reader wants to see it."""
+    """A paper in plain text, without the markup of BibTeX."""
 
     authors: str
     title: str
@@ -26,7 +26,7 @@ class Citation:
 
 @cache
 def citations() -> dict[str, Citation]:
-    """Citation of each key of `references.bib`, which lies beside the package or in it; empty where it is missing."""
+    """The citation of each key. The file lies beside the package or in it; without it there are no citations."""
     for path in (_PACKAGE.parent / "references.bib", _PACKAGE / "references.bib"):
         if path.exists():
             return {m["key"].strip(): _citation(m["body"]) for m in _ENTRY.finditer(path.read_text(encoding="utf-8"))}
@@ -46,7 +46,7 @@ def _citation(body: str) -> Citation:
 
 
 def _plain(tex: str) -> str:
-    """BibTeX text without its braces, acute accents and dollars; enough for titles and names."""
+    """BibTeX text without braces, accents and dollars, as far as titles and names need it."""
     tex = re.sub(r"\\'\{?([a-z])\}?", lambda m: _ACUTE.get(m[1], m[1]), tex)
     tex = tex.replace(r"\ell_2/\ell_2", "ℓ₂/ℓ₂").replace("n^2", "n²")
     return re.sub(r"[{}$]", "", tex).replace("--", "–")

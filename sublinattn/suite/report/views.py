@@ -1,4 +1,4 @@
-"""What the report shows of a ledger entry: numbers as a reader wants them."""
+"""A ledger entry as the report shows it: numbers in words that a reader takes in, cases in groups, slack pooled."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 REAL = "real"
-"""The workload that is a trained model's; all others are synthetic."""
+"""Name of the workload that comes from a trained model; all others are synthetic."""
 
 MARKS = {"supported": "✓", "refuted": "✗", "undecided": "?", "vacuous": "○"}
 MEANINGS = {
-    "supported": "the promise held, with 99 % confidence",
-    "refuted": "the promise was broken, beyond doubt",
-    "undecided": "too few trials to tell, or the check itself is not sharp enough",
-    "vacuous": "the theorem asks for at least as much work as the exact answer on every input tried",
+    "supported": "the statement held, with 99 % confidence",
+    "refuted": "the measurements contradict the statement",
+    "undecided": "more trials are needed to decide, or the check misses a deliberate error",
+    "vacuous": "on every input tried, the theorem needs at least as much work as the exact answer",
 }
 ORDER = {outcome: rank for rank, outcome in enumerate(("refuted", "undecided", "vacuous", "supported"))}
 
 
 def number(value: Any) -> str:
-    """Three significant digits, powers of ten written out; a dash for what is not there. Other values as they read."""
+    """A number with three significant digits, powers of ten written out; a dash if it is missing; text unchanged."""
     if value is None or value == "nan":
         return "–"
     if isinstance(value, Mapping):
@@ -48,7 +48,7 @@ def percent(value: Any) -> str:
 
 
 def claim_view(record: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry with what the templates need beside it."""
+    """An entry, the machine's numbers in their places, with what the templates need beside it."""
     whole = {**record, **record["machine"]}
     whole["cases"] = [{**case, "case": _flat(case["case"])} for case in whole["cases"]]
     kind = whole["promise"]["kind"]
@@ -72,7 +72,7 @@ def claim_view(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def span(low: Any, middle: Any, high: Any, domain: tuple[float, float]) -> tuple[float, float, float] | None:
-    """Positions in percent of an interval on a logarithmic axis, or None where there is nothing to draw."""
+    """Positions of an interval and its middle on a logarithmic axis, in percent; None if there is nothing to draw."""
     left, right = (math.log(edge) for edge in domain)
     if any(not isinstance(value, int | float) for value in (low, middle)) or low <= 0:
         return None
@@ -83,7 +83,7 @@ def span(low: Any, middle: Any, high: Any, domain: tuple[float, float]) -> tuple
 
 
 def slack_domain(ranges: Iterable[tuple[Any, Any, Any] | None]) -> tuple[float, float]:
-    """One logarithmic axis for all claims: whole decades, from where the smallest slack lies to 10^6 at most."""
+    """The logarithmic axis that all claims share: whole decades from the smallest slack to at most 10^6."""
     ends = [v for r in ranges if r for v in r if isinstance(v, int | float) and v > 0]
     low = 10.0 ** math.floor(math.log10(min([*ends, 0.5])))
     high = 10.0 ** math.ceil(math.log10(min(max([*ends, 10.0]), 1e6)))
@@ -91,7 +91,7 @@ def slack_domain(ranges: Iterable[tuple[Any, Any, Any] | None]) -> tuple[float, 
 
 
 def _flat(case: Mapping[str, Any]) -> dict[str, Any]:
-    """A case with nested parameters (the knobs of a workload) beside the others, unless their names are taken."""
+    """A case with the nested parameters of its workload beside the others, unless two have the same name."""
     flat: dict[str, Any] = {}
     for key, value in case.items():
         if isinstance(value, Mapping) and not set(value) & set(case):
@@ -121,7 +121,7 @@ def _pooled(cases: Sequence[Mapping[str, Any]]) -> tuple[Any, Any, Any] | None:
 
 
 def _exponents(fit: Mapping[str, Any]) -> str:
-    """Measured exponent against the theory's."""
+    """The measured exponent and the theory's."""
     return f"{fit['variable']}: {number(fit['measured_exponent'])}, theory {number(fit['theory_exponent'])}"
 
 
@@ -132,7 +132,7 @@ def _symbol(name: str) -> str:
 
 
 def _points(fit: Mapping[str, Any]) -> list[tuple[Any, Any]]:
-    """Abscissa and median size at each point of the grid; a size that was not found is infinite."""
+    """Value of the variable and median size at each point of the grid; a size that was not found is infinite."""
     sizes = [sorted(math.inf if size == "inf" else size for size in point) for point in fit["sizes"]]
     return [(x, point[len(point) // 2]) for x, point in zip(fit["abscissas"], sizes, strict=True)]
 
@@ -147,42 +147,35 @@ def _evidence(whole: Mapping[str, Any], kind: str) -> str:
 
 
 def _constants(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Parameters that all cases share: shown once, above the table."""
-    first = cases[0]["case"] if cases else {}
+    """Parameters that all cases share, which are shown once above the table."""
     if len(cases) < 2:
         return {}
-    return {key: value for key, value in first.items() if all(c["case"].get(key, _MISSING) == value for c in cases)}
-
-
-_MISSING = object()
-
-
-def _measured(case: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of a case that are not its own parameters over again."""
-    return {name: value for name, value in case["facts"].items() if case["case"].get(name) != value}
+    shared = cases[0]["case"].items()
+    return {key: value for key, value in shared if all((key, value) in case["case"].items() for case in cases)}
 
 
 def _groups(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Cases on synthetic input and on the real one, each with a summary to hold against the other's."""
-    constants = _constants(cases)
-    groups = []
+    """Cases on synthetic and on real input, each group with a summary, so that the two can be compared."""
+    constants, groups = _constants(cases), []
     for name in ("synthetic", "real"):
-        members = [case for case in cases if _input(case) == name]
-        if not members:
-            continue
-        keys: dict[str, None] = {}
-        for case in members:
-            keys.update(dict.fromkeys(key for key in case["case"] if key not in constants))
-        groups.append(
-            {
-                "name": name,
-                "cases": [{**case, "measured": _measured(case)} for case in members],
-                "keys": list(keys),
-                "outcomes": {o: n for o in MARKS if (n := sum(case["outcome"] == o for case in members))},
-                "trials": sum(case["trials"] for case in members),
-                "failures": sum(case["failures"] for case in members),
-                "slack": _pooled(members),
-                "upper": max(_finite(case["upper"] for case in members), default=None),
-            }
-        )
+        members = [case | {"measured": _measured(case)} for case in cases if _input(case) == name]
+        if members:
+            groups.append(
+                {
+                    "name": name,
+                    "cases": members,
+                    "keys": [
+                        key for key in dict.fromkeys(k for c in members for k in c["case"]) if key not in constants
+                    ],
+                    "outcomes": {o: n for o in MARKS if (n := sum(case["outcome"] == o for case in members))},
+                    "trials": sum(case["trials"] for case in members),
+                    "failures": sum(case["failures"] for case in members),
+                    "slack": _pooled(members),
+                }
+            )
     return groups
+
+
+def _measured(case: Mapping[str, Any]) -> dict[str, Any]:
+    """Measurements of a case, without those that repeat its parameters."""
+    return {name: value for name, value in case["facts"].items() if case["case"].get(name) != value}
