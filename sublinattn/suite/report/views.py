@@ -158,7 +158,7 @@ def _groups(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Cases on synthetic and on real input, each group with a summary, so that the two can be compared."""
     constants, groups = _constants(cases), []
     for name in ("synthetic", "real"):
-        members = [case | {"measured": _measured(case)} for case in cases if _input(case) == name]
+        members = [{**case, "measured": _measured(case)} for case in cases if _input(case) == name]
         if members:
             groups.append(
                 {
