@@ -20,6 +20,7 @@ from sublinattn import OnePassSketch
 from sublinattn.core import backends
 from sublinattn.lab.workloads.synthetic import compressible
 from sublinattn.methods.countsketch import countsketch
+from sublinattn.methods.countsketch.recovery import bit_tables_for, tables_for, width_for
 from sublinattn.methods.onepass import variants
 
 TAYLOR = [1, 1, 1 / 2, 1 / 6, 1 / 24]
@@ -36,7 +37,9 @@ def test_sketches_written_out_as_matrices(xp: Any, variant: str, dtype: Any) -> 
     tolerance = 1e-12 if dtype == np.float64 else 1e-4
     q, k, v = (x.astype(np.float64) for x in (q, k, v))
     a = np.polynomial.polynomial.polyval(-0.6 * q @ k.T, TAYLOR)
+    assert (kept.phi.hash.width, kept.phi.bit_tables) == (width_for(3, 0.8), bit_tables_for(3 * D_V, 0.8))
     phi = references.sketching_matrix(kept.phi.hash, N)
+    assert len(phi) == tables_for(N * D_V, 0.8)
     counters = references.counting_matrix(kept.phi.hash, N, kept.phi.bit_tables)
     if variant == "fused":
         product = a @ v

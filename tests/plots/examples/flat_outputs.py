@@ -23,9 +23,6 @@ FALLING = table(
     "output n error nbytes cache", *((o, n, 0.5, 900.0, 56.0 * n) for o in ("compressible", "flat") for n in (8, 64))
 )
 FALLING_RATES = table("output measured wanted", ("compressible", 0.0, -0.1), ("flat", 0.0, -0.1))
-CROSSINGS = table(
-    "method d n", *((m, d, 50 * d) for m in ("one-pass paper", "one-pass fused", "streaming state") for d in (2, 4))
-)
 
 FIGURES = {
     flat_outputs.draw_decay: lambda: flat_outputs.draw_decay(DECAYS),
@@ -34,4 +31,4 @@ FIGURES = {
     flat_outputs.draw_psi_rows: lambda: flat_outputs.draw_psi_rows(kit.SIZES.query("claim == 'b'"), kit.FITS.iloc[2:]),
 }
 YARDSTICKS = (flat_outputs.draw_decay,)
-THEORY = (flat_outputs.draw_decay,)
+THEORY = (flat_outputs.draw_decay, flat_outputs.draw_profiles, flat_outputs.draw_falling)
