@@ -1,4 +1,4 @@
-"""CountSketch's point estimates: no bias, and the variance that pairwise independence gives [CCF02]."""
+"""The estimate of an entry from one table of a CountSketch: its mean and its variance [CCF02, section 3]."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
+from numpy.random import Generator
 
 from ....core.backends import asnumpy
 from ....theory import symbols
 from ....theory.claim import Claim, Mean, Sabotage, Trial
 from ..hashing import MAX_INDEX, cubics
-from .signals import by_table, sketched
+from .signals import NO_SIGNS, by_table, sketched
 
 FAMILIES = {
     "flat": lambda n: np.ones(n),
@@ -20,61 +21,43 @@ FAMILIES = {
 }
 
 
-def _estimates(
-    rng: np.random.Generator, xp: Any, x: np.ndarray, start: int, *, width: int, tables: int, signs: bool = True
+def first_estimates(
+    rng: Generator, xp: Any, x: np.ndarray, start: int, *, width: int, tables: int, signs: bool = True
 ) -> np.ndarray:
-    """Each table's own estimate of entry `start` of the vector whose entries from `start` on are x."""
+    """Estimates of the first entry of x, whose index is `start`, from independent tables: shape (tables,)."""
     sketch = sketched(xp, cubics(rng, tables), x[:, None], start=start, width=width, signs=signs)
     return asnumpy(by_table(xp, sketch, xp.arange(start, start + 1)))[:, 0]
 
 
 def mean_of_estimates(
-    rng: np.random.Generator,
-    xp: Any,
-    *,
-    family: str,
-    n: int,
-    width: int,
-    start: int,
-    tables: int,
-    signs: bool = True,
+    rng: Generator, xp: Any, *, family: str, n: int, width: int, start: int, tables: int, signs: bool = True
 ) -> Trial:
-    """Average over independent tables of the estimate of the first entry."""
+    """Average of the estimates of the first entry."""
     x = FAMILIES[family](n)
-    found = _estimates(rng, xp, x, start, width=width, tables=tables, signs=signs)
+    estimates = first_estimates(rng, xp, x, start, width=width, tables=tables, signs=signs)
     deviation = np.sqrt((x[1:] ** 2).sum() / width / tables)
-    return Trial(float(found.mean()), float(x[0]), scale=float(deviation), facts={"n": n, "w": width})
+    return Trial(float(estimates.mean()), float(x[0]), scale=float(deviation), facts={"n": n, "w": width})
 
 
 def mean_square(
-    rng: np.random.Generator,
-    xp: Any,
-    *,
-    family: str,
-    n: int,
-    width: int,
-    start: int,
-    tables: int,
-    narrow: int = 1,
+    rng: Generator, xp: Any, *, family: str, n: int, width: int, start: int, tables: int, narrow: int = 1
 ) -> Trial:
-    """Average over independent tables of the squared error of that estimate.
+    """Average of the squared errors of those estimates.
 
-    Its fourth moment has a term `(1/w) sum x_j^4 + (3/w^2) sum_{j != l} x_j^2 x_l^2`, by 4-wise independence, and one
-    from four different other entries. The latter is about five indices, of which a cubic knows nothing but that the
-    four meet with probability `w^-3`: it is at most `w^-3` times the sum of `|x_i x_j x_l x_m|` over them.
+    The error's fourth moment has a term `(1/w) sum x_j^4 + (3/w^2) sum_{j != l} x_j^2 x_l^2`, by 4-wise independence,
+    and one from four different other entries. The latter is about five indices, of which a cubic knows nothing but that
+    the four meet with probability `w^-3`: it is at most `w^-3` times the sum of `|x_i x_j x_l x_m|` over them.
+    Sabotage: there are `width / narrow` buckets.
     """
     x = FAMILIES[family](n)
-    found = _estimates(rng, xp, x, start, width=width // narrow, tables=tables)
+    estimates = first_estimates(rng, xp, x, start, width=width // narrow, tables=tables)
     s2, s4 = (float((x[1:] ** power).sum()) for power in (2, 4))
-    fourth = s4 / width + 3 * (s2**2 - s4) / width**2 + _quadruples(np.abs(x[1:])) / width**3
+    # The sum over ordered quadruples of different indices is 4! times a coefficient of prod_i (z + |x_i|).
+    quadruples = 24 * float(np.poly(-np.abs(x[1:]))[4])
+    fourth = s4 / width + 3 * (s2**2 - s4) / width**2 + quadruples / width**3
     law = s2 / width
     deviation = np.sqrt((fourth - law**2) / tables)
-    return Trial(float(((found - x[0]) ** 2).mean()), law, scale=float(deviation), facts={"n": n, "w": width})
-
-
-def _quadruples(x: np.ndarray) -> float:
-    """Sum of `x_i x_j x_l x_m` over ordered quadruples of different indices: 4! times a polynomial's coefficient."""
-    return 24 * float(np.poly(-x)[4])
+    return Trial(float(((estimates - x[0]) ** 2).mean()), law, scale=float(deviation), facts={"n": n, "w": width})
 
 
 LAST = MAX_INDEX - 64  # the largest indices there are
@@ -100,7 +83,7 @@ CLAIMS = (
         trial=mean_of_estimates,
         cases={"smoke": MEANS},
         max_trials={"smoke": 400, "standard": 4000},
-        sabotages=(Sabotage("signs dropped", "every sign is +1", {"signs": False}),),
+        sabotages=(NO_SIGNS,),
         remark=(
             "Many independent tables per trial, with the exact standard deviation that pairwise independence gives. "
             "The hash's bias, about 1e-9, is far below the resolution."

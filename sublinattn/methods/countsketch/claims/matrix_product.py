@@ -1,4 +1,4 @@
-"""The sketched matrix product, a building block of the one-pass algorithm [ALSY23]."""
+"""A product of two sketches in place of the matrix product, as in the one-pass algorithm [ALSY23]."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
+from numpy.random import Generator
 
 from ....core.backends import asnumpy, to_device
 from ....theory import symbols
 from ....theory.claim import Claim, Exact, Probability, Sabotage, Trial, Vacuity
 from ...polynomial.monomials import Monomials, feature_matrix
 from ..hashing import PRIME, cubics
-from .signals import sketched
+from .signals import NO_SIGNS, sketched
 
 FAILURE = 0.1
 
 
-def product_inputs(rng: np.random.Generator, xp: Any, n: int, values: str) -> tuple[np.ndarray, np.ndarray]:
+def product_inputs(rng: Generator, xp: Any, n: int, values: str) -> tuple[np.ndarray, np.ndarray]:
     """Monomial features U of random keys, and values V: independent ones, a constant, or U's leading direction."""
     keys = 0.3 * rng.standard_normal((n, 4))
     u = asnumpy(feature_matrix(xp, Monomials(4, 3), to_device(keys, xp)))
@@ -35,41 +36,38 @@ def expected_square(u: np.ndarray, v: np.ndarray, width: int) -> float:
 
 
 def sketched_product(
-    rng: np.random.Generator, xp: Any, *, n: int, eps: float, values: str, signs: bool = True, divide: float = 1.0
+    rng: Generator, xp: Any, *, n: int, eps: float, values: str, signs: bool = True, divide: float = 1.0
 ) -> Trial:
-    """`||U^T S^T S V - U^T V||_F` over `||U||_F ||V||_F`, with `2/(p eps^2)` buckets; the bound is `eps / divide`."""
+    """`||U^T S^T S V - U^T V||_F` over `||U||_F ||V||_F`, with `2/(p eps^2)` buckets, against `eps / divide`."""
     u, v = product_inputs(rng, xp, n, values)
     width = math.ceil(2 / (FAILURE * eps**2))
     table = asnumpy(sketched(xp, cubics(rng, 1), np.hstack([u, v]), width=width, signs=signs).table[0])
     t, size = u.shape[1], float(np.linalg.norm(u) * np.linalg.norm(v))
-    error = float(np.linalg.norm(table[:, :t].T @ table[:, t:] - u.T @ v) / size)
+    error = float(np.linalg.norm(table[:, :t].T @ table[:, t:] - u.T @ v) / size)  # (S U)^T (S V) against U^T V
     facts = {
         "n": n,
         "w": width,
         "varepsilon": eps,
         "zero": float(np.linalg.norm(u.T @ v)) / size,
-        "tightness": expected_square(u, v, width) / (2 / width * size**2),
+        "tightness": expected_square(u, v, width) / (2 / width * size**2),  # of the bound on the variance
     }
     return Trial(error, eps / divide, facts=facts)
 
 
-def enumerated_product(rng: np.random.Generator, xp: Any, *, width: int, signs: bool = True) -> Trial:
-    """Mean of the squared error over all buckets and signs of four rows: one table each, under the cubic that gives
-    them.
-    """
+def enumerated_product(rng: Generator, xp: Any, *, width: int, signs: bool = True) -> Trial:
+    """Mean of the squared error over every combination of buckets and signs of four rows, one table each."""
     u, v = rng.standard_normal((4, 3)), rng.standard_normal((4, 2))
-    sketch = sketched(xp, all_cubics(width), np.hstack([u, v]), width=width, signs=signs)
-    table = asnumpy(sketch.table)
+    table = asnumpy(sketched(xp, all_cubics(width), np.hstack([u, v]), width=width, signs=signs).table)
     errors = table[:, :, :3].swapaxes(1, 2) @ table[:, :, 3:] - u.T @ v
     law = expected_square(u, v, width)
     return Trial(float((errors**2).sum(axis=(1, 2)).mean()), law, scale=law, facts={"w": width, "tables": len(table)})
 
 
 def all_cubics(width: int) -> np.ndarray:
-    """Cubics (Lagrange's) that give indices 0 to 3 every combination of bucket and sign, each once."""
+    """Cubics that give the indices 0 to 3 every combination of bucket and sign, each once: ((2 width)^4, 4)."""
     bucket, negative = np.divmod(np.arange(2 * width), 2)
     value = 2 * -(-(bucket << 30) // width) + negative  # the first value of each bucket, and the next
-    basis = np.zeros((4, 4), dtype=np.uint64)
+    basis = np.zeros((4, 4), dtype=np.uint64)  # coefficients of Lagrange's polynomials, 1 at i and 0 at the others
     for i in range(4):
         others = [j for j in range(4) if j != i]
         scale = pow(math.prod(i - j for j in others), -1, PRIME)
@@ -86,7 +84,6 @@ U_F, V_F, DIFFERENCE = (symbols.norm(name, "F") for name in ("U", "V", r"U^{\top
 PAIRS = sp.Symbol(
     r"\sum_{i\neq j}\left(\|u_i\|^2\|v_j\|^2+\langle u_i,u_j\rangle\langle v_i,v_j\rangle\right)", positive=True
 )
-NO_SIGNS = Sabotage("signs dropped", "every sign is +1", {"signs": False})
 
 CLAIMS = (
     Claim(

@@ -1,16 +1,18 @@
-"""What the trials of CountSketch, of the sketched product and of sparse recovery share: signals, sketches of them, and
-a sabotaged hash.
-"""
+"""What the trials about CountSketch share: vectors with known large entries, sketches of them, a hash without signs."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from numpy.random import Generator
 
 from ....core.backends import Array, to_device
+from ....theory.claim import Sabotage
 from ..countsketch import CountSketch
 from ..hashing import IndexHash
+
+NO_SIGNS = Sabotage("signs dropped", "every sign is +1", {"signs": False})
 
 
 class Unsigned(IndexHash):
@@ -22,17 +24,11 @@ class Unsigned(IndexHash):
 
 
 def sketched(
-    xp: Any,
-    coefficients: np.ndarray,
-    x: np.ndarray,
-    *,
-    width: int,
-    start: int = 0,
-    bit_tables: int = 0,
-    signs: bool = True,
+    xp: Any, coefficients: np.ndarray, x: Array, *, width: int, start: int = 0, bit_tables: int = 0, signs: bool = True
 ) -> CountSketch:
-    """The sketch of a host matrix (n, p), its first row of index `start`, under given cubics, one table each; without
-    `signs` a sabotaged one.
+    """The sketch of a matrix (n, p) whose first row has the index `start`, with one table for each cubic (r, 4).
+
+    Sabotage: without `signs`, all signs are +1.
     """
     hashed = (IndexHash if signs else Unsigned)(coefficients, width)
     sketch = CountSketch(start + len(x), x.shape[1], hashed, bit_tables)
@@ -42,40 +38,39 @@ def sketched(
 
 
 def by_table(xp: Any, sketch: CountSketch, index: Array) -> Array:
-    """Every table's own estimates of the rows `index` (c,) of a sketch with one column, shape (r, c)."""
+    """Every table's own estimates `g_j(i) table_j[h_j(i)]` of the rows i in `index` (c,), for one column: (r, c)."""
     bucket, sign = sketch.hash(xp, index[None])
     return xp.take_along_axis(sketch.table[:, :, 0], bucket, axis=1) * sign
 
 
-def signal(rng: np.random.Generator, family: str, n: int, k: int, eps1: float) -> np.ndarray:
-    """A vector of n entries in random order.
+def signals(rng: Generator, family: str, n: int, k: int, *, eps1: float = 1.0, columns: int = 2) -> np.ndarray:
+    """Columns (n, columns) of one family, each in random order.
 
     - `power`: `1/i`, all positive.
     - `spikes`: k entries that hold 4/5 of the energy, over noise of one size and random signs.
     - `sparse`: k Gaussian entries, the others 0.
     - `flat`: all ones.
     - `ties`: k entries `1 + 4 eps1`, k entries 1, and n - 2k of random signs that together weigh as much as k ones.
-    - `faint`: k entries that together hold a share `2 eps1` of the energy of the others, which are of one size.
     """
-    y = np.zeros(n)
+    return np.stack([rng.permutation(_ordered(rng, family, n, k, eps1)) for _ in range(columns)], axis=1)
+
+
+def _ordered(rng: Generator, family: str, n: int, k: int, eps1: float) -> np.ndarray:
+    """One signal, its large entries first."""
+    y = np.ones(n)
     if family == "power":
-        y[:] = 1 / np.arange(1, n + 1)
+        y /= np.arange(1, n + 1)
     elif family == "spikes":
-        y[:k], y[k:] = np.sqrt(4 * (n - k) / k), 1
+        y[:k] = np.sqrt(4 * (n - k) / k)
         y *= rng.choice((-1, 1), size=n)
     elif family == "sparse":
-        y[:k] = rng.standard_normal(k)
-    elif family == "flat":
-        y[:] = 1
+        y[:k], y[k:] = rng.standard_normal(k), 0
     elif family == "ties":
+        y[:k] = 1 + 4 * eps1
         y[2 * k :] = np.sqrt(k / (n - 2 * k)) * rng.choice((-1, 1), size=n - 2 * k)
-        y[:k], y[k : 2 * k] = 1 + 4 * eps1, 1
-    elif family == "faint":
-        y[:k], y[k:] = np.sqrt(2 * eps1 * (n - k) / k), 1
-        y *= rng.choice((-1, 1), size=n)
-    else:
+    elif family != "flat":
         raise ValueError(f"no family of signals is called {family!r}")
-    return rng.permutation(y)
+    return y
 
 
 def tail(y: np.ndarray, k: int) -> np.ndarray:

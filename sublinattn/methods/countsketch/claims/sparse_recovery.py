@@ -1,7 +1,7 @@
-"""Sparse recovery, a building block of the one-pass algorithm: its error, and the width it needs [ALSY23].
+"""Sparse recovery from a CountSketch: its error, and the width that it needs [ALSY23, CCF02, PW11].
 
-The paper's sparse recovery is that of [NS19]; here it is CountSketch with the median [CCF02]. The width that
-`(1 + eps1)` needs is measured: for exactly k entries it is `k/eps1^2`, for 2k entries `k/eps1` [PW11].
+[ALSY23] takes the sparse recovery of [NS19]; here it is CountSketch with the median [CCF02]. The width that `1 + eps1`
+needs is measured: for exactly k entries it is `k/eps1^2`, for 2k entries `k/eps1` [PW11].
 """
 
 from __future__ import annotations
@@ -11,48 +11,30 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
+from numpy.random import Generator
 
 from ....core.backends import asnumpy
 from ....theory import symbols
-from ....theory.claim import Claim, Growth, Probability, Sabotage, Trial, Vacuity
+from ....theory.claim import Case, Claim, Growth, Probability, Sabotage, Trial, Vacuity
 from ....theory.search import critical_size
 from ..countsketch import CountSketch, median
 from ..hashing import cubics
 from ..recovery import SparseColumns, bit_tables_for, identify, scan, tables_for, width_for
-from .signals import by_table, signal, sketched, tail
+from .signals import NO_SIGNS, by_table, signals, sketched, tail
 
 RECOVERY_FAILURE = 0.01
+COLUMNS = 2
 DECODERS = {"identify": identify, "scan": scan}
 
 
-# --------------------------------------------------------------------------------------------------- sparse recovery
-def columns_of(
-    rng: np.random.Generator,
-    xp: Any,
-    *,
-    family: str,
-    n: int,
-    k: int,
-    eps1: float,
-    columns: int,
-    tables: int,
-    width: int,
-    bit_tables: int,
-    signs: bool,
-) -> tuple[np.ndarray, CountSketch]:
-    """Columns of one family (n, columns), and their sketch."""
-    y = np.stack([signal(rng, family, n, k, eps1) for _ in range(columns)], axis=1)
-    return y, sketched(xp, cubics(rng, tables), y, width=width, bit_tables=bit_tables, signs=signs)
-
-
 def distances(xp: Any, y: np.ndarray, sketch: CountSketch, decoder: str, keep: int) -> np.ndarray:
-    """`||T - y||_2` of each column."""
+    """`||T - y||_2` of each column, where T holds the `keep` entries that are recovered."""
     recovered = SparseColumns(*DECODERS[decoder](xp, sketch, keep), y.shape)
     return np.linalg.norm(asnumpy(recovered.todense()) - y, axis=0)
 
 
 def recovery(
-    rng: np.random.Generator,
+    rng: Generator,
     xp: Any,
     *,
     family: str,
@@ -60,26 +42,19 @@ def recovery(
     n: int,
     k: int,
     eps1: float,
-    columns: int = 2,
     tables: int | None = None,
     narrow: int = 1,
     signs: bool = True,
 ) -> Trial:
-    """Error of the worst column against `(1 + eps1) ||tail_k||` (rounding is allowed for), with the package's sizes."""
-    tables = tables or tables_for(n * columns, eps1)
-    y, sketch = columns_of(
-        rng,
-        xp,
-        family=family,
-        n=n,
-        k=k,
-        eps1=eps1,
-        columns=columns,
-        tables=tables,
-        width=max(1, width_for(k, eps1) // narrow),
-        bit_tables=min(bit_tables_for(k * columns, eps1), tables) if decoder == "identify" else 0,
-        signs=signs,
-    )
+    """Error of the worst column against `(1 + eps1) ||tail_k||` (rounding is allowed for), with the package's sizes.
+
+    Sabotages: another number of tables, a width divided by `narrow`, no signs.
+    """
+    tables = tables or tables_for(n * COLUMNS, eps1)
+    bit_tables = min(bit_tables_for(k * COLUMNS, eps1), tables) if decoder == "identify" else 0
+    width = max(1, width_for(k, eps1) // narrow)
+    y = signals(rng, family, n, k, eps1=eps1, columns=COLUMNS)
+    sketch = sketched(xp, cubics(rng, tables), y, width=width, bit_tables=bit_tables, signs=signs)
     error, norm = distances(xp, y, sketch, decoder, k), np.linalg.norm(y, axis=0)
     bound = (1 + eps1) * tail(y, k) + 1e-12 * norm
     worst = int(np.argmax(error / bound))
@@ -88,7 +63,7 @@ def recovery(
 
 
 def proven_recovery(
-    rng: np.random.Generator,
+    rng: Generator,
     xp: Any,
     *,
     what: str,
@@ -97,45 +72,34 @@ def proven_recovery(
     k: int,
     width: int,
     tables: int,
-    columns: int = 2,
     used_tables: int | None = None,
     divide: float = 1.0,
 ) -> Trial:
-    """The worst column's largest error of an estimate (`what="estimates"`), or the error of the `k` or `2k` largest,
-    over `||tail_k||`, against what is proven; the bound on the estimates is divided by `divide`.
+    """What is proven of the estimates (`what="estimates"`), or of the k or 2k largest of them (`what="k"`, `"2k"`).
+
+    Sabotages: `used_tables` tables in place of those that the proof counts; the estimates' bound is divided by
+    `divide`.
     """
-    a = symbols.estimate_spread(k, width=width, tables=tables, entries=n * columns, failure=RECOVERY_FAILURE)
-    y, sketch = columns_of(
-        rng,
-        xp,
-        family=family,
-        n=n,
-        k=k,
-        eps1=1.0,
-        columns=columns,
-        tables=used_tables or tables,
-        width=width,
-        bit_tables=0,
-        signs=True,
-    )
-    tails = tail(y, k)
-    zero = float((np.linalg.norm(y, axis=0) / tails).min())
-    if what == "estimates":
+    a = symbols.estimate_spread(k, width=width, tables=tables, entries=n * COLUMNS, failure=RECOVERY_FAILURE)
+    y = signals(rng, family, n, k, columns=COLUMNS)
+    sketch = sketched(xp, cubics(rng, used_tables or tables), y, width=width)
+    if what == "estimates":  # |estimate - y_i| <= sqrt(a / w) ||tail_k||
         bound = math.sqrt(a / width) / divide
-        error = np.abs(asnumpy(sketch.estimates(xp, xp.arange(n))) - y).max(axis=0)
-        zero = float((np.abs(y).max(axis=0) / tails).min())
-    else:
-        bound = symbols.recovery_factor(a * k / width / divide**2, twice=what == "2k")
-        error = distances(xp, y, sketch, "scan", 2 * k if what == "2k" else k)
-    return Trial(float((error / tails).max()), bound, facts={"n": n, "k": k, "a": a, "factor": bound, "zero": zero})
+        error, zero = abs(asnumpy(sketch.estimates(xp, xp.arange(n))) - y).max(axis=0), abs(y).max(axis=0)
+    else:  # ||T - y|| <= factor(c) ||tail_k||, where c = k e^2 / ||tail_k||^2 for estimates within e
+        twice = what == "2k"
+        bound = symbols.recovery_factor(a * k / width / divide**2, twice=twice)
+        error, zero = distances(xp, y, sketch, "scan", 2 * k if twice else k), np.linalg.norm(y, axis=0)
+    tails = tail(y, k)
+    facts = {"n": n, "k": k, "a": a, "factor": bound, "zero": float((zero / tails).min())}
+    return Trial(float((error / tails).max()), bound, facts=facts)
 
 
-# ------------------------------------------------------------------------------------------------- the width it needs
 MISSES = 0.1  # share of the draws that defines the critical width
 
 
 def critical_width(
-    rng: np.random.Generator,
+    rng: Generator,
     xp: Any,
     *,
     variable: str,
@@ -149,25 +113,24 @@ def critical_width(
     eps_power: float = 1.0,
     k_power: float = 0.0,
 ) -> Trial:
-    """Smallest width at which a tenth of the draws miss `||T - y||^2 <= (1 + eps1) ||tail_k||^2`, keeping `keep k`
-    entries; inf above 2n.
+    """Smallest width at which a tenth of the draws miss `||T - y||^2 <= (1 + eps1) ||tail_k||^2`; inf above 2n.
 
-    All draws are tables of one sketch. The search starts anywhere within a factor of 2, so that its steps are not those
-    of the grid.
+    T holds the `keep k` largest estimates. All draws are tables of one sketch. The search starts anywhere within a
+    factor of 2, so that its steps are not those of the grid. Sabotages: `eps1^eps_power / k^k_power`
+    in place of `eps1`.
     """
-    y = signal(rng, family, n, k, eps1)
-    tail2 = float(tail(y, k) ** 2)
+    (y,) = signals(rng, family, n, k, eps1=eps1, columns=1).T
+    square, tail2 = (y**2).sum(), float(tail(y, k) ** 2)
 
     def excess(width: int) -> float:
         sketch = sketched(xp, cubics(rng, draws * tables), y[:, None], width=width)
-        estimates = by_table(xp, sketch, xp.arange(n)).reshape(draws, tables, n)
-        found = asnumpy(median(xp, estimates.swapaxes(0, 1)))
-        kept = np.argpartition(-np.abs(found), keep * k - 1, axis=1)[:, : keep * k]
-        true, estimate = y[kept], np.take_along_axis(found, kept, axis=1)
-        square = (y**2).sum() + ((estimate - true) ** 2 - true**2).sum(axis=1)
-        allowed = eps1**eps_power / k**k_power  # eps1, but for sabotages
-        share = np.quantile((square / tail2 - 1) / allowed, 1 - MISSES, method="higher")
-        return float(share if share >= 1 else np.exp(share - 1))  # the k largest true entries aside, it may be negative
+        each = by_table(xp, sketch, xp.arange(n)).reshape(draws, tables, n)
+        estimates = asnumpy(median(xp, each.swapaxes(0, 1)))
+        kept = np.argpartition(-np.abs(estimates), keep * k - 1, axis=1)[:, : keep * k]
+        true, estimate = y[kept], np.take_along_axis(estimates, kept, axis=1)
+        errors = square + ((estimate - true) ** 2 - true**2).sum(axis=1)  # ||T - y||^2 of each draw
+        over = np.quantile((errors / tail2 - 1) / (eps1**eps_power / k**k_power), 1 - MISSES, method="higher")
+        return float(over if over >= 1 else np.exp(over - 1))  # with more than k entries kept it may be negative
 
     size = critical_size(excess, start=round(width_for(k, eps1) * 2 ** rng.uniform()), cap=2 * n)
     return Trial(size, facts={"n": n, "k": k, "varepsilon": eps1, "varepsilon_ties": eps1, "cap": 2 * n})
@@ -200,14 +163,13 @@ FLAT = tuple({"family": "flat", "n": 2048, "k": 4, "eps1": x} for x in (0.4, 0.2
 FLAT_K = tuple({"family": "flat", "n": 1024, "k": x, "eps1": 0.2} for x in (2, 4, 8, 16))
 
 
-def width_cases(keep: int, **grids: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+def width_cases(keep: int, **grids: tuple[Case, ...]) -> tuple[Case, ...]:
     """Cases that keep `keep k` entries, one grid for each variable."""
     return tuple({**case, "variable": name, "keep": keep} for name, grid in grids.items() for case in grid)
 
 
 EPS_TIES, FACTOR, W_STAR = sp.symbols("varepsilon_ties factor w^*", positive=True)
 DISTANCE, TAIL = symbols.norm("T-y", "2"), symbols.norm(r"\mathrm{tail}_k(y)", "2")
-NO_SIGNS = Sabotage("signs dropped", "every sign is +1", {"signs": False})
 NARROW = Sabotage("a sixteenth of the width", "w is divided by 16", {"narrow": 16})
 ONE_TABLE = Sabotage("a single table", "no median", {"tables": 1})
 STRONGER = Sabotage(

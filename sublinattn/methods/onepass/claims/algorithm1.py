@@ -1,13 +1,15 @@
-"""What the one-pass algorithm does: three sketches make the output's, ranges merge, rows are read once [ALSY23]."""
+"""Algorithm 1: its three sketches make the output's, sketches of ranges merge, each row is read once [ALSY23]."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import numpy as np
 import sympy as sp
+from numpy.random import Generator
 
 from ....core.backends import Array, asnumpy, to_device
 from ....lab.workloads import make
@@ -15,12 +17,13 @@ from ....streams import absorb
 from ....theory.claim import Claim, Exact, Sabotage, Trial
 from ...countsketch.countsketch import CountSketch
 from ...countsketch.hashing import IndexHash
+from ...countsketch.recovery import SparseColumns, scan
 from ...polynomial.approximants import approximant
 from ...polynomial.monomials import feature_matrix
 from ..onepass import OnePassSketch
-from .main_theorem import setting
 
 SMALL: Mapping[str, Any] = {"degree": 4, "sparsity": 4, "eps1": 0.5, "eps2": 0.5}
+N = 200
 
 
 class Injective(IndexHash):
@@ -31,66 +34,62 @@ class Injective(IndexHash):
         return xp.broadcast_to(index, sign.shape), sign
 
 
-def three_sketches(rng: np.random.Generator, xp: Any, *, n: int, d: int, degree: int, broken: str = "") -> Trial:
-    """Largest distance of `Z` from `Phi y`, over the largest entry, if `Psi` loses nothing; y by attention with the
-    polynomial's entries. `broken` leaves out the features' weights, or `D^-1`.
+def three_sketches(rng: Generator, xp: Any, *, n: int, d: int, degree: int, broken: str = "") -> Trial:
+    """Largest distance of `Z` from `Phi y`, over the largest entry, if `Psi` loses nothing.
+
+    y is attention with the polynomial's entries. Sabotages: `broken` leaves out the features' weights, or `D^-1`.
     """
-    made = make("compressible", n, d, rng=rng, dtype=np.float64)
-    a = np.polyval(approximant("taylor", degree, 0.0).coefficients[::-1], made.scale * (made.q @ made.k.T))
-    y = a @ made.v / a.sum(axis=1, keepdims=True)
-    sketch = OnePassSketch(n, d, d, degree=degree, sparsity=2, eps1=1.0, eps2=1.0, scale=made.scale, rng=rng)
-    kept: Any = sketch.state
-    kept.psi.hash = Injective(kept.psi.hash.coefficients, kept.psi.hash.width)
-    q, k, v = (to_device(b, xp) for b in (made.q, made.k, made.v))
-    sketch.absorb_keys(k, v)
+    host = make("compressible", n, d, rng=rng, dtype=np.float64)
+    a = np.polyval(approximant("taylor", degree, 0.0).coefficients[::-1], host.scale * (host.q @ host.k.T))
+    y = a @ host.v / a.sum(axis=1, keepdims=True)
+    sketch = OnePassSketch(n, d, d, degree=degree, sparsity=2, eps1=1.0, eps2=1.0, scale=host.scale, rng=rng)
+    state: Any = sketch.state
+    x = host.to(xp)
+    state.psi.hash = Injective(state.psi.hash.coefficients, state.psi.hash.width)
+    sketch.absorb_keys(x.k, x.v)
     if broken == "normaliser":
-        kept.phi.allocate(xp, np.float64)
-        kept.phi.add(0, feature_matrix(xp, kept.monomials, q))
+        state.phi.allocate(xp, np.float64)
+        state.phi.add(0, feature_matrix(xp, state.monomials, x.q))
     else:
-        sketch.absorb_queries(q)
+        sketch.absorb_queries(x.q)
     if broken == "weights":
-        kept.weights = xp.ones_like(kept.weights)
-    z, direct = kept.output(xp), CountSketch(n, d, kept.phi.hash, kept.phi.bit_tables)
+        state.weights = xp.ones_like(state.weights)
+    z = state.output(xp)  # (Phi D^-1 U1) ((Psi U2)^T Psi V)
+    direct = CountSketch(n, d, state.phi.hash, state.phi.bit_tables)  # Phi y
     direct.allocate(xp, np.float64)
     direct.add(0, to_device(y, xp))
     pairs = ((asnumpy(m), asnumpy(e)) for m, e in ((z.table, direct.table), (z.bits, direct.bits)))
     error = max(float(np.abs(m - e).max() / np.abs(e).max()) for m, e in pairs)
-    return Trial(error, 0.0, facts={"n": n, "t": kept.monomials.rank})
+    return Trial(error, 0.0, facts={"n": n, "t": state.monomials.rank})
 
 
-def merged(rng: np.random.Generator, xp: Any, *, variant: str, parts: int, forget: bool = False) -> Trial:
+def random_ranges(rng: Generator, parts: int) -> list[slice]:
+    """A random split of the N indices into consecutive ranges."""
+    edges = [0, *sorted(rng.choice(np.arange(1, N), parts - 1, replace=False).tolist()), N]
+    return list(map(slice, edges[:-1], edges[1:]))
+
+
+def merged(rng: Generator, xp: Any, *, variant: str, parts: int, forget: bool = False) -> Trial:
     """Largest distance, over the largest entry, of the decoded output of merged sketches from that of one sketch.
 
     Keys go to `parts` sketches by ranges, which merge; copies of the result take the queries by ranges, and merge.
+    Sabotage (`forget`): only the last copy is decoded.
     """
-    x = setting(200, 2, 2, 4, 1.0)
-    n = len(x.q)
-    seed = int(rng.integers(2**32))
-    parameters: dict[str, Any] = {**SMALL, "variant": variant, "scale": x.scale}
+    x = make("compressible", N, 2, rng=0, dtype=np.float64).to(xp)
+    new = partial(OnePassSketch, N, 2, 2, variant=variant, scale=x.scale, rng=int(rng.integers(2**32)), **SMALL)
 
-    def new() -> OnePassSketch:
-        return OnePassSketch(n, 2, 2, rng=seed, **parameters)
+    def scanned(sketch: OnePassSketch) -> np.ndarray:  # as `decode`, which refuses where queries are missing
+        columns = scan(xp, sketch.state.output(xp), SMALL["sparsity"])
+        return asnumpy(SparseColumns(*columns, (N, 2)).todense())
 
-    q, k, v = (to_device(a, xp) for a in (x.q, x.k, x.v))
-    whole = new().absorb_keys(k, v).absorb_queries(q).decode("scan")
+    whole = scanned(new().absorb_keys(x.k, x.v).absorb_queries(x.q))
     total = new()
-    for start, stop in _ranges(rng, n, parts):
-        total.merge(new().absorb_keys(k[start:stop], v[start:stop], start=start))
-    copies = [deepcopy(total) for _ in range(parts)]
-    for copy, (start, stop) in zip(copies, _ranges(rng, n, parts), strict=True):
-        copy.absorb_queries(q[start:stop], start=start)
-    for copy in copies[:-1] if not forget else []:
-        copies[-1].merge(copy)
-    if forget:
-        copies[-1]._ranges["q"] = [(0, n)]
-    parted = copies[-1].decode("scan")
-    a, b = (asnumpy(columns.todense()) for columns in (whole, parted))
-    return Trial(float(np.abs(a - b).max() / np.abs(a).max()), 0.0, facts={"n": n, "parts": parts})
-
-
-def _ranges(rng: np.random.Generator, n: int, parts: int) -> list[tuple[int, int]]:
-    cuts = [0, *sorted(rng.choice(np.arange(1, n), parts - 1, replace=False).tolist()), n]
-    return [(int(a), int(b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    for rows in random_ranges(rng, parts):
+        total.merge(new().absorb_keys(x.k[rows], x.v[rows], start=rows.start))
+    *others, last = (deepcopy(total).absorb_queries(x.q[rows], start=rows.start) for rows in random_ranges(rng, parts))
+    for other in [] if forget else others:
+        last.merge(other)
+    return Trial(float(np.abs(whole - scanned(last)).max() / np.abs(whole).max()), 0.0, facts={"n": N, "parts": parts})
 
 
 class Counted:
@@ -105,19 +104,20 @@ class Counted:
         return self.rows[where]
 
 
-def one_pass(rng: np.random.Generator, xp: Any, *, variant: str, chunk: int, passes: int = 1) -> Trial:
-    """Most reads of any row of q, k and v, if each is read at all; beginning anew after the keys is a sabotage."""
-    x = setting(200, 2, 2, 4, 1.0)
-    parameters: dict[str, Any] = {**SMALL, "variant": variant, "scale": x.scale}
+def one_pass(rng: Generator, xp: Any, *, variant: str, chunk: int, passes: int = 1) -> Trial:
+    """Largest number of reads of a row of q, k and v, if each is read at all.
+
+    Sabotage: of `passes` sketches that read the keys only the last goes on to the queries.
+    """
+    x = make("compressible", N, 2, rng=0, dtype=np.float64)
     q, k, v = (Counted(a) for a in (x.q, x.k, x.v))
-    for last in range(passes):
-        sketch = OnePassSketch(len(x.q), 2, 2, rng=rng, **parameters)
+    for _ in range(passes):
+        sketch = OnePassSketch(N, 2, 2, variant=variant, scale=x.scale, rng=rng, **SMALL)
         absorb(sketch, keys=k, values=v, rows=chunk, progress=False)
-        if last == passes - 1:
-            absorb(sketch, keys=k, values=v, queries=q, rows=chunk, progress=False)
+    absorb(sketch, keys=k, values=v, queries=q, rows=chunk, progress=False)
     sketch.decode()
     reads = np.concatenate([source.reads for source in (q, k, v)])
-    return Trial(float(reads.max()), 1.0 if reads.min() else np.nan, facts={"n": len(x.q), "least": int(reads.min())})
+    return Trial(float(reads.max()), 1.0 if reads.min() else np.nan, facts={"n": N, "least": int(reads.min())})
 
 
 CLAIMS = (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import sympy as sp
+from numpy.random import Generator
 
 from ....core.backends import asnumpy, to_device
 from ....core.exact import attention
@@ -19,28 +21,23 @@ from ....theory.search import critical_size
 from ...countsketch.claims.signals import sketched
 from ...countsketch.countsketch import CountSketch
 from ...countsketch.hashing import cubics
-from ...countsketch.recovery import bit_tables_for, scan, tables_for, width_for
-from ...polynomial.approximants import approximant
-from ...polynomial.monomials import Monomials, feature_matrix
-from ..onepass import DECODERS, OnePassSketch
+from ...countsketch.recovery import SparseColumns, bit_tables_for, scan, tables_for, width_for
+from ..onepass import DECODERS
 from ..variants import product_width
+from .main_theorem import fed, normalised_features
 
 
-def _near(rng: np.random.Generator, n: int) -> int:
+def near(rng: Generator, n: int) -> int:
     """A length within 10 percent of n: replicates of a quantity without noise differ in n."""
     return int(n * rng.uniform(0.9, 1.1))
 
 
-def held_bytes(
-    rng: np.random.Generator, xp: Any, *, variable: str, n: int, variant: str, keep_rows: bool = False
-) -> Trial:
-    """Bytes that a sketch holds after all rows; with the values kept as well (a sabotage)."""
-    n, d, degree = _near(rng, n), 4, 2
-    made = make("compressible", n, d, rng=rng)
-    sketch = OnePassSketch(n, d, d, degree=degree, sparsity=4, eps1=1.0, eps2=1.0, variant=variant, rng=rng)
-    q, k, v = (to_device(x, xp) for x in (made.q, made.k, made.v))
-    sketch.absorb_keys(k, v).absorb_queries(q)
-    return Trial(float(sketch.nbytes + (v.nbytes if keep_rows else 0)), facts={"n": n, "cache": k.nbytes + v.nbytes})
+def stored_bytes(rng: Generator, xp: Any, *, variable: str, n: int, variant: str, keep_rows: bool = False) -> Trial:
+    """Bytes that a sketch stores after all rows. Sabotage: the values are stored as well."""
+    x = make("compressible", near(rng, n), 4, rng=rng)
+    sketch = fed(x, xp, rng, degree=2, sparsity=4, eps1=1.0, eps2=1.0, variant=variant)
+    size = sketch.nbytes + (x.v.nbytes if keep_rows else 0)
+    return Trial(float(size), facts={"n": len(x.k), "cache": x.k.nbytes + x.v.nbytes})
 
 
 @lru_cache(maxsize=16)
@@ -49,27 +46,21 @@ def output_sketch(n: int, k: int = 64, d_v: int = 8) -> CountSketch:
     rng = np.random.default_rng(n)
     y = rng.standard_normal((n, d_v), dtype=np.float32) * (rng.permutation(n)[:, None] + 1.0).astype(np.float32) ** -1
     tables, bit_tables = tables_for(n * d_v, 0.5), bit_tables_for(k * d_v, 0.5)
-    made = CountSketch.seeded(n, d_v, tables=tables, width=width_for(k, 0.5), bit_tables=bit_tables, rng=rng)
-    made.allocate(np, np.float32)
-    made.add(0, y)
-    return made
+    sketch = CountSketch.seeded(n, d_v, tables=tables, width=width_for(k, 0.5), bit_tables=bit_tables, rng=rng)
+    sketch.allocate(np, np.float32)
+    sketch.add(0, y)
+    return sketch
 
 
 def decode_seconds(
-    rng: np.random.Generator,
-    xp: Any,
-    *,
-    variable: str,
-    n: int,
-    method: str,
-    invert: bool = False,
-    rescan: bool = False,
+    rng: Generator, xp: Any, *, variable: str, n: int, method: str, invert: bool = False, rescan: bool = False
 ) -> Trial:
-    """Seconds of decoding k = 64 entries of 8 columns, fastest of three. `invert` and `rescan` are sabotage."""
+    """Seconds of decoding k = 64 entries of 8 columns, fastest of three.
+
+    Sabotages: every index is hashed (`invert`); one decoding for every 1024 rows (`rescan`).
+    """
     host = output_sketch(n)
-    sketch = CountSketch(
-        host.n, host.p, host.hash, host.bit_tables, *(to_device(x, xp) for x in (host.table, host.bits))
-    )
+    sketch = replace(host, table=to_device(host.table, xp), bits=to_device(host.bits, xp))
 
     def decode() -> None:
         for _ in range(n // 1024 if rescan else 1):
@@ -81,7 +72,7 @@ def decode_seconds(
 
 
 def psi_rows(
-    rng: np.random.Generator,
+    rng: Generator,
     xp: Any,
     *,
     variable: str,
@@ -94,29 +85,22 @@ def psi_rows(
 ) -> Trial:
     """Rows of `Psi` at which the decoded answer's error, root mean square, is `||y||_F`, that of answering zero.
 
-    `draws` tables of one sketch are as many independent `Psi`; what `Phi` sketches, each draw's `D^-1 U1` times its
-    product, is made here from the t x d_v errors `E` of `U2^T V`: `y + D^-1 U1 E`, the columns of all draws side by
-    side.
+    `draws` tables of one sketch are as many independent `Psi`. Each has its own `y + D^-1 U1 E`, E the error (t, d_v)
+    of its product; `Phi` sketches the columns of all draws side by side. Sabotage: `Psi` has no signs.
     """
-    n, d_v = _near(rng, n), 2
-    made = make("compressible", n, d, d_v=d_v, rng=rng, dtype=np.float64)
-    monomials = Monomials(d, degree)
-    half = np.sqrt(monomials.weights(approximant("taylor", degree, 0.0).coefficients, made.scale))
-    u1, u2 = (half * feature_matrix(np, monomials, x) for x in (made.q, made.k))
-    u1 /= (u1 @ u2.sum(axis=0))[:, None]
-    y = u1 @ (u2.T @ made.v)
-    rows = to_device(np.concatenate([u2, made.v], axis=1), xp)
+    n, d_v = near(rng, n), 2
+    x = make("compressible", n, d, d_v=d_v, rng=rng, dtype=np.float64)
+    u1, u2 = normalised_features(x, degree)
+    y = u1 @ (u2.T @ x.v)  # D^-1 U1 U2^T V
+    rows = np.concatenate([u2, x.v], axis=1)
     columns, width = d_v * draws, width_for(k, 0.5)
 
     def excess(m: int) -> float:
-        psi = sketched(xp, cubics(rng, draws), rows, width=m, signs=signs)
-        table = asnumpy(psi.table)
-        product = table[:, :, :-d_v].swapaxes(1, 2) @ table[:, :, -d_v:]  # of every draw
+        table = asnumpy(sketched(xp, cubics(rng, draws), rows, width=m, signs=signs).table)
+        product = table[:, :, :-d_v].swapaxes(1, 2) @ table[:, :, -d_v:]  # (Psi U2)^T Psi V of every draw
         z = np.moveaxis(u1 @ product, 0, 1).reshape(n, columns)
-        phi = sketched(xp, cubics(rng, tables_for(n * d_v, 0.5)), to_device(z, xp), width=width)
-        indices, values = map(asnumpy, scan(xp, phi, k))
-        t = np.zeros((n, columns))
-        t[indices, np.arange(columns)[:, None]] = values
+        phi = sketched(xp, cubics(rng, tables_for(n * d_v, 0.5)), z, width=width)
+        t = asnumpy(SparseColumns(*scan(xp, phi, k), (n, columns)).todense())
         errors = np.linalg.norm(t.reshape(n, draws, d_v) - y[:, None], axis=(0, 2))
         return float(np.sqrt(np.mean(errors**2)) / np.linalg.norm(y))
 
@@ -125,21 +109,18 @@ def psi_rows(
     return Trial(size, facts={"n": n, "cap": cap, "share": size / n, "prescribed": product_width(1.0)})
 
 
-def relative_error(
-    rng: np.random.Generator, xp: Any, *, variable: str, n: int, decay: float, shifted: bool = False
-) -> Trial:
-    """`||T - y||_F / ||y||_F` of the fused sketch at fixed k and eps1, times n^FALLS; rows one too low are sabotage."""
-    n, d, d_v, k = _near(rng, n), 6, 8, 16
-    made = make("compressible", n, d, d_v=d_v, rng=rng, decay=decay)
-    queries, keys, values = (to_device(x, xp) for x in (made.q, made.k, made.v))
-    sketch = OnePassSketch(
-        n, d, d_v, degree=4, sparsity=k, eps1=0.5, eps2=1.0, variant="fused", scale=made.scale, rng=rng
-    )
-    t = asnumpy(sketch.absorb_keys(keys, values).absorb_queries(queries).decode().todense())
-    y = asnumpy(attention(queries, keys, values, scale=made.scale))
+def relative_error(rng: Generator, xp: Any, *, variable: str, n: int, decay: float, shifted: bool = False) -> Trial:
+    """`||T - y||_F / ||y||_F` of the fused sketch at fixed k and eps1, times n^FALLS.
+
+    Sabotage (`shifted`): every row of T is one too low.
+    """
+    x = make("compressible", near(rng, n), 6, d_v=8, rng=rng, decay=decay).to(xp)
+    sketch = fed(x, xp, rng, degree=4, sparsity=16, eps1=0.5, eps2=1.0, variant="fused")
+    t, y = asnumpy(sketch.decode().todense()), asnumpy(attention(x.q, x.k, x.v, scale=x.scale))
     error = np.linalg.norm((np.roll(t, 1, axis=0) if shifted else t) - y) / np.linalg.norm(y)
-    facts = {"n": n, "nbytes": sketch.nbytes, "error": float(error), "rows_zero": float((t == 0).all(axis=1).mean())}
-    return Trial(float(error * n**FALLS), facts=facts)
+    rows_zero = float((t == 0).all(axis=1).mean())
+    facts = {"n": len(t), "nbytes": sketch.nbytes, "error": float(error), "rows_zero": rows_zero}
+    return Trial(float(error * len(t) ** FALLS), facts=facts)
 
 
 PSI_ROWS, ERROR = sp.Symbol("m_2^*", positive=True), sp.Symbol(r"\|T-y\|_F/\|y\|_F", positive=True)
@@ -155,7 +136,7 @@ def _space(variant: str) -> Claim:
         title=f"{variant.capitalize()} variant: the bytes grow no faster than log n at fixed d, degree, k, eps1, eps2",
         statement=sp.Eq(symbols.BYTES, symbols.O(symbols.LOG_N)),
         kind=Growth(variables={"n": symbols.LOG_N}, resolution=0.05),
-        trial=held_bytes,
+        trial=stored_bytes,
         cases={
             "smoke": over("n", powers(10, 14), variant=variant),
             "full": over("n", powers(12, 20, 2), variant=variant),

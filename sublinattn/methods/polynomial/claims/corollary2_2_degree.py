@@ -1,94 +1,98 @@
-"""The polynomial's degree and the rank of its matrix: Taylor's remainder, the degree law, the number of monomials
-[AS23, AA22].
+"""The polynomial's degree and the rank of its matrix [AS23, AA22].
+
+Corollary 2.2 says what degree an accuracy takes; Lemma 3.2 counts the monomials of that degree.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import mpmath
 import numpy as np
 import sympy as sp
+from numpy.random import Generator
 
 from ....theory import symbols
-from ....theory.claim import Claim, Exact, Growth, Sabotage, Trial, evaluate
+from ....theory.claim import Case, Claim, Exact, Growth, Sabotage, Trial, evaluate
 from ..approximants import approximant, log_taylor_bound, minimal_degree, taylor_bound, taylor_degree
 
 PRIME = 2**31 - 1  # products of two residues fit in int64
+Range = tuple[float, float]
 
 
-def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+def log_uniform(rng: Generator, low: float, high: float) -> float:
+    """A number whose logarithm is uniform between those of `low` and `high`."""
     return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
-def taylor_remainder(
-    rng: np.random.Generator, xp: Any, *, degree: int, radius: tuple[float, float], ahead: int = 0
-) -> Trial:
-    """Relative error of Taylor's polynomial on [-R, R] against the bound; `ahead` claims that of a higher degree."""
+def taylor_remainder(rng: Generator, xp: Any, *, degree: int, radius: Range, ahead: int = 0) -> Trial:
+    """Relative error of Taylor's polynomial on [-R, R] against its bound.
+
+    Sabotage: the bound is that of the degree `degree + ahead`.
+    """
     r = log_uniform(rng, *radius)
     with mpmath.workdps(300):  # errors down to 1e-100
+        # max |e^{-x} sum_{l <= g} x^l / l! - 1| over 17 points; the largest error is at -R, one of them.
         terms = [1 / mpmath.factorial(power) for power in range(degree, -1, -1)]
-        points = [mpmath.mpf(r) * i / 8 for i in range(-8, 9)]  # the largest error is at -R
+        points = [mpmath.mpf(r) * i / 8 for i in range(-8, 9)]
         error = float(max(abs(mpmath.polyval(terms, x) * mpmath.exp(-x) - 1) for x in points))
-    bound = taylor_bound(degree + ahead, r)
+    bound = taylor_bound(degree + ahead, r)  # e^{2R} R^{g+1} / (g+1)!
     return Trial(error, bound, scale=bound, facts={"R": r, "g": degree, "share": error / bound})
 
 
 def crossing(basis: str, log_inverse: float, radius: float) -> float:
-    """Degree at which the error is `exp(-log_inverse)`, interpolated in its logarithm between two degrees.
+    """Degree at which the error on [-radius, radius] is `exp(-log_inverse)`.
 
-    A searched size must not be rounded (`claim.Growth`). At degree "-1", the polynomial 0, the error is 1. The basis
-    "explicit" is Taylor's with its bound for the error: any size.
+    The error's logarithm is interpolated between two degrees, because a searched size must not be rounded
+    (`claim.Growth`). At degree -1 the polynomial is 0 and the error 1. The basis "explicit" is Taylor's with its bound
+    in place of the error, which works at any size.
     """
     if basis == "explicit":
         degree = taylor_degree(-log_inverse, radius)
         before, after = (log_taylor_bound(g, radius) for g in (degree - 1, degree))
-        return degree - 1 + (before + log_inverse) / (before - after)
-    degree = minimal_degree(basis, math.exp(-log_inverse), radius)
-    after = math.log(approximant(basis, degree, radius).error)
-    before = math.log(approximant(basis, degree - 1, radius).error) if degree else 0.0
+    else:
+        degree = minimal_degree(basis, math.exp(-log_inverse), radius)
+        after = math.log(approximant(basis, degree, radius).error)
+        before = math.log(approximant(basis, degree - 1, radius).error) if degree else 0.0
     return degree - 1 + (before + log_inverse) / (before - after)
 
 
 def needed_degree(
-    rng: np.random.Generator,
-    xp: Any,
-    *,
-    variable: str,
-    basis: str,
-    log_inverse: tuple[float, float],
-    radius: tuple[float, float],
-    power: float = 1.0,
+    rng: Generator, xp: Any, *, variable: str, basis: str, log_inverse: Range, radius: Range, power: float = 1.0
 ) -> Trial:
-    """Degree that the accuracy takes, R and `L = log(1/eps)` drawn from their ranges, on [-R^power, R^power]."""
-    big, r = log_uniform(rng, *log_inverse), log_uniform(rng, *radius)
-    degree = crossing(basis, big, r**power)
-    facts = {"L": big, "R": r}
+    """Degree for accuracy eps on [-R, R], where R and `L = log(1/eps)` are drawn from the given ranges.
+
+    Sabotage: the interval is [-R^power, R^power].
+    """
+    log_eps, r = log_uniform(rng, *log_inverse), log_uniform(rng, *radius)
+    degree = crossing(basis, log_eps, r**power)
+    facts = {"L": log_eps, "R": r}
     return Trial(degree, facts={**facts, "share": degree / evaluate(symbols.DEGREE_GROWTH, facts)})
 
 
-def polynomial_rank(rng: np.random.Generator, xp: Any, *, d: int, degree: int, lowest: int = 0) -> Trial:
-    """Exact rank of `p(<q_i, k_j>)` for integer rows and `p(x) = sum_{l >= lowest} (g!/l!) x^l` (x^g at least), with 10
-    more rows and columns than there are monomials.
+def polynomial_rank(rng: Generator, xp: Any, *, d: int, degree: int, lowest: int = 0) -> Trial:
+    """Exact rank of the matrix of `p(<q_i, k_j>)` for integer rows and `p(x) = sum_l (g!/l!) x^l`.
 
-    Modulo a prime: no larger than the rank over the rationals, which is at most `C(d+g, g)`; where the two meet, it is
-    the rank. Random residues miss it with probability at most `2 t g / PRIME` (Schwartz, Zippel).
+    The matrix has 10 more rows and columns than there are monomials. Its rank modulo a prime is no larger than that
+    over the rationals, which is at most `C(d+g, g)`: where the two meet, it is the rank. Random residues miss it with
+    probability at most `2 t g / PRIME` (Schwartz, Zippel). Sabotage: the sum begins at `lowest` (at g, if larger).
     """
     t = math.comb(d + degree, degree)
     q, k = (rng.integers(PRIME, size=(t + 10, d)) for _ in range(2))
     x = np.zeros((t + 10, t + 10), dtype=np.int64)
-    for column in range(d):
+    for column in range(d):  # <q_i, k_j>; each product is reduced before the next is added
         x = (x + np.outer(q[:, column], k[:, column]) % PRIME) % PRIME
     entries = np.zeros_like(x)
-    for l in range(degree, -1, -1):  # noqa: E741 - as in the paper
+    for l in range(degree, -1, -1):  # noqa: E741 - as in the paper; Horner's rule with the weights g!/l!
         weight = math.factorial(degree) // math.factorial(l) if l >= min(lowest, degree) else 0
         entries = (entries * x + weight) % PRIME
     return Trial(float(modular_rank(entries)), float(t), facts={"d": d, "g": degree, "t": t})
 
 
 def modular_rank(a: np.ndarray) -> int:
-    """Rank over the integers modulo PRIME, by elimination."""
+    """Rank over the integers modulo PRIME, by elimination in place."""
     rank = 0
     for column in range(a.shape[1]):
         pivots = np.flatnonzero(a[rank:, column])
@@ -103,45 +107,56 @@ def modular_rank(a: np.ndarray) -> int:
     return rank
 
 
-def rank_bound(rng: np.random.Generator, xp: Any, *, d: int, degree: int, doubled: bool = True) -> Trial:
-    """Number of monomials against the paper's bound, for a dimension and a degree drawn up to the given ones."""
+def rank_bound(rng: Generator, xp: Any, *, d: int, degree: int, doubled: bool = True) -> Trial:
+    """Number of monomials against the paper's bound, for a dimension and a degree drawn up to the given ones.
+
+    Sabotage (`doubled=False`): the bound is the number of monomials of degree g alone.
+    """
     d, g = int(rng.integers(1, d + 1)), int(rng.integers(1, degree + 1))
     t = math.comb(d + g, g)
     bound = math.comb(2 * (g + d), 2 * g) if doubled else math.comb(d + g - 1, g)
-    return Trial(
-        float(t), float(bound), facts={"d": d, "g": g, "log10_t": math.log10(t), "log10_bound": math.log10(bound)}
-    )
+    facts = {"d": d, "g": g, "log10_t": math.log10(t), "log10_bound": math.log10(bound)}
+    return Trial(float(t), float(bound), facts=facts)
 
 
-def ranges(variable: str, basis: str, **grid: Any) -> tuple[dict[str, Any], ...]:
-    """Four cases: the entry that is a list of ranges varies, the other is one range."""
-    one = {name: value for name, value in grid.items() if isinstance(value[0], float)}
-    name, many = next((name, value) for name, value in grid.items() if name not in one)
+def ranges(variable: str, basis: str, log_inverse: tuple[Range, ...], radius: tuple[Range, ...]) -> tuple[Case, ...]:
+    """Cases of `needed_degree`: every range of L with every range of R."""
     return tuple(
-        {"variable": variable, "basis": basis, **{n: list(v) for n, v in one.items()}, name: list(value)}
-        for value in many
+        {"variable": variable, "basis": basis, "log_inverse": list(big), "radius": list(r)}
+        for big in log_inverse
+        for r in radius
     )
 
 
-IN_L = ranges(
-    "L", "explicit", log_inverse=((80.0, 125.0), (800.0, 1250.0), (8e3, 1.25e4), (8e4, 1.25e5)), radius=(1.0, 4.0)
-)
-IN_R = ranges("R", "minimax", log_inverse=(30.0, 40.0), radius=((1.0, 1.4), (2.0, 2.8), (4.0, 5.6), (8.0, 11.0)))
-WIDE = ranges("R", "minimax", log_inverse=(2.4, 4.0), radius=((4.0, 5.0), (6.0, 7.5), (9.0, 11.0), (14.0, 17.0)))
-STRETCHED = Sabotage(
-    "a longer interval",
-    "the error is that on [-R^1.5, R^1.5] (Taylor's bound, for speed)",
-    {"power": 1.5, "basis": "explicit"},
-)
-DEGREE, ERROR, RANK_OF = (
-    sp.Symbol(name, positive=True)
-    for name in (
-        r"g^*",
-        r"\max_{|x|\le R}\left|e^{-x}\textstyle\sum_{l\le g}\tfrac{x^l}{l!}-1\right|",
-        r"\mathrm{rank}\,p(s\,QK^{\top})",
-    )
-)
+IN_L = ranges("L", "explicit", ((80.0, 125.0), (800.0, 1250.0), (8e3, 1.25e4), (8e4, 1.25e5)), ((1.0, 4.0),))
+IN_R = ranges("R", "minimax", ((30.0, 40.0),), ((1.0, 1.4), (2.0, 2.8), (4.0, 5.6), (8.0, 11.0)))
+WIDE = ranges("R", "minimax", ((2.4, 4.0),), ((4.0, 5.0), (6.0, 7.5), (9.0, 11.0), (14.0, 17.0)))
+ERROR = sp.Symbol(r"\max_{|x|\le R}\left|e^{-x}\textstyle\sum_{l\le g}\tfrac{x^l}{l!}-1\right|", positive=True)
+DEGREE, RANK_OF = sp.Symbol("g^*", positive=True), sp.Symbol(r"\mathrm{rank}\,p(s\,QK^{\top})", positive=True)
 LAW = symbols.DEGREE_GROWTH.subs(symbols.L, sp.log(1 / symbols.eps, evaluate=False))
+DEGREE_LAW = Claim(
+    id="as23.degree-law",
+    paper="AA22",
+    source="Corollary 2.2 (the degree law of [AA22]), for R < log(1/eps)",
+    title="A relative error eps on [-R, R] takes a polynomial of degree O(log(1/eps) / log(log(1/eps)/R))",
+    statement=sp.Eq(DEGREE, symbols.O(LAW), evaluate=False),
+    kind=Growth(variables={"L": symbols.DEGREE_GROWTH, "R": symbols.DEGREE_GROWTH}),
+    trial=needed_degree,
+    cases={"smoke": IN_L + IN_R},
+    max_trials={"smoke": 8, "standard": 24},
+    sabotages=(
+        Sabotage(
+            "a longer interval",
+            "the error is that on [-R^1.5, R^1.5] (Taylor's bound, for speed)",
+            {"power": 1.5, "basis": "explicit"},
+        ),
+    ),
+    remark=(
+        "L = log(1/eps). Over L it is the degree of Taylor's explicit bound, at any size; over R (from 1 to L/e, "
+        "the whole regime) the minimax polynomial's. To leading order degree/law rises to 3/2 at L/R = e^3 and "
+        "falls to 1 from there: exponents in L mean little below L = 20 R, where minimax degrees outgrow the law."
+    ),
+)
 
 CLAIMS = (
     Claim(
@@ -166,34 +181,15 @@ CLAIMS = (
             "could spare a factor e^R. For R e^R > g + 2 even the sabotaged bound holds: it is caught at small R."
         ),
     ),
-    Claim(
-        id="as23.degree-law",
-        paper="AA22",
-        source="Corollary 2.2 (the degree law of [AA22]), for R < log(1/eps)",
-        title="A relative error eps on [-R, R] takes a polynomial of degree O(log(1/eps) / log(log(1/eps)/R))",
-        statement=sp.Eq(DEGREE, symbols.O(LAW), evaluate=False),
-        kind=Growth(variables={"L": symbols.DEGREE_GROWTH, "R": symbols.DEGREE_GROWTH}),
-        trial=needed_degree,
-        cases={"smoke": (*IN_L, *IN_R)},
-        max_trials={"smoke": 8, "standard": 24},
-        sabotages=(STRETCHED,),
-        remark=(
-            "L = log(1/eps). Over L it is the degree of Taylor's explicit bound, at any size; over R (from 1 to L/e, "
-            "the whole regime) the minimax polynomial's. To leading order degree/law rises to 3/2 at L/R = e^3 and "
-            "falls to 1 from there: exponents in L mean little below L = 20 R, where minimax degrees outgrow the law."
-        ),
-    ),
-    Claim(
+    DEGREE_LAW,
+    replace(
+        DEGREE_LAW,
         id="as23.degree-wide",
-        paper="AA22",
         source="Corollary 2.2 (the degree law of [AA22]), for R > log(1/eps)",
         title="Where R exceeds log(1/eps), a relative error eps on [-R, R] takes degree O(R)",
         statement=sp.Eq(DEGREE, symbols.O(symbols.R), evaluate=False),
         kind=Growth(variables={"R": symbols.R}),
-        trial=needed_degree,
         cases={"smoke": WIDE},
-        max_trials={"smoke": 8, "standard": 24},
-        sabotages=(STRETCHED,),
         remark="Of the minimax polynomial, eps from 0.02 to 0.09. The law's first term has a pole at log(1/eps) = R.",
     ),
     Claim(
@@ -205,10 +201,8 @@ CLAIMS = (
         kind=Exact("=="),
         trial=polynomial_rank,
         cases={
-            "smoke": tuple(
-                {"d": d, "degree": degree} for d, degree in ((1, 12), (2, 8), (3, 5), (4, 4), (6, 3), (12, 2))
-            ),
-            "standard": tuple({"d": d, "degree": degree} for d, degree in ((1, 20), (2, 12), (4, 6), (8, 4), (12, 3))),
+            "smoke": tuple({"d": d, "degree": g} for d, g in ((1, 12), (2, 8), (3, 5), (4, 4), (6, 3), (12, 2))),
+            "standard": tuple({"d": d, "degree": g} for d, g in ((1, 20), (2, 12), (4, 6), (8, 4), (12, 3))),
         },
         max_trials={"smoke": 4, "standard": 10},
         sabotages=(Sabotage("the top degree only", "p(x) = x^g, without the lower powers", {"lowest": 10**6}),),

@@ -1,13 +1,18 @@
-"""Attention by a polynomial: the factorisation, what an entrywise error does to the output, and the streaming state
-[AS23].
+"""Attention with a polynomial in place of exp: its features, the error of its output, and its state [AS23, section 3].
+
+Lemma 3.2 factorises the polynomial, Lemmas 3.5 and 3.6 carry an error of the entries over to the output, and Theorem
+3.8 puts them together.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import sympy as sp
+from numpy.random import Generator
 
 from ....core.backends import asnumpy, to_device
 from ....core.timing import best_of
@@ -19,122 +24,156 @@ from ..monomials import Monomials, feature_matrix
 from ..polynomial import PolynomialState, polynomial_attention
 
 
-def factored(rng: np.random.Generator, xp: Any, *, d: int, degree: int, basis: str, multinomials: bool = True) -> Trial:
+def factored(rng: Generator, xp: Any, *, d: int, degree: int, basis: str, multinomials: bool = True) -> Trial:
     """Largest distance between `<u1(q), u2(k)>` and `p(s <q, k>)`, relative to the largest sum of magnitudes."""
     q, k = (rng.standard_normal((40, d)) / np.sqrt(d) for _ in range(2))
     s = float(rng.uniform(0.3, 1.0))
-    x = s * (q @ k.T)
     coefficients = approximant(basis, degree, 2.0).coefficients
     monomials = Monomials(d, degree)
     u1, u2 = (asnumpy(feature_matrix(xp, monomials, to_device(a, xp))) for a in (q, k))
-    weights = monomials.weights(coefficients, s)
+    weights = monomials.weights(coefficients, s)  # c_l s^l l!/a! of the monomial x^a of degree l
     if not multinomials:
-        level = np.array([0, *np.repeat(np.arange(1, degree + 1), np.diff(_ranks(d, degree)))])
+        # Monomials stand by level l = |a|, and C(d+l-1, l) are of level l.
+        level = np.repeat(np.arange(degree + 1), np.diff([0, *(Monomials(d, g).rank for g in range(degree + 1))]))
         weights = np.array(coefficients)[level] * s**level
-    direct = np.polyval(coefficients[::-1], x)
+    direct = np.polyval(coefficients[::-1], s * (q @ k.T))
     size = np.abs(u1 * weights) @ np.abs(u2).T
     return Trial(float(np.abs((u1 * weights) @ u2.T - direct).max() / size.max()), 0.0, facts={"t": monomials.rank})
 
 
-def _ranks(d: int, degree: int) -> list[int]:
-    return [Monomials(d, g).rank for g in range(degree + 1)]
-
-
 def perturbed_output(
-    rng: np.random.Generator, xp: Any, *, n: int, eps: float, kind: str, law: str, own_normaliser: bool = True
+    rng: Generator, xp: Any, *, n: int, eps: float, kind: str, law: str, own_normaliser: bool = True
 ) -> Trial:
     """Largest error of the output when every entry of A is off by a factor within 1 +- eps.
 
-    `law` is the law of the errors: of one sign per half of the keys at the worst share (`worst`), or uniform. `kind`
-    says which bound: the paper's, or the sharp one.
+    The factors follow `law`: uniform, or the worst there is. The bound is the paper's or the sharp one, as `kind` says.
+    Sabotage: the output is normalised by n instead of the row sums of the perturbed entries.
     """
-    if law == "worst":  # uniform attention; a share p of the keys has value 1 and error +eps, the others -1 and -eps
+    if law == "worst":
+        # Uniform attention. A share p of the keys has value 1 and error +eps, the others -1 and -eps: the output moves
+        # by 4 p (1-p) eps / (1 - eps + 2 p eps). `plus` keys make the share with the largest move.
         p = np.arange(1, n) / n
         plus = round(n * float(p[np.argmax(4 * p * (1 - p) / (1 - eps + 2 * p * eps))]))
         a, v = np.ones((1, n)), np.where(np.arange(n) < plus, 1.0, -1.0)[:, None]
         e = eps * v.T
     else:
-        logits = rng.standard_normal((8, n))
-        a, v = np.exp(logits), rng.standard_normal((n, 3))
+        a, v = np.exp(rng.standard_normal((8, n))), rng.standard_normal((n, 3))
         e = rng.uniform(-eps, eps, size=a.shape)
     rough = a * (1 + e)
     normaliser = rough.sum(axis=1) if own_normaliser else np.full(len(rough), float(n))
     error = np.abs(rough @ v / normaliser[:, None] - a @ v / a.sum(axis=1)[:, None]).max() / np.abs(v).max()
-    realised = float(np.abs(rough / a - 1).max())
+    realised = float(np.abs(rough / a - 1).max())  # the eps of these factors
     bound = {"paper": 2 * realised, "sharp": symbols.output_error(realised)}[kind]
     return Trial(float(error), bound, scale=bound, facts={"n": n, "varepsilon": realised, "share": error / bound})
 
 
 def polynomial_output(
-    rng: np.random.Generator, xp: Any, *, n: int, d: int, eps: float, basis: str, degree: int | None = None
+    rng: Generator, xp: Any, *, n: int, d: int, eps: float, basis: str, degree: int | None = None
 ) -> Trial:
-    """Largest error of `polynomial_attention(eps=...)` against exact attention; a fixed `degree` is a sabotage."""
+    """Largest error of `polynomial_attention(eps=...)` against exact attention.
+
+    Sabotage: the polynomial has the given `degree`.
+    """
     q, k = (rng.uniform(-1, 1, size=(n, d)) for _ in range(2))
     v = rng.standard_normal((n, d))
     a = np.exp(q @ k.T / d)
     exact = a @ v / a.sum(axis=1, keepdims=True)
     accuracy = {"eps": eps} if degree is None else {"degree": degree}
-    inputs = (to_device(x, xp) for x in (q, k, v))
-    out = asnumpy(polynomial_attention(*inputs, basis=basis, scale=1 / d, **accuracy))
+    out = polynomial_attention(*(to_device(x, xp) for x in (q, k, v)), basis=basis, scale=1 / d, **accuracy)
     bound = 2 * eps * float(np.abs(v).max())
-    return Trial(float(np.abs(out - exact).max()), bound, scale=bound, facts={"n": n, "varepsilon": eps})
+    return Trial(float(np.abs(asnumpy(out) - exact).max()), bound, scale=bound, facts={"n": n, "varepsilon": eps})
 
 
-def streamed(rng: np.random.Generator, xp: Any, *, n: int, parts: int, causal: bool, forget: bool = False) -> Trial:
-    """Distance of a state fed in random chunks (causal: queried between them; else merged from `parts` states) from
-    attention with the same polynomial, entry by entry.
+def streamed(rng: Generator, xp: Any, *, n: int, parts: int, causal: bool, forget: bool = False) -> Trial:
+    """Largest distance between the answers of a state and attention with the same polynomial, computed densely.
+
+    Causal: one state takes the tokens one by one and answers after each. Otherwise each of `parts` random chunks of the
+    keys has a state, and these merge in random order. Sabotage (`forget`): the tokens at the chunks' first places, or
+    the state of one chunk, are left out.
     """
     d, degree = 4, 4
     q, k, v = (rng.uniform(-1, 1, size=(n, d)) for _ in range(3))
-    entries = np.polyval([1 / 24, 1 / 6, 1 / 2, 1, 1], q @ k.T / d)
+    entries = np.polyval([1 / 24, 1 / 6, 1 / 2, 1, 1], q @ k.T / d)  # Taylor's polynomial of degree 4
     if causal:
         entries *= np.tri(n)
     dense = entries @ v / entries.sum(axis=1, keepdims=True)
     cuts = np.sort(rng.choice(np.arange(1, n), parts - 1, replace=False))
-    chunks = np.split(np.arange(n), cuts)
-    out = np.empty_like(dense)
-    states = [PolynomialState(d, d, degree=degree, scale=1 / d) for _ in range(1 if causal else len(chunks))]
+    queries, keys, values = (to_device(x, xp) for x in (q, k, v))
+    new_state = partial(PolynomialState, d, d, degree=degree, scale=1 / d)
+    state, out = new_state(), np.empty_like(dense)
     if causal:
         for i in range(n):
             if not (forget and i in cuts):
-                states[0].update(*(to_device(x[i], xp) for x in (k, v)))
-            out[i] = asnumpy(states[0].attend(to_device(q[i], xp)))
+                state.update(keys[i], values[i])
+            out[i] = asnumpy(state.attend(queries[i]))
     else:
-        for state, chunk in zip(states, chunks, strict=True):
-            state.update(*(to_device(x[chunk], xp) for x in (k, v)))
-        total = PolynomialState(d, d, degree=degree, scale=1 / d)
-        for i in rng.permutation(len(states))[int(forget) :]:
-            total.merge(states[i])
-        out[:] = asnumpy(total.attend(to_device(q, xp)))
+        edges = [0, *cuts, n]
+        for part in rng.permutation(parts)[int(forget) :]:
+            chunk = slice(edges[part], edges[part + 1])
+            state.merge(new_state().update(keys[chunk], values[chunk]))
+        out[:] = asnumpy(state.attend(queries))
     return Trial(float(np.abs(out - dense).max()), 0.0, facts={"n": n, "parts": parts})
 
 
 def absorb_seconds(
-    rng: np.random.Generator, xp: Any, *, variable: str, n: int, d: int, degree: int, restart: bool = False
+    rng: Generator, xp: Any, *, variable: str, n: int, d: int, degree: int, restart: bool = False
 ) -> Trial:
-    """Seconds to absorb n tokens in eight chunks, fastest of three; `restart` begins anew at each (a sabotage)."""
+    """Seconds to absorb n tokens in eight chunks, fastest of three.
+
+    Sabotage (`restart`): at each chunk of 1024 tokens a new state absorbs all tokens so far.
+    """
     k, v = (to_device(rng.standard_normal((n, d), dtype=np.float32) / d, xp) for _ in range(2))
     state, step = PolynomialState(d, d, degree=degree), 1024 if restart else -(-n // 8)
 
     def absorb() -> None:
-        nonlocal state
-        for at in range(0, n, step):
+        for stop in range(step, n + step, step):
             if restart:
-                state = PolynomialState(d, d, degree=degree)
-            state.update(k[0 if restart else at : at + step], v[0 if restart else at : at + step])
+                PolynomialState(d, d, degree=degree).update(k[:stop], v[:stop])
+            else:
+                state.update(k[stop - step : stop], v[stop - step : stop])
 
     return Trial(best_of(xp, absorb, 1 if restart else 3), facts={"n": n, "nbytes": state.nbytes})
 
 
-U1, U2, P_OF = sp.Symbol("u_1(q)"), sp.Symbol("u_2(k)"), sp.Function("p")
 V_MAX = symbols.norm("V", r"{\max}")
 OUT_ERROR = symbols.norm(r"\widetilde{D}^{-1}\widetilde{A}V-D^{-1}AV", r"{\max}")
+WITHIN_2_EPS = sp.Le(OUT_ERROR, 2 * symbols.eps * V_MAX)
 BASES = ("taylor", "chebyshev", "minimax")
 LAWS = tuple({"n": 400, "eps": eps, "law": law} for eps in (0.01, 0.3, 0.9) for law in ("worst", "uniform"))
-WRONG_NORMALISER = Sabotage(
-    "another normaliser",
-    "row sums are taken to be n instead of those of the same entries",
-    {"own_normaliser": False},
+OUTPUT_ERROR = Claim(
+    id="as23.output-error",
+    paper="AS23",
+    source="Lemmas 3.5 and 3.6 (error propagation)",
+    title="If every entry of A is off by a factor within 1 +- eps, the output is off by at most 2 eps max|V|",
+    statement=WITHIN_2_EPS,
+    kind=Exact("<="),
+    trial=perturbed_output,
+    cases={"smoke": tuple({**case, "kind": "paper"} for case in LAWS)},
+    max_trials={"smoke": 20, "standard": 200},
+    sabotages=(
+        Sabotage(
+            "another normaliser",
+            "row sums are taken to be n instead of those of the same entries",
+            {"own_normaliser": False},
+        ),
+    ),
+    remark="Numerator and normaliser share the perturbed entries; as23.output-error-sharp has the best constant.",
+)
+STREAMING = Claim(
+    id="as23.streaming",
+    paper="AS23",
+    source="Theorem 3.8, read as a stream",
+    title="The state U2^T [V, 1] over any split of the keys, merged in any order, answers as attention with p",
+    statement=sp.Eq(
+        sp.Symbol(r"\frac{u_1(q)\sum_S U_{2,S}^{\top}V_S}{u_1(q)\sum_S U_{2,S}^{\top}\mathbf{1}}"),
+        sp.Symbol(r"\frac{p(sqK^{\top})V}{p(sqK^{\top})\mathbf{1}}"),
+    ),
+    kind=Exact("==", rtol=1e-12),
+    trial=streamed,
+    cases={"smoke": tuple({"n": 60, "parts": parts, "causal": False} for parts in (2, 5, 20))},
+    max_trials={"smoke": 3, "standard": 20},
+    sabotages=(Sabotage("a part is lost", "one of the states is not merged", {"forget": True}),),
+    remark="float64, Taylor's polynomial of degree 4.",
 )
 
 CLAIMS = (
@@ -143,7 +182,9 @@ CLAIMS = (
         paper="AS23",
         source="Lemma 3.2 (features)",
         title="p(s<q,k>) is a scalar product of C(d+g, g) monomial features",
-        statement=sp.Eq(sp.Symbol(r"\langle u_1(q), u_2(k)\rangle"), P_OF(sp.Symbol(r"s\langle q, k\rangle"))),
+        statement=sp.Eq(
+            sp.Symbol(r"\langle u_1(q), u_2(k)\rangle"), sp.Function("p")(sp.Symbol(r"s\langle q, k\rangle"))
+        ),
         kind=Exact("==", rtol=1e-12),
         trial=factored,
         cases={
@@ -155,30 +196,14 @@ CLAIMS = (
         sabotages=(Sabotage("no multinomials", "weights c_l s^l without l!/a!", {"multinomials": False}),),
         remark="float64; relative to the largest sum of the terms' magnitudes.",
     ),
-    Claim(
-        id="as23.output-error",
-        paper="AS23",
-        source="Lemmas 3.5 and 3.6 (error propagation)",
-        title="If every entry of A is off by a factor within 1 +- eps, the output is off by at most 2 eps max|V|",
-        statement=sp.Le(OUT_ERROR, 2 * symbols.eps * V_MAX),
-        kind=Exact("<="),
-        trial=perturbed_output,
-        cases={"smoke": tuple({**case, "kind": "paper"} for case in LAWS)},
-        max_trials={"smoke": 20, "standard": 200},
-        sabotages=(WRONG_NORMALISER,),
-        remark="Numerator and normaliser share the perturbed entries; as23.output-error-sharp has the best constant.",
-    ),
-    Claim(
+    OUTPUT_ERROR,
+    replace(
+        OUTPUT_ERROR,
         id="as23.output-error-sharp",
-        paper="AS23",
         source="Lemma 3.6, with the best constant (derived here)",
         title="With the best constant the output is off by at most 2 (1 - sqrt(1 - eps^2)) / eps max|V| (about eps)",
         statement=sp.Le(OUT_ERROR, symbols.OUTPUT_ERROR * V_MAX),
-        kind=Exact("<="),
-        trial=perturbed_output,
         cases={"smoke": tuple({**case, "kind": "sharp"} for case in LAWS)},
-        max_trials={"smoke": 20, "standard": 200},
-        sabotages=(WRONG_NORMALISER,),
         remark=(
             "With weights P_j and errors e_j the output moves by sum_j P_j (e_j - m) v_j / (1 + m), m their mean: at "
             "most 4 p (1-p) eps / (1 + (2p-1) eps) when a share p has +eps and the rest -eps; its maximum over p is "
@@ -190,7 +215,7 @@ CLAIMS = (
         paper="AS23",
         source="Theorem 3.8 (the algorithm's error)",
         title="polynomial_attention(eps=...) is within 2 eps max|V| of exact attention",
-        statement=sp.Le(OUT_ERROR, 2 * symbols.eps * V_MAX),
+        statement=WITHIN_2_EPS,
         kind=Exact("<="),
         trial=polynomial_output,
         cases={
@@ -202,35 +227,16 @@ CLAIMS = (
         ),
         remark="Entries uniform in [-1, 1], s = 1/d, so R <= 1. The degree is the least that reaches eps on [-R, R].",
     ),
-    Claim(
-        id="as23.streaming",
-        paper="AS23",
-        source="Theorem 3.8, read as a stream",
-        title="The state U2^T [V, 1] over any split of the keys, merged in any order, answers as attention with p",
-        statement=sp.Eq(
-            sp.Symbol(r"\frac{u_1(q)\sum_S U_{2,S}^{\top}V_S}{u_1(q)\sum_S U_{2,S}^{\top}\mathbf{1}}"),
-            sp.Symbol(r"\frac{p(sqK^{\top})V}{p(sqK^{\top})\mathbf{1}}"),
-        ),
-        kind=Exact("==", rtol=1e-12),
-        trial=streamed,
-        cases={"smoke": tuple({"n": 60, "parts": parts, "causal": False} for parts in (2, 5, 20))},
-        max_trials={"smoke": 3, "standard": 20},
-        sabotages=(Sabotage("a part is lost", "one of the states is not merged", {"forget": True}),),
-        remark="float64, Taylor's polynomial of degree 4.",
-    ),
-    Claim(
+    STREAMING,
+    replace(
+        STREAMING,
         id="as23.streaming-causal",
-        paper="AS23",
-        source="Theorem 3.8, read as a stream",
         title="Asked as the stream goes by, the state is causal attention with p",
         statement=sp.Eq(
             sp.Symbol(r"\frac{u_1(q_i)\sum_{j\le i}u_2(k_j)^{\top}v_j}{u_1(q_i)\sum_{j\le i}u_2(k_j)^{\top}}"),
             sp.Symbol(r"\frac{\sum_{j\le i}p(s\langle q_i,k_j\rangle)v_j}{\sum_{j\le i}p(s\langle q_i,k_j\rangle)}"),
         ),
-        kind=Exact("==", rtol=1e-12),
-        trial=streamed,
         cases={"smoke": ({"n": 60, "parts": 6, "causal": True},)},
-        max_trials={"smoke": 3, "standard": 20},
         sabotages=(Sabotage("tokens are lost", "the tokens at five random places are not absorbed", {"forget": True}),),
         remark="float64, one token at a time.",
     ),
@@ -243,8 +249,8 @@ CLAIMS = (
         kind=Growth(variables={"n": symbols.n}, machine=True, resolution=0.1),
         trial=absorb_seconds,
         cases={
-            effort: over("n", sizes, d=8, degree=4)
-            for effort, sizes in (("smoke", powers(12, 15)), ("standard", powers(14, 18)))
+            "smoke": over("n", powers(12, 15), d=8, degree=4),
+            "standard": over("n", powers(14, 18), d=8, degree=4),
         },
         max_trials={"smoke": 8},
         sabotages=(Sabotage("no state", "at each chunk the sum is taken from the start", {"restart": True}),),

@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import scipy
 import sympy as sp
+from numpy.random import Generator
 
 from ....theory import symbols
-from ....theory.claim import Assumption, Claim, Drop, Growth, Sabotage, Trial, Vacuity
+from ....theory.claim import Assumption, Case, Claim, Drop, Growth, Sabotage, Trial, Vacuity
 from .corollary2_2_degree import crossing, log_uniform
 
-FARTHEST = 1e15  # of log n, in the search for the crossing t = n
+LARGEST_LOG_N = 1e15  # in the search for the crossing t = n
 
 
 def log_rank(d: float, degree: float) -> float:
@@ -28,46 +28,37 @@ def log_rank(d: float, degree: float) -> float:
 def log_rank_at(
     log_n: float, *, width: float, entries: float, beta: float, gamma: float = 1.0, per_dimension: bool = True
 ) -> float:
-    """Log of the rank that `eps = 1/n` takes by Taylor's explicit bound: `d = width (log n)^gamma`,
-    `B = entries (log n)^beta`, `R = s d B^2`, and s = 1/d unless `per_dimension` is off."""
+    """Log of the rank for accuracy `eps = 1/n` by Taylor's explicit bound.
+
+    `d = width (log n)^gamma`, `B = entries (log n)^beta` and `R = s d B^2`, where s is 1/d, or 1 unless
+    `per_dimension`.
+    """
     d, b = math.ceil(width * log_n**gamma), entries * log_n**beta
     return log_rank(d, crossing("explicit", log_n, b**2 if per_dimension else d * b**2))
 
 
-def rank_growth(
-    rng: np.random.Generator,
-    xp: Any,
-    *,
-    variable: str,
-    log_n: float,
-    beta: float,
-    gamma: float = 1.0,
-    per_dimension: bool = True,
-) -> Trial:
-    """Log of the rank at `log n`, 20 percent around the given one; the constants of d and B as freely drawn."""
-    big = log_n * log_uniform(rng, 1 / 1.2, 1.2)
-    family: dict[str, Any] = {
-        "width": log_uniform(rng, 0.8, 1.25),
-        "entries": log_uniform(rng, 0.8, 1.25),
-        "beta": beta,
-        "gamma": gamma,
-        "per_dimension": per_dimension,
-    }
-    log_t = log_rank_at(big, **family)
-    facts = {"Lambda": big, "log_t": log_t, "beta": beta, "gamma": gamma, "exponent": log_t / big}
-    return Trial(log_t, facts={**facts, "onset": onset(**family) / math.log(10)})
-
-
 def onset(**family: Any) -> float:
-    """`log n` from which `t < n`; infinite if that is beyond FARTHEST, 1 if it holds throughout."""
+    """`log n` from which `t < n`: infinite if that is beyond LARGEST_LOG_N, 1 if `t < n` throughout."""
 
     def excess(log_log_n: float) -> float:
         return log_rank_at(math.exp(log_log_n), **family) / math.exp(log_log_n) - 1
 
-    end = math.log(FARTHEST)
+    end = math.log(LARGEST_LOG_N)
     if excess(end) >= 0:
         return math.inf
     return math.exp(scipy.optimize.brentq(excess, 1.0, end, xtol=1e-3)) if excess(1.0) > 0 else 1.0
+
+
+def rank_growth(rng: Generator, xp: Any, *, variable: str, log_n: float, **powers: Any) -> Trial:
+    """Log of the rank at `log n`, 20 percent around the given one, with random constants of d and B.
+
+    The powers beta and gamma of log n in B and d, and the sabotage `per_dimension=False`, are those of `log_rank_at`.
+    """
+    log_n *= log_uniform(rng, 1 / 1.2, 1.2)
+    family = {"width": log_uniform(rng, 0.8, 1.25), "entries": log_uniform(rng, 0.8, 1.25), **powers}
+    log_t = log_rank_at(log_n, **family)
+    facts = {"Lambda": log_n, "log_t": log_t, "beta": powers["beta"], "gamma": powers.get("gamma", 1.0)}
+    return Trial(log_t, facts={**facts, "exponent": log_t / log_n, "onset": onset(**family) / math.log(10)})
 
 
 BETA, GAMMA, LOG_T = sp.symbols("beta gamma log_t", positive=True)
@@ -75,7 +66,7 @@ SMALL_ENTRIES = Assumption("B = o(sqrt(log n))", sp.Lt(BETA, sp.Rational(1, 2)))
 SMALL_WIDTH = Assumption("d = O(log n)", GAMMA <= 1)
 
 
-def grid(**family: float) -> tuple[dict[str, Any], ...]:
+def grid(**family: float) -> tuple[Case, ...]:
     """Four sizes, log n = 10^3 to 10^9."""
     return tuple({"variable": "Lambda", "log_n": 10.0**power, **family} for power in (3, 5, 7, 9))
 
@@ -92,10 +83,7 @@ CLAIMS = (
         cases={"smoke": grid(beta=0.25)},
         max_trials={"smoke": 8, "standard": 24},
         assumptions=(SMALL_ENTRIES, SMALL_WIDTH),
-        drops=(
-            Drop("B = o(sqrt(log n))", grid(beta=0.5)),
-            Drop("d = O(log n)", grid(beta=0.25, gamma=1.5)),
-        ),
+        drops=(Drop("B = o(sqrt(log n))", grid(beta=0.5)), Drop("d = O(log n)", grid(beta=0.25, gamma=1.5))),
         sabotages=(Sabotage("scale 1", "the logits are <q, k>, not <q, k>/d: R = d B^2", {"per_dimension": False}),),
         vacuity=Vacuity(sp.Ge(LOG_T, symbols.LAMBDA), variable="log10(n)", onset=symbols.ONSET),
         remark=(
