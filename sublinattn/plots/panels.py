@@ -100,7 +100,8 @@ def facets(
         As for `finish`.
     """
     if limits:
-        ends = (rows.assign(**{y: rows[end]}) for end in limits)
+        measured = y if pd.api.types.is_numeric_dtype(rows[y]) else x
+        ends = (rows.assign(**{measured: rows[end]}) for end in limits)
         rows, interval = pd.concat([rows, *ends], ignore_index=True), 100
     shared = not isinstance(ylabel, Mapping)
     across = list(rows[facet].unique() if shared or row else ylabel) if facet else [None]

@@ -136,6 +136,15 @@ def test_text_along_y_becomes_dots_that_keep_clear_of_each_other():
     assert [text.get_text() for text in ax.get_yticklabels()] == ["one", "two"]
 
 
+def test_limits_along_text_are_those_of_what_was_measured():
+    rates = table("kind rate low high", ("one", 0.5, 0.1, 0.8), ("two", 0.4, 0.4, 0.4))
+    with style.paper_style():
+        ax = panels.facets(rates, x="rate", y="kind", limits=("low", "high")).axes[0]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["one", "two"]
+    (bars,) = ax.collections
+    assert bars.get_segments()[0][:, 0].tolist() == pytest.approx([0.1, 0.8])
+
+
 def test_rows_of_panels_have_their_own_labels_in_the_given_order():
     rows = pd.concat([REPLICATES.assign(quantity=q) for q in ("bytes", "time")])
     with style.paper_style():

@@ -140,7 +140,7 @@ KINDS = {
 @paper_style()
 def draw_dropped(rates: pd.DataFrame) -> Figure:
     """A line per case of `dropped`, its shares of failing trials with the assumption and without it."""
-    name = rates["place"] + "\n" + rates["assumption"].map(lambda words: fill(words, 48))
+    name = rates["place"] + "\n" + rates["assumption"].map(lambda words: fill(words, 52))
     looks = {
         "kept": {**LOOKS["blue"], "label": "assumption holds"},
         "dropped": {**LOOKS["brown"], "label": "assumption dropped"},

@@ -200,9 +200,10 @@ def _dots(ax: Axes, rows: pd.DataFrame, x: str, *ends: str) -> None:
     spread = pd.concat([rows, *(rows.assign(**{x: rows[end]}) for end in ends)])
     for number, (variant, look) in enumerate(VARIANTS.items()):
         part = spread[spread["variant"] == variant]
-        at = np.array([names.index(name) for name in part["assumption"]]) + 0.15 * (number - 2)
-        look = {**look, "linestyle": "none"}
-        lines(ax, part.assign(at=at), x, "at", look, interval=100 if ends else 80, bars=True, orient="y")
+        if len(part):
+            at = part["assumption"].map(names.index) + 0.15 * (number - 2)
+            look = {**look, "linestyle": "none"}
+            lines(ax, part.assign(at=at), x, "at", look, interval=100 if ends else 80, bars=True, orient="y")
 
 
 @paper_style()
