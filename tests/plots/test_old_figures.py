@@ -127,9 +127,9 @@ AUDIT_ERRORS = table(
 ADVICE = table("layer head best method", *((i, j, "sinks", "sinks" if i else "exact") for i in (0, 1) for j in (0, 1)))
 
 FIGURES = {
-    "audit_hardness": lambda: audit_figures.audit_hardness(AUDITED),
-    "audit_theorems": lambda: audit_figures.audit_theorems(AUDITED),
-    "audit_errors": lambda: audit_figures.audit_errors(AUDIT_ERRORS, ADVICE),
+    "audit_hardness": lambda: audit_figures.hardness(AUDITED),
+    "audit_theorems": lambda: audit_figures.theorems(AUDITED),
+    "audit_errors": lambda: audit_figures.errors(AUDIT_ERRORS, ADVICE),
     "bits_over_context": lambda: plots.bits_over_context(CONTEXTS, unit="byte"),
     "perplexity_over_layers": lambda: plots.perplexity_over_layers(REPLACED, unit="byte"),
     "perplexity_for_time": lambda: plots.perplexity_for_time(REPLACED, reported=(0.5, 1.07)),
