@@ -80,14 +80,6 @@ def test_documents_too_short_are_refused() -> None:
         retrieval.documents(np.random.default_rng(0), 100, 1)
 
 
-def test_pieces_are_those_of_the_whole_text(model: Model) -> None:
-    (what,) = retrieval.documents(np.random.default_rng(3), 300, 1)
-    lines, question, answer = retrieval.pieces(model, what)
-    assert bytes(lines.tolist()) == what.text[: what.asked]
-    assert bytes(question.tolist()) == what.text[what.asked : what.answers[0]]
-    assert bytes(answer.tolist()) == what.text[what.answers[0] :][:DIGITS]
-
-
 def test_pieces_of_a_tokenizer_that_frames_and_merges(model: Model) -> None:
     """A first and a last token of its own, and ``<`` with the digit after it in one token."""
 
