@@ -26,12 +26,6 @@ NOT_YET_MOVED = {
         "retrieval_over_length",
     ),
     "model_clusters": ("projections",),
-    "model_hardness": ("heads_over_n",),
-    "perplexity": (
-        "bits_over_context",
-        "perplexity_for_time",
-        "perplexity_over_layers",
-    ),
     "subgen_cost": (
         "rows_per_chunk",
         "subgen_over_n",

@@ -9,7 +9,6 @@ import toy_law_figures
 from matplotlib.figure import Figure
 
 from sublinattn import plots
-from sublinattn.methods.hyperattention.studies import perplexity
 from sublinattn.methods.onepass import studies as onepass  # noqa: F401  registers its looks
 from sublinattn.plots import style
 from sublinattn.plots.old_panels import spread
@@ -20,10 +19,6 @@ def table(columns: str, *rows) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns.split())
 
 
-MODEL_HEADS = table(
-    "layer head replicate n trained alpha mass uniform",
-    *((i, j, r, n, 100, 2.0 * n + i + r, 0.1, 0.2) for i in (0, 1) for j in (0, 1) for r in (0, 1) for n in (64, 128)),
-)
 PLANE = table(
     "layer head what position x y share",
     *((i, 0, w, p, 0.1 * p, 0.2, 0.5) for i in (0, 1) for w in ("keys", "values") for p in range(4)),
@@ -77,22 +72,6 @@ SUBGEN_SETTINGS = table(
     *((i, v, x, x, 0.1, 0.3) for i in "ab" for v in ("delta", "window", "t") for x in (0.5, 1.0)),
 )
 
-CONTEXTS = table(
-    "n stretched bits reach change change_reach",
-    *((128, False, 2.0, 0.3, np.nan, np.nan), (256, False, 1.8, 0.3, -0.2, 0.1), (512, True, 1.9, 0.3, 0.1, 0.1)),
-)
-REPLACED = table(
-    "n stretched method order replaced perplexity relative low high attention forward",
-    *(
-        (n, n > 256, m, o, r, 4.0 + r, 1.0 + r / 9, 1.0, 1.0 + r / 4, 1.0 - r / 9, 1.0 - r / 18)
-        for n in (256, 1024)
-        for m, o in (
-            *(("hyper practical", o) for o in perplexity.orders(pd.DataFrame({"layer": [0], "alpha": 1, "turn": 0}))),
-            *(("own block", "from the last"), ("uniform", "from the last"), ("zero", "from the last")),
-        )
-        for r in (0, 1, 2)
-    ),
-)
 ANSWERS = table(
     "n method share rate low high bits reach",
     *(
@@ -130,17 +109,11 @@ FIGURES = {
     "audit_hardness": lambda: audit_figures.hardness(AUDITED),
     "audit_theorems": lambda: audit_figures.theorems(AUDITED),
     "audit_errors": lambda: audit_figures.errors(AUDIT_ERRORS, ADVICE),
-    "bits_over_context": lambda: plots.bits_over_context(CONTEXTS, unit="byte"),
-    "perplexity_over_layers": lambda: plots.perplexity_over_layers(REPLACED, unit="byte"),
-    "perplexity_for_time": lambda: plots.perplexity_for_time(REPLACED, reported=(0.5, 1.07)),
     "retrieval_over_length": lambda: plots.retrieval_over_length(
         ANSWERS_OVER_N, chance=0.01, chance_bits=3.3, enough=0.9
     ),
     "retrieval_over_bytes": lambda: plots.retrieval_over_bytes(
         ANSWERS, chance=0.01, chance_bits=3.3, reported=(0.44, 0.34)
-    ),
-    "heads_over_n": lambda: plots.heads_over_n(
-        MODEL_HEADS, {"alpha": "alpha", "mass": "mass"}, growths=("alpha",), laws={"mass": ("uniform", "even")}
     ),
     "projections": lambda: plots.projections(PLANE),
     "ablation_curves": lambda: plots.ablation_curves(SUBGEN_CURVES),
@@ -183,7 +156,7 @@ def test_axes_are_named_and_the_figure_draws(figures, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["cache_errors", "needles_found", "retrieval_over_bytes", "perplexity_over_layers"],
+    ["cache_errors", "needles_found", "retrieval_over_bytes"],
 )
 def test_error_figures_have_every_yardstick(figures, name):
     labels = legend(figures[name])

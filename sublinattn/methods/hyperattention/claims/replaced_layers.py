@@ -1,4 +1,4 @@
-"""A decoder in which some layers attend approximately: the methods compared, and the losses."""
+"""A decoder in which some layers attend approximately: the methods that are compared, and the loss."""
 
 from __future__ import annotations
 
@@ -15,11 +15,6 @@ from ....lm.attend import Method, replacing
 from ..hyper import hyper_attention
 
 HYPER, LOCAL, UNIFORM, ZERO = "hyper practical", "own block", "uniform", "zero"
-
-
-LAST, FIRST, ALPHA, GREEDY = "from the last", "from the first", "least alpha first", "greedily"
-
-
 BEFORE, AFTER = 5.6, 6.3
 """[HA24] Figure 3 and abstract: perplexities of ChatGLM2-6B at 32k tokens, exact and approximate."""
 
@@ -32,9 +27,9 @@ def block(n: int) -> int:
 def methods(n: int, rng: np.random.Generator) -> dict[str, Method]:
     """HyperAttention and what it is to be compared with, for `n` tokens.
 
-    HyperAttention's leaves hold two blocks. `LOCAL` is exact within those leaves alone, without the estimate of all
-    else; `UNIFORM` estimates that from as many keys as HyperAttention looks at on average, a block and a sample at
-    every other level of its recursion; `ZERO` leaves out the layer's attention.
+    HyperAttention's recursion ends at leaves of two blocks. `LOCAL` is exact within those leaves, without an estimate
+    of the keys before them. `UNIFORM` estimates these from as many keys as HyperAttention looks at on average: a block
+    and a sample at every other level of its recursion. `ZERO` leaves out the layer's attention.
     """
     leaf = 2 * block(n)
     hyper = partial(hyper_attention, causal=True, block_size=block(n), sample_size=block(n), min_exact=leaf, rng=rng)
@@ -47,24 +42,25 @@ def methods(n: int, rng: np.random.Generator) -> dict[str, Method]:
 
 
 def own_block(q: Array, k: Array, v: Array, *, rows: int) -> Array:
-    """Exact causal attention within consecutive blocks of so many tokens; (b, heads, n, d), `rows` divides n."""
+    """Exact causal attention within consecutive blocks of `rows` tokens: shapes (b, heads, n, d), `rows` divides n."""
     b, heads, n, d = q.shape
     parts = (x.reshape(b, heads * n // rows, rows, d) for x in (q, k, v))
     return attention(*parts, causal=True, check_finite=False).reshape(q.shape)
 
 
 def uniform_before(q: Array, k: Array, v: Array, *, rows: int, size: int, rng: np.random.Generator) -> Array:
-    """As `own_block`, and of the keys before the block `size` uniform ones, without replacement, that stand for all."""
+    """As `own_block`, and `size` keys from before the block, drawn uniformly without replacement, stand for all."""
     outs = []
     for start in range(0, q.shape[2], rows):
         part = slice(start, start + rows)
-        found = partial_attention(q[:, :, part], k[:, :, part], v[:, :, part], causal=True, check_finite=False)
+        kept = partial_attention(q[:, :, part], k[:, :, part], v[:, :, part], causal=True, check_finite=False)
         if start:
             chosen = backends.to_device(rng.choice(start, min(size, start), replace=False), namespace(q))
             before = partial_attention(q[:, :, part], k[:, :, chosen], v[:, :, chosen], check_finite=False)
+            # Each sampled key stands for start / size keys, in the normaliser and in the product alike.
             before.l, before.o = (x * (start / len(chosen)) for x in (before.l, before.o))
-            found.merge(before)
-        outs.append(found.output())
+            kept.merge(before)
+        outs.append(kept.output())
     return namespace(q).concatenate(outs, axis=2)
 
 

@@ -1,4 +1,4 @@
-"""What a real model loses when layers attend approximately, and what that saves; and what it gains from context.
+"""Notebook 20: what a real model loses when layers attend approximately, what that saves, what context is worth to it.
 
 Source: [HA24] Figure 3, which replaces the last layers of ChatGLM2-6B at 32k tokens: perplexity 5.6 becomes 6.3 for
 half of the time.
@@ -10,8 +10,12 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ....core.backends import Array, asnumpy, namespace
 from ....core.timing import timed
@@ -20,30 +24,21 @@ from ....lab.run import Run
 from ....lab.statistics import mean_and_reach
 from ....lm.attend import Attend, Method, per_query_head, replacing
 from ....lm.tokens import as_bytes
-from ..claims.replaced_layers import (
-    AFTER,
-    ALPHA,
-    BEFORE,
-    FIRST,
-    GREEDY,
-    HYPER,
-    LAST,
-    LOCAL,
-    UNIFORM,
-    ZERO,
-    block,
-    losses,
-    methods,
-)
+from ....plots.layout import ticks
+from ....plots.panels import facets, finish, grid, theory_line
+from ....plots.style import LOOKS, method, paper_style
+from ..claims.replaced_layers import AFTER, BEFORE, HYPER, LOCAL, UNIFORM, ZERO, block, losses, methods
 from ..hardness import hardness
 
 TARGETS = 64
 """Tokens of a passage whose loss is compared over contexts."""
+LAST, FIRST, ALPHA, GREEDY = "from the last", "from the first", "least alpha first", "greedily"
+"""Orders in which layers are replaced."""
 REPORTED = 0.5, np.log(AFTER) / np.log(BEFORE)
-"""Share of the time, relative log-perplexity."""
+"""What [HA24] reports of half of the layers at 32768 tokens: share of the time, and of exact log-perplexity."""
 
 
-# -------------------------------------------------------------------------------------------------- context and losses
+# ----------------------------------------------------------------------------------------------------- loss and context
 def unit(model: Model) -> str:
     """What one token of the model is called."""
     return "byte" if model.encode is as_bytes else "token"
@@ -79,43 +74,22 @@ def gains(rows: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        n, stretched, bits, reach, change (below 0 where more context helps; nan for the least n), change_reach.
+        n, stretched, bits, reach, change (below 0 where more context helps; nan for the smallest n), change_reach.
     """
-    table = rows.pivot(index="passage", columns="n", values="bits")
-    changes = table.diff(axis=1)
-    found = [(n, *mean_and_reach(table[n].to_numpy()), *mean_and_reach(changes[n].to_numpy())) for n in table.columns]
-    made = pd.DataFrame(found, columns=["n", "bits", "reach", "change", "change_reach"])
-    made.insert(1, "stretched", rows.groupby("n")["stretched"].first().to_numpy())
-    return made
+    bits = rows.pivot(index="passage", columns="n", values="bits")
+    changes = bits.diff(axis=1)  # paired: passages differ by far more than context changes
+    lines = [(n, *mean_and_reach(bits[n].to_numpy()), *mean_and_reach(changes[n].to_numpy())) for n in bits.columns]
+    table = pd.DataFrame(lines, columns=["n", "bits", "reach", "change", "change_reach"])
+    table.insert(1, "stretched", rows.groupby("n")["stretched"].first().to_numpy())
+    return table
 
 
-def falls_until(table: pd.DataFrame) -> int:
-    """The n up to which mean bits fall with each doubling."""
-    rises = np.flatnonzero(table["change"].to_numpy()[1:] >= 0)
-    return int(table["n"].iloc[rises[0] if len(rises) else -1])
-
-
-# ------------------------------------------------------------------------------------------------- what replaces layers
-
-
-class Clock:
-    """An attention that adds up the seconds spent in it."""
-
-    def __init__(self, attend: Attend) -> None:
-        self.attend, self.seconds = attend, 0.0
-
-    def __call__(self, layer: int, q: Array, k: Array, v: Array) -> Array:
-        out, seconds = timed(namespace(q), partial(self.attend, layer, q, k, v))
-        self.seconds += seconds
-        return out
-
-
-# ------------------------------------------------------------------------------------------------- which layers first
+# --------------------------------------------------------------------------------------------------- which layers first
 def layers_alone(run: Run) -> pd.DataFrame:
     """What decides which layer is replaced first, measured on passages of their own.
 
-    Of the order of the number of layers squared evaluations: greedily the layer goes that harms least with those before
-    it replaced, too.
+    Greedily the layer goes that harms least with those before it replaced, too: of the order of the number of layers
+    squared evaluations.
 
     Returns
     -------
@@ -127,8 +101,7 @@ def layers_alone(run: Run) -> pd.DataFrame:
     """
     opened = run.open_model()
     layers = range(opened.decoder.config.layers)
-    n = run.pick(smoke=256, standard=2048, full=2048)
-    n = min(n, opened.decoder.trained)
+    n = min(run.pick(smoke=256, standard=2048, full=2048), opened.decoder.trained)
     count = run.pick(smoke=3, standard=8, full=16)
     rng = run.rng("layers alone", n)
     passages = [opened.passage(rng, n) for _ in range(count)]
@@ -165,7 +138,19 @@ def orders(alone: pd.DataFrame) -> dict[str, list[int]]:
     }
 
 
-# ------------------------------------------------------------------------------------------------------ the experiment
+# ------------------------------------------------------------------------------------------------------ replaced layers
+class Clock:
+    """An attention that adds up the seconds spent in it."""
+
+    def __init__(self, attend: Attend) -> None:
+        self.attend, self.seconds = attend, 0.0
+
+    def __call__(self, layer: int, q: Array, k: Array, v: Array) -> Array:
+        out, seconds = timed(namespace(q), partial(self.attend, layer, q, k, v))
+        self.seconds += seconds
+        return out
+
+
 def replaced_layers(run: Run, alone: pd.DataFrame) -> pd.DataFrame:
     """Loss and time over the number of replaced layers; yardsticks from the last layer on. Nothing else may run.
 
@@ -179,25 +164,25 @@ def replaced_layers(run: Run, alone: pd.DataFrame) -> pd.DataFrame:
     opened = run.open_model()
     trained, ways = opened.decoder.trained, orders(alone)
     lengths = run.pick(smoke=(256, 1024), standard=(2048, 8192, 32768), full=(2048, 4096, 8192, 16384, 32768))
-    most = run.pick(smoke=2, standard=6, full=12)
+    maximum = run.pick(smoke=2, standard=6, full=12)
     tokens_read = run.pick(smoke=2**11, standard=2**15, full=2**18)
     rows: list[tuple[Any, ...]] = []
     for n in lengths:
         decoder, rng = opened.decoder.stretched(n), run.rng("replaced", n)
         decoder.losses(opened.passage(rng, n))  # warm: exact attention comes first
-        for passage in range(max(2, min(most, tokens_read // n))):
+        for passage in range(max(2, min(maximum, tokens_read // n))):
             tokens, made = opened.passage(rng, n), methods(n, rng)
-            seen: dict[tuple[str, frozenset[int]], tuple[float, float, float]] = {}
+            measured: dict[tuple[str, frozenset[int]], tuple[float, float, float]] = {}
             tried = [(HYPER, way) for way in ways] + [(LOCAL, LAST), (UNIFORM, LAST), (ZERO, LAST)]
-            for method, way in tried:
+            for name, way in tried:
                 for number in numbers(len(alone)):
                     chosen = frozenset(ways[way][:number])
-                    key = (method if chosen else "", chosen)
-                    if key not in seen:
-                        seen[key] = _timed(decoder, tokens, {layer: made[method] for layer in chosen})
-                    nats, *seconds = seen[key]
-                    relative = nats / seen["", frozenset()][0]
-                    rows.append((n, n > trained, method, way, number, passage, nats, relative, *seconds))
+                    key = (name if chosen else "", chosen)
+                    if key not in measured:
+                        measured[key] = _timed(decoder, tokens, {layer: made[name] for layer in chosen})
+                    nats, *seconds = measured[key]
+                    relative = nats / measured["", frozenset()][0]
+                    rows.append((n, n > trained, name, way, number, passage, nats, relative, *seconds))
     columns = ["n", "stretched", "method", "order", "replaced", "passage", "nats", "relative", "attention", "forward"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -208,9 +193,10 @@ def numbers(layers: int) -> list[int]:
 
 
 def _timed(decoder: Any, tokens: np.ndarray, replaced: Mapping[int, Method]) -> tuple[float, float, float]:
+    """Nats per token, seconds of attention, seconds of the whole pass."""
     clock = Clock(replacing(replaced))
-    losses, seconds = timed(decoder.xp, partial(decoder.losses, tokens, attend=clock))
-    return float(losses.mean(dtype=np.float64)), clock.seconds, seconds
+    nats, seconds = timed(decoder.xp, partial(decoder.losses, tokens, attend=clock))
+    return float(nats.mean(dtype=np.float64)), clock.seconds, seconds
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
@@ -226,13 +212,133 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     base = exact[["attention", "forward"]].min().assign(nats=exact["nats"].mean()).loc[rows["n"]]
     shares = {name: rows[name] / base[name].to_numpy() for name in base.columns}
     by = ["n", "stretched", "method", "order", "replaced"]
-    table = rows.assign(mean=rows["nats"], low=rows["relative"], high=rows["relative"], **shares).groupby(
-        by, sort=False
+    named = {"mean": "mean", "nats": "mean", "low": "min", "high": "max", "attention": "min", "forward": "min"}
+    table = rows.assign(mean=rows["nats"], low=rows["relative"], high=rows["relative"], **shares)
+    table = table.groupby(by, sort=False).agg(named).rename(columns={"nats": "relative"}).reset_index()
+    table.insert(len(by), "perplexity", np.exp(table["mean"]))
+    table["mean"] /= np.log(2)
+    return table.rename(columns={"mean": "bits"})
+
+
+# -------------------------------------------------------------------------------------------------------------- drawing
+@paper_style()
+def draw_context(rows: pd.DataFrame, *, unit: str) -> Figure:
+    """Bits over the context, each passage and the mean; and what each doubling changes, with 99 percent limits."""
+    fig, (level, change) = grid(2, 2, height=2.2)
+    table = gains(rows)
+    for _, passage in rows.groupby("passage"):
+        level.plot(passage["n"], passage["bits"], color="#BBBBBB", linewidth=0.6, zorder=1)
+    level.plot([], [], color="#BBBBBB", linewidth=0.6, label="one passage")
+    looks = {False: {"label": "mean, within the trained context"}, True: {"label": "mean, beyond it (YaRN)"}}
+    hollow = {"markerfacecolor": "white", "linestyle": ":"}
+    for stretched, part in table.groupby("stretched"):
+        look = {**LOOKS["blue"], **looks[bool(stretched)], **(hollow if stretched else {})}
+        level.plot(part["n"], part["bits"], **look)
+        change.errorbar(part["n"], part["change"], yerr=part["change_reach"], elinewidth=0.7, capsize=1.5, **look)
+    theory_line(change, table["n"], 0, "no change", linestyle=":")
+    level.set(ylabel=f"held-out bits per {unit}", ylim=(0, None))
+    change.set_ylabel("change by the last doubling")
+    for ax in (level, change):
+        ax.set_xscale("log")
+        ticks(ax.xaxis, table["n"], at_most=6)
+    finish(fig, xlabel="tokens up to the one predicted")
+    return fig
+
+
+@paper_style()
+def draw_layers(table: pd.DataFrame, *, unit: str) -> Figure:
+    """A column of panels per n. Above: perplexity with each method, from the last layer on. Below: orders of layers.
+
+    Below is log-perplexity over that of exact attention, with ranges over passages. Above, ranges are exact attention's
+    mean perplexity to the powers of these: perplexities differ by passage far more than by method. Where answering zero
+    is far above everything else it leaves the panel, and its value stands there. Orders that always replace the same
+    layers share a line.
+    """
+    exact = table["n"].map(table[table["replaced"] == 0].groupby("n")["perplexity"].first())
+    series = table["order"].where(table["method"] == HYPER, table["method"])
+    above = {"value": table["perplexity"], "low": exact ** table["low"], "high": exact ** table["high"]}
+    rows = pd.concat(
+        [
+            table.assign(quantity="perplexity", series=series, **above)[table["order"] == LAST],
+            table.assign(quantity="relative", series=series, value=table["relative"])[~series.isin((LOCAL, ZERO))],
+        ]
     )
-    found = table.agg(
-        {"mean": "mean", "nats": "mean", "low": "min", "high": "max", "attention": "min", "forward": "min"}
+    top = 1.2 * rows.loc[(rows["quantity"] == "perplexity") & (rows["series"] != ZERO), "high"].max()
+
+    names = {order: [order] for order in (LAST, FIRST, ALPHA, GREEDY)}
+    costs = table[table["method"] == HYPER].pivot_table("relative", ["n", "replaced"], "order")
+    for order in (FIRST, ALPHA, GREEDY):
+        twin = next(other for other in names if costs[other].equals(costs[order]))
+        if twin != order:
+            names[twin] += names.pop(order)
+    colours = (method("hyper practical"), LOOKS["green"], LOOKS["magenta"], LOOKS["cyan"])
+    looks = {
+        order: {**look, "label": "HyperAttention " + " = ".join(names[order])}
+        for order, look in zip(names, colours, strict=False)
+    }
+    looks[UNIFORM] = method("uniform", linestyle=":", label="uniform sampling and own block")
+    looks[LOCAL] = {**LOOKS["maroon"], "linestyle": ":", "label": "own block alone"}
+    looks[ZERO] = method("zero", linestyle=":")
+
+    def edges(ax: Axes, panel: pd.DataFrame) -> None:
+        ax.axhline(panel.loc[panel["replaced"] == 0, "value"].iloc[0], **method("exact", marker=""))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        zero = panel.loc[panel["series"] == ZERO, ["replaced", "value"]].groupby("replaced").median()["value"]
+        if len(zero) and zero.iloc[-1] > top:
+            ax.set_ylim(exact.min() / 1.05, top)
+            note = f"answering zero: up to {zero.iloc[-1]:.3g}"
+            ax.text(0.98, 0.97, note, transform=ax.transAxes, va="top", ha="right", size=6)
+
+    return facets(
+        rows,
+        x="replaced",
+        y="value",
+        hue="series",
+        facet="n",
+        row="quantity",
+        looks=looks,
+        limits=("low", "high"),
+        bars=True,
+        logy=True,
+        xlabel="layers replaced",
+        ylabel={"perplexity": f"perplexity of a {unit}", "relative": "log-perplexity / exact"},
+        titles=lambda n: f"n = {n}" + " (YaRN)" * bool(table.loc[table["n"] == n, "stretched"].any()),
+        height=2.0,
+        each=edges,
     )
-    found = found.rename(columns={"nats": "relative"}).reset_index()
-    found.insert(len(by), "perplexity", np.exp(found["mean"]))
-    found["mean"] /= np.log(2)
-    return found.rename(columns={"mean": "bits"})
+
+
+@paper_style()
+def draw_time(table: pd.DataFrame) -> Figure:
+    """Seconds over n, with half and with all of the layers replaced from the last on; and the price in log-perplexity.
+
+    Both are shares of exact attention's, and so is what [HA24] reports of half of the layers (star).
+    """
+    fig, (saved, price) = grid(2, 2, height=2.3)
+    table = table[(table["method"] == HYPER) & (table["order"] == LAST)].sort_values("replaced")
+    layers = table["replaced"].max()
+    looks = {layers // 2: {**LOOKS["blue"], "label": "half"}, layers: {**LOOKS["brown"], "label": "all"}}
+    for replaced, look in looks.items():
+        part = table[table["replaced"] == replaced].sort_values("n")
+        saved.plot(
+            part["n"], part["forward"], **{**look, "label": f"whole pass, {look['label']} of the layers replaced"}
+        )
+        look |= {"label": f"attention, {look['label']} of the layers replaced", "markerfacecolor": "white"}
+        saved.plot(part["n"], part["attention"], **look, linestyle=":")
+    lengths = sorted(table["n"].unique())
+    for place, n in enumerate(lengths):
+        part = table[table["n"] == n]
+        shade = mpl.colormaps["cividis"](0.8 * place / max(1, len(lengths) - 1))  # darker is shorter
+        reach = np.abs(part[["low", "high"]].to_numpy() - part[["relative"]].to_numpy()).T
+        look = {"color": shade, "marker": "osD^v"[place % 5], "label": f"n = {n}: 0 to {layers} layers replaced"}
+        price.errorbar(part["forward"], part["relative"], yerr=reach, elinewidth=0.7, capsize=1.5, **look)
+    star: dict[str, Any] = {"linestyle": "", "marker": "*", "markersize": 8, "color": "black", "zorder": 5}
+    saved.plot(32768, REPORTED[0], **star, label="half of the layers, n = 32k, reported [HA24]")
+    price.plot(*REPORTED, **star)
+    for ax in (saved, price):
+        ax.axhline(1, **method("exact", marker="", linewidth=0.8))
+    saved.set(xscale="log", xlabel="tokens $n$", ylabel="seconds / exact", ylim=(0, None))
+    ticks(saved.xaxis, [*lengths, 32768], at_most=6)
+    price.set(xlabel="seconds of the whole pass / exact", ylabel="log-perplexity / exact", xlim=(0, None))
+    finish(fig)
+    return fig

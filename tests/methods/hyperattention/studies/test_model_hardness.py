@@ -94,7 +94,7 @@ def test_every_head_is_there_once(hard):
 def test_even_attention_has_a_linear_causal_alpha_and_a_block_alpha_of_one():
     n = 72  # the block's keys but the first 4 are whole blocks of 8
     zeros = np.zeros((1, 1, n, 8), np.float32)
-    row = {name: float(np.squeeze(x)) for name, x in model_hardness._measure(np, zeros, zeros, 8, generator(0)).items()}
+    row = {name: float(np.squeeze(x)) for name, x in model_hardness.measure(np, zeros, zeros, 8, generator(0)).items()}
     inverse_squares = 1 / np.arange(1, n + 1) ** 2
     assert row["alpha"] == pytest.approx(n * inverse_squares.sum())
     assert row["alpha_rest"] == pytest.approx(n * inverse_squares[4:].sum())

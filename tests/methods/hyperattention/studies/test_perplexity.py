@@ -1,4 +1,4 @@
-"""Replacing layers: the yardsticks against plain loops, the same tokens in every context, orders and tables."""
+"""Replacing layers: the same tokens in every context, orders, tables, and what the figures show."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ import pytest
 import safetensors.numpy
 import toy_llama
 
-from sublinattn.core.exact import attention
 from sublinattn.lab.models import open_model
 from sublinattn.lab.run import Run
 from sublinattn.lm.attend import replacing
-from sublinattn.methods.hyperattention.claims import replaced_layers
 from sublinattn.methods.hyperattention.studies import perplexity
 
 SIZES = {"vocab_size": 256, "num_hidden_layers": 3, "max_position_embeddings": 512}
@@ -72,51 +70,6 @@ def test_gains_are_paired() -> None:
     assert table["change"].tolist()[1:] == pytest.approx([-0.5, 0.1])
     assert (table["change_reach"][1:] < 1e-9).all() and (table["reach"] > 5).all()
     assert table["stretched"].tolist() == [False, False, True]
-    assert perplexity.falls_until(table) == 4
-    assert perplexity.falls_until(table[:2]) == 4 and perplexity.falls_until(table[:1]) == 2
-    assert perplexity.falls_until(table.assign(change=[np.nan, 0.1, -0.1])) == 2
-
-
-# ------------------------------------------------------------------------------------------------------- the yardsticks
-def test_own_block_is_attention_in_each_block(xp: Any) -> None:
-    q, k, v = (np.random.default_rng(i).standard_normal((2, 3, 12, 5)) for i in range(3))
-    from sublinattn.core import backends
-
-    out = backends.asnumpy(replaced_layers.own_block(*(backends.to_device(x, xp) for x in (q, k, v)), rows=4))
-    for at in np.ndindex(2, 3, 12):
-        seen = slice(at[2] // 4 * 4, at[2] + 1)
-        weights = np.exp(k[at[:2]][seen] @ q[at] / np.sqrt(5))
-        assert out[at] == pytest.approx(weights @ v[at[:2]][seen] / weights.sum())
-
-
-@pytest.mark.parametrize("name", [perplexity.HYPER, perplexity.LOCAL, perplexity.ZERO])
-def test_no_method_looks_ahead(name: str) -> None:
-    n, cut = 256, 150
-    q, k, v = (np.random.default_rng(i).standard_normal((1, 2, n, 8)) for i in range(3))
-    changed = [np.where(np.arange(n)[:, None] < cut, x, -x) for x in (q, k, v)]
-    outs = [
-        perplexity.methods(n, np.random.default_rng(0))[name](*given)[..., : cut // 2, :]
-        for given in ((q, k, v), (changed[0], changed[1], changed[2]))
-    ]
-    assert np.array_equal(*outs)
-
-
-def test_a_uniform_sample_stands_for_the_keys_before_the_block() -> None:
-    """With all of them sampled it is exact attention; else each counts `start / size` times, and its own block once."""
-    rng = np.random.default_rng(4)
-    q, k, v = (rng.standard_normal((1, 2, 12, 3)) for _ in range(3))
-    np.testing.assert_allclose(
-        replaced_layers.uniform_before(q, k, v, rows=4, size=12, rng=rng), attention(q, k, v, causal=True), rtol=1e-12
-    )
-    found = replaced_layers.uniform_before(q, k, v, rows=4, size=2, rng=np.random.default_rng(5))
-    again = np.random.default_rng(5)
-    chosen = {start: again.choice(start, 2, replace=False) for start in (4, 8)}
-    for head, i in np.ndindex(2, 12):
-        start = i // 4 * 4
-        seen = [*range(start, i + 1), *chosen.get(start, ())]
-        counts = np.array([1.0] * (i + 1 - start) + [start / 2] * (len(seen) - (i + 1 - start)))
-        weights = counts * np.exp(q[0, head, i] @ k[0, head, seen].T / np.sqrt(3))
-        np.testing.assert_allclose(found[0, head, i], weights @ v[0, head, seen] / weights.sum(), rtol=1e-12)
 
 
 # ------------------------------------------------------------------------------------------------------ the experiment
@@ -141,8 +94,8 @@ def test_replaced_layers_are_those_of_the_order(run: Run) -> None:
     model, rng = run.open_model(), run.rng("replaced", 256)
     model.passage(rng, 256)
     tokens = model.passage(rng, 256)
-    zero, own = perplexity.methods(256, rng)[perplexity.ZERO], perplexity.methods(256, rng)[perplexity.LOCAL]
-    for method, name in ((zero, perplexity.ZERO), (own, perplexity.LOCAL)):
+    for name in (perplexity.ZERO, perplexity.LOCAL):
+        method = perplexity.methods(256, rng)[name]
         for number, layers in enumerate(([], [2], [1, 2], [0, 1, 2])):
             want = model.decoder.losses(tokens, attend=replacing({layer: method for layer in layers})).mean()
             chosen = (rows["method"] == name) & (rows["replaced"] == number) & (rows["n"] == 256)
@@ -191,3 +144,43 @@ def test_summary_is_over_exact_attention() -> None:
     assert both["relative"] == pytest.approx(1.25)
     assert (both["low"], both["high"]) == (pytest.approx(3.5 / 3), pytest.approx(1.5))
     assert (both["attention"], both["forward"]) == (pytest.approx(1 / 4), pytest.approx(3 / 9))
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+def summarised(**harm: float) -> pd.DataFrame:
+    """A summary of no and one replaced layer of a model of exact perplexity 4, by order and by yardstick."""
+    names = {"zero": perplexity.ZERO, "own": perplexity.LOCAL, "uniform": perplexity.UNIFORM}
+    rows = [
+        (64, False, names.get(key, perplexity.HYPER), perplexity.LAST if key in names else order, r, 4.0**x, x, x, x)
+        for key, order in {**dict.fromkeys(names, ""), **ORDERS}.items()
+        for r, x in ((0, 1.0), (1, 1 + harm.get(key, 0.3)))
+    ]
+    columns = ["n", "stretched", "method", "order", "replaced", "perplexity", "relative", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+ORDERS = {
+    "last": perplexity.LAST,
+    "first": perplexity.FIRST,
+    "alpha": perplexity.ALPHA,
+    "greedy": perplexity.GREEDY,
+}
+
+
+def test_orders_that_replace_the_same_layers_share_a_line() -> None:
+    fig = perplexity.draw_layers(summarised(first=0.2, alpha=0.2, greedy=0.1), unit="byte")
+    labels = {text.get_text() for text in fig.legends[0].get_texts()}
+    assert {
+        "HyperAttention from the last",
+        "HyperAttention from the first = least alpha first",
+        "HyperAttention greedily",
+    } <= labels
+
+
+@pytest.mark.parametrize(("harm", "notes"), [(0.4, []), (3.0, ["answering zero: up to 256"])])
+def test_answering_zero_leaves_the_panel_where_it_is_far_above_and_its_value_is_written(
+    harm: float, notes: list[str]
+) -> None:
+    ax = perplexity.draw_layers(summarised(zero=harm), unit="byte").axes[0]
+    assert [text.get_text() for text in ax.texts] == notes
+    assert (ax.get_ylim()[1] < 4.0 ** (1 + harm)) == bool(notes)

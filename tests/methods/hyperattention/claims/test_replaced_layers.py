@@ -1,0 +1,51 @@
+"""What a layer is replaced by: the yardsticks against plain loops, and that none looks ahead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sublinattn.core import backends
+from sublinattn.core.exact import attention
+from sublinattn.methods.hyperattention.claims import replaced_layers
+
+
+def test_own_block_is_attention_in_each_block(xp: Any) -> None:
+    q, k, v = (np.random.default_rng(i).standard_normal((2, 3, 12, 5)) for i in range(3))
+    out = backends.asnumpy(replaced_layers.own_block(*(backends.to_device(x, xp) for x in (q, k, v)), rows=4))
+    for at in np.ndindex(2, 3, 12):
+        seen = slice(at[2] // 4 * 4, at[2] + 1)
+        weights = np.exp(k[at[:2]][seen] @ q[at] / np.sqrt(5))
+        assert out[at] == pytest.approx(weights @ v[at[:2]][seen] / weights.sum())
+
+
+@pytest.mark.parametrize("name", [replaced_layers.HYPER, replaced_layers.LOCAL, replaced_layers.ZERO])
+def test_no_method_looks_ahead(name: str) -> None:
+    n, cut = 256, 150
+    q, k, v = (np.random.default_rng(i).standard_normal((1, 2, n, 8)) for i in range(3))
+    changed = [np.where(np.arange(n)[:, None] < cut, x, -x) for x in (q, k, v)]
+    outs = [
+        replaced_layers.methods(n, np.random.default_rng(0))[name](*given)[..., : cut // 2, :]
+        for given in ((q, k, v), (changed[0], changed[1], changed[2]))
+    ]
+    assert np.array_equal(*outs)
+
+
+def test_a_uniform_sample_stands_for_the_keys_before_the_block() -> None:
+    """With all of them sampled it is exact attention; else each counts `start / size` times, and its own block once."""
+    rng = np.random.default_rng(4)
+    q, k, v = (rng.standard_normal((1, 2, 12, 3)) for _ in range(3))
+    np.testing.assert_allclose(
+        replaced_layers.uniform_before(q, k, v, rows=4, size=12, rng=rng), attention(q, k, v, causal=True), rtol=1e-12
+    )
+    found = replaced_layers.uniform_before(q, k, v, rows=4, size=2, rng=np.random.default_rng(5))
+    again = np.random.default_rng(5)
+    chosen = {start: again.choice(start, 2, replace=False) for start in (4, 8)}
+    for head, i in np.ndindex(2, 12):
+        start = i // 4 * 4
+        seen = [*range(start, i + 1), *chosen.get(start, ())]
+        counts = np.array([1.0] * (i + 1 - start) + [start / 2] * (len(seen) - (i + 1 - start)))
+        weights = counts * np.exp(q[0, head, i] @ k[0, head, seen].T / np.sqrt(3))
+        np.testing.assert_allclose(found[0, head, i], weights @ v[0, head, seen] / weights.sum(), rtol=1e-12)
