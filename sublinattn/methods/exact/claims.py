@@ -6,15 +6,18 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
+from numpy.random import Generator
 
 from ...core.backends import asnumpy, to_device
 from ...core.exact import Partial, partial_attention
 from ...theory.claim import Claim, Exact, Sabotage, Trial
 
 
-def merged(rng: np.random.Generator, xp: Any, *, n: int, parts: int, size: float, shift: bool = True) -> Trial:
-    """Distance from dense attention of partials over a random split of the keys, merged in random order; logits of
-    order `size`.
+def merged(rng: Generator, xp: Any, *, n: int, parts: int, size: float, shift: bool = True) -> Trial:
+    """Largest distance between dense attention and the merge of partials over a random split of the keys.
+
+    Logits are of order `size`; partials merge in random order. Sabotage: without `shift` the partials' reference
+    logits are forgotten.
     """
     q, k, v = (rng.standard_normal((n, 8)) for _ in range(3))
     q *= size / np.sqrt(8)
@@ -23,15 +26,19 @@ def merged(rng: np.random.Generator, xp: Any, *, n: int, parts: int, size: float
     for part in rng.permutation(parts):
         mine = owner == part
         if mine.any():
-            p = partial_attention(*(to_device(x, xp) for x in (q, k[mine], v[mine])), scale=1.0)
+            partial = partial_attention(*(to_device(x, xp) for x in (q, k[mine], v[mine])), scale=1.0)
             if not shift:
-                p.m[...] = 0
-            total.merge(p)
+                partial.m[...] = 0
+            total.merge(partial)
     logits = q @ k.T
     a = np.exp(logits - logits.max(axis=1, keepdims=True))
     exact = a @ v / a.sum(axis=1, keepdims=True)
     return Trial(float(abs(asnumpy(total.output()) - exact).max()), 0.0, facts={"n": n, "parts": parts})
 
+
+FORGOTTEN = Sabotage(
+    "references forgotten", "partials are added as if their reference logits were equal", {"shift": False}
+)
 
 CLAIMS = (
     Claim(
@@ -51,11 +58,7 @@ CLAIMS = (
             )
         },
         max_trials={"smoke": 3, "standard": 20},
-        sabotages=(
-            Sabotage(
-                "references forgotten", "partials are added as if their reference logits were equal", {"shift": False}
-            ),
-        ),
+        sabotages=(FORGOTTEN,),
         remark="float64, logits up to several thousand, empty parts left out.",
     ),
 )

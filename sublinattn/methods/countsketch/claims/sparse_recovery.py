@@ -75,10 +75,10 @@ def proven_recovery(
     used_tables: int | None = None,
     divide: float = 1.0,
 ) -> Trial:
-    """What is proven of the estimates (`what="estimates"`), or of the k or 2k largest of them (`what="k"`, `"2k"`).
+    """Largest error of an estimate (`what="estimates"`), or of the k or 2k largest estimates (`"k"`, `"2k"`).
 
-    Sabotages: `used_tables` tables in place of those that the proof counts; the estimates' bound is divided by
-    `divide`.
+    Both are of the worst column, over its `||tail_k||`, against what is proven. Sabotages: `used_tables` in place of
+    the tables that the proof counts; estimates must be within a `divide`-th of their bound.
     """
     a = symbols.estimate_spread(k, width=width, tables=tables, entries=n * COLUMNS, failure=RECOVERY_FAILURE)
     y = signals(rng, family, n, k, columns=COLUMNS)
@@ -116,8 +116,8 @@ def critical_width(
     """Smallest width at which a tenth of the draws miss `||T - y||^2 <= (1 + eps1) ||tail_k||^2`; inf above 2n.
 
     T holds the `keep k` largest estimates. All draws are tables of one sketch. The search starts anywhere within a
-    factor of 2, so that its steps are not those of the grid. Sabotages: `eps1^eps_power / k^k_power`
-    in place of `eps1`.
+    factor of 2, so that its steps are not those of the grid. Sabotages: `eps1^eps_power / k^k_power` in place of
+    `eps1`.
     """
     (y,) = signals(rng, family, n, k, eps1=eps1, columns=1).T
     square, tail2 = (y**2).sum(), float(tail(y, k) ** 2)

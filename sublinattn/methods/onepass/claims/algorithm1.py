@@ -11,11 +11,11 @@ import numpy as np
 import sympy as sp
 from numpy.random import Generator
 
-from ....core.backends import Array, asnumpy, to_device
+from ....core.backends import Array, asnumpy
 from ....lab.workloads import make
 from ....streams import absorb
 from ....theory.claim import Claim, Exact, Sabotage, Trial
-from ...countsketch.countsketch import CountSketch
+from ...countsketch.claims.signals import sketched
 from ...countsketch.hashing import IndexHash
 from ...countsketch.recovery import SparseColumns, scan
 from ...polynomial.approximants import approximant
@@ -55,9 +55,8 @@ def three_sketches(rng: Generator, xp: Any, *, n: int, d: int, degree: int, brok
     if broken == "weights":
         state.weights = xp.ones_like(state.weights)
     z = state.output(xp)  # (Phi D^-1 U1) ((Psi U2)^T Psi V)
-    direct = CountSketch(n, d, state.phi.hash, state.phi.bit_tables)  # Phi y
-    direct.allocate(xp, np.float64)
-    direct.add(0, to_device(y, xp))
+    hashed, bit_tables = state.phi.hash, state.phi.bit_tables
+    direct = sketched(xp, hashed.coefficients, y, width=hashed.width, bit_tables=bit_tables)  # Phi y
     pairs = ((asnumpy(m), asnumpy(e)) for m, e in ((z.table, direct.table), (z.bits, direct.bits)))
     error = max(float(np.abs(m - e).max() / np.abs(e).max()) for m, e in pairs)
     return Trial(error, 0.0, facts={"n": n, "t": state.monomials.rank})

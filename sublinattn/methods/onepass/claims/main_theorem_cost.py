@@ -72,23 +72,14 @@ def decode_seconds(
 
 
 def psi_rows(
-    rng: Generator,
-    xp: Any,
-    *,
-    variable: str,
-    n: int,
-    d: int,
-    degree: int,
-    k: int,
-    draws: int = 10,
-    signs: bool = True,
+    rng: Generator, xp: Any, *, variable: str, n: int, d: int, degree: int, k: int, signs: bool = True
 ) -> Trial:
     """Rows of `Psi` at which the decoded answer's error, root mean square, is `||y||_F`, that of answering zero.
 
-    `draws` tables of one sketch are as many independent `Psi`. Each has its own `y + D^-1 U1 E`, E the error (t, d_v)
+    The tables of one sketch are as many independent `Psi`. Each has its own `y + D^-1 U1 E`, E the error (t, d_v)
     of its product; `Phi` sketches the columns of all draws side by side. Sabotage: `Psi` has no signs.
     """
-    n, d_v = near(rng, n), 2
+    n, d_v, draws = near(rng, n), 2, 10
     x = make("compressible", n, d, d_v=d_v, rng=rng, dtype=np.float64)
     u1, u2 = normalised_features(x, degree)
     y = u1 @ (u2.T @ x.v)  # D^-1 U1 U2^T V
