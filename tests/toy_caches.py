@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,14 @@ def stream(xp: Any, seed: int, n: int, *, n_q: int = 5, **options: Any) -> list[
     return [xp.asarray(x) for x in (q, k, v)]
 
 
+def spans(cuts: list[int], n: int) -> Iterator[tuple[int, int]]:
+    """Begin and end of the chunks that begin at 0 and at the cuts."""
+    return itertools.pairwise([0, *cuts, n])
+
+
 def feed(cache: Any, k: Any, v: Any, cuts: list[int]) -> Any:
     """All tokens, in chunks that begin at 0 and at the cuts."""
-    edges = [0, *cuts, k.shape[-2]]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in spans(cuts, k.shape[-2]):
         cache.update(k[..., begin:end, :], v[..., begin:end, :])
     return cache
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import references
-from toy_caches import BUDGET, CACHES, D_V, farthest_points, feed, heavy_hitters, over, stream, tokens
+from toy_caches import BUDGET, CACHES, D_V, farthest_points, feed, heavy_hitters, over, spans, stream, tokens
 from toy_states import contents
 
 from sublinattn.core import backends
@@ -76,8 +76,7 @@ def test_half_precision_accumulates_in_single(xp: Any, name: str) -> None:
 def test_sink_cache_holds_the_first_and_the_last(xp: Any, window: int, sinks: int, cuts: str) -> None:
     q, k, v = stream(xp, 4, N)
     cache = SinkCache(window, sinks)
-    edges = [0, *CUTS[cuts], N]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in spans(CUTS[cuts], N):
         cache.update(k[begin:end], v[begin:end])
         kept = [j for j in range(end) if j < sinks or j >= end - window]
         assert sorted(tokens(cache, k)) == kept
@@ -91,8 +90,7 @@ def test_heavy_hitters_are_those_of_the_plain_loop(xp: Any, budget: int, recent:
     plain = [backends.asnumpy(x) for x in (q, k, v)]
     events: list[tuple[str, int]] = []
     cache = HeavyHitterCache(budget, recent)
-    edges = [0, *CUTS[cuts], N]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in spans(CUTS[cuts], N):
         cache.update(k[begin:end], v[begin:end])
         answer = cache.attend(q[begin:end])
         events += [("token", j) for j in range(begin, end)] + [("query", i) for i in range(begin, end)]
@@ -123,8 +121,7 @@ def test_scores_do_not_depend_on_how_queries_are_cut(xp: Any, monkeypatch: pytes
 def test_k_center_of_what_is_stored_and_what_leaves_the_window(xp: Any, budget: int, recent: int, cuts: str) -> None:
     q, k, v = stream(xp, 9, N)
     cache, plain, kept = KCenterCache(budget, recent), backends.asnumpy(k), []
-    edges = [0, *CUTS[cuts], N]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in spans(CUTS[cuts], N):
         cache.update(k[begin:end], v[begin:end])
         kept += range(begin, end)
         if len(kept) > budget:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors
 from scipy import stats
-from toy_caches import BUDGET, feed, over, stream, tokens
+from toy_caches import BUDGET, feed, over, spans, stream, tokens
 from toy_states import contents
 
 from sublinattn.core import backends
@@ -45,8 +45,7 @@ def smallest(head: int, draws: list[tuple[int, int]], budget: int) -> list[int]:
 def test_uniform_stores_the_smallest_priorities(xp: Any, budget: int, cuts: list[int]) -> None:
     q, k, v = stream(xp, 0, N, lead=(3,))
     cache = ReservoirCache(budget, rng=5)
-    edges = [0, *cuts, N]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in spans(cuts, N):
         answer = cache.update(k[:, begin:end], v[:, begin:end]).attend(q)
         for head in range(3):
             kept = smallest(head, [(5, j) for j in range(end)], budget)

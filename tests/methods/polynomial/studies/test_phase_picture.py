@@ -1,6 +1,5 @@
 """The phase picture's maps and curves: where the rank is below n."""
 
-import io
 import math
 
 import pandas as pd
@@ -8,7 +7,6 @@ import pytest
 
 from sublinattn.lab.run import Run
 from sublinattn.methods.polynomial.studies import phase_picture
-from sublinattn.plots.style import paper_style
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +53,3 @@ def test_onsets_are_interpolated_and_only_count_the_last_crossing():
     onset = phase_picture.onsets(curve)["log10 n from which t < n"].item()
     assert onset == pytest.approx(math.exp(3 + 1 / 3) / math.log(10))
     assert phase_picture.onsets(curve.iloc[:3])["log10 n from which t < n"].item() == math.inf
-
-
-def test_phase_figures_draw(maps, curves):
-    figures = phase_picture.draw_maps(maps), phase_picture.draw_curves(curves)
-    with paper_style():
-        for figure in figures:
-            figure.savefig(io.BytesIO(), format="svg")
-    assert len(figures[0].axes) == 7
-    (ax,) = figures[1].axes
-    assert len(ax.get_lines()) >= 4 * 2 + 2
