@@ -148,21 +148,9 @@ class Array:
     __array_function__ = _refuse
 
 
-for _name in (
-    "add",
-    "sub",
-    "mul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "matmul",
-    "and_",
-    "or_",
-    "xor",
-    "lshift",
-    "rshift",
-):
+_ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
+_BITS = ("and_", "or_", "xor", "lshift", "rshift")
+for _name in (*_ARITHMETIC, *_BITS):
     _stem = _name.strip("_")
     _methods = _binary(_name)
     for _method, _prefix in zip(_methods, ("", "r", "i"), strict=True):
@@ -173,13 +161,9 @@ for _name in ("lt", "le", "eq", "ne", "gt", "ge"):
 
 def asarray(x: Any, dtype: Any = None) -> Array:
     """Copy a host array (or number) to the device."""
-    return (
-        x.astype(dtype, copy=False)
-        if isinstance(x, Array) and dtype
-        else x
-        if isinstance(x, Array)
-        else Array(np.array(x, dtype=dtype))
-    )
+    if not isinstance(x, Array):
+        return Array(np.array(x, dtype=dtype))
+    return x.astype(dtype, copy=False) if dtype else x
 
 
 def asnumpy(x: Array) -> np.ndarray:

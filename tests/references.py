@@ -77,6 +77,21 @@ def qkv(
     return [(f * rng.standard_normal((*lead, *shape))).astype(dtype) for f, shape in zip(factors, shapes, strict=True)]
 
 
+def distance(x: Any, y: Any) -> float:
+    return math.dist([float(a) for a in x], [float(b) for b in y])
+
+
+def greedy_k_center(k: np.ndarray, m: int, start: int = 0) -> tuple[list[int], list[float]]:
+    """At most m centres, each the first of the farthest points from those before, and the radius after each."""
+    centres, radii = [start], []
+    while True:
+        nearest = [min(distance(point, k[c]) for c in centres) for point in k]
+        radii.append(max(nearest))
+        if len(centres) == m or radii[-1] == 0:
+            return centres, radii
+        centres.append(nearest.index(radii[-1]))
+
+
 # ------------------------------------------------------------------------------------- polynomials, monomials, sketches
 def exponents(d: int, degree: int) -> list[tuple[int, ...]]:
     """Exponents of all monomials of degree at most `degree` in `d` variables, by trying every combination."""

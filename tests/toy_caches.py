@@ -82,11 +82,3 @@ def heavy_hitters(events: list[tuple[str, int]], q: Any, k: Any, budget: int, re
             for token, weight in zip(held, weights[0], strict=True):
                 scores[token] += weight
     return scores, seen
-
-
-def farthest_points(k: np.ndarray, m: int) -> list[int]:
-    """Greedy k-center from the first point."""
-    centres = [0]
-    while len(centres) < m:
-        centres.append(max(range(len(k)), key=lambda j: min(np.linalg.norm(k[j] - k[c]) for c in centres)))
-    return centres

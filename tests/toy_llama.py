@@ -1,4 +1,4 @@
-"""Small random checkpoints in Llama's layout, and what a decoder should compute on them, by plain loops."""
+"""Small random checkpoints in Llama's layout, and what their layers attend with."""
 
 from __future__ import annotations
 
@@ -75,45 +75,3 @@ def recorded(model: Decoder, tokens: Any, **options: Any) -> list[tuple[Any, Any
 
     model.logits(tokens, attend=attend, **options)
     return layers
-
-
-def reference_logits(weights: dict[str, np.ndarray], config: Config, tokens: Any) -> np.ndarray:
-    """Logits (n, vocabulary) of one text in float64, token by token and head by head; plain rotations only."""
-    w = {name: tensor.astype(np.float64) for name, tensor in weights.items()}
-    x = [w["model.embed_tokens.weight"][token] for token in tokens]
-
-    def linear(name: str, row: np.ndarray) -> np.ndarray:
-        return w[f"{name}.weight"] @ row + w.get(f"{name}.bias", 0.0)
-
-    def norm(name: str, row: np.ndarray) -> np.ndarray:
-        return row / math.sqrt(sum(a * a for a in row) / len(row) + config.norm_eps) * w[f"{name}.weight"]
-
-    def turned(row: np.ndarray, position: int) -> np.ndarray:
-        half, out = len(row) // 2, np.empty(len(row))
-        for j in range(half):
-            angle = position * config.rope.theta ** (-2 * j / len(row))
-            a, b = row[j], row[j + half]
-            out[j] = a * math.cos(angle) - b * math.sin(angle)
-            out[j + half] = a * math.sin(angle) + b * math.cos(angle)
-        return out
-
-    for layer in range(config.layers):
-        at, d = f"model.layers.{layer}", config.head_dim
-        rows = [norm(f"{at}.input_layernorm", row) for row in x]
-        q, k, v = ([linear(f"{at}.self_attn.{name}_proj", row) for row in rows] for name in "qkv")
-        for i in range(len(tokens)):
-            outputs = []
-            for head in range(config.heads):
-                own, read = slice(head * d, head * d + d), head // (config.heads // config.kv_heads) * d
-                query = turned(q[i][own], i)
-                logits = [query @ turned(k[j][read : read + d], j) / math.sqrt(d) for j in range(i + 1)]
-                weight = [math.exp(logit - max(logits)) for logit in logits]
-                outputs.append(sum(a * v[j][read : read + d] for j, a in enumerate(weight)) / sum(weight))
-            x[i] = x[i] + linear(f"{at}.self_attn.o_proj", np.concatenate(outputs))
-        for i in range(len(tokens)):
-            row = norm(f"{at}.post_attention_layernorm", x[i])
-            gate = linear(f"{at}.mlp.gate_proj", row)
-            gate = np.array([a / (1 + math.exp(-a)) for a in gate])
-            x[i] = x[i] + linear(f"{at}.mlp.down_proj", gate * linear(f"{at}.mlp.up_proj", row))
-    head = "model.embed_tokens" if config.tied else "lm_head"
-    return np.array([linear(head, norm("model.norm", row)) for row in x])

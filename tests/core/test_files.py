@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -49,14 +50,20 @@ def test_json_is_strict_and_rows_are_not_empty(tmp_path: Path) -> None:
         files.write_rows(pd.DataFrame({"a": []}), "x", out=tmp_path)
     assert not list(tmp_path.iterdir())
     rows = pd.DataFrame({"a": [1.5, 2.5]})
-    pd.testing.assert_frame_equal(pd.read_parquet(files.write_rows(rows, "x", out=tmp_path)), rows)
+    path = files.write_rows(rows, "x", out=tmp_path)
+    assert path == tmp_path / "rows" / "x.parquet" and os.listdir(path.parent) == [path.name]
+    pd.testing.assert_frame_equal(pd.read_parquet(path), rows)
 
 
 def test_safetensors_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bfloat16, path = pytest.importorskip("ml_dtypes").bfloat16, tmp_path / "x.safetensors"
     save_file({"x": np.ones(3, bfloat16), "y": np.ones(2)}, path)
-    with files.open_safetensors(path) as file:
-        assert file.get_tensor("x").dtype == bfloat16
+    program = (  # of its own: here ml_dtypes is loaded, which is what makes NumPy read bfloat16
+        "import sys; from sublinattn.core.files import open_safetensors; "
+        "print(open_safetensors(sys.argv[1]).get_tensor('x').dtype)"
+    )
+    run = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "bfloat16"
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)  # as if it were not installed
     with pytest.raises(ImportError, match=rf"^{path} is in bfloat16, .* pip install 'sublinattn\[lm\]'$"):
         files.open_safetensors(path)

@@ -79,21 +79,6 @@ def test_two_runs_agree_to_the_byte_whatever_the_number_of_workers(book, tmp_pat
     assert text(book) != text(again), "the times, at least, must differ: else nothing is compared"
 
 
-def test_another_seed_gives_another_ledger(book, tmp_path):
-    ledger.check([toys.HOLDS], seed=1, out=tmp_path, notebook="nb")
-    other = ledger.merge((tmp_path / "verdicts").glob("*.json"))["claims"]["toy.holds"]
-    first = book["claims"]["toy.holds"]
-    assert other["sabotages"][0]["reason"] != first["sabotages"][0]["reason"] or other["cases"] != first["cases"]
-
-
-def test_numbers_of_the_machine_are_apart_and_whole(book):
-    entry = book["claims"]["toy.clock"]
-    assert "sizes" not in entry["fits"][0]
-    whole = entry | entry["machine"]
-    assert len(whole["fits"][0]["sizes"]) == 4 and whole["fits"][0]["variable"] == "n"
-    assert whole["failures"] == 0 and whole["cases"][0]["case"]["n"] == 64
-
-
 def test_rows_are_filed(tmp_path):
     table = ledger.check([toys.HOLDS], out=tmp_path)
     rows = pd.read_parquet(tmp_path / "rows" / "toy.holds.parquet")

@@ -107,11 +107,6 @@ def test_the_beginning_of_the_first_text_that_is_long_enough(model: Model) -> No
         small.beginning(5)
 
 
-def test_one_seed_is_one_passage(model: Model) -> None:
-    passages = [model.passage(np.random.default_rng(seed), 500).tolist() for seed in (2, 2, 3)]
-    assert passages[0] == passages[1] != passages[2]
-
-
 # --------------------------------------------------------------------------------------------- queries, keys and values
 def test_what_the_layers_attend_with(model: Model) -> None:
     tokens = some_tokens(4, 30)

@@ -1,10 +1,7 @@
 """Run: draws that depend on seed and labels alone, and the folder of rows and verdicts."""
 
-import numpy as np
-import pandas as pd
 import pytest
 
-from sublinattn.core import files
 from sublinattn.lab.run import Run, generator
 
 
@@ -35,12 +32,3 @@ def test_verdicts_are_read_back_and_asked_for_where_there_are_none(tmp_path):
     assert set(run.rows("ha24.gray-adjacency")["role"]) == {
         *("claim", "drop:at least two hyperplanes", "sabotage:binary order")
     }
-
-
-def test_rows_are_written_whole_and_never_empty(tmp_path):
-    table = pd.DataFrame({"n": [1, 2], "error": [0.5, np.inf]})
-    path = files.write_rows(table, "some-figure", out=tmp_path)
-    assert path == tmp_path / "rows" / "some-figure.parquet" and pd.read_parquet(path).equals(table)
-    with pytest.raises(ValueError, match="'empty-figure' must hold at least one measurement"):
-        files.write_rows(table.head(0), "empty-figure", out=tmp_path)
-    assert [p.name for p in path.parent.iterdir()] == ["some-figure.parquet"]

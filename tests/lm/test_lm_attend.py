@@ -15,7 +15,7 @@ from toy_llama import FIELDS, close, decoder, some_tokens
 
 from sublinattn import SubGenCache, attention
 from sublinattn.core import backends
-from sublinattn.lm.attend import CachedAttention, causal, grouped, replacing
+from sublinattn.lm.attend import CachedAttention, causal, replacing
 from sublinattn.methods.caches.exact import ExactCache
 from sublinattn.methods.caches.heavy_hitter import HeavyHitterCache
 from sublinattn.methods.caches.sink import SinkCache
@@ -49,17 +49,10 @@ def qkv(seed: int, n: int, heads: int = 4, kv_heads: int = 2, d: int = 6) -> lis
 def test_text_that_goes_on_is_text_in_one_piece(xp: Any, tmp_path: Path, kv_heads: int) -> None:
     model, tokens = decoder(tmp_path, xp=xp, num_key_value_heads=kv_heads), some_tokens(0, 2, N)
     want = model.logits(tokens)
-    for cut in range(1, N):
+    for cuts in (*([cut] for cut in range(1, N)), [1, 2, 3], [5, 6, 20], list(range(1, N))):
         attend = CachedAttention([ExactCache() for _ in range(LAYERS)])
-        close(in_pieces(model, tokens, attend, cut), want)
+        close(in_pieces(model, tokens, attend, *cuts), want)
         assert {cache.tokens_seen for cache in attend.caches} == {N}
-
-
-def test_pieces_of_any_length(tmp_path: Path) -> None:
-    model, tokens = decoder(tmp_path), some_tokens(1, N)
-    for cuts in ([1, 2, 3], [5, 6, 20], list(range(1, N))):
-        attend = CachedAttention([ExactCache() for _ in range(LAYERS)])
-        close(in_pieces(model, tokens, attend, *cuts), model.logits(tokens))
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
@@ -116,14 +109,6 @@ def test_a_cache_over_its_budget_changes_only_what_comes_after_the_prompt(tmp_pa
     assert (abs(got[12:] - want[12:]).max(axis=1) > 1e-3).all()
 
 
-def test_queries_are_grouped_by_the_head_that_they_read() -> None:
-    q, _, _ = qkv(6, 3)
-    rows = grouped(q, 2)
-    assert rows.shape == (2, 2, 6, 6)
-    for head in range(4):
-        np.testing.assert_array_equal(rows[:, head // 2, head % 2 * 3 : head % 2 * 3 + 3], q[:, head])
-
-
 # -------------------------------------------------------------------------------------------------------------- methods
 def test_a_method_replaces_attention_in_the_layers_named(xp: Any, tmp_path: Path) -> None:
     model, tokens, seen = decoder(tmp_path, xp=xp, num_hidden_layers=3), some_tokens(7, 2, N), []
@@ -147,11 +132,3 @@ def test_exact_attention_replaces_itself(xp: Any, tmp_path: Path, layers: tuple[
     model, tokens = decoder(tmp_path, xp=xp), some_tokens(8, N)
     methods = dict.fromkeys(layers, partial(attention, causal=True))
     close(model.logits(tokens, attend=replacing(methods)), model.logits(tokens))
-
-
-def test_causal_attention_of_grouped_heads(xp: Any) -> None:
-    q, k, v = qkv(9, N, heads=6, kv_heads=2)
-    out = backends.asnumpy(causal(0, *(xp.asarray(x) for x in (q, k, v))))
-    for text, head in np.ndindex(2, 6):
-        want, _ = references.attention(q[text, head], k[text, head // 3], v[text, head // 3], causal=True)
-        close(out[text, head], want)

@@ -118,14 +118,11 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path, monkeypatch: pytest.
 # ------------------------------------------------------------------------------------------------------------- refusals
 def test_refusals_before_any_work(tmp_path: Path) -> None:
     model, folder = decoder(tmp_path, max_position_embeddings=20), tmp_path / "out"
-    late = np.array([0] * 18 + [40])
     cases: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
         (some_tokens(7, 21), {}, ValueError, r"^tokens must be at most the model's context \(20\), got 21$"),
         (some_tokens(7, 2, 5), {}, ValueError, r"^tokens must be those of one text, shape \(n,\), got \(2, 5\)$"),
         (some_tokens(7, 5), {"dtype": "bfloat16"}, ValueError, r"^dtype must be one of .*'float16'.* got 'bfloat16'$"),
-        (np.zeros(0, int), {}, ValueError, r"^tokens must have shape .* not be empty, got \(1, 0\)$"),
-        (np.zeros(5), {}, TypeError, "^tokens must be integers, got float64$"),
-        (late, {}, ValueError, r"^tokens must be in 0\.\.39, got 0 to 40$"),
+        (np.array([0] * 18 + [40]), {}, ValueError, r"^tokens must be in 0\.\.39, got 0 to 40$"),
     ]
     for tokens, options, error, message in cases:
         with pytest.raises(error, match=message):

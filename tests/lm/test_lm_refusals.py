@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,16 +106,6 @@ def test_fields_that_are_not_llamas(tmp_path: Path, fields: dict[str, Any], mess
     refused(tmp_path, ValueError, f"^{tmp_path / 'config.json'}: {re.escape(message)}$")
 
 
-@pytest.mark.parametrize("name", sorted(set(FIELDS) - {"rms_norm_eps", "attention_bias", "mlp_bias", "head_dim"}))
-def test_a_field_that_is_missing(tmp_path: Path, name: str) -> None:
-    fields = {key: value for key, value in FIELDS.items() if key != name}
-    (tmp_path / "config.json").write_text(json.dumps(fields))
-    if name == "num_key_value_heads":  # all of them, as the first Llama had no such field
-        assert Config.load(tmp_path).kv_heads == FIELDS["num_attention_heads"]
-    else:
-        refused(tmp_path, ValueError, f"config.json: {name} must be .*, got None$")
-
-
 def test_fields_that_may_be_left_out(tmp_path: Path) -> None:
     names = ("model_type", "vocab_size", "intermediate_size", "num_hidden_layers", "max_position_embeddings")
     fields = {name: FIELDS[name] for name in names} | {"hidden_size": 24, "num_attention_heads": 4}
@@ -196,13 +185,10 @@ def test_tensors_that_are_there_twice_over(tmp_path: Path) -> None:
     np.testing.assert_array_equal(Decoder.load(tmp_path).logits(some_tokens(0, 9)), want)
 
 
-@pytest.mark.parametrize(
-    "content", [*(slice(kept) for kept in (0, 4, 100, -1)), b"version https://git-lfs.example/spec"]
-)
-def test_a_file_that_is_cut_or_something_else(tmp_path: Path, content: Any) -> None:
+def test_a_file_that_is_something_else(tmp_path: Path) -> None:
     checkpoint(tmp_path)
     path = tmp_path / "model.safetensors"
-    path.write_bytes(path.read_bytes()[content] if isinstance(content, slice) else content)
+    path.write_bytes(b"version https://git-lfs.example/spec")
     refused(tmp_path, ValueError, f"^{path} is not a whole safetensors file: ")
 
 
@@ -235,32 +221,12 @@ def test_an_index_that_is_none(tmp_path: Path, content: str) -> None:
     refused(tmp_path, ValueError, f"^{index} is not an index of shards: ")
 
 
-def test_bfloat16_without_the_package_that_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
-    message = r"is in bfloat16, which NumPy reads with ml_dtypes: pip install 'sublinattn\[lm\]'$"
-    refused(DATA / "bfloat16", ImportError, f"^{DATA / 'bfloat16' / 'model.safetensors'} {message}")
-    Decoder.load(DATA / "float16")
-
-
 # -------------------------------------------------------------------------------------------------------------- calling
-@pytest.mark.parametrize("name", ["logits", "losses"])
-@pytest.mark.parametrize(
-    ("tokens", "error", "message"),
-    [
-        ([0, 40], ValueError, r"tokens must be in 0\.\.39, got 0 to 40"),
-        ([0.0, 1.0], TypeError, "tokens must be integers, got float64"),
-        ([], ValueError, r"tokens must have shape \(n,\) or \(b, n\) and not be empty, got \(1, 0\)"),
-    ],
-)
-def test_tokens_that_the_model_does_not_have(
-    tmp_path: Path, name: str, tokens: Any, error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=f"^{message}$"):
-        getattr(decoder(tmp_path), name)(tokens)
-
-
 def test_other_arguments(tmp_path: Path) -> None:
     model = decoder(tmp_path)
+    for call in (model.logits, model.losses):
+        with pytest.raises(ValueError, match=r"^tokens must be in 0\.\.39, got 0 to 40$"):
+            call([0, 40])
     with pytest.raises(ValueError, match="^tokens must be two or more for a loss, got 1$"):
         model.losses([[3], [4]])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="^start must be at least 0, got -1$"):

@@ -91,18 +91,6 @@ def test_clusters_equal_the_loop_for_every_chunking(xp: Any, name: str, dtype: A
     assert max(square(a, centres[label]) for a, label in zip(x, labels, strict=True)) <= delta**2
 
 
-@pytest.mark.parametrize("name", ["norm 1e3, radius 1", "norm 1e3, both signs"])
-def test_products_alone_would_decide_wrongly(name: str) -> None:
-    """The streams above with a large offset need the float64 distances: a check of the test."""
-    x, delta = STREAMS[name]
-    x = x.astype(np.float32)
-    made, _ = clusters_by_loop(x, delta)
-    squares = np.einsum("ij,ij->i", x, x)
-    gap = squares[:, None] + squares - 2 * x @ x.T <= delta**2
-    wrong = sum(gap[i, j] != (square(x[i], x[j]) <= delta**2) for i in made for j in made)
-    assert wrong > 10
-
-
 @pytest.mark.parametrize("sequential", [1, 3, 50])
 def test_blocks_of_any_size(sequential: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clustering, "SEQUENTIAL", sequential)
@@ -135,16 +123,6 @@ def test_as_far_as_there_is_room(xp: Any, most: int, chunk: int) -> None:
     assert at == stop and labels == expected[:stop]
     assert np.array_equal(backends.asnumpy(clusters.centers.rows), x[made[:most]])
     assert len(clusters.absorb(xp, rows[: made[most] if most < 12 else 9], maximum=most)) == stop or most >= 12
-
-
-def test_no_more_clusters_than_parts_of_diameter_delta() -> None:
-    """30 cells of a grid, each of diameter delta: whatever the order, at most 30 clusters."""
-    rng = np.random.default_rng(3)
-    cell = rng.integers([5, 6], size=(2000, 2))
-    x = cell + rng.uniform(0, 1, size=(2000, 2))
-    for order in (np.arange(2000), np.argsort(x[:, 0]), np.argsort(-np.linalg.norm(x, axis=1))):
-        clusters, _ = absorbed(np, x[order], math.sqrt(2), 100)
-        assert 5 <= len(clusters.centers) <= 30
 
 
 # -------------------------------------------------------------------------------------------------------------- nearest
@@ -184,14 +162,6 @@ def test_nearest_equals_brute_force(xp: Any, dtype: Any, far: int, masked: bool)
 def test_nearest_of_none(xp: Any) -> None:
     index, squares = nearest(xp, xp.asarray(np.ones((3, 2))), xp.asarray(np.ones((0, 2))))
     assert index.tolist() == [-1] * 3 and np.isinf(squares).all()
-
-
-def test_nearest_in_tiles_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, centres = blobs(501, 6, 20, 0.3), blobs(64, 6, 20, 0.3)
-    whole = nearest(np, x, centres)
-    monkeypatch.setattr(clustering, "_tile_rows", lambda xp, m, dtype: 17)
-    for one, other in zip(whole, nearest(np, x, centres), strict=True):
-        np.testing.assert_array_equal(one, other)  # to the bit: squares are summed in float64
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

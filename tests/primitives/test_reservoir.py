@@ -64,14 +64,6 @@ def test_uniforms_are_never_0_or_1() -> None:
             assert 0 < u < 1 and abs(u - near) < 2.0**-51
 
 
-def test_no_two_counters_share_a_draw() -> None:
-    """2.4 million words of 53 bits: an accidental pair has probability 4e-4; these seeds have none."""
-    item = np.arange(200_000)
-    draws = [uniforms(seed, stream, slot, item) for seed in (0, 1) for stream in (0, 1) for slot in (0, 1, 7)]
-    everything = np.concatenate(draws)
-    assert len(np.unique(everything)) == len(everything)
-
-
 def test_uniforms_are_uniform_and_independent() -> None:
     seeds, n = (0, 1, 2**62), 400_000
     item = np.arange(n)
@@ -232,20 +224,6 @@ def test_merging_with_nothing() -> None:
 
 
 # --------------------------------------------------------------------------------------------------- samples of groups
-def samples_by_loop(labels: np.ndarray, size: int, seed: int, stream: int) -> list[list[int]]:
-    """Item of each group's samples, drawn ahead, one item after another."""
-    groups = int(labels.max()) + 1
-    count, held, due = [0] * groups, [[-1] * size for _ in range(groups)], [[1] * size for _ in range(groups)]
-    for j, group in enumerate(labels.tolist()):
-        count[group] += 1
-        for sample in range(size):
-            if due[group][sample] == count[group]:
-                held[group][sample] = j
-                u = float(uniforms(seed, stream, group, sample, j))
-                due[group][sample] = max(math.ceil(count[group] / u), count[group] + 1)
-    return held
-
-
 def held_by_samples(samples: GroupSamples, labels: np.ndarray, chunk: int) -> np.ndarray:
     held = np.full((int(labels.max()) + 1, samples.size), -1)
     for start in range(0, len(labels), chunk):
@@ -255,23 +233,6 @@ def held_by_samples(samples: GroupSamples, labels: np.ndarray, chunk: int) -> np
         assert len(set(zip(group.tolist(), sample.tolist(), strict=True))) == len(group)
         held[group, sample] = start + item
     return held
-
-
-def grown_labels(n: int, groups: int) -> np.ndarray:
-    """Groups appear in the order of their numbers, as clusters do."""
-    labels = np.random.default_rng(n).integers(groups, size=n) ** 2 // groups
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse]
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
-def test_samples_equal_the_loop(chunk: int) -> None:
-    labels = grown_labels(400, 20)
-    samples = GroupSamples(6, 4, 2)
-    held = held_by_samples(samples, labels, chunk)
-    assert held.tolist() == samples_by_loop(labels, 6, 4, 2)
-    assert np.array_equal(samples.counts, np.bincount(labels)) and samples.seen == 400
-    assert (samples.due > samples.counts[:, None]).all() and samples.due.dtype == np.int64
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 24])

@@ -70,19 +70,6 @@ def test_workers_change_nothing(pool, stop_above):
         assert all(value <= stop_above for value in [v for s, v, _ in alone if s == i][:-1])
 
 
-def test_stopping_all_at_once_is_the_same_in_parallel(pool):
-    def first_above(executor):
-        active, seen = set(range(3)), []
-        streams = [stream(index=i, limit=60) for i in range(3)]
-        for i, trial in run_trials(streams, active, seed=3, backend="numpy", executor=executor):
-            seen.append((i, trial.measured))
-            if trial.measured > 0.97:
-                active.clear()
-        return seen
-
-    assert first_above(None) == first_above(pool)
-
-
 @pytest.mark.parametrize("parallel", [False, True])
 def test_an_error_names_its_trial_and_only_if_it_is_reached(pool, parallel):
     executor = pool if parallel else None

@@ -153,10 +153,3 @@ def test_compressible_tail_is_as_documented(decay):
         found.append(rows[k:].sum() / rows.sum())
     expected = (k ** (1 - 2 * decay) - n ** (1 - 2 * decay)) / ((2 * decay - 1) * zeta(2 * decay))
     assert abs(np.mean(found) - expected) < 6 * np.std(found) / np.sqrt(len(found)) + 0.1 * expected
-
-
-def test_compressible_without_decay_is_flat():
-    n, k = 2000, 20
-    x = make("compressible", n, 32, rng=0, decay=0.0, dtype=np.float64)
-    rows = np.sort(np.sum((softmax(x) @ x.v) ** 2, axis=1))
-    assert rows[:-k].sum() / rows.sum() == pytest.approx(1 - k / n, abs=0.02)

@@ -6,6 +6,7 @@ alarm below 1e-8 each if seeds were drawn anew. Distances are those after roundi
 
 import numpy as np
 import pytest
+from scipy.spatial import KDTree
 from scipy.spatial.distance import cdist
 from toy_workloads import alpha, kappa, softmax, sphere_through
 
@@ -128,20 +129,12 @@ def test_clusterable_values(mean):
 
 @pytest.mark.parametrize(("d", "norm"), [(64, 8.0), (16, 8.0), (3, 70000.0)])
 def test_as_many_parts_as_tokens(d, norm):
-    """2^17 parts of one key; neighbours by a grid of cells as wide as the separation left, so no pair is missed."""
+    """2^17 parts of one key: in 3 dimensions no pair is missed."""
     n = 2**17
     x = make("clusterable", n, d, d_v=1, rng=0, clusters=1, exponent=1.0, norm=norm)
-    cell = np.floor(x.k[:, :3].astype(np.float64) / 2.0).astype(np.int64)
-    for shift in np.ndindex(3, 3, 3) if d == 3 else []:
-        moved = cell + shift - 1
-        keys, others = (c @ [1, 2**20, 2**40] for c in (cell, moved))
-        order = np.argsort(keys)
-        first, last = (np.searchsorted(keys[order], others, side=side) for side in ("left", "right"))
-        for step in range((last - first).max()):
-            mine = np.flatnonzero(first + step < last)
-            other = order[first[mine] + step]
-            gap = np.linalg.norm(x.k[mine].astype(np.float64) - x.k[other], axis=1)
-            assert gap[mine != other].min(initial=np.inf) > 2.0
+    if d == 3:
+        gaps, _ = KDTree(x.k.astype(np.float64)).query(x.k.astype(np.float64), k=2)
+        assert gaps[:, 1].min() > 2.0
     assert (abs(np.linalg.norm(x.k, axis=1) - norm) <= 0.51).all()
     chosen = np.random.default_rng(0).integers(n, size=64)  # in d = 16 and 64 by pairs, for some keys
     k = x.k.astype(np.float64)
@@ -177,17 +170,6 @@ def test_drifting_clusters(speed, d, delta, norm):
     assert sum(max(1, int(np.ceil(length - 1e-6))) for length in per_part) <= found <= clusters * stretches
     if speed == 0:
         assert found == clusters
-
-
-def test_drifting_needs_that_many_parts():
-    """Keys of one center at shifts more than delta apart cannot share a part: a chain of such keys as a lower bound."""
-    n, speed = 3000, 12.0
-    x = make("drifting", n, 8, rng=0, clusters=2, speed=speed)
-    chain = [0]
-    for i in range(n):
-        if distances(x.k[[i]], x.k[chain]).min() > 1.0:
-            chain.append(i)  # pairwise farther than delta: each in a part of its own
-    assert len(chain) >= 0.9 * 2 * speed
 
 
 def test_drifting_leaves_the_softmax_alone():

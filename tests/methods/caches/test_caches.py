@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import references
-from toy_caches import BUDGET, CACHES, D_V, farthest_points, feed, heavy_hitters, over, spans, stream, tokens
+from toy_caches import BUDGET, CACHES, D_V, feed, heavy_hitters, over, spans, stream, tokens
 from toy_states import contents
 
 from sublinattn.core import backends
@@ -126,7 +126,7 @@ def test_k_center_of_what_is_stored_and_what_leaves_the_window(xp: Any, budget: 
         kept += range(begin, end)
         if len(kept) > budget:
             outside, window = kept[: len(kept) - recent], kept[len(kept) - recent :]
-            centres = farthest_points(plain[outside], budget - recent) if budget > recent else []
+            centres = references.greedy_k_center(plain[outside], budget - recent)[0] if budget > recent else []
             kept = sorted(outside[i] for i in centres) + window
         assert tokens(cache, k) == kept
         close(cache.attend(q), over(q, k, v, kept))
@@ -139,7 +139,7 @@ def test_k_center_of_repeated_keys_fills_up_with_the_newest(xp: Any) -> None:
     v[0, :, 0] = np.arange(N)
     cache = KCenterCache(8, 2).update(xp.asarray(k), xp.asarray(v))
     assert backends.asnumpy(cache.contents()["values"])[0, :, 0].tolist() == [0, 1, 2, 35, 36, 37, 38, 39]
-    assert tokens(cache, k, 1) == sorted(farthest_points(k[1, :-2], 6)) + [38, 39]
+    assert tokens(cache, k, 1) == sorted(references.greedy_k_center(k[1, :-2], 6)[0]) + [38, 39]
 
 
 def test_zero_cache_answers_zero(xp: Any) -> None:

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
-from toy_caches import farthest_points
 
 from sublinattn import Hardness, hardness
 from sublinattn.core import backends, timing
@@ -127,7 +126,7 @@ def test_cluster_counts_and_radii_of_every_head(xp: Any) -> None:
         radii = backends.asnumpy(measured.cluster_radius(m))
         for head in np.ndindex(2, 3):
             x = k[head]
-            wanted = np.linalg.norm(x[:, None] - x[farthest_points(x, m)], axis=-1).min(axis=1).max()
+            wanted = np.linalg.norm(x[:, None] - x[references.greedy_k_center(x, m)[0]], axis=-1).min(axis=1).max()
             assert abs(radii[head] - wanted) <= 1e-6
 
 
