@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 app = typer.Typer(
-    help="Checks what the sublinear-attention papers promise.\n\nExample: [bold]sublinattn run --effort smoke[/]",
+    help="Verify the statements of papers on sublinear attention, and audit a model.\n\n"
+    "Example: [bold]sublinattn run --effort smoke[/]",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -30,30 +31,9 @@ console = Console()
 COLOURS = {"supported": "green", "refuted": "red", "undecided": "yellow", "vacuous": "blue"}
 
 
-class Effort(StrEnum):
-    """How many trials are run, and at which problem sizes."""
-
-    smoke = "smoke"
-    standard = "standard"
-    full = "full"
-
-
-class Backend(StrEnum):
-    """The array library that computes."""
-
-    auto = "auto"
-    numpy = "numpy"
-    cupy = "cupy"
-
-
-class Bench(StrEnum):
-    """What can be benchmarked."""
-
-    hyper = "hyper"
-    stream = "stream"
-    subgen = "subgen"
-    verdicts = "verdicts"
-
+Effort = StrEnum("Effort", ["smoke", "standard", "full"])
+Backend = StrEnum("Backend", ["auto", "numpy", "cupy"])
+Bench = StrEnum("Bench", ["hyper", "stream", "subgen", "verdicts"])
 
 EffortOption = Annotated[
     Effort, typer.Option(help="smoke takes minutes, standard an hour; full is meant for a GPU or a cluster.")
@@ -249,7 +229,7 @@ def capture(
 @app.command(epilog="Example: [bold]sublinattn audit qkv.safetensors --share 0.125 --tolerance 0.05[/]")
 def audit(
     captured: Annotated[
-        Path, typer.Argument(help="File that `sublinattn capture` wrote, or one like it: see the README.")
+        Path, typer.Argument(help="File that `sublinattn capture` wrote, or any safetensors file with q, k, v.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the page, its tables and figures.")] = Path("audit"),
     share: Annotated[float, typer.Option(help="Memory budget per method, as a fraction of the exact cache.")] = 1 / 16,

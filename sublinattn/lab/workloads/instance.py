@@ -182,7 +182,9 @@ class Captured:
         """
         with open_safetensors(path) as file:
             if missing := [t for t in TENSORS if t not in file.keys()]:  # noqa: SIM118 - a file is no mapping
-                raise ValueError(f"{path} lacks the tensors {missing}, it has {sorted(file.keys())}")
+                names, made_by = sorted(file.keys()), "`sublinattn capture` writes such a file for a model"
+                others = f" and {len(names) - 5} more" if len(names) > 5 else ""
+                raise ValueError(f"{path} lacks the tensors {missing}, it has {names[:5]}{others}; {made_by}")
             q, k, v = (tuple(file.get_slice(t).get_shape()) for t in TENSORS)
             dtypes = [file.get_slice(t).get_dtype() for t in TENSORS]
             about = _about(path, (file.metadata() or {}).get(ENTRY, "{}"))
