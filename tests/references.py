@@ -83,9 +83,9 @@ def distance(x: Any, y: Any) -> float:
 
 def greedy_k_center(k: np.ndarray, m: int, start: int = 0) -> tuple[list[int], list[float]]:
     """At most m centres, each the first of the farthest points from those before, and the radius after each."""
-    centres, radii = [start], []
+    centres, radii, nearest = [start], [], [math.inf] * len(k)
     while True:
-        nearest = [min(distance(point, k[c]) for c in centres) for point in k]
+        nearest = [min(x, distance(point, k[centres[-1]])) for x, point in zip(nearest, k, strict=True)]
         radii.append(max(nearest))
         if len(centres) == m or radii[-1] == 0:
             return centres, radii

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import references
 import toy_llama
 
 from sublinattn.lab.models import open_model
@@ -141,12 +142,9 @@ def test_heads_are_geometric_means_over_passages():
 # ------------------------------------------------------------------------------------------------------------ clusters
 def plain_cost(x, m):
     """Covering radius of m greedy centres, and the mean distance to them, over the largest distance."""
-    every = np.linalg.norm(x[:, None] - x[None], axis=2)
-    least, centre = every[0], 0
-    for _ in range(m - 1):
-        centre = int(least.argmax())
-        least = np.minimum(least, every[centre])
-    return least.max() / every.max(), least.mean() / every.max()
+    pairs = np.linalg.norm(x[:, None] - x[None], axis=2)
+    nearest = pairs[:, references.greedy_k_center(x, m)[0]].min(axis=1)
+    return nearest.max() / pairs.max(), nearest.mean() / pairs.max()
 
 
 def turned_back(which, k):

@@ -36,14 +36,6 @@ def without_attention(run: Run) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- context
-def test_context_compares_the_same_tokens(run: Run) -> None:
-    without_attention(run)
-    rows = perplexity.over_context(run)
-    assert sorted(rows["n"].unique()) == [128, 256, 512] and not rows["stretched"].any()
-    by_passage = rows.groupby("passage")["bits"]
-    assert (by_passage.max() - by_passage.min()).max() < 1e-4 and rows["bits"].nunique() > 1
-
-
 def test_context_is_what_a_model_with_attention_sees(run: Run) -> None:
     rows = perplexity.over_context(run)
     model = run.open_model()
