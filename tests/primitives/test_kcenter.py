@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import references
 
-from sublinattn.primitives.kcenter import diameters, greedy_k_center
+from sublinattn.primitives.kcenter import diameters, greedy_k_center, greedy_radii
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -37,6 +37,7 @@ def test_ties_and_repetitions_on_a_lattice(xp: Any) -> None:
     for alike in (k[:1], np.repeat(k[:1], 30, axis=0)):
         indices, radii = greedy_k_center(xp, xp.asarray(alike), 5)
         assert indices.tolist() == [0] and radii.tolist() == [0.0]
+        assert greedy_radii(xp, xp.asarray(alike), 5).tolist() == [0.0] * 5
 
 
 def test_more_points_than_a_tile(xp: Any) -> None:

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import references
 
 from sublinattn.lab.run import Run, generator
 from sublinattn.lab.statistics import growth_exponents
@@ -31,10 +32,6 @@ def small():
         }
 
 
-def distances(x, y):
-    return np.array([[math.dist(a, b) for b in y] for a in x.tolist()])
-
-
 def plain_clusters(x, delta):
     """SubGen's rule, point by point: the members of each cluster."""
     centres, members = [], []
@@ -46,27 +43,6 @@ def plain_clusters(x, delta):
             centres.append(point)
             members.append([point])
     return members
-
-
-def test_greedy_radii_are_those_of_taking_the_farthest_point():
-    x = generator(0, "greedy").standard_normal((9, 3))
-    chosen, expected = [0], []
-    for _ in range(9):
-        least = distances(x, x[chosen].tolist()).min(axis=1)
-        expected.append(least.max())
-        chosen.append(int(least.argmax()))
-    np.testing.assert_allclose(lab.greedy_radii(np, x, 9), expected, atol=1e-7)
-    assert lab.greedy_radii(np, np.repeat(x[:2], 3, axis=0), 5)[1:].tolist() == [0] * 4  # two different points
-
-
-def test_no_partition_has_smaller_parts_than_the_greedy_radius():
-    x = generator(0, "least").standard_normal((6, 2))
-    for m in (1, 2, 3):
-        least = min(
-            max(math.dist(x[i], x[j]) for i in range(6) for j in range(6) if labels[i] == labels[j])
-            for labels in itertools.product(range(m), repeat=6)
-        )
-        assert lab.greedy_radii(np, x, m)[-1] <= least * (1 + 1e-9)
 
 
 def test_clusters_and_their_widths_are_those_of_the_plain_rule():
@@ -82,24 +58,14 @@ def test_clusters_and_their_widths_are_those_of_the_plain_rule():
     assert count == 40 and np.isnan(widest)
 
 
-def test_largest_distance_and_longest_query():
-    x = generator(0, "largest").standard_normal((12, 3))
-    assert lab.largest_distance(np, x) == pytest.approx(distances(x, x.tolist()).max())
-    assert lab.longest_query(np.array([[3.0, 4.0], [1.0, 1.0]]), 0.5) == 2.5
-
-
 def test_a_head_of_the_cost_table_is_what_its_arrays_say(small):
     x = real().head(5, 0).k.astype(np.float64)  # the ends are the farthest
     rows = small["curves"].query("source == 'real' and replicate == 60 and what == 'keys'").set_index(["variant", "m"])
     for variant, points in ((lab.CAPTURED, x), (lab.WITHOUT, x[1:-1])):
         every = np.linalg.norm(points[:, None] - points[None], axis=2)
-        least, chosen = every[0], [0]
-        for _ in range(63):
-            chosen.append(int(least.argmax()))
-            least = np.minimum(least, every[chosen[-1]])
-        mine = rows.loc[(variant, 64)]
-        assert mine["radius"] == pytest.approx(least.max() / every.max(), rel=1e-4)
-        assert mine["mean"] == pytest.approx(least.mean() / every.max(), rel=1e-4)
+        nearest = every[:, references.greedy_k_center(points, 64)[0]].min(axis=1)
+        expected = nearest.max() / every.max(), nearest.mean() / every.max()
+        assert tuple(rows.loc[(variant, 64), ["radius", "mean"]]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_twins_are_drawn_from_the_heads_moments_and_kept_in_its_unit(small):
@@ -172,7 +138,7 @@ def test_head_table_is_what_its_arrays_say(small):
     row = small["heads"].set_index(["layer", "head"]).loc[(4, 7)]
     x = real().head(4, 7)
     r = x.scale * max(math.hypot(*q) for q in x.q.astype(np.float64).tolist())
-    delta = lab.greedy_radii(np, x.k.astype(np.float64), 64)[-1]
+    delta = references.greedy_k_center(x.k.astype(np.float64), 64)[1][-1]
     assert (row["n"], row["m"]) == (512, 64)
     assert row["r"] == pytest.approx(r, rel=1e-5) and row["delta"] == pytest.approx(delta, rel=1e-4)
     assert row["ratio"] == pytest.approx(r * delta / math.log(512), rel=1e-4)
