@@ -164,15 +164,6 @@ def test_law_of_the_slots(chunk: int) -> None:
     assert_independent(held[::2], held[1::2], weights)
 
 
-def test_law_over_seeds_and_streams() -> None:
-    weights = np.array([2.0, 1.0, 4.0, 1.0])
-    for seeds, streams in ((range(8000), [0]), ([5], range(8000))):
-        held = np.array([held_by_slots(WeightedSlots(2, s, c), weights, 4) for s in seeds for c in streams])
-        assert_law(held.ravel(), weights)
-        assert_independent(held[:, 0], held[:, 1], weights)  # two slots of one seed
-        assert_independent(held[:-1, 0], held[1:, 0], weights)  # one slot of two
-
-
 def assert_law(held: np.ndarray, weights: np.ndarray) -> None:
     """Item j in proportion to its weight. Cells that are expected at least 5 times each; the rest as one cell."""
     expected = len(held) * weights / weights.sum()

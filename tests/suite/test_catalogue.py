@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-from pathlib import Path
-
 import pytest
 import toys
 
-import sublinattn
 from sublinattn import theory
 from sublinattn.suite import catalogue
 
@@ -26,14 +22,7 @@ def test_it_says_what_the_claims_say(stored):
         for row in listed:
             claim = theory.CLAIMS[row["id"]]
             assert (row["paper"], row["title"], row["sabotages"]) == (claim.paper, claim.title, len(claim.sabotages))
-            assert row["kind"] == type(claim.kind).__name__.lower()
-
-
-def test_the_place_of_a_trial_is_the_line_of_its_definition():
-    for row in catalogue.catalogue():
-        file, line = row["trial"].split(":")
-        source = (Path(sublinattn.__file__).parents[1] / file).read_text().splitlines()[int(line) - 1]
-        assert source == inspect.getsource(theory.CLAIMS[row["id"]].trial).splitlines()[0]
+            assert row["kind"] == type(claim.kind).__name__.lower() and row["trial"] == claim.where
 
 
 def test_it_is_derived_again_when_a_source_differs(monkeypatch):

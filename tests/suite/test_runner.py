@@ -267,12 +267,3 @@ def test_a_verdict_that_turns_fails_the_run(go):
     assert go(outcome="refuted", record="elsewhere.json")[1].exit_code == 0
     with pytest.raises(FileNotFoundError):
         go(record="missing.json")
-
-
-def test_content_hash_and_cells(tmp_path):
-    path = toys.notebook(tmp_path / "x.ipynb", "1", "", "2", exclusive=True)
-    before = notebook.content_hash(path)
-    assert notebook.code_cells(path) == 4 and notebook.marks_of(path)["exclusive"]
-    assert "n" in notebook.parameters_of(path)
-    toys.notebook(path, "1", "", "3")
-    assert notebook.content_hash(path) != before and not notebook.marks_of(path)["exclusive"]
