@@ -57,6 +57,7 @@ def test_state_and_answers_equal_the_plain_lists(xp: Any, name: str, dtype: Any)
             assert_same(cache, expected)
             assert np.array_equal(backends.asnumpy(cache.centers), np.array(expected.centres))
             assert (cache.counts.tolist(), cache.mu, cache.radius) == (expected.counts, expected.mu, expected.radius)
+            assert cache.current_delta == expected.delta and cache.delta == OPTIONS[name]["delta"]
         assert cache.tokens_seen == N
         for scale in (None, 0.3, -1.0) + (20.0,) * (dtype == np.float64):  # 20: logits far above 40, which are shifted
             want = [expected.attend(x, 0.5 if scale is None else scale) for x in q]

@@ -166,22 +166,6 @@ def test_merging_many_shards_with_leading_axes() -> None:
         assert first.mu[i] == pytest.approx((everything[i][:, :D_V] ** 2).sum())
 
 
-# ------------------------------------------------------------------------------------------------------------- doubling
-@pytest.mark.parametrize("most", [1, 2, 7, 30])
-def test_doubling_bounds_the_clusters(most: int) -> None:
-    rng = np.random.default_rng(8)
-    k, v = rng.normal(size=(150, D)), rng.normal(size=(150, D_V))
-    cache = SubGenCache(0.01, MANY, MANY, max_clusters=most, rng=0)
-    for start in range(0, 150, 25):
-        cache.update(k[start : start + 25], v[start : start + 25])
-        assert len(cache.centers) <= most
-        delta = cache.heads[0].clusters.delta
-        assert np.log2(delta / 0.01).is_integer() and delta <= cache.radius < 2 * delta and cache.current_delta == delta
-        assert_partition(cache, k[: start + 25], apart=delta)
-    assert_laws(cache, k, v)
-    assert cache.delta == 0.01  # a parameter: what a cache to be merged with it must have
-
-
 # ------------------------------------------------------------------------------------------------------------- the file
 def test_loaded_after_merges_it_continues_too(tmp_path: Any) -> None:
     one, other, (k, v, _, _) = two(cluster_samples=3, value_samples=4, max_clusters=5, recent=3)
