@@ -33,66 +33,36 @@ def _output(
     arrays: list[np.ndarray],
     xp: Any,
     *,
-    estimator: str,
-    block_size: int,
-    sample_size: int,
-    exact_keys: int,
-    recursion: str,
-    seed: int,
-) -> np.ndarray:
-    q, k, v = (to_device(x[None], xp) for x in arrays)
-    kind, call = RECURSIONS[recursion]
-    problem = kind(
-        xp, q, k, v, scale=q.shape[-1] ** -0.5, shift=True, block_size=block_size, sample_size=sample_size,
-        make_estimator=ESTIMATORS[estimator], rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    return asnumpy(call(problem, exact_keys)[0])[0]
-
-
-def leak(
-    rng: np.random.Generator,
-    xp: Any,
-    *,
-    n: int,
-    estimator: str,
+    estimator: str = "practical",
     block_size: int,
     sample_size: int,
     exact_keys: int = 0,
-    queries: bool = False,
     recursion: str = "paper",
-) -> Trial:
-    """Largest change of outputs 0..i when keys and values (and `queries`) after a random i are redrawn, same seed."""
+) -> np.ndarray:
+    """The algorithm's output on these queries, keys and values, always with the same draws."""
+    q, k, v = (to_device(x[None], xp) for x in arrays)
+    kind, call = RECURSIONS[recursion]
+    sizes = {"block_size": block_size, "sample_size": sample_size}
+    how: dict[str, Any] = {"make_estimator": ESTIMATORS[estimator], "rng": np.random.default_rng(0), **sizes}
+    problem = kind(xp, q, k, v, scale=q.shape[-1] ** -0.5, shift=True, **how)
+    return asnumpy(call(problem, exact_keys)[0])[0]
+
+
+def leak(rng: np.random.Generator, xp: Any, *, n: int, queries: bool = False, **how: Any) -> Trial:
+    """Largest change of outputs 0..i when keys and values (and `queries`) after a random i are redrawn, same draws."""
     arrays = [rng.standard_normal((n, 8)) for _ in range(3)]
     last = int(rng.integers(n // 4, n - 1))
     changed = [x.copy() for x in arrays]
     for x in changed if queries else changed[1:]:
         x[last + 1 :] = rng.standard_normal((n - last - 1, 8))
-    how = {
-        "estimator": estimator,
-        "block_size": block_size,
-        "sample_size": sample_size,
-        "exact_keys": exact_keys,
-        "recursion": recursion,
-    }
-    before, after = (_output(x, xp, seed=0, **how) for x in (arrays, changed))  # type: ignore[arg-type]
+    before, after = (_output(x, xp, **how) for x in (arrays, changed))
     return Trial(float(abs(before - after)[: last + 1].max()), 0.0, facts={"n": n, "i": last})
 
 
-def exact_limit(
-    rng: np.random.Generator, xp: Any, *, n: int, block_size: int, exact_keys: int = 0, recursion: str = "paper"
-) -> Trial:
+def exact_limit(rng: np.random.Generator, xp: Any, *, n: int, **how: Any) -> Trial:
     """Largest distance from exact causal attention when every key is sampled."""
     q, k, v = (rng.standard_normal((n, 8)) for _ in range(3))
-    out = _output(
-        [q, k, v],
-        xp,
-        estimator="practical",
-        block_size=block_size,
-        sample_size=n,
-        exact_keys=exact_keys,
-        recursion=recursion,
-        seed=0,
-    )
+    out = _output([q, k, v], xp, sample_size=n, **how)
     a = np.tril(np.exp(q @ k.T / np.sqrt(8)))
     return Trial(float(abs(out - (a @ v) / a.sum(axis=1, keepdims=True)).max()), 0.0, facts={"n": n})
 
@@ -111,6 +81,7 @@ LIMITS = (
 o_i, k_j, v_j, q_j = (sp.Symbol(name) for name in ("o_i", "k_j", "v_j", "q_j"))
 d_dk, d_dv, d_dq = (sp.Symbol(rf"\partial o_i/\partial {name}_j") for name in "kvq")
 FUTURE = sp.Gt(symbols.j, symbols.i)
+NO_MASK = Sabotage("no mask", "the algorithm without the causal recursion", {"recursion": "no mask"})
 
 CLAIMS = (
     Claim(
@@ -123,10 +94,10 @@ CLAIMS = (
         trial=leak,
         cases={"smoke": LEAKS},
         max_trials={"smoke": 10, "standard": 50},
-        sabotages=(Sabotage("no mask", "the algorithm without the causal recursion", {"recursion": "no mask"}),),
+        sabotages=(NO_MASK,),
         remark=(
-            "To the bit, under the same draws: keys and values after a random position are redrawn, the outputs up "
-            "to it compared."
+            "To the bit, under the same draws: keys and values after a random position are redrawn, the outputs up to "
+            "it compared."
         ),
     ),
     Claim(
@@ -139,12 +110,11 @@ CLAIMS = (
         trial=leak,
         cases={"smoke": tuple({**case, "queries": True} for case in LEAKS)},
         max_trials={"smoke": 10, "standard": 50},
-        sabotages=(Sabotage("no mask", "the algorithm without the causal recursion", {"recursion": "no mask"}),),
+        sabotages=(NO_MASK,),
         remark=(
             "The paper does not state this; a decoder needs it. Inside A21 the queries are sorted together, and a "
-            "query's block depends on its rank "
-            "among all queries of the later half, those after it included. No key or value leaks, but the estimate "
-            "of row i changes."
+            "query's block depends on its rank among all queries of the later half, those after it included. No key or "
+            "value leaks, but the estimate of row i changes."
         ),
     ),
     Claim(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from ....core.backends import asnumpy
+from ....core.backends import asnumpy, namespace
 from ....lab.workloads.reference import Reference
 from ....theory import symbols
 from ....theory.claim import Assumption, Claim, Drop, Exact, Sabotage, Trial
@@ -32,12 +32,8 @@ class UnmaskedSample(SharedSample):
     """Sabotage: sampled keys of a query's own block are counted a second time."""
 
     def weights(self, group: BlockGroup) -> Any:
-        kept, n, m = self.block_of, self.n, self.block_of.shape[1]
-        try:
-            self.block_of = np.full_like(kept, -1)  # no key is in anybody's block
-            return super().weights(group) * 0 + (n - self.block_size) / m
-        finally:
-            self.block_of = kept
+        weights = super().weights(group)
+        return namespace(weights).full_like(weights, (self.n - self.block_size) / self.block_of.shape[1])
 
 
 PRACTICAL = {"paper": SharedSample, "no weight": UnweightedSample, "own block counted": UnmaskedSample}
@@ -57,8 +53,9 @@ def _means(x: Reference, b: Bench, makers: Iterator[tuple[float, MakeEstimator]]
 def practical_mean(
     rng: np.random.Generator, xp: Any, *, n: int, block_size: int, sample_size: int, variant: str = "paper"
 ) -> Trial:
-    """Largest relative bias of normaliser and product over all `C(n, m)` samples, those without a key outside the
-    block included.
+    """Largest relative bias of normaliser and product over all `C(n, m)` samples.
+
+    Samples without a key outside the block are among them.
     """
     x = random_dense(rng, n, 3, 2)
     b = bench(x, xp, rng, copies=1, block_size=block_size, sample_size=sample_size, dtype=np.float64)
@@ -94,11 +91,10 @@ def theory_mean(
     law: str = "row-norm",
     variant: str = "paper",
 ) -> Trial:
-    """Largest relative bias of the product, and of ApproxD's normaliser against the sum of capped entries, over all
-    `n^m` draws.
+    """Largest relative bias, over all `n^m` draws, of the product and of ApproxD's normaliser.
 
-    The floor tau/kappa is put out of reach (kappa = 1e12), so that the maximum in Algorithm 2 never acts: with it the
-    normaliser is biased upwards.
+    The normaliser's is against the sum of capped entries. The floor tau/kappa is put out of reach (kappa = 1e12), so
+    that the maximum in Algorithm 2 never acts: with it the normaliser is biased upwards.
     """
     x = random_dense(rng, n, 3, 2)
     b = bench(x, xp, rng, copies=1, block_size=block_size, sample_size=sample_size, dtype=np.float64)
@@ -116,13 +112,14 @@ def theory_mean(
 
 
 def _capped_normaliser(x: Reference, b: Bench, m: int, eps: float) -> np.ndarray:
-    """`<M_i, A_i> + sum_j (1 - M_ij) min(A_ij, C_i)` over `D_ii`, straight from Algorithm 2."""
+    """`<M_i, A_i> + sum_j (1 - M_ij) min(A_ij, C_i)` over `D_ii`: what Algorithm 2, lines 5 to 7, estimates."""
     n = len(x.q)
     own = np.zeros((n, n), bool)
     for group in b.blocks.groups:
         for rows, keys in zip(group.q_rows, group.k_rows, strict=True):
             own[np.ix_(asnumpy(rows), asnumpy(keys))] = True
-    block = np.where(own, x.p, 0).sum(axis=1)
+    block = np.where(own, x.p, 0).sum(axis=1)  # <M_i, A_i> / D_ii
+    # C_i = eps^2 m / (n log n) <M_i, A_i>, with constant 1.
     cap = eps**2 * m / (n * np.log(n)) * block
     return block + np.where(own, 0, np.minimum(x.p, cap[:, None])).sum(axis=1)
 
@@ -134,11 +131,11 @@ def amm_variance(rng: np.random.Generator, xp: Any, *, n: int, sample_size: int,
     total = 0.0
     for probability, draws in _theory_draws(n, sample_size, laws(b.problem, b.blocks, law), "row-norm"):
         log_d, out = b.estimate(partial(TheorySample, draws=draws, kappa=1e12, eps=1.0))
-        product_ = np.exp(log_d[0] - x.log_normaliser)[:, None] * out[0]
-        total += probability * np.sum((product_ - x.output) ** 2)
+        estimate = np.exp(log_d[0] - x.log_normaliser)[:, None] * out[0]  # P S^T S V = (D~/D) out
+        total += probability * np.sum((estimate - x.output) ** 2)
     f = x.facts
-    law_value = (f["P_F"] ** 2 * f["V_F"] ** 2 - np.sum(x.output**2)) / sample_size
-    return Trial(total, law_value, scale=law_value, facts={"n": n, "m": sample_size})
+    variance = (f["P_F"] ** 2 * f["V_F"] ** 2 - np.sum(x.output**2)) / sample_size  # (|P|_F^2 |V|_F^2 - |PV|_F^2) / m
+    return Trial(total, variance, scale=variance, facts={"n": n, "m": sample_size})
 
 
 SMALL = (
@@ -187,8 +184,8 @@ CLAIMS = (
             ),
         ),
         remark=(
-            "By enumeration of all samples without replacement, self-normalised weights. The output is a ratio and "
-            "is biased all the same."
+            "By enumeration of all samples without replacement, self-normalised weights. The output is a ratio and is "
+            "biased all the same."
         ),
     ),
     Claim(
@@ -206,8 +203,8 @@ CLAIMS = (
             Sabotage("no n/m weight", "d_i is a sum over the sample, not n/m times it", {"variant": "no n/m weight"}),
         ),
         remark=(
-            "By enumeration of all draws with replacement. Against D itself ApproxD is biased: the cap lowers it, "
-            "the floor tau/kappa raises it."
+            "By enumeration of all draws with replacement. Against D itself ApproxD is biased: the cap lowers it, the "
+            "floor tau/kappa raises it."
         ),
     ),
     Claim(

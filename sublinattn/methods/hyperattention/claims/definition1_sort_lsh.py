@@ -16,12 +16,14 @@ from ..sort_lsh import buckets, gray_rank, hyperplanes
 
 
 def _stretched(rng: np.random.Generator, batch: int, d: int, bits: int) -> np.ndarray:
+    """Hyperplanes that are not isotropic."""
     planes = hyperplanes(rng, batch, d, bits)
-    planes[:, 0] *= 4  # no longer isotropic
+    planes[:, 0] *= 4
     return planes
 
 
 def _one_for_all(rng: np.random.Generator, batch: int, d: int, bits: int) -> np.ndarray:
+    """One hyperplane for all bits."""
     return np.repeat(hyperplanes(rng, batch, d, 1), bits, axis=2)
 
 
@@ -36,7 +38,7 @@ def collision(
     x[:, :, 0] = 1, math.cos(angle * math.pi)
     x[:, 1, 1] = math.sin(angle * math.pi)
     h = asnumpy(buckets(xp, to_device(x, xp), to_device(PLANES[planes](rng, draws, d, bits), xp)))
-    law = (1 - angle) ** bits
+    law = (1 - angle) ** bits  # Pr[h(x) = h(y)] = (1 - theta/pi)^r
     return Trial(
         measured=float((h[:, 0] == h[:, 1]).mean()),
         bound=law,
@@ -60,7 +62,7 @@ def adjacency(rng: np.random.Generator, xp: Any, *, angle: float, bits: int, cod
     differing = np.bitwise_count(patterns[:, None] ^ patterns[None, :])
     probability = 2.0**-bits * angle**differing * (1 - angle) ** (bits - differing)
     gap = (place[:, None] - place[None, :]) % 2**bits
-    law = 2 * angle * (1 - angle) ** (bits - 1)
+    law = 2 * angle * (1 - angle) ** (bits - 1)  # two neighbours, each one bit away
     measured = float(probability[(gap == 1) | (gap == 2**bits - 1)].sum())
     return Trial(measured, law, scale=law, facts={"theta": angle * math.pi, "r": bits})
 
@@ -106,9 +108,9 @@ CLAIMS = (
             ),
         ),
         remark=(
-            "Enumerates all pairs of sign patterns. The reflected Gray code is cyclic, so the law is exact modulo "
-            "2^r, wrap-around included; on the line "
-            "the factor 2 becomes 2 - 2^(1-r). With a single hyperplane a bucket has one neighbour, not two."
+            "Enumerates all pairs of sign patterns. The reflected Gray code is cyclic, so the law is exact modulo 2^r, "
+            "wrap-around included; on the line the factor 2 becomes 2 - 2^(1-r). With a single hyperplane a bucket has "
+            "one neighbour, not two."
         ),
     ),
 )

@@ -1,6 +1,4 @@
-"""What HyperAttention's paper reports of trained decoders, on the one that ships: alpha over n, and perplexity when
-half of the layers attend approximately.
-"""
+"""What [HA24] reports of trained decoders, on the one that ships: alpha over n, perplexity with approximate layers."""
 
 from __future__ import annotations
 
@@ -10,29 +8,25 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from ....core.backends import asnumpy
-from ....core.softmax_matrix import SoftmaxMatrix
 from ....lab.models import open_model
 from ....theory.claim import Claim, Probability, Sabotage, Trial
 from ....theory.cost import over
 from ...caches.sink import SINKS
 from .replaced_layers import AFTER, BEFORE, HYPER, ZERO, losses, methods
-from .section2_alpha import alpha_claim
+from .section2_alpha import alpha_claim, mean_alpha
 
 
 def decoder_alpha(
     rng: np.random.Generator, xp: Any, *, variable: str, n: int, exact_keys: int = 0, power: int = 1
 ) -> Trial:
-    """alpha of the largest unmasked block of every head on a fresh passage: geometric mean over heads.
+    """alpha of A21, the largest unmasked block of Algorithm 4, on a fresh passage: geometric mean over heads.
 
     `power` is that of the leading n (a sabotage raises it).
     """
     model = open_model(backend=xp.__name__)
     q, k, _ = (x.reshape(-1, *x.shape[2:]) for x in model.qkv(model.passage(rng, n)))
     q, k = xp.ascontiguousarray(q[:, n // 2 :]), xp.ascontiguousarray(k[:, : n // 2])
-    squares = SoftmaxMatrix(xp, q, k, scale=q.shape[-1] ** -0.5, causal=False).column_squares()
-    alphas = k.shape[1] * asnumpy(squares)[:, exact_keys:].max(axis=1)
-    value = float(np.exp(np.log(alphas).mean()))
+    value = mean_alpha(xp, q, k, scale=q.shape[-1] ** -0.5, exact_keys=exact_keys)
     return Trial(value * n ** (power - 1), facts={"n": n, "alpha": value})
 
 
@@ -44,9 +38,9 @@ def relative_loss(rng: np.random.Generator, xp: Any, *, n: int, replaced: int, m
     model = open_model(backend=xp.__name__)
     tokens, layers = model.passage(rng, n), model.decoder.config.layers
     last = dict.fromkeys(range(layers - replaced, layers), methods(n, rng)[method])
-    exact, found = losses(model, tokens), losses(model, tokens, last)
-    facts = {"n": n, "perplexity": math.exp(exact), "replaced_perplexity": math.exp(found)}
-    return Trial(found / exact, math.log(AFTER) / math.log(BEFORE), facts=facts)
+    exact, approximate = losses(model, tokens), losses(model, tokens, last)
+    facts = {"n": n, "perplexity": math.exp(exact), "replaced_perplexity": math.exp(approximate)}
+    return Trial(approximate / exact, math.log(AFTER) / math.log(BEFORE), facts=facts)
 
 
 def _decoder_claim(slug: str, words: str, exact_keys: int) -> Claim:
@@ -86,10 +80,10 @@ CLAIMS = (
         sabotages=(Sabotage("zero", "the replaced layers answer 0", {"method": ZERO}),),
         reported="perplexity 5.6 becomes 6.3 for 50 percent less inference time",
         remark=(
-            "On the typical text: the promise is that at least every other passage does so well. Perplexities of "
-            "bytes and of tokens do not compare, so their logarithms' ratio is tested: log 6.3 / log 5.6 = 1.068. The "
-            "last two of four layers are replaced (the paper patches from the end), blocks and samples of n/16 keys "
-            "each, exact up to n/8: more generous than the paper's 256 of 32768."
+            "On the typical text: the promise is that at least every other passage does so well. Perplexities of bytes "
+            "and of tokens do not compare, so their logarithms' ratio is tested: log 6.3 / log 5.6 = 1.068. The last "
+            "two of four layers are replaced (the paper patches from the end), blocks and samples of n/16 keys each, "
+            "exact up to n/8: more generous than the paper's 256 of 32768."
         ),
     ),
 )

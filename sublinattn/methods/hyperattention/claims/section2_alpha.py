@@ -1,6 +1,4 @@
-"""Is `alpha` sublinear in n, as HyperAttention's theorems need and its paper reports? On each workload, and what
-sinks do to it.
-"""
+"""alpha over n on every workload, which HyperAttention needs to be sublinear, and the stable rank [HA24, Section 2]."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from ....core.backends import asnumpy, to_device
+from ....core.backends import Array, asnumpy, to_device
 from ....core.softmax_matrix import SoftmaxMatrix
 from ....lab.workloads import make, real
 from ....theory import symbols
@@ -18,10 +16,10 @@ from ....theory.cost import over
 from ..hardness import hardness
 
 
-def _alpha(xp: Any, q: np.ndarray, k: np.ndarray, scale: float, exact_keys: int) -> np.ndarray:
-    q, k = (to_device(np.ascontiguousarray(x, dtype=np.float32), xp) for x in (q, k))
+def mean_alpha(xp: Any, q: Array, k: Array, *, scale: float, exact_keys: int) -> float:
+    """`alpha = n max_j ||P e_j||^2` of each problem (b, n, d), all but the first keys: their geometric mean."""
     squares = asnumpy(SoftmaxMatrix(xp, q, k, scale=scale, causal=False).column_squares())
-    return k.shape[1] * squares[:, exact_keys:].max(axis=1)
+    return float(np.exp(np.log(k.shape[1] * squares[:, exact_keys:].max(axis=1)).mean()))
 
 
 def alpha_of(
@@ -35,8 +33,9 @@ def alpha_of(
     exact_keys: int = 0,
     power: int = 1,
 ) -> Trial:
-    """alpha of a fresh instance; geometric mean over 24 random heads for "real". `power` is that of the leading n (a
-    sabotage raises it).
+    """alpha of a fresh instance; geometric mean over 24 random heads for "real".
+
+    `power` is that of the leading n (a sabotage raises it).
     """
     if workload == "real":
         every = real()
@@ -46,7 +45,8 @@ def alpha_of(
     else:
         made = make(workload, n, 64, d_v=1, rng=rng, **(knobs or {}))
         q, k, scale = made.q[None], made.k[None], made.scale
-    value = float(np.exp(np.log(_alpha(xp, q, k, scale, exact_keys)).mean()))
+    q, k = (to_device(np.ascontiguousarray(x, dtype=np.float32), xp) for x in (q, k))
+    value = mean_alpha(xp, q, k, scale=scale, exact_keys=exact_keys)
     return Trial(value * n ** (power - 1), facts={"n": n, "alpha": value})
 
 
@@ -61,9 +61,7 @@ def srank_alpha(
     row_sum: float = 1.0,
     over: str = "maximum",
 ) -> Trial:
-    """srank(P) against alpha, both as `hardness` measures them; rows of P rescaled to `row_sum` for the dropped
-    assumption.
-    """
+    """srank(P) against alpha, both as `hardness` measures them; rows of P sum to `row_sum`."""
     knobs = dict(knobs or {})
     if workload == "real":
         knobs |= {"layer": int(rng.integers(6)), "head": int(rng.integers(12))}
@@ -82,6 +80,7 @@ LENGTHS = {
     "standard": (512, 1024, 2048, 4096, 8192),
     "full": (2048, 4096, 8192, 16384, 32768),
 }
+ENCODER = "heads of a trained encoder"
 REAL = (64, 128, 256, 512)
 WORKLOADS: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "gaussian": ("gaussian", {}, 0, "Gaussian queries and keys"),
@@ -91,22 +90,9 @@ WORKLOADS: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "kappa": ("kappa", {}, 0, "row sums spread by 16"),
     "sinks": ("sinks", {}, 0, "four attention sinks with half the mass"),
     "sinks-removed": ("sinks", {}, 4, "four attention sinks, moved into the exact part"),
-    "real": ("real", {}, 0, "heads of a trained encoder (MiniLM)"),
-    "real-first-removed": (
-        "real",
-        {},
-        1,
-        "heads of a trained encoder, the first token ([CLS]) moved into the exact part",
-    ),
+    "real": ("real", {}, 0, f"{ENCODER} (MiniLM)"),
+    "real-first-removed": ("real", {}, 1, f"{ENCODER}, the first token ([CLS]) moved into the exact part"),
 }
-
-
-def _cases(workload: str, knobs: dict[str, Any], exact_keys: int) -> dict[str, tuple[dict[str, Any], ...]]:
-    lengths = {"smoke": REAL} if workload == "real" else LENGTHS
-    return {
-        effort: over("n", sizes, workload=workload, knobs=knobs, exact_keys=exact_keys)
-        for effort, sizes in lengths.items()
-    }
 
 
 def alpha_claim(slug: str, words: str, **given: Any) -> Claim:
@@ -125,16 +111,17 @@ def alpha_claim(slug: str, words: str, **given: Any) -> Claim:
 
 def _workload_claim(slug: str) -> Claim:
     workload, knobs, exact_keys, words = WORKLOADS[slug]
+    lengths = {"smoke": REAL} if workload == "real" else LENGTHS
+    fixed = {"workload": workload, "knobs": knobs, "exact_keys": exact_keys}
     return alpha_claim(
         slug,
         words,
         trial=alpha_of,
-        cases=_cases(workload, knobs, exact_keys),
+        cases={effort: over("n", sizes, **fixed) for effort, sizes in lengths.items()},
         max_trials={"smoke": 8, "standard": 12},
         remark=(
-            "Theorem 1 needs n^{o(1)}; the paper's experiments report sublinear growth, which is what is tested "
-            "here. The exponent is the finding. "
-            "A sink that keeps its share of the mass makes alpha grow like n^2."
+            "Theorem 1 needs n^{o(1)}; the paper's experiments report sublinear growth, which is what is tested here. "
+            "The exponent is the finding. A sink that keeps its share of the mass makes alpha grow like n^2."
         ),
     )
 
@@ -163,8 +150,8 @@ CLAIMS = (
         drops=(Drop("rows of P sum to 1", ({"workload": "gaussian", "n": 256, "row_sum": 0.1},)),),
         sabotages=(Sabotage("mean column", "alpha with the mean squared column norm, without n", {"over": "mean"}),),
         remark=(
-            "||P|| comes from Lanczos' method, from below and to 1e-4, hence the tolerance. Equality at uniform P "
-            "(std = 0)."
+            "||P|| comes from Lanczos' method, from below and to 1e-4, hence the tolerance. Equality at uniform P (std "
+            "= 0)."
         ),
     ),
     *map(_workload_claim, WORKLOADS),
