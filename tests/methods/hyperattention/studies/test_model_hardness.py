@@ -139,6 +139,16 @@ def test_heads_are_geometric_means_over_passages():
     )
 
 
+@pytest.mark.parametrize(("heads", "lines", "name"), [(20, 40, "one head"), (21, 2, "one layer's heads")])
+def test_of_many_heads_each_layer_has_one_line(heads, lines, name):
+    one = growing(400).assign(uniform=0.1)
+    rows = pd.concat([one.assign(head=head) for head in range(heads)])
+    fig = model_hardness.draw_over_n(rows)
+    thin = [line for line in fig.axes[2].get_lines() if line.get_linewidth() < 1]
+    assert len(thin) == lines
+    assert name in {text.get_text() for text in fig.legends[0].get_texts()}
+
+
 # ------------------------------------------------------------------------------------------------------------ clusters
 def plain_cost(x, m):
     """Covering radius of m greedy centres, and the mean distance to them, over the largest distance."""
