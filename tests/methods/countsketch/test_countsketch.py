@@ -78,15 +78,19 @@ def test_tables_and_bit_counters(xp: Any, shape: tuple[int, ...], dtype: Any, rt
 
 @pytest.mark.parametrize("shape", SHAPES[:3])
 def test_chunks_rows_and_any_order(xp: Any, shape: tuple[int, ...]) -> None:
-    """In uneven chunks, out of order, row by row: as at once."""
+    """In uneven chunks, out of order, row by row, into one sketch or into merged ones: as at once."""
     x, whole = filled(xp, shape)
     cuts = [0, 1, 2, 17, 40, shape[0]]
     spans = list(zip(cuts[:-1], cuts[1:], strict=True))
     for parts in (spans, spans[::-1], [(i, i + 1) for i in range(shape[0])]):
-        sketch = empty(xp, shape)
+        sketch, merged = empty(xp, shape), empty(xp, shape)
         for start, stop in parts:
-            sketch.add(start, xp.asarray(x[start:stop]))
+            part = empty(xp, shape)
+            for one in (sketch, part):
+                one.add(start, xp.asarray(x[start:stop]))
+            merged.merge(part)
         assert_equals(sketch, whole)
+        assert_equals(merged, whole)
 
 
 def test_pieces_and_tiles_change_nothing(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,18 +103,6 @@ def test_pieces_and_tiles_change_nothing(xp: Any, monkeypatch: pytest.MonkeyPatc
         assert_equals(filled(xp, SHAPES[0])[1], whole)
     monkeypatch.setattr(countsketch, "PIECE", 2**22)
     assert_equals(filled(xp, SHAPES[0])[1], whole)
-
-
-def test_merge_of_disjoint_ranges(xp: Any) -> None:
-    x, whole = filled(xp, SHAPES[0])
-    parts = [empty(xp, SHAPES[0]) for _ in range(3)]
-    for part, (start, stop) in zip(parts, ((0, 100), (100, 101), (101, 300)), strict=True):
-        part.add(start, xp.asarray(x[start:stop]))
-    before = backends.asnumpy(parts[1].table).copy()
-    parts[0].merge(parts[1])
-    parts[0].merge(parts[2])
-    assert_equals(parts[0], whole)
-    np.testing.assert_array_equal(backends.asnumpy(parts[1].table), before)
 
 
 def test_times_is_the_sketch_of_the_product(xp: Any) -> None:
