@@ -1,7 +1,7 @@
-"""Do keys cluster, and values? Cost of greedy k-center, clusters over delta and over n, delta r, delta found online.
+"""Do keys cluster, and values? Notebook 12; the measures are also those of `model_keys_values`.
 
 [SG24] needs keys that can be cut into few parts of small diameter: memory grows with their number m, and the samples
-that each part needs with `e^(2 delta r)`, r the largest norm of a query times the scale. Both are measured here.
+that each part needs with `e^(2 delta r)`, where r is the largest norm of a query times the scale of the logits.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ....core.backends import Array, asnumpy, to_device
 from ....lab.run import Run
-from ....lab.statistics import growth_exponents
 from ....lab.workloads import real
 from ....lab.workloads.inputs import GAUSSIAN, REAL, Input
+from ....plots.heads import head_maps
+from ....plots.panels import facets, lines, theory_line
+from ....plots.style import paper_style, series
 from ....primitives.clustering import OnlineClusters, nearest
 from ....primitives.kcenter import diameters, greedy_k_center, greedy_radii, largest_distance
 from ..subgen import SubGenCache
@@ -31,10 +35,12 @@ LINEAR = Input("n parts", "clusterable", {"clusters": 1.0, "exponent": 1.0, "sep
 DRIFTING = Input("32 drifting parts", "drifting", {"clusters": 32})
 SYNTHETIC = (FIXED, SQRT, LINEAR, DRIFTING, GAUSSIAN)
 CAPTURED, WITHOUT, NULL = "as captured", "without [CLS], [SEP]", "Gaussian, same covariance"
-CLOSEST, WIDEST = 0.03, 0.8  # delta over the largest distance
+CLOSEST, WIDEST = 0.03, 0.8
+"""Smallest and largest delta, as a fraction of the largest distance."""
 Points = Iterable[tuple[str, str, int, str, Array]]
 """Input, source, replicate (or head), what, and points (n, d)."""
-Pairs = Mapping[str, tuple[tuple[str, str], tuple[str, str]]]  # (what, variant) over (what, variant)
+Pairs = Mapping[str, tuple[tuple[str, str], tuple[str, str]]]
+"""Name of a ratio: (what, variant) of its numerator and of its denominator."""
 PAIRS: Pairs = {
     "keys / values": (("keys", CAPTURED), ("values", CAPTURED)),
     f"keys / values, {WITHOUT}": (("keys", WITHOUT), ("values", WITHOUT)),
@@ -42,20 +48,24 @@ PAIRS: Pairs = {
     "values / their Gaussian twin": (("values", CAPTURED), ("values", NULL)),
 }
 PROMISE = 8.0
-"""Doubling delta finds clusters of at most so many times the least possible radius [CCFM97]."""
+"""Doubling delta finds clusters whose radius is at most this many times the least possible one [CCFM97]."""
+_BEFORE = "keys before the rotation"
 
 
 def stacks(xp: Any) -> dict[str, Array]:
     """Queries, keys and values of all real heads, each (layers * heads, n, d) in float32 on the device."""
-    every = real()
-    named = {"queries": every.q, "keys": every.k, "values": every.v}
+    x = real()
+    named = {"queries": x.q, "keys": x.k, "values": x.v}
     return {
         name: to_device(np.ascontiguousarray(a, np.float32).reshape(-1, *a.shape[-2:]), xp) for name, a in named.items()
     }
 
 
 def clustered(xp: Any, x: Array, delta: float) -> tuple[int, float]:
-    """Clusters that SubGen makes of the points in this order, and the largest diameter of one (nan: all single)."""
+    """Number of clusters that SubGen makes of the points in this order, and the largest diameter of one.
+
+    The diameter is nan if every cluster is a single point.
+    """
     clusters = OnlineClusters(delta, x[:0])
     labels = clusters.absorb(xp, x)
     several = np.flatnonzero(np.bincount(labels)[labels] > 1)
@@ -71,11 +81,12 @@ def longest_query(x: Array, scale: float) -> float:
 
 
 def _heads(run: Run) -> slice:
+    """Which real heads are measured: every third one at smoke effort."""
     return run.pick(smoke=slice(None, None, 3), standard=slice(None), full=slice(None))
 
 
 def _points(run: Run, label: str) -> Iterator[tuple[str, str, int, str, Array]]:
-    """Keys of every input, and the values of the real heads (of every third one at smoke)."""
+    """Keys of every synthetic input; keys and values of the real heads."""
     n = run.pick(smoke=512, standard=4096, full=16384)
     for what in SYNTHETIC:
         for replicate in range(run.pick(smoke=3, standard=10, full=10)):
@@ -87,39 +98,40 @@ def _points(run: Run, label: str) -> Iterator[tuple[str, str, int, str, Array]]:
                 yield REAL.label, REAL.source, head, name, stack[head]
 
 
+# ---------------------------------------------------------------------------------------------- cost of greedy k-center
 def cost_curves(run: Run) -> pd.DataFrame:
-    """`costs` of every input; real heads also without their first and last token."""
+    """`costs` of every input; of the real heads also without their first and last token."""
     return costs(run, run.xp, _points(run, "cost"), without=(WITHOUT, slice(1, -1)))
 
 
-def costs(run: Run, xp: Any, given: Points, *, without: tuple[str, slice]) -> pd.DataFrame:
-    """Cost of greedy k-center: the covering radius over the largest distance of two points, for 1 to n/4 centres.
+def costs(run: Run, xp: Any, points: Points, *, without: tuple[str, slice]) -> pd.DataFrame:
+    """Cost of greedy k-center for 1 to n/4 centers: the covering radius over the largest distance of two points.
 
-    Real points also without some of them (the variant's name, and which are left), and beside Gaussian points of the
-    same mean and covariance, in units of the real ones' largest distance: a cost below theirs is clusters, not merely
-    few directions.
+    Real points have two more variants: without some of them (`without`: the variant's name, and which points are left),
+    and a twin of Gaussian points with the same mean and covariance, in units of the real points' largest distance. A
+    cost below the twin's means clusters, and not merely few directions.
 
     Returns
     -------
     DataFrame
         input, source, n, replicate (or head), what ("keys", "values"), variant, m, share (m / n), radius, mean
-        (distance to the nearest centre, at m = n/8; else nan).
+        (distance to the nearest center, at m = n/8; else nan).
     """
     rows = []
-    for label, source, replicate, name, points in given:
-        largest = largest_distance(xp, points)
-        variants = {CAPTURED: (points, largest)}
+    for label, source, replicate, name, x in points:
+        largest = largest_distance(xp, x)
+        variants = {CAPTURED: (x, largest)}
         if source == "real":
-            host, rng = asnumpy(points).astype(np.float64), run.rng("null", name, replicate)
+            host, rng = asnumpy(x).astype(np.float64), run.rng("null", name, replicate)
             drawn = rng.multivariate_normal(host.mean(axis=0), np.cov(host.T), size=len(host), method="eigh")
-            fewer = points[without[1]]
+            fewer = x[without[1]]
             variants[without[0]] = fewer, largest_distance(xp, fewer)
             variants[NULL] = to_device(drawn.astype(np.float32), xp), largest
-        n = len(points)
+        n = len(x)
         ms = sorted({n // PART, *np.geomspace(1, n // 4, 20).round().astype(int).tolist()})
         for variant, (x, unit) in variants.items():
-            centres, radii = greedy_k_center(xp, x, n // 4)
-            _, squares = nearest(xp, x, x[to_device(centres[: n // PART], xp)])
+            centers, radii = greedy_k_center(xp, x, n // 4)
+            _, squares = nearest(xp, x, x[to_device(centers[: n // PART], xp)])
             radii, mean = np.pad(radii, (0, n // 4 - len(radii))) / unit, float(np.sqrt(squares).mean()) / unit
             for m in ms:
                 own = (m, m / n, radii[m - 1], mean if m == n // PART else np.nan)
@@ -129,32 +141,34 @@ def costs(run: Run, xp: Any, given: Points, *, without: tuple[str, slice]) -> pd
 
 
 def ratios(rows: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
-    """At m = n/8, how many times as much one set of points costs as another, head by head: columns (pair, "radius": the
-    cost of k-center, or "mean": distance to the nearest centre)."""
+    """At m = n/8, head by head: the cost of one set of points over that of another.
+
+    The columns are (pair, measure): "radius" is the cost of k-center, "mean" the distance to the nearest center.
+    """
     here = rows[(rows["source"] == "real") & (rows["m"] == rows["n"] // PART)]
-    found: dict[tuple[str, str], pd.Series] = {}
+    table: dict[tuple[str, str], pd.Series] = {}
     for measure in ("radius", "mean"):
         cost = here.pivot(index="replicate", columns=["what", "variant"], values=measure)
-        found |= {(name, measure): cost[one] / cost[other] for name, (one, other) in pairs.items()}
-    return pd.DataFrame(found)
+        table |= {(name, measure): cost[one] / cost[other] for name, (one, other) in pairs.items()}
+    return pd.DataFrame(table)
 
 
 def keys_over_values(rows: pd.DataFrame) -> pd.DataFrame:
-    """The `ratios` of keys over values, and of both over their Gaussian twins: median, 10 % and 90 % over heads, share
-    of the heads below 1."""
-    found = ratios(rows, PAIRS)
-    table = found.quantile([0.5, 0.1, 0.9]).T
-    table.columns = pd.Index(["median", "10 %", "90 %"])
-    return table.assign(**{"share below 1": (found < 1).mean()})
+    """The `ratios` of PAIRS: median, 10 % and 90 % over the heads, and the share of the heads below 1."""
+    table = ratios(rows, PAIRS)
+    quantiles = table.quantile([0.5, 0.1, 0.9]).T
+    quantiles.columns = pd.Index(["median", "10 %", "90 %"])
+    return quantiles.assign(**{"share below 1": (table < 1).mean()})
 
 
+# ----------------------------------------------------------------------------------------------- clusters over delta, n
 def over_delta(run: Run) -> pd.DataFrame:
     """`counts` of every input."""
     return counts(run.xp, _points(run, "delta"), run.pick(smoke=6, standard=12, full=12))
 
 
-def counts(xp: Any, given: Points, radii: int) -> pd.DataFrame:
-    """SubGen's clusters over so many delta: how many, and how wide.
+def counts(xp: Any, points: Points, radii: int) -> pd.DataFrame:
+    """SubGen's clusters for `radii` values of delta: how many there are, and how wide.
 
     Returns
     -------
@@ -163,29 +177,29 @@ def counts(xp: Any, given: Points, radii: int) -> pd.DataFrame:
         (clusters / n), widest (largest diameter of a cluster, over delta; nan if all clusters are single points).
     """
     rows = []
-    for label, source, replicate, name, points in given:
-        n, largest = len(points), largest_distance(xp, points)
+    for label, source, replicate, name, x in points:
+        n, largest = len(x), largest_distance(xp, x)
         for relative in np.geomspace(CLOSEST, WIDEST, radii):
             delta = relative * largest
-            count, widest = clustered(xp, points, delta)
-            own = (delta, relative, count, count / n, widest / delta)
-            rows.append((label, source, n, replicate, name, *own))
+            count, widest = clustered(xp, x, delta)
+            rows.append((label, source, n, replicate, name, delta, relative, count, count / n, widest / delta))
     columns = ["input", "source", "n", "replicate", "what", "delta", "relative", "clusters", "share", "widest"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def head_table(run: Run) -> pd.DataFrame:
     """`needs` of every layer and head of the real input, with the columns layer and head before."""
-    xp, every, found = run.xp, real(), stacks(run.xp)
-    places = pd.DataFrame(list(np.ndindex(*every.k.shape[:2])), columns=["layer", "head"])
-    return places.join(needs(xp, found["queries"], found["keys"], every.scale))
+    xp, x, points = run.xp, real(), stacks(run.xp)
+    places = pd.DataFrame(list(np.ndindex(*x.k.shape[:2])), columns=["layer", "head"])
+    return places.join(needs(xp, points["queries"], points["keys"], x.scale))
 
 
 def needs(xp: Any, q: Array, k: Array, scale: float) -> pd.DataFrame:
-    """What Theorem 1 asks of heads, q (heads, n_q, d) and k (heads, n, d), at m = n/8 clusters.
+    """What Theorem 1 needs of heads, q (heads, n_q, d) and k (heads, n, d), at m = n/8 clusters.
 
-    `delta` is the covering radius of m greedy centres. These and the farthest point are m + 1 points at distance delta
-    and more: no partition into m parts has smaller diameters, so delta is the least that the theorem can be given.
+    `delta` is the covering radius of m greedy centers. The centers and the point farthest from them are m + 1 points,
+    any two of them at least delta apart; every partition into m parts puts two of them into one part. So no partition
+    has smaller diameters, and delta is the least for which the theorem's assumption can hold.
 
     Returns
     -------
@@ -204,14 +218,14 @@ def over_n(run: Run) -> pd.DataFrame:
     """Clusters at a fixed delta, and `delta r / log n` at m = n/8 clusters, over n.
 
     Synthetic inputs are drawn anew for each n; of real heads it is the first n tokens. The fixed delta is that of the
-    stream's parts; where there are none, the greedy radius for n/8 centres at the largest n.
+    stream's parts; where there are none, the greedy radius for n/8 centers at the largest n.
 
     Returns
     -------
     DataFrame
         input, source, replicate (or head), n, delta, clusters, ratio, parts (that the stream has; nan if unknown).
     """
-    xp, every = run.xp, real()
+    xp, x_real = run.xp, real()
     rows: list[tuple[Any, ...]] = []
     lengths = tuple(128 * 4**i for i in range(run.pick(smoke=3, standard=4, full=5)))
 
@@ -232,86 +246,144 @@ def over_n(run: Run) -> pd.DataFrame:
                 parts = round(x.params["clusters"] * n ** x.params["exponent"]) if known else np.nan
                 own = measure(x.q, x.k, x.scale, delta)
                 rows.append((what.label, what.source, replicate, n, delta, *own, parts))
-    found = stacks(xp)
-    longest = found["keys"].shape[1]
-    for head in range(len(found["keys"]))[_heads(run)]:
-        q, k = found["queries"][head], found["keys"][head]
+    points = stacks(xp)
+    longest = points["keys"].shape[1]
+    for head in range(len(points["keys"]))[_heads(run)]:
+        q, k = points["queries"][head], points["keys"][head]
         delta = greedy_radii(xp, k, longest // PART)[-1]
         for n in (longest // 8, longest // 4, longest // 2, longest):
-            own = measure(q[:n], k[:n], every.scale, delta)
+            own = measure(q[:n], k[:n], x_real.scale, delta)
             rows.append((REAL.label, REAL.source, head, n, delta, *own, np.nan))
     columns = ["input", "source", "replicate", "n", "delta", "clusters", "ratio", "parts"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def online(run: Run) -> pd.DataFrame:
-    """delta found by doubling, with at most m clusters at any time, against the offline greedy radius for m centres.
+    """Radius of at most m clusters, found online by doubling delta, over that of m offline greedy centers.
 
-    delta starts between 2^-11 and 2^-10 of the largest distance, log-uniform: where it ends is then fair.
+    delta starts between 2^-11 and 2^-10 of the largest distance, log-uniform, so that no input profits from where the
+    powers of two lie.
 
     Returns
     -------
     DataFrame
         input, source, n, replicate (or head), m, share (m / n), held (clusters at the end), promised (the cache's
-        `radius`, over the greedy radius), reached (largest distance of a key to its nearest centre, over it).
+        `radius`, over the greedy radius), reached (largest distance of a key to its nearest center, over it).
     """
     xp, rows = run.xp, []
     parts = run.pick(smoke=(32, PART), standard=(64, 32, 16, PART, 4), full=(64, 32, 16, PART, 4))
-    for label, source, replicate, name, points in _points(run, "online"):
+    for label, source, replicate, name, x in _points(run, "online"):
         if name != "keys":
             continue
-        n = len(points)
-        radii, largest = greedy_radii(xp, points, n // min(parts)), largest_distance(xp, points)
+        n = len(x)
+        radii, largest = greedy_radii(xp, x, n // min(parts)), largest_distance(xp, x)
         rng = run.rng("start", label, replicate)
         for part in parts:
             m, start = n // part, largest * 2 ** -rng.uniform(10, 11)
-            cache = SubGenCache(start, 1, 1, max_clusters=m, rng=rng).update(points, points[:, :1])
-            _, squares = nearest(xp, points, cache.centers)
+            cache = SubGenCache(start, 1, 1, max_clusters=m, rng=rng).update(x, x[:, :1])
+            _, squares = nearest(xp, x, cache.centers)
             own = cache.radius / radii[m - 1], float(np.sqrt(squares.max())) / radii[m - 1]
             rows.append((label, source, n, replicate, m, m / n, len(cache.counts), *own))
     columns = ["input", "source", "n", "replicate", "m", "share", "held", "promised", "reached"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def findings(curves: pd.DataFrame, heads: pd.DataFrame, grown: pd.DataFrame, found: pd.DataFrame) -> str:
-    """What the tables of `cost_curves`, `head_table`, `over_n` and `online` say, as a Markdown list."""
-    cost = keys_over_values(curves)
-    ratio, inside, twin, other = (cost.loc[name] for name in cost.index.unique(0))
-    slopes = {quantity: growth_exponents(grown, quantity).set_index("input") for quantity in ("clusters", "ratio")}
-    keys, needed = (slopes[quantity].loc[REAL.label] for quantity in ("clusters", "ratio"))
-    lengths = sorted(set(grown.loc[grown["source"] == "real", "n"].astype(int)))
-    trend = "falls" if needed["upper"] < 0 else "grows" if needed["lower"] > 0 else "shows no clear trend"
-    count = int(curves.loc[curves["source"] == "real", "replicate"].nunique())
-    factor, n, m = heads["factor"], int(heads["n"].iloc[0]), int(heads["m"].iloc[0])
-    worst, other_worst = (float(found.loc[found["source"] == x, "promised"].max()) for x in ("real", "synthetic"))
-    held = (found["held"] / found["m"])[found["source"] == "real"].median()
-    both = ratio.loc["radius"]
-    more = "keys" if twin.loc["mean", "median"] < other.loc["mean", "median"] else "values"
-    return "\n".join(
-        (
-            f"- **Keys against values.** At m = n/{PART} greedy k-center costs a head's keys {both['median']:.2f} "
-            f"times what it costs its values (median of {count} heads; 10 to 90 %: {both['10 %']:.2f} to "
-            f"{both['90 %']:.2f}), and less for {both['share below 1']:.0%} of the heads; without the first and "
-            f"last token {inside.loc['radius', 'median']:.2f} times. The mean distance to the nearest centre is "
-            f"{ratio.loc['mean', 'median']:.2f} times that of the values.",
-            "- **Clusters, or few directions?** Beside Gaussian points of the same mean and covariance, keys cost "
-            f"{twin.loc['radius', 'median']:.2f} times as much and are {twin.loc['mean', 'median']:.2f} times as far "
-            f"from the nearest centre on average; values {other.loc['radius', 'median']:.2f} and "
-            f"{other.loc['mean', 'median']:.2f} times. Beside their twins, by the mean distance, the {more} are the "
-            "more clustered.",
-            f"- **Clusters over n.** At a fixed delta, the clusters of real keys grow like n^{keys['exponent']:.2f} "
-            f"from {lengths[0]} to {lengths[-1]} tokens (99 % limits of the mean over heads: "
-            f"{keys['lower']:.2f} to {keys['upper']:.2f}; 10 to 90 % of the heads: {keys['10 %']:.2f} to "
-            f"{keys['90 %']:.2f}).",
-            f"- **delta r against log n.** At m = n/{PART} = {m} clusters `delta r / log n` is "
-            f"{heads['ratio'].min():.2f} to {heads['ratio'].max():.2f} (median {heads['ratio'].median():.2f}) over the "
-            f"heads, and `e^(2 delta r)` is {factor.min():.0e} to {factor.max():.0e}: more than the {n} tokens there "
-            f"are for {(factor > n).sum()} of {len(heads)} heads. Over n the ratio {trend}: exponent "
-            f"{needed['exponent']:+.2f} (99 % limits {needed['lower']:+.2f} to {needed['upper']:+.2f}).",
-            "- **delta found online.** Doubling ends with a radius of at most "
-            f"{worst:.1f} times the greedy one for real keys, {other_worst:.1f} times for synthetic ones "
-            f"({PROMISE:g} is promised); no key is farther from its nearest centre than {found['reached'].max():.1f} "
-            f"times the greedy radius. The median cache of real keys ends with {held:.0%} of the clusters that it may "
-            "hold.",
-        )
-    )
+# -------------------------------------------------------------------------------------------------------------- figures
+_TWO: Mapping[str, Any] = {"hue": "line", "columns": 2, "logx": True, "height": 2.4}
+"""What the figures with two panels share."""
+
+
+def _named(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
+    """The rows with the line and the panel that each belongs to, and the looks of the lines: alike in all figures."""
+    real_rows = rows["source"] == "real"
+    what = rows["what"] if "what" in rows else pd.Series("keys", rows.index)
+    rows = rows.assign(
+        line=what.where(real_rows, "keys, " + rows["input"]), panel=rows["input"].where(real_rows, "synthetic")
+    ).sort_values("source", kind="stable")  # real heads at the left
+    looks = series("keys", "values", _BEFORE, *(x for x in rows["line"].unique() if x.startswith("keys, ")))
+    for name in ("keys", "values"):
+        looks[name] |= {"label": f"{name}, real heads", "linewidth": 1.8}
+    return rows, looks
+
+
+@paper_style()
+def draw_costs(rows: pd.DataFrame) -> Figure:
+    """The costs over m/n: left keys and values of the real heads, with their Gaussian twins; right synthetic keys."""
+    rows, looks = _named(rows)
+    twins = rows[rows["variant"] == NULL]
+
+    def beside(ax: Axes, panel: pd.DataFrame) -> None:
+        for name, part in twins[twins["panel"] == panel["panel"].iloc[0]].groupby("line", sort=False):
+            dotted = {**looks[str(name)], "linestyle": ":", "linewidth": 1.2, "marker": "", "label": NULL}
+            lines(ax, part, "share", "radius", dotted, interval=0)
+        ax.axvline(1 / PART, color="black", linewidth=0.6, linestyle="-.", label=f"$m = n/{PART}$")
+
+    captured = rows[rows["variant"] == CAPTURED]
+    looks = {name: {**look, "markevery": 2} for name, look in looks.items()}
+    labels = {"xlabel": "centers per point $m/n$", "ylabel": "covering radius / largest distance"}
+    return facets(captured, x="share", y="radius", facet="panel", looks=looks, **_TWO, **labels, each=beside)
+
+
+@paper_style()
+def draw_over_delta(rows: pd.DataFrame) -> Figure:
+    """Clusters per point (top) and their largest diameter (bottom) over delta, and the bound 2 delta."""
+    rows, looks = _named(rows)
+    names = {"share": "clusters per point $m/n$", "widest": r"widest cluster / $\delta$"}
+    long = rows.melt(["panel", "source", "line", "relative"], list(names), "quantity", "value").dropna()
+
+    def scaled(ax: Axes, panel: pd.DataFrame) -> None:
+        if panel["quantity"].iloc[0] == "share":
+            ax.set_yscale("log")
+        else:
+            theory_line(ax, panel["relative"].unique(), 2, r"bound: $2\delta$")
+            ax.set_ylim(0, 2.2)
+
+    options = {**_TWO, "facet": "panel", "row": "quantity", "height": 1.9}
+    labels = {"xlabel": r"$\delta$ / largest distance", "ylabel": names}
+    return facets(long, x="relative", y="value", looks=looks, **options, **labels, each=scaled)
+
+
+@paper_style()
+def draw_over_n(rows: pd.DataFrame) -> Figure:
+    """Left: clusters at a fixed delta, and the parts that the streams have; right: `delta r / log n` at m = n/8."""
+    known = rows.dropna(subset="parts").groupby(["input", "n"])["parts"].first()
+    rows, looks = _named(rows)
+    names = {"clusters": r"clusters at a fixed $\delta$", "ratio": rf"$\delta r\,/\,\log n$ at $m = n/{PART}$"}
+    long = rows.melt(["source", "line", "n"], list(names), "quantity", "value")
+
+    def parts(ax: Axes, panel: pd.DataFrame) -> None:
+        if panel["quantity"].iloc[0] == "clusters":
+            for _, line in known.groupby("input"):
+                theory_line(ax, line.index.get_level_values("n"), line, "parts that the stream has")
+
+    labels = {"xlabel": "tokens $n$", "ylabel": names}
+    return facets(long, x="n", y="value", facet="quantity", looks=looks, **_TWO, **labels, logy=True, each=parts)
+
+
+@paper_style()
+def draw_heads(heads: pd.DataFrame) -> Figure:
+    """Maps of what `needs` gives, layer by layer and head by head."""
+    maps = {
+        "delta": rf"$\delta$, covering radius at $m = n/{PART}$",
+        "r": "$r$, longest query times scale",
+        "ratio": r"$\delta r\,/\,\log n$",
+        "factor": r"$e^{2\delta r}$",
+    }
+    bars = {"delta": r"$\delta$", "r": "$r$", "ratio": r"$\delta r / \log n$", "factor": "factor"}
+    return head_maps(heads, maps, groups={label: (name,) for name, label in bars.items()})
+
+
+@paper_style()
+def draw_online(rows: pd.DataFrame) -> Figure:
+    """Radii of `online` over the greedy one: left what the cache promises, right what it reaches."""
+    rows, looks = _named(rows)
+    names = {"promised": "promised (the cache's radius)", "reached": "reached"}
+    long = rows.rename(columns=names).melt(["line", "share"], list(names.values()), "quantity", "value")
+
+    def bounds(ax: Axes, _: pd.DataFrame) -> None:
+        theory_line(ax, long["share"].unique(), PROMISE, f"at most {PROMISE:g} times the least possible radius")
+        theory_line(ax, long["share"].unique(), 1, "greedy, offline", linestyle=":")
+
+    options = {**_TWO, "facet": "quantity", "bars": True, "logy": True, "ylim": (0.45, 10), "each": bounds}
+    labels = {"xlabel": "clusters allowed per token $m/n$", "ylabel": "radius / radius of greedy k-center"}
+    return facets(long, x="share", y="value", looks=looks, **options, **labels)

@@ -1,7 +1,7 @@
-"""Do the keys of a trained decoder cluster, and its values? [SG24]'s question, with the measures of `clusterability`.
+"""Do the keys of a trained decoder cluster, and its values? Notebook 18: [SG24]'s question, measured as in notebook 12.
 
-Keys are those that attention sees, turned by their positions, and those before the turning; a text's heads are the key
-heads, each with the queries that read it. Synthetic keys, 32 parts or Gaussian, stand beside them.
+There are two sets of keys: those that attention sees, rotated by their positions (RoPE), and those before the rotation.
+A head here is a key head, with all queries that read it. Synthetic keys, 32 parts or Gaussian, stand beside them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ....core.backends import Array, asnumpy
 from ....lab.models import Model
@@ -19,6 +21,8 @@ from ....lab.run import Run
 from ....lab.statistics import mean_and_reach
 from ....lab.workloads.inputs import GAUSSIAN
 from ....lm.rope import rotated
+from ....plots.panels import finish, grid
+from ....plots.style import paper_style
 from ....primitives.kcenter import largest_distance
 from ...caches.sink import SINKS
 from . import clusterability
@@ -37,7 +41,7 @@ PAIRS: clusterability.Pairs = {
 
 
 def _passages(run: Run, opened: Model) -> Iterator[dict[str, Array]]:
-    """Of every passage: queries (layers * kv_heads, n * group, d), keys as attention sees them and before the rotation,
+    """Arrays of each passage by name: queries (layers * kv_heads, n * group, d); keys, keys before the rotation and
     values (layers * kv_heads, n, d)."""
     xp = opened.decoder.xp
     n, replicates = run.pick(smoke=(512, 4), standard=(2048, 10), full=(8192, 10))
@@ -54,8 +58,7 @@ def _passages(run: Run, opened: Model) -> Iterator[dict[str, Array]]:
 def _points(
     run: Run, opened: Model, names: Sequence[str], *, passages: int | None = None, every: int = 1
 ) -> Iterator[tuple[str, str, int, str, Array]]:
-    """Points of every head (or every so many) of all passages (or so many), numbered through, and synthetic keys, as
-    many and as wide."""
+    """Points of every `every`-th head of the first passages, numbered through, and as many synthetic keys as wide."""
     n, d, number = 0, 0, 0
     for stacks in islice(_passages(run, opened), passages):
         heads, n, d = stacks["keys"].shape
@@ -82,7 +85,9 @@ def cost_curves(run: Run) -> pd.DataFrame:
 
 
 def compared(rows: pd.DataFrame) -> pd.DataFrame:
-    """What is clustered more, at m = n/8, from the rows of `cost_curves`: medians over heads, since a cost may be 0.
+    """Which set of points clusters more, at m = n/8: ratios of the costs in the rows of `cost_curves`.
+
+    They are medians over heads, since the cost of a single head may be 0.
 
     Returns
     -------
@@ -92,22 +97,24 @@ def compared(rows: pd.DataFrame) -> pd.DataFrame:
         90 % (over heads, each the median of its passages), share below 1 (of the heads).
     """
     places = rows[rows["source"] == "real"].groupby("replicate")[["passage", "layer", "head"]].first()
-    found: dict[Any, tuple[float, ...]] = {}
+    table: dict[Any, tuple[float, ...]] = {}
     for name, ratio in clusterability.ratios(rows, PAIRS).items():
         middle, reach = mean_and_reach(np.log(ratio.groupby(places["passage"]).median().to_numpy()))
         heads = ratio.groupby([places["layer"], places["head"]]).median()
         tenths = heads.quantile([0.1, 0.9], interpolation="nearest")
         limits = np.exp([middle, middle - reach, middle + reach])
-        found[name] = (*limits, *tenths, (heads < 1).mean())
+        table[name] = (*limits, *tenths, (heads < 1).mean())
     columns = ["ratio", "lower", "upper", "10 %", "90 %", "share below 1"]
-    return pd.DataFrame.from_dict(found, orient="index", columns=columns).set_axis(
-        pd.MultiIndex.from_tuples(list(found))
+    return pd.DataFrame.from_dict(table, orient="index", columns=columns).set_axis(
+        pd.MultiIndex.from_tuples(list(table))
     )
 
 
 def over_delta(run: Run) -> pd.DataFrame:
-    """SubGen's clusters over delta, the rows of `clusterability.counts`: of some heads and few passages, as the order
-    of the keys makes it slow."""
+    """SubGen's clusters over delta: the rows of `clusterability.counts`, for some heads of few passages.
+
+    SubGen takes the keys in their order, one by one, which is slow.
+    """
     opened = run.open_model()
     passages, every = run.pick(smoke=(1, 4), standard=(3, 2), full=(3, 1))
     points = _points(run, opened, ("keys", "values"), passages=passages, every=every)
@@ -130,9 +137,9 @@ def head_table(run: Run) -> pd.DataFrame:
 def projection(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
     """Three heads of the first passage in the plane of their two largest principal components.
 
-    They are the head whose keys cost least beside its values at m = n/8 (`rows`: those of `cost_curves`), the median
-    one and the one whose keys cost most. A projection shortens distances, never lengthens them: what is apart in the
-    plane is apart; what is together there need not be.
+    They are the head with the least ratio of its keys' cost to its values' at m = n/8 (from the `rows` of
+    `cost_curves`), the median one and the one with the largest. A projection never lengthens a distance: points that
+    are apart in the plane are apart, but points that lie together there may be far apart in other directions.
 
     Returns
     -------
@@ -161,3 +168,26 @@ def _plane(xp: Any, points: Array) -> tuple[np.ndarray, np.ndarray, float]:
     plane = u[:, :2] * s[:2] / largest_distance(xp, points)
     plane *= np.sign(plane[abs(plane).argmax(axis=0), [0, 1]])
     return plane[:, 0], plane[:, 1], float((s[:2] ** 2).sum() / (s**2).sum())
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+@paper_style()
+def draw_projections(rows: pd.DataFrame) -> Figure:
+    """A column per head, a row per set of points, coloured by the position in the text; each with its share of the
+    variance."""
+    heads, sets = rows[["layer", "head"]].drop_duplicates(), rows["what"].unique()
+    fig, axes = grid(len(sets) * len(heads), len(heads), height=1.65)
+    cells = [(what, layer, head) for what in sets for layer, head in heads.itertuples(index=False)]
+    for ax, (what, layer, head) in zip(axes, cells, strict=True):
+        part = rows[(rows["layer"] == layer) & (rows["head"] == head) & (rows["what"] == what)]
+        dots = ax.scatter(part["x"], part["y"], c=part["position"], s=3, cmap="cividis", linewidths=0, rasterized=True)
+        ax.set_aspect("equal", adjustable="datalim")
+        ax.xaxis.set_major_locator(MaxNLocator(3))
+        ax.yaxis.set_major_locator(MaxNLocator(4))
+        name = f"layer {layer}, head {head}\n" if what == sets[0] else ""
+        ax.set_title(f"{name}{part['share'].iloc[0]:.0%} of the variance", fontsize=7)
+    for ax, what in zip(axes[:: len(heads)], sets, strict=True):
+        ax.set_ylabel(what)
+    fig.colorbar(dots, ax=axes, label="position in the text", aspect=50, pad=0.01)
+    finish(fig, xlabel="principal components / largest distance", legend=False)
+    return fig
