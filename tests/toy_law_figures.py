@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
 from sublinattn import plots
@@ -12,32 +11,6 @@ def table(columns: str, *rows) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns.split())
 
 
-CLUSTER_COSTS = table(
-    "input source what variant share radius",
-    *(
-        (i, s, w, v, x, 0.5)
-        for i, s, w in (("a", "synthetic", "keys"), ("r", "real", "keys"), ("r", "real", "values"))
-        for v in ("as captured", "twin")
-        for x in (0.01, 0.1)
-    ),
-)
-CLUSTERS = table(
-    "input source what relative share widest",
-    *(
-        (i, s, w, x, 0.5, widest)
-        for i, s, w in (("a", "synthetic", "keys"), ("r", "real", "keys"), ("r", "real", "values"))
-        for x, widest in ((0.1, np.nan), (0.2, 1.0), (0.4, 1.5))
-    ),
-)
-CLUSTERS_GROWN = table(
-    "input source n clusters ratio parts",
-    *(("a", "synthetic", n, 8, 1.0, 8.0) for n in (128, 512)),
-    *(("r", "real", n, n / 8, 2.0, np.nan) for n in (64, 128)),
-)
-ONLINE = table(
-    "input source share promised reached",
-    *((i, s, x, 3.0, 1.5) for i, s in (("a", "synthetic"), ("r", "real")) for x in (1 / 32, 1 / 8)),
-)
 HELD = table(
     "law variant token count expected low high",
     *((w, v, t, t, t, 0, 2 * t) for w in ("slots", "samples") for v in ("as claimed", "broken") for t in (1, 2, 100)),
@@ -55,10 +28,6 @@ ALONG = table("varies s t along", *((v, s, s, x) for v in "st" for s in (1, 8) f
 ALONG_LAWS = table("varies s t exact first_order", *((v, s, s, 0.2, 0.1) for v in "st" for s in (1, 8)))
 
 FIGURES = {
-    "kcenter_curves": lambda: plots.kcenter_curves(CLUSTER_COSTS, captured="as captured", null="twin", at=1 / 8),
-    "clusters_over_delta": lambda: plots.clusters_over_delta(CLUSTERS),
-    "clusters_over_n": lambda: plots.clusters_over_n(CLUSTERS_GROWN),
-    "online_radius": lambda: plots.online_radius(ONLINE, promise=8),
     "held_laws": lambda: plots.held_laws(HELD),
     "estimator_errors": lambda: plots.estimator_errors(SQUARES, SQUARE_LAWS, failure=0.1, z=2.6),
     "tau_bound": lambda: plots.tau_bound(SPREADS),

@@ -1,4 +1,4 @@
-"""Clusterability: its numbers against brute force on a few points and known streams, sentences against values."""
+"""Clusterability: its numbers against brute force on a few points and known streams."""
 
 import itertools
 import math
@@ -167,15 +167,3 @@ def test_at_full_length_both_tables_ask_the_same_of_a_head(small):
 def test_gaussian_keys_have_a_delta_of_their_own(small):
     mine = small["grown"][small["grown"]["input"] == GAUSSIAN.label]
     assert (mine.groupby("replicate")["delta"].nunique() == 1).all() and mine["delta"].min() > 1
-
-
-def test_findings_say_what_the_tables_hold(small):
-    curves, heads, grown, found = (small[name] for name in ("curves", "heads", "grown", "found"))
-    text = lab.findings(curves, heads, grown, found)
-    cost = lab.keys_over_values(curves)
-    assert f"a head's keys {cost.loc[('keys / values', 'radius'), 'median']:.2f} times" in text
-    assert f"{(heads['factor'] > 512).sum()} of 72 heads" in text and "from 64 to 512 tokens" in text
-    falling = "Over n the ratio falls" in text
-    assert falling == (growth_exponents(grown, "ratio").set_index("input").loc[lab.REAL.label, "upper"] < 0)
-    turned = grown.assign(ratio=1 / grown["ratio"])
-    assert "Over n the ratio grows" in lab.findings(curves, heads, turned, found)
