@@ -1,32 +1,47 @@
-"""Error of every key-value cache against the bytes that it holds, on streams that favour one method or another.
+"""Error of every key-value cache over the bytes that it stores, on streams that favour one method or another.
 
-All caches see the same tokens in the same order; queries come between them, and are asked of the one cache that learns
-from them. Errors are measured afterwards, on other queries.
+Notebook 14. All caches see the same tokens in the same order. Queries come between them, for the one cache that learns
+from queries; errors are measured afterwards, on other queries.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ...core.backends import asnumpy
 from ...methods.caches.exact import ExactCache, ZeroCache
-from ...methods.caches.heavy_hitter import HeavyHitterCache
 from ...methods.polynomial.approximants import MAX_RADIUS
 from ...methods.polynomial.polynomial import PolynomialState
+from ...plots.panels import facets, finish, grid, lines
+from ...plots.style import LOOKS, METHODS, THEORY, paper_style, series, variant
 from ..run import Run
 from ..statistics import mean_and_reach, proportion
 from ..workloads.inputs import GAUSSIAN, GAUSSIAN_MEAN, HEAVY_VALUES, REAL, Input
 from ..workloads.instance import Instance
-from .registry import CHUNK, CLUSTER_SAMPLES, HINDSIGHT, Stream, competing, directions, drawn, feed, heavy
+from .registry import (
+    CHUNK,
+    HINDSIGHT,
+    REGISTRY,
+    TOLD,
+    Stream,
+    competing,
+    directions,
+    drawn,
+    feed,
+)
 
 SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 RETRIEVAL_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
-INFORMED, OFFLINE = "heavy hitters, asked before", "subgen, delta told"
+INFORMED = "heavy hitters, asked before"
+variant(INFORMED, "H2O, queried all along", of="heavy hitters")
 CLUSTERS = Input("32 clusters", "clusterable")
 CLUSTERS_MEAN = Input("32 clusters, values + 2", "clusterable", value_mean=2.0)
 ROOT = Input("sqrt(n) clusters, values + 2", "clusterable", {"clusters": 1.0, "exponent": 0.5}, value_mean=2.0)
@@ -41,21 +56,21 @@ INPUTS = (
 )
 
 
-def unbudgeted(stream: Stream, most: int | None = None) -> Iterator[tuple[str, Any, int]]:
-    """Yardsticks and the streaming state: method, answers to the held-out queries, bytes held.
+def unbudgeted(stream: Stream, maximum: int | None = None) -> Iterator[tuple[str, Any, int]]:
+    """Yardsticks and the streaming state: method, answers to the held-out queries, bytes stored.
 
-    The state has the highest degree that is below `most` bytes (the exact cache's, if not given), and is told the
-    largest logit. None where the smallest is larger, a logit is beyond `MAX_RADIUS`, or its polynomial's normaliser is
-    not positive.
+    The state has the highest degree that stays below `maximum` bytes (the exact cache's, if not given), and is given
+    the largest logit. It is left out where even degree 1 is larger, where a logit is beyond `MAX_RADIUS`, and where its
+    polynomial's normaliser is not positive.
     """
     x = stream.x
     for name, cache in (("exact", ExactCache()), ("zero", ZeroCache())):
-        held = stream.feed(cache, CHUNK)
-        yield name, held.attend(stream.late, scale=x.scale), held.nbytes
+        stream.feed(cache, CHUNK)
+        yield name, cache.attend(stream.late, scale=x.scale), cache.nbytes
     d, d_v = x.k.shape[1], x.v.shape[1]
     chunks = ((x.scale * q[i : i + CHUNK]) @ x.k.T for q in (x.q, stream.late) for i in range(0, len(q), CHUNK))
     radius = max(float(max(logits.max(), -logits.min())) for logits in chunks)
-    degrees = [g for g in (1, 2, 3) if math.comb(d + g, g) * (d_v + 2) * 8 < (most or stream.cache_bytes)]
+    degrees = [g for g in (1, 2, 3) if math.comb(d + g, g) * (d_v + 2) * 8 < (maximum or stream.cache_bytes)]
     if degrees and radius <= MAX_RADIUS:
         state = PolynomialState(d, d_v, degree=max(degrees), scale=x.scale, basis="minimax", radius=radius)
         stream.feed(state, CHUNK)
@@ -71,10 +86,10 @@ def over_bytes(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        input, source, n, replicate (fresh stream and draws; for "real" another head), method, share (of the exact
-        cache's bytes that it may hold; nan without a budget), nbytes (held), held (over `n (d + d_v)` numbers), error
-        (in the theorem's norm, mean over queries), relative (Frobenius). The method HINDSIGHT is, per input and share,
-        that of SETTINGS with the least median relative error; SubGen itself cannot know which that is.
+        input, source, n, replicate (fresh stream and draws; for "real" another head), method, share (its budget, as a
+        fraction of the exact cache's bytes; nan without a budget), nbytes (stored), held (over `n (d + d_v)` numbers),
+        error (in the theorem's norm, mean over queries), relative (Frobenius norm). The method HINDSIGHT is, per input
+        and share, the contender in hindsight with the least median relative error, which SubGen cannot know.
     """
     n = run.pick(smoke=1024, standard=4096, full=65536)
     replicates = run.pick(smoke=3, standard=8, full=12)
@@ -89,8 +104,8 @@ def over_bytes(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
                 rows.append((*base, method, np.nan, nbytes, nbytes / stream.cache_bytes, *stream.errors(out)))
             for share in shares:
                 budget = int(share * stream.cache_bytes)
-                for method, cache in competing(budget, stream.x, rng).items():
-                    out = feed(cache, stream, budget).attend(stream.late, scale=stream.x.scale)
+                for method, cache in competing(budget, stream.x, rng, hindsight=True).items():
+                    out = feed(method, cache, stream, budget).attend(stream.late, scale=stream.x.scale)
                     held = cache.nbytes / stream.cache_bytes
                     rows.append((*base, method, share, cache.nbytes, held, *stream.errors(out)))
     columns = ["input", "source", "n", "replicate", "method", "share", "nbytes", "held", "error", "relative"]
@@ -98,8 +113,8 @@ def over_bytes(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
 
 
 def best_setting(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of the methods that begin with HINDSIGHT the best one of each input and share, under that name."""
-    tried = rows["method"].str.startswith(HINDSIGHT)
+    """Replace the contenders in hindsight by the best one of each input and share, under the name HINDSIGHT."""
+    tried = rows["method"].isin([name for name, contender in REGISTRY.items() if contender.hindsight])
     by = ["input", "share"]
     medians = rows[tried].groupby([*by, "method"], sort=False)["relative"].median().reset_index()
     best = medians.loc[medians.groupby(by, sort=False)["relative"].idxmin(), [*by, "method"]]
@@ -108,7 +123,7 @@ def best_setting(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def winners(rows: pd.DataFrame) -> pd.DataFrame:
-    """For each input and share: the method of least geometric mean relative error, and the others beside it.
+    """For each input and share: the method with the least geometric mean of the relative error, and others beside it.
 
     Returns
     -------
@@ -117,7 +132,7 @@ def winners(rows: pd.DataFrame) -> pd.DataFrame:
         the mean difference of their logarithms, over paired replicates, excludes 0); beats zero; subgen, HINDSIGHT,
         uniform, zero, exact (geometric means); subgen / uniform (ratio with its 99 percent limits, as text).
     """
-    found = []
+    table = []
     fixed = rows[rows["share"].isna()].groupby(["input", "method"], sort=False)["relative"].agg(_geometric).unstack()
     for (name, share), part in rows.dropna(subset=["share"]).groupby(["input", "share"], sort=False):
         logs = np.log(part.pivot(index="replicate", columns="method", values="relative"))
@@ -126,7 +141,7 @@ def winners(rows: pd.DataFrame) -> pd.DataFrame:
         ratio, width = mean_and_reach((logs["subgen"] - logs["uniform"]).to_numpy())
         span = f"{np.exp(ratio):.2f} [{np.exp(ratio - width):.2f}, {np.exp(ratio + width):.2f}]"
         means, yardstick = np.exp(logs.mean()), fixed.loc[str(name)].astype(float)
-        found.append(
+        table.append(
             {
                 "input": name,
                 "share": share,
@@ -140,7 +155,7 @@ def winners(rows: pd.DataFrame) -> pd.DataFrame:
                 "subgen / uniform": span,
             }
         )
-    return pd.DataFrame(found).set_index(["input", "share"])
+    return pd.DataFrame(table).set_index(["input", "share"])
 
 
 def against_uniform(rows: pd.DataFrame) -> dict[str, Any]:
@@ -149,10 +164,10 @@ def against_uniform(rows: pd.DataFrame) -> dict[str, Any]:
     Returns
     -------
     dict
-        Share of inputs and budgets at which SubGen's relative error is above: `behind`; `behind_hindsight`, with
-        the settings of HINDSIGHT; `behind_per_byte`, with errors times the root of the bytes held, as errors of samples
-        fall. `used`: least and largest ratio of the bytes held. `ratios`: error over error, median over budgets, by
-        input.
+        Shares of the inputs and budgets at which SubGen's relative error is the larger one: `behind`;
+        `behind_hindsight`, for HINDSIGHT; `behind_per_byte`, with errors times the root of the bytes stored, since
+        errors of samples fall like one over the root. `used`: least and largest ratio of the bytes stored. `ratios`:
+        error over error, median over budgets, by input.
     """
     cells = rows.groupby(["input", "method", "share"], sort=False)[["relative", "held"]].median().unstack("method")
     error, held = cells["relative"], cells["held"]
@@ -177,8 +192,8 @@ def retrieval(run: Run) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        n, replicate (fresh stream and draws), method, share (nan without a budget), found (bool). "heavy hitters, asked
-        before" gets queries for the needles all along; "subgen, delta told" has the delta that fills its bytes.
+        n, replicate (fresh stream and draws), method, share (nan without a budget), found (bool). INFORMED are heavy
+        hitters with queries for the needles all along; TOLD is SubGen with the delta that fills its bytes.
     """
     xp = run.xp
     n, d = run.pick(smoke=512, standard=1024, full=9216), retrieval_width(run)
@@ -198,18 +213,18 @@ def retrieval(run: Run) -> pd.DataFrame:
             rows.append((n, replicate, name, np.nan, hit(out, wanted)))
         for share in shares:
             budget = int(share * stream.cache_bytes)
-            for method, cache in competing(budget, stream.x, rng).items():
-                name = OFFLINE if method == f"{HINDSIGHT} {CLUSTER_SAMPLES}" else method
-                if not name.startswith(HINDSIGHT):
-                    out = feed(cache, stream, budget).attend(query, scale=x.scale)
+            for name, cache in competing(budget, stream.x, rng, hindsight=True).items():
+                if name == TOLD or not REGISTRY[name].hindsight:
+                    out = feed(name, cache, stream, budget).attend(query, scale=x.scale)
                     rows.append((n, replicate, name, share, hit(out, wanted)))
-            out = feed(HeavyHitterCache(*heavy(budget, stream.x)), informed, budget).attend(query, scale=x.scale)
+            hitters = REGISTRY["heavy hitters"].within(budget, stream.x, rng)
+            out = feed("heavy hitters", hitters, informed, budget).attend(query, scale=x.scale)
             rows.append((n, replicate, INFORMED, share, hit(out, wanted)))
     return pd.DataFrame(rows, columns=["n", "replicate", "method", "share", "found"])
 
 
 def retrieval_width(run: Run) -> int:
-    """Width of keys and values in `retrieval`: an answer at random names the needle once in so many times."""
+    """Width d of keys and values in `retrieval`: an answer at random names the needle with probability 1/d."""
     return run.pick(smoke=16, standard=32, full=64)
 
 
@@ -220,14 +235,109 @@ def needle(x: Instance, query: int) -> int:
 
 
 def hit(out: Any, wanted: int) -> bool:
-    """Whether an output row names the needle: its largest entry, the only one of its size."""
+    """Whether an output row names the needle: its entry is larger than all others."""
     values = asnumpy(out)
     return bool((values >= values[wanted]).sum() == 1)
 
 
 def accuracies(rows: pd.DataFrame) -> pd.DataFrame:
-    """Share of replicates in which the needle was found, with Clopper-Pearson limits: method, share, rate, low, high,
-    trials."""
+    """Share of replicates in which the needle was found, with Clopper-Pearson limits.
+
+    Returns
+    -------
+    DataFrame
+        method, share, rate, low, high, trials.
+    """
     groups = rows.groupby(["method", "share"], sort=False, dropna=False)["found"]
-    found = [(*key, *proportion(int(part.sum()), len(part)), len(part)) for key, part in groups]
-    return pd.DataFrame(found, columns=["method", "share", "rate", "low", "high", "trials"])
+    table = [(*key, *proportion(int(part.sum()), len(part)), len(part)) for key, part in groups]
+    return pd.DataFrame(table, columns=["method", "share", "rate", "low", "high", "trials"])
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+_LABELS = {
+    "error": r"$\|\mathrm{out}-\mathrm{Attn}\|_2\;/\;(\|\mathrm{softmax}(Kq)\|_2\,\|V\|)$, mean over queries",
+    "relative": r"relative error $\|\mathrm{out}-\mathrm{Attn}\|_F\;/\;\|\mathrm{Attn}\|_F$",
+}
+
+
+@paper_style()
+def draw_errors(rows: pd.DataFrame, value: str = "relative") -> Figure:
+    """A panel per input: median error of each cache over the bytes that it stores; for SubGen and uniform sampling also
+    the full range over the replicates.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        As `over_bytes` gives them.
+    value : "relative" or "error"
+        What is drawn: the relative error, or that in the theorem's norm.
+    """
+    stored = rows.groupby(["input", "method", "share"], dropna=False)["held"].transform("median")
+    rows = rows.assign(stored=stored.where(rows["method"] != "zero"))
+    low, high = rows.loc[rows["method"] != "exact", value].quantile([0.005, 0.995])
+    names = sorted(set(rows["method"]), key=lambda name: (name in ("uniform", "subgen"), list(METHODS).index(name)))
+    looks = {name: {**METHODS[name], "linewidth": 1.6 if name == "subgen" else 0.9} for name in names}  # SubGen on top
+
+    def ranges(ax: Axes, panel: pd.DataFrame) -> None:
+        for name in ("uniform", "subgen"):
+            look = {"color": looks[name]["color"], "linewidth": 0}
+            lines(ax, panel[panel["method"] == name], "stored", value, look, interval=100)
+
+    labels: dict[str, Any] = {
+        "xlabel": "bytes stored / bytes of all keys and values (+ 2: added to all values)",
+        "ylabel": _LABELS[value],
+    }
+    scales: dict[str, Any] = {"logx": True, "logy": True, "ylim": (low / 6, 2 * high), "interval": 0, "exact": "exact"}
+    return facets(rows, x="stored", y=value, hue="method", facet="input", looks=looks, each=ranges, **labels, **scales)
+
+
+def dots(ax: Axes, table: pd.DataFrame, value: str, low: str, high: str) -> list[str]:
+    """A line of the panel per method, on it a dot with its interval per budget; the methods from the top."""
+    names = [name for name in METHODS if name in set(table["method"])]
+    shares = sorted(table["share"].dropna().unique())
+    looks = series(*shares) | {None: {**LOOKS["charcoal"], "label": "no budget"}}
+    for place, (share, look) in enumerate(looks.items()):
+        part = table[table["share"].isna() if share is None else table["share"] == share]
+        shift = 0.0 if share is None else 0.7 * ((place + 0.5) / len(shares) - 0.5)
+        reach = [part[value] - part[low], part[high] - part[value]]
+        label = look["label"] if share is None else f"{Fraction(share)} of the bytes"
+        ax.errorbar(
+            part[value],
+            part["method"].map(names.index) + shift,
+            xerr=np.maximum(reach, 0),
+            linestyle="none",
+            elinewidth=0.7,
+            capsize=1.5,
+            **{**look, "label": label},
+        )
+    ax.set_yticks(range(len(names)), [str(METHODS[name]["label"]) for name in names])
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    return names
+
+
+def stored_fractions(ax: Axes, table: pd.DataFrame, chance: float) -> None:
+    """Vertical lines: how often a cache answers that stores so many tokens as they are; and chance."""
+    shares = sorted(table["share"].dropna().unique())
+    for share, look in series(*shares).items():
+        label = "fraction of the tokens stored" if share == shares[0] else "_"
+        ax.axvline(share, color=look["color"], linestyle="--", linewidth=0.9, label=label)
+    ax.axvline(chance, **{**THEORY, "linestyle": ":", "label": "chance"})
+    ax.set_xlim(-0.03, 1.03)
+
+
+@paper_style()
+def draw_needles(table: pd.DataFrame, *, chance: float) -> Figure:
+    """How many needles each cache finds under each budget, with exact 99 percent limits.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `accuracies` gives it.
+    chance : float
+        What a random answer finds.
+    """
+    fig, (ax,) = grid(1, 1, height=0.26 * table["method"].nunique())
+    dots(ax, table, "rate", "low", "high")
+    stored_fractions(ax, table, chance)
+    finish(fig, xlabel="needles found")
+    return fig

@@ -1,9 +1,15 @@
-"""Streams for the key-value caches, and what each cache may be so as to hold no more than given bytes."""
+"""The caches that are compared at equal bytes, and the streams that all of them read.
+
+A new cache is one row of `REGISTRY`: its name in tables, its label and colour in figures, and a function that makes one
+of at most so many bytes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +19,10 @@ from ...core.exact import attention
 from ...methods.caches.base import KVCache
 from ...methods.caches.heavy_hitter import HeavyHitterCache
 from ...methods.caches.k_center import KCenterCache
-from ...methods.caches.reservoir import ReservoirCache
+from ...methods.caches.reservoir import ReservoirCache, Weights
 from ...methods.caches.sink import SINKS, SinkCache
 from ...methods.subgen.subgen import SubGenCache
+from ...plots.style import register, variant
 from ...primitives.clustering import OnlineClusters
 from ..run import Run
 from ..workloads import real
@@ -23,47 +30,57 @@ from ..workloads.inputs import REAL, Input
 from ..workloads.instance import Instance
 
 D = 64
+"""Width of the keys and values of synthetic streams."""
 CHUNK = 1024
 """Tokens per update, where it changes nothing but the time."""
 QUERIES = 128
-"""Held out, per stream."""
+"""Number of queries per stream that are held out: errors are those of their answers."""
 QUERY_NORM = 5.0
 CLUSTER_SAMPLES = 4
-WINDOW, HINDSIGHT = "subgen, window", "subgen, hindsight"
-SETTINGS = ((1, 0.875), (4, 0.5), (16, 0.5))
-"""Samples per cluster and the slots' share of the bytes that `HINDSIGHT` is the best of."""
+"""SubGen's samples per cluster."""
 
 
 # ------------------------------------------------------------------------------------------------------------- a stream
 @dataclass(frozen=True)
 class Stream:
-    """Tokens in their order, with a query after each or none, and held-out queries with their exact answers."""
+    """Tokens in their order, queries that come between them, and held-out queries with their exact answers.
+
+    Attributes
+    ----------
+    x : Instance
+    early : array (n, d)
+        Queries that come between the tokens: row i after token i.
+    asked : ndarray of bool (n,)
+        Which rows of `early` are asked: not those held out.
+    late : array (QUERIES, d)
+        The held-out queries.
+    exact : ndarray (QUERIES, d_v)
+        Their exact attention in float64.
+    unit : ndarray (QUERIES,)
+        `||softmax(K q)||_2 ||V||` for each of them: the theorem's norm.
+    """
 
     x: Instance
     early: Any
-    """Queries (n, d): row i may be asked once token i has come."""
     asked: np.ndarray
-    """Which rows of `early` are asked (bool): not those held out."""
     late: Any
     exact: np.ndarray
-    """Attention of the held-out queries in float64, (QUERIES, d_v)."""
     unit: np.ndarray
-    """`||softmax(K q)||_2 ||V||` for each of them: the theorem's norm."""
 
     @classmethod
     def of(cls, x: Instance, rng: np.random.Generator, xp: Any, *, early: np.ndarray | None = None) -> Stream:
-        """Hold QUERIES random queries out; `early` (n, d) replaces the others."""
+        """Hold QUERIES random queries of `x` out; `early` (n, d) replaces the others."""
         n = len(x.q)
-        held = np.sort(rng.permutation(n)[: min(QUERIES, n // 2)])
+        held_out = np.sort(rng.permutation(n)[: min(QUERIES, n // 2)])
         asked = np.ones(n, bool)
-        asked[held] = early is not None
+        asked[held_out] = early is not None
         x = x.to(xp)
-        late = x.q[to_device(held, xp)]
+        late = x.q[to_device(held_out, xp)]
         return cls.over(x, early=x.q if early is None else to_device(early, xp), asked=asked, late=late)
 
     @classmethod
     def over(cls, x: Instance, *, early: Any, asked: np.ndarray, late: Any) -> Stream:
-        """With the exact answers to `late`."""
+        """Compute the exact answers to `late`, and their unit."""
         xp = namespace(x.k)
         q, k, v = (a.astype(np.float64) for a in (late, x.k, x.v))
         exact, lse = (asnumpy(a) for a in attention(q, k, v, scale=x.scale, return_lse=True))
@@ -94,9 +111,9 @@ class Stream:
 
 
 def drawn(what: Input, n: int, replicate: int, run: Run) -> tuple[Stream, np.random.Generator]:
-    """A fresh stream of an input and what is left of its draws. For "real" another head for every replicate.
+    """A fresh stream of an input, and its generator for further draws. For "real" another head for every replicate.
 
-    Nobody asks for a needle before the end: the queries before it have random directions and norm QUERY_NORM.
+    Needles are not asked for before the end: the queries before it have random directions and norm QUERY_NORM.
     """
     xp, rng = run.xp, run.rng("caches", what.label, n, replicate)
     if what is not REAL:
@@ -119,7 +136,7 @@ def directions(rng: np.random.Generator, x: Instance) -> np.ndarray:
     return (q * (QUERY_NORM / np.linalg.norm(q, axis=1, keepdims=True))).astype(x.q.dtype)
 
 
-# ----------------------------------------------------------------------------------------------------- bytes to budgets
+# ------------------------------------------------------------------------------------------------- from bytes to caches
 def row_bytes(x: Instance) -> int:
     """Bytes of a token's key and value."""
     return int((x.k.shape[1] + x.v.shape[1]) * x.k.dtype.itemsize)
@@ -134,7 +151,7 @@ def subgen_within(
     samples: int = CLUSTER_SAMPLES,
     slots: float = 0.5,
 ) -> SubGenCache:
-    """SubGen in `nbytes`: share `window` for the last tokens, share `slots` of the rest for slots, then clusters.
+    """SubGen in `nbytes`: the fraction `window` for the last tokens, `slots` of the rest for slots, then clusters.
 
     delta doubles from a 64th of the first key's norm until the clusters fit. ValueError if not even one does.
     """
@@ -142,18 +159,16 @@ def subgen_within(
     row = row_bytes(x)
     recent = int(window * nbytes) // row
     size = max(1, int(slots * (nbytes - recent * row)) // (row + 8))
-    return SubGenCache.within(
-        nbytes, d, d_v, delta=first_delta(x), cluster_samples=samples, value_samples=size, recent=recent,
-        dtype=x.k.dtype, rng=rng,
-    )  # fmt: skip
+    sizes = {"cluster_samples": samples, "value_samples": size, "recent": recent}
+    return SubGenCache.within(nbytes, d, d_v, delta=first_delta(x), **sizes, dtype=x.k.dtype, rng=rng)
 
 
-def subgen_told(
+def subgen_hindsight(
     nbytes: int, x: Instance, rng: np.random.Generator, *, samples: int = CLUSTER_SAMPLES, slots: float = 0.5
 ) -> SubGenCache:
-    """`subgen_within` without a window, told by `filling_delta` the delta that fills its bytes."""
-    found = subgen_within(nbytes, x, rng, samples=samples, slots=slots)
-    return SubGenCache(filling_delta(x, found.max_clusters or 1), samples, found.value_samples, rng=rng)
+    """`subgen_within` without a window, but with the delta that fills its bytes from the beginning."""
+    doubling = subgen_within(nbytes, x, rng, samples=samples, slots=slots)
+    return SubGenCache(filling_delta(x, doubling.max_clusters or 1), samples, doubling.value_samples, rng=rng)
 
 
 def first_delta(x: Instance) -> float:
@@ -161,65 +176,119 @@ def first_delta(x: Instance) -> float:
     return float(np.linalg.norm(asnumpy(x.k[0]).astype(np.float64))) / 64
 
 
-def filling_delta(x: Instance, most: int) -> float:
-    """The delta at which the whole stream has at most so many clusters: of 16 powers between a 64th of the first key's
-    norm and four times that norm the least one, found by bisection."""
+def filling_delta(x: Instance, maximum: int) -> float:
+    """The delta at which the whole stream has at most `maximum` clusters.
+
+    Of 16 powers between a 64th of the first key's norm and four times that norm it is the least, found by bisection.
+    """
     grid = np.geomspace(1, 256, 16) * first_delta(x)
     xp, low, high = namespace(x.k), 0, len(grid) - 1
     while low < high:
         middle = (low + high) // 2
-        fits = len(OnlineClusters(float(grid[middle]), x.k[:0]).absorb(xp, x.k, maximum=most)) == len(x.k)
+        fits = len(OnlineClusters(float(grid[middle]), x.k[:0]).absorb(xp, x.k, maximum=maximum)) == len(x.k)
         low, high = (low, middle) if fits else (middle + 1, high)
     return float(grid[low])
 
 
-def competing(nbytes: int, x: Instance, rng: np.random.Generator) -> dict[str, KVCache]:
-    """An empty cache of every method that may hold `nbytes`, those with settings in hindsight among them."""
-    offline: dict[str, KVCache] = {}
-    for samples, slots in SETTINGS:
-        with suppress(ValueError):  # too many samples for a single cluster
-            offline[f"{HINDSIGHT} {samples}"] = subgen_told(nbytes, x, rng, samples=samples, slots=slots)
-    return {**offline, **competing_online(nbytes, x, rng)}
-
-
-def competing_online(nbytes: int, x: Instance, rng: np.random.Generator) -> dict[str, KVCache]:
-    """An empty cache of every method that is told nothing of the stream but its first token: `x` may have just that.
-
-    Half of the tokens are the last ones where there is a window, all but SINKS of them in `SinkCache`.
-    """
-    row = row_bytes(x)
-    tokens, marked = nbytes // row, nbytes // (row + 8)  # reservoirs hold 8 bytes more per token
-    return {
-        "subgen": subgen_within(nbytes, x, rng),
-        WINDOW: subgen_within(nbytes, x, rng, window=0.5),
-        "sinks": SinkCache(tokens - SINKS, SINKS),
-        "heavy hitters": HeavyHitterCache(*heavy(nbytes, x)),
-        "uniform": ReservoirCache(marked, rng=rng),
-        "value-norm": ReservoirCache(marked, "value-norm", rng=rng),
-        "k-center": KCenterCache(tokens, tokens // 2),
-    }
-
-
-def heavy(nbytes: int, x: Instance) -> tuple[int, int]:
-    """Budget and window of heavy hitters: 8 bytes of score per token, half of them the last ones."""
+def heavy_hitters(nbytes: int, x: Instance, _: np.random.Generator) -> HeavyHitterCache:
+    """Heavy hitters: 8 bytes of score per token, and half of the tokens the last ones."""
     tokens = nbytes // (row_bytes(x) + 8)
-    return tokens, tokens // 2
+    return HeavyHitterCache(tokens, tokens // 2)
 
 
-def feed(cache: KVCache, stream: Stream, nbytes: int) -> KVCache:
-    """The cache after the stream; ValueError if it holds more than `nbytes`.
+def _sinks(nbytes: int, x: Instance, _: np.random.Generator) -> SinkCache:
+    return SinkCache(nbytes // row_bytes(x) - SINKS, SINKS)
 
-    The k-center is offline, as the experiments of [SG24] were: it gets all tokens at once. Heavy hitters get chunks of
-    a quarter of their budget, so that every token stays for a chunk's queries at least. All others are the same to the
-    bit for any chunks, and whether queries come or not.
+
+def _reservoir(nbytes: int, x: Instance, rng: np.random.Generator, *, weights: Weights) -> ReservoirCache:
+    return ReservoirCache(nbytes // (row_bytes(x) + 8), weights, rng=rng)  # 8 bytes of priority per token
+
+
+def _k_center(nbytes: int, x: Instance, _: np.random.Generator) -> KCenterCache:
+    tokens = nbytes // row_bytes(x)
+    return KCenterCache(tokens, tokens // 2)
+
+
+# --------------------------------------------------------------------------------------------------------- the registry
+@dataclass(frozen=True)
+class Contender:
+    """A cache of the comparison.
+
+    Attributes
+    ----------
+    within : function of (nbytes, Instance, Generator)
+        Makes an empty cache that will store at most `nbytes`; ValueError if there is none. Of the instance it reads no
+        more than shapes and the first token, unless the contender is one in `hindsight`.
+    label : str
+        In figures; none for a method that `plots.style` has registered, and for settings that are not drawn.
+    of : str, optional
+        The method whose other settings these are: drawn in its colour.
+    look : str
+        A key of `plots.style.LOOKS`, or with `of` the line style.
+    hindsight : bool
+        Whether its settings are chosen with the whole stream known: `HINDSIGHT` is the best of these.
+    rows : function of (cache, n)
+        Tokens per update. For most caches the state is the same to the bit whatever the chunks.
+    asks : bool
+        Whether the cache learns from the queries between the tokens.
     """
-    match cache:
-        case KCenterCache():
-            stream.feed(cache, len(stream.x.k))
-        case HeavyHitterCache():
-            stream.feed(cache, max(1, cache.recent // 2), ask=True)
-        case _:
-            stream.feed(cache, CHUNK)
+
+    within: Callable[[int, Instance, np.random.Generator], KVCache]
+    label: str = ""
+    look: str = ""
+    of: str = ""
+    hindsight: bool = False
+    rows: Callable[[Any, int], int] = lambda cache, n: CHUNK
+    asks: bool = False
+
+
+HINDSIGHT, TOLD, WINDOW = "subgen, hindsight", "subgen, delta told", "subgen, window"
+REGISTRY: dict[str, Contender] = {
+    "subgen, t = 1": Contender(partial(subgen_hindsight, samples=1, slots=0.875), of="subgen", hindsight=True),
+    TOLD: Contender(subgen_hindsight, r"SubGen, given $\delta$", "--", of="subgen", hindsight=True),
+    "subgen, t = 16": Contender(partial(subgen_hindsight, samples=16), of="subgen", hindsight=True),
+    "subgen": Contender(subgen_within, "SubGen", "magenta"),
+    WINDOW: Contender(partial(subgen_within, window=0.5), "SubGen, half a window", ":", of="subgen"),
+    "sinks": Contender(_sinks, "sinks and window", "green"),
+    # A chunk of a quarter of the budget: every token stays for the queries of one chunk at least.
+    "heavy hitters": Contender(
+        heavy_hitters, "heavy hitters (H2O)", "olive", rows=lambda cache, n: max(1, cache.recent // 2), asks=True
+    ),
+    "uniform": Contender(partial(_reservoir, weights="uniform")),
+    "value-norm": Contender(partial(_reservoir, weights="value-norm"), "value-norm reservoir", "cyan"),
+    # Offline, as the experiments of [SG24] were: it gets all tokens at once.
+    "k-center": Contender(_k_center, "offline k-center", "indigo", rows=lambda cache, n: n),
+}
+"""The caches by name. Their random ones take their seeds from one generator in this order."""
+
+for _name, _row in sorted(REGISTRY.items(), key=lambda row: bool(row[1].of)):  # a method before its variants
+    if _row.label and _row.of:
+        variant(_name, _row.label, of=_row.of, linestyle=_row.look)
+    elif _row.label:
+        register(_name, _row.label, _row.look)
+register("streaming state", "streaming state", "maroon")
+variant(HINDSIGHT, "SubGen, best settings in hindsight", of="subgen", linestyle="--")
+
+
+def competing(nbytes: int, x: Instance, rng: np.random.Generator, *, hindsight: bool = False) -> dict[str, KVCache]:
+    """An empty cache of every contender that can store at most `nbytes`, by name.
+
+    Without `hindsight`, `x` may have no more than its first token.
+    """
+    caches: dict[str, KVCache] = {}
+    for name, contender in REGISTRY.items():
+        if not contender.hindsight:
+            caches[name] = contender.within(nbytes, x, rng)
+        elif hindsight:
+            with suppress(ValueError):  # too many samples for a single cluster
+                caches[name] = contender.within(nbytes, x, rng)
+    return caches
+
+
+def feed(name: str, cache: KVCache, stream: Stream, nbytes: int) -> KVCache:
+    """The contender's cache after the stream; ValueError if it stores more than `nbytes`."""
+    contender = REGISTRY[name]
+    stream.feed(cache, contender.rows(cache, len(stream.x.k)), ask=contender.asks)
     if cache.nbytes > nbytes:
         raise ValueError(f"{type(cache).__name__} must hold at most {nbytes} bytes, it holds {cache.nbytes}")
     return cache

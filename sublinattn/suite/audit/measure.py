@@ -27,7 +27,7 @@ from ...core.backends import asnumpy
 from ...core.exact import attention
 from ...core.softmax_matrix import SoftmaxMatrix
 from ...lab.comparison.error_over_bytes import unbudgeted
-from ...lab.comparison.registry import WINDOW, Stream, competing_online, feed, row_bytes
+from ...lab.comparison.registry import REGISTRY, Stream, competing, feed, row_bytes
 from ...lab.run import generator
 from ...lab.workloads.instance import Captured, Instance
 from ...methods.caches.sink import SINKS
@@ -202,9 +202,9 @@ class _Head:
             sample_size=self.tokens - self.block - SINKS, min_exact=0, exact_keys=SINKS, rng=self.rng,
         )  # fmt: skip
         yield self._row(HYPER, out, stream.cache_bytes)
-        for method, cache in competing_online(self.budget, x, self.rng).items():
-            if method != WINDOW:
-                out = feed(cache, stream, self.budget).attend(stream.late, scale=x.scale)
+        for method, cache in competing(self.budget, x, self.rng).items():
+            if not REGISTRY[method].of:  # methods, not their variants
+                out = feed(method, cache, stream, self.budget).attend(stream.late, scale=x.scale)
                 yield self._row(method, out, cache.nbytes)
 
     def _row(self, method: str, out: Any, nbytes: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....core.backends import Array, asnumpy
-from ....lab.comparison.registry import competing_online, row_bytes
+from ....lab.comparison.registry import competing, row_bytes
 from ....lab.models import Model
 from ....lab.workloads.instance import Instance
 from ....lm.attend import Attend, CachedAttention, causal
@@ -186,7 +186,7 @@ def caches_within(model: Model, nbytes: int, rng: np.random.Generator) -> dict[s
     k, v = (asnumpy(x) for x in model.qkv(model.encode(b"line ")[:1])[1:])
     heads = np.linalg.norm(k[:, :, 0], axis=-1).argmin(axis=1)
     first = [Instance(k[i, h], k[i, h], v[i, h], scale=1.0) for i, h in enumerate(heads)]
-    layers = [competing_online(nbytes, x, rng) for x in first]
+    layers = [competing(nbytes, x, rng) for x in first]
     tokens = nbytes // row_bytes(first[0])
     return {
         "exact": exact_caches(model),

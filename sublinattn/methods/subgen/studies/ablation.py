@@ -25,7 +25,7 @@ from ....lab.comparison.registry import (
     feed,
     filling_delta,
     first_delta,
-    subgen_told,
+    subgen_hindsight,
     subgen_within,
 )
 from ....lab.run import Run
@@ -206,9 +206,9 @@ def settings(run: Run) -> pd.DataFrame:
                 ("delta", f, SubGenCache(64 * f * first_delta(x), CLUSTER_SAMPLES, size // 8, rng=rng)) for f in DELTAS
             ]
             tried += [("window", share, subgen_within(budget, x, rng, window=share)) for share in WINDOWS]
-            tried += [("t", t, subgen_told(budget, x, rng, samples=t)) for t in SAMPLES]
-            uniform = competing(budget, x, rng)["uniform"]
-            _, yardstick = stream.errors(feed(uniform, stream, budget).attend(stream.late, scale=x.scale))
+            tried += [("t", t, subgen_hindsight(budget, x, rng, samples=t)) for t in SAMPLES]
+            uniform = competing(budget, x, rng, hindsight=True)["uniform"]
+            _, yardstick = stream.errors(feed("uniform", uniform, stream, budget).attend(stream.late, scale=x.scale))
             for varies, value, cache in tried:
                 stream.feed(cache, CHUNK)
                 _, relative = stream.errors(cache.attend(stream.late, scale=x.scale))

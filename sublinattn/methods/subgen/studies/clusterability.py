@@ -320,7 +320,7 @@ def draw_costs(rows: pd.DataFrame) -> Figure:
 
     captured = rows[rows["variant"] == CAPTURED]
     looks = {name: {**look, "markevery": 2} for name, look in looks.items()}
-    labels = {"xlabel": "centers per point $m/n$", "ylabel": "covering radius / largest distance"}
+    labels: dict[str, Any] = {"xlabel": "centers per point $m/n$", "ylabel": "covering radius / largest distance"}
     return facets(captured, x="share", y="radius", facet="panel", looks=looks, **_TWO, **labels, each=beside)
 
 
@@ -338,8 +338,8 @@ def draw_over_delta(rows: pd.DataFrame) -> Figure:
             theory_line(ax, panel["relative"].unique(), 2, r"bound: $2\delta$")
             ax.set_ylim(0, 2.2)
 
-    options = {**_TWO, "facet": "panel", "row": "quantity", "height": 1.9}
-    labels = {"xlabel": r"$\delta$ / largest distance", "ylabel": names}
+    options: dict[str, Any] = {**_TWO, "facet": "panel", "row": "quantity", "height": 1.9}
+    labels: dict[str, Any] = {"xlabel": r"$\delta$ / largest distance", "ylabel": names}
     return facets(long, x="relative", y="value", looks=looks, **options, **labels, each=scaled)
 
 
@@ -356,7 +356,7 @@ def draw_over_n(rows: pd.DataFrame) -> Figure:
             for _, line in known.groupby("input"):
                 theory_line(ax, line.index.get_level_values("n"), line, "parts that the stream has")
 
-    labels = {"xlabel": "tokens $n$", "ylabel": names}
+    labels: dict[str, Any] = {"xlabel": "tokens $n$", "ylabel": names}
     return facets(long, x="n", y="value", facet="quantity", looks=looks, **_TWO, **labels, logy=True, each=parts)
 
 
@@ -384,6 +384,16 @@ def draw_online(rows: pd.DataFrame) -> Figure:
         theory_line(ax, long["share"].unique(), PROMISE, f"at most {PROMISE:g} times the least possible radius")
         theory_line(ax, long["share"].unique(), 1, "greedy, offline", linestyle=":")
 
-    options = {**_TWO, "facet": "quantity", "bars": True, "logy": True, "ylim": (0.45, 10), "each": bounds}
-    labels = {"xlabel": "clusters allowed per token $m/n$", "ylabel": "radius / radius of greedy k-center"}
+    options: dict[str, Any] = {
+        **_TWO,
+        "facet": "quantity",
+        "bars": True,
+        "logy": True,
+        "ylim": (0.45, 10),
+        "each": bounds,
+    }
+    labels: dict[str, Any] = {
+        "xlabel": "clusters allowed per token $m/n$",
+        "ylabel": "radius / radius of greedy k-center",
+    }
     return facets(long, x="share", y="value", looks=looks, **options, **labels)

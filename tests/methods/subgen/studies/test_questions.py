@@ -1,0 +1,49 @@
+"""The reviewers' questions about SubGen, at tiny sizes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from toy_comparison import RUN
+
+from sublinattn.lab.workloads import real
+from sublinattn.methods.subgen.studies import ablation, questions
+
+
+def test_lengths_are_those_of_the_heads():
+    table = questions.lengths(RUN)
+    assert len(table) == 3 * 72
+    one = real().head(2, 5).first(128)
+    k = one.k.astype(np.float64)
+    least, radius = np.full(128, np.inf), 0.0
+    centre = 0
+    for _ in range(round(128**0.5)):
+        least = np.minimum(least, np.linalg.norm(k - k[centre], axis=1))
+        centre, radius = int(least.argmax()), least.max()
+    r = one.scale * np.linalg.norm(one.q.astype(np.float64), axis=1).max()
+    row = table[(table["n"] == 128) & (table["layer"] == 2) & (table["head"] == 5)].iloc[0]
+    assert row["delta_r"] == pytest.approx(radius * r, rel=1e-5)
+    assert row["over_log"] == pytest.approx(radius * r / np.log(128), rel=1e-5)
+
+
+def test_questions_measure_what_they_say():
+    assert questions.differing(RUN) == (0, 4, 200)
+    assert max(questions.uncompressed(RUN).values()) < 1e-5
+    found = questions.slack(RUN)
+    assert (found["error"] < found["bound"]).mean() > 0.9 and set(found["instance"]) == {0, 1, 2, 3}
+
+
+def test_answers_follow_the_values():
+    costs = {"n": 100, **{f"{m} {x}": 1024.0 for m in ("subgen", "exact") for x in ("bytes", "token", "query")}}
+    heads = pd.DataFrame({"n": [8, 8, 64, 64], "delta_r": [1.0, 1.0, 1.0, 3.0], "over_log": [0.5, 0.5, 0.25, 0.75]})
+    bounds = pd.DataFrame({"error": [0.1, 0.2, 0.1], "bound": [0.4, 0.4, 0.5]})
+    names = (*ablation.NORMALISERS, ablation.SHARED)
+    made = [("a", name, "value-norm", r, 0.5 * (1 + r)) for name in names for r in (0, 1)]
+    parts = pd.DataFrame(made, columns=["input", "normaliser", "numerator", "replicate", "relative"])
+    table = questions.answers((3, 4, 200), costs, heads, bounds, {"a": 1e-7, "b": 3e-7}, parts)["measured"]
+    assert "3 numbers of its state differ" in table["The streaming algorithm itself?"]
+    assert "100 tokens: 1 KiB" in table["Memory and time?"]
+    assert "0.50 at n = 8 and 0.50 at n = 64" in table["Is delta r = o(log n)?"]
+    assert "below n in 50% of the heads" in table["Is delta r = o(log n)?"]
+    assert "is 4.0 times (median) below the bound, at least 2.0 times in 3" in table["The error of the bound itself?"]
+    assert "at most 3e-07 on 2 inputs" in table["The uncompressed cache?"]
+    assert "exact 0.75" in table["Ablation?"] and "factor 2 (a), over 2" in table["Error bars?"]
