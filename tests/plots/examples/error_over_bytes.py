@@ -9,11 +9,11 @@ CACHES = table(
     "input source method share held error relative",
     *(
         (i, "real" if i == "b" else "synthetic", m, b, 0.9 * b, 0.1 / b, 0.2 / b)
-        for i in "ab"
+        for i in "abcd"
         for m in ("subgen", "subgen, window", "subgen, hindsight", "sinks", "heavy hitters", "uniform", "value-norm")
         for b in (0.125, 0.25)
     ),
-    *((i, "synthetic", m, np.nan, b, e, e) for i in "ab" for m, b, e in (("exact", 1.0, 1e-7), ("zero", 0.0, 1.0))),
+    *((i, "synthetic", m, np.nan, b, e, e) for i in "abcd" for m, b, e in (("exact", 1.0, 1e-7), ("zero", 0.0, 1.0))),
 )
 NEEDLES = table(
     "method share rate low high",

@@ -1,5 +1,7 @@
-"""Laws of SubGen's samples and estimates: what slots and samples hold, errors over s and t, the bound on tau, the
-ratio's bias [SG24].
+"""Laws of SubGen's samples and estimates [SG24]. Notebook 13.
+
+Do slots and samples obey their laws; errors of both estimates over s and t; the bound on the variance of tau; the bias
+of the ratio z / tau.
 """
 
 from __future__ import annotations
@@ -8,99 +10,65 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ....core.backends import asnumpy, to_device
 from ....lab.run import Run
-from ....lab.statistics import CONFIDENCE, Z
+from ....lab.statistics import Z
 from ....lab.workloads import real
+from ....plots.layout import ticks
+from ....plots.panels import facets, finish, grid, theory_line
+from ....plots.style import LOOKS, METHODS, paper_style, series
 from ....primitives.clustering import OnlineClusters
 from ....primitives.kcenter import greedy_radii
-from ..claims.algorithm1_laws import SLOTS, TOKENS
-from ..claims.setting import Cache, Tokens, fed, members, numbered, numbers, random_chunks, sums
-from ..claims.theorem1_estimators import ordered_tokens, relative_variance
+from ..claims.setting import Cache, Tokens, members, sums
+from ..claims.theorem1_estimators import ordered_tokens
 from ..head import Head, normalisers, numerators
 from .clusterability import PART, longest_query, stacks
 
-HELD = {
-    "slots": ("sg24.slot-law", "uniform slots", "uniform"),
-    "slots of merged caches": ("sg24.merge-law", "coin slots", "slots in turn"),
-    "pairs of slots": ("sg24.slot-independence", "twin slots", "twins"),
-    "samples of a cluster": ("sg24.sample-law", "eager samples", "off by one"),
+LAWS = {
+    "sg24.slot-law": "slots",
+    "sg24.merge-law": "merged caches",
+    "sg24.slot-independence": "pairs of slots",
+    "sg24.sample-law": "samples of a cluster",
 }
-"""What is counted: the claim, its sabotage as `Cache` and as the claim name it."""
-PAIR_TOKENS, SHARE = 12, 0.25
+"""Claims about what slots and samples hold."""
 FAILURE = 0.1
 """Failure probability at which Chebyshev's bound is drawn."""
 N = 60
 BIASED: dict[str, Any] = {"clusters": 3, "query_norm": 4.0}
-"""Knobs of the stream on which the ratio is biased: few clusters, and logits that differ within them."""
+"""Parameters of the stream on which the ratio is biased: few clusters, and logits that differ within them."""
 SLOTS_OVER, SAMPLES_OVER = (8, 32, 128, 512), (1, 4, 16, 64)
 BIAS_SLOTS, BIAS_SAMPLES = (4, 16, 64, 256), (1, 2, 4, 8, 16)
 
 
 # --------------------------------------------------------------------------------------------- what slots, samples hold
-def held(run: Run) -> pd.DataFrame:
-    """How often each token is held, as claimed and sabotaged; tokens come in the order of their values' norms.
-
-    Limits are binomial, 99 percent for all tokens of a panel together.
+def pearson(run: Run) -> pd.DataFrame:
+    """Pearson's statistics of the trials of the claims LAWS, over their expected value under the law.
 
     Returns
     -------
     DataFrame
-        law, claim, variant ("as claimed" or the sabotage), token, count, draws, expected, low, high.
+        claim, law (what it is about), variant ("as claimed", or the sabotage), what (both), ratio.
     """
-    from scipy.stats import binom  # a third of a second, and few figures need it
-
-    xp, slots = run.xp, run.pick(smoke=SLOTS, standard=10 * SLOTS, full=50 * SLOTS)
-    rows = []
-    for law, (claim, broken, name) in HELD.items():
-        for variant, how in (("as claimed", "nothing"), (name, broken)):
-            count, draws, p = _count(run.rng("held", law), xp, law, how, slots)
-            tail = (1 - CONFIDENCE) / len(p) / 2
-            low, high = binom.ppf(tail, draws, p), binom.ppf(1 - tail, draws, p)
-            for token in range(len(p)):
-                here = (count[token], draws, draws * p[token], low[token], high[token])
-                rows.append((law, claim, variant, token + 1, *here))
-    columns = ["law", "claim", "variant", "token", "count", "draws", "expected", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _count(rng: np.random.Generator, xp: Any, law: str, broken: str, slots: int) -> tuple[np.ndarray, int, np.ndarray]:
-    """Times each token is held, by all slots, pairs or samples; how many these are; the probability of each token."""
-    tokens = PAIR_TOKENS if law == "pairs of slots" else TOKENS
-    k, v = numbered(rng, tokens, 3)
-    v = v[np.argsort((v**2).sum(axis=1))]
-    p = (v**2).sum(axis=1) / (v**2).sum()
-    t, s = (slots, 1) if law == "samples of a cluster" else (1, slots)
-    cuts = [slice(None)]
-    if law == "slots of merged caches":
-        cut = round(SHARE * tokens)
-        cuts = [slice(cut), slice(cut, None)]
-    caches = [
-        fed(Cache(1000.0, t, s, broken=broken, rng=rng), xp, k[part], v[part], random_chunks(rng, len(k[part]), 5))
-        for part in cuts
-    ]
-    for other in caches[1:]:
-        caches[0].merge(other)
-    head = caches[0].head
-    if law == "samples of a cluster":
-        return np.bincount(numbers(head.sampled.rows).ravel(), minlength=tokens), slots, np.full(tokens, 1 / tokens)
-    found = numbers(head.slot_keys)
-    if law == "pairs of slots":  # both of a pair hold the token
-        return np.bincount(found[::2][found[::2] == found[1::2]], minlength=tokens), slots // 2, p**2
-    return np.bincount(found, minlength=tokens), slots, p
-
-
-def outside(rows: pd.DataFrame) -> pd.DataFrame:
-    """Tokens outside their limits, per law and variant: law, variant, outside, tokens."""
-    off = (rows["count"] < rows["low"]) | (rows["count"] > rows["high"])
-    groups = rows.assign(off=off).groupby(["law", "variant"], sort=False)["off"]
-    return groups.agg(outside="sum", tokens="size").reset_index()
+    rows = pd.concat(run.rows(claim) for claim in LAWS)
+    law, broken = rows["claim"].map(LAWS), rows["role"].str.removeprefix("sabotage:")
+    variant = broken.where(rows["role"] != "claim", "as claimed")
+    return pd.DataFrame(
+        {
+            "claim": rows["claim"],
+            "law": law,
+            "variant": variant,
+            "what": law + ", " + variant,
+            "ratio": rows["measured"] / rows["bound"],
+        }
+    ).reset_index(drop=True)
 
 
 # ------------------------------------------------------------------------------------------------- errors over s and t
 def states(rng: np.random.Generator, xp: Any, x: Tokens, copies: int, *, t: int = 1, s: int = 1) -> list[Head]:
-    """The states of independent caches that read the same tokens, delta 1."""
+    """States of independent caches that read the same tokens, at delta = 1."""
     cache = Cache(1.0, t, s, rng=rng)
     k, v = (to_device(np.broadcast_to(a, (copies, *a.shape)), xp) for a in (x.k, x.v))
     return cache.update(k, v).heads
@@ -115,8 +83,8 @@ def groups(x: Tokens, head: Head) -> list[np.ndarray]:
 def errors(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Squared errors of z over s and of tau over t, on one stream, in the order of its logits.
 
-    In units of `(|exp(Kq)|_2 |V|)^2` for z, of `(1^T exp(Kq))^2` for tau. Beside them the exact mean of the same sums
-    estimated from uniformly drawn tokens, as many as there are slots, or samples in all clusters.
+    The unit is `(||exp(Kq)||_2 ||V||)^2` for z, and `(1^T exp(Kq))^2` for tau. Beside them is the exact mean for the
+    same sums estimated from uniformly drawn tokens: as many as there are slots, or samples in all clusters.
 
     Returns
     -------
@@ -155,40 +123,40 @@ def errors(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 # ------------------------------------------------------------------------------------------------- the bound on Var tau
 def against_delta_r(run: Run) -> pd.DataFrame:
-    """`t Var(tau) / E[tau]^2` over delta r: two-sided clusters, which meet the bound, random ones, and the real heads.
+    """`t Var(tau) / E[tau]^2` over delta r: trials of `sg24.tau-bound`, and the real heads.
 
-    The first two are trials of `sg24.tau-bound`. Of a real head: its clusters at the greedy radius for m = n/8 centres,
-    and its queries, each with its own norm; the median over them, and the largest.
+    The trials have two-sided clusters, which meet the bound, or random ones. A real head has its clusters at the greedy
+    radius for m = n/8 centers, and its queries, each with its own norm.
 
     Returns
     -------
     DataFrame
-        setting, replicate (or head), delta_r (for a head, of its longest query), whole, within (of the worst cluster
-        alone; nan for heads), largest (whole, largest over the queries), bound.
+        setting, replicate (or head), delta_r (for a head, of its longest query), whole (for a head, the median over its
+        queries), within (of the worst cluster alone; nan for heads), largest (the largest over the queries), bound.
     """
-    xp, n = run.xp, run.pick(smoke=1000, standard=4000, full=4000)
-    rows: list[tuple[Any, ...]] = []
-    for setting, tight in (("two-sided", True), ("random", False)):
-        for length in (0.125, 0.25, 0.5, 1.0, 2.0, 3.0):
-            for i in range(1 if tight else run.pick(smoke=5, standard=20, full=20)):
-                rng = run.rng("tau", setting, length, i)
-                found = relative_variance(rng, xp, n=n, length=length, tight=tight).facts
-                values = (found["whole"], found["within"], found["whole"])
-                rows.append((setting, i, length, *values, float(np.sinh(length) ** 2)))
-    every, found_heads = real(), stacks(xp)
-    for head in range(len(found_heads["keys"])):
-        q, k = found_heads["queries"][head], found_heads["keys"][head]
+    trials = run.rows("sg24.tau-bound")
+    trials = trials[trials["role"] == "claim"]
+    planted = pd.DataFrame(
+        {
+            "setting": np.where(trials["m"] == 2, "two-sided", "random"),
+            "replicate": trials["trial"],
+            **{name: trials[name] for name in ("delta_r", "whole", "within")},
+            "largest": trials["whole"],
+        }
+    )
+    xp, x, points, rows = run.xp, real(), stacks(run.xp), []
+    for head, (q, k) in enumerate(zip(points["queries"], points["keys"], strict=True)):
         delta = float(greedy_radii(xp, k, len(k) // PART)[-1])
         clusters = OnlineClusters(delta, k[:0])
-        whole = spread_of_tau(asnumpy(q), asnumpy(k), clusters.absorb(xp, k), every.scale)
-        length = delta * longest_query(q, every.scale)
-        values = (float(np.median(whole)), np.nan, float(whole.max()))
-        rows.append(("real heads", head, length, *values, float(np.sinh(length) ** 2)))
-    return pd.DataFrame(rows, columns=["setting", "replicate", "delta_r", "whole", "within", "largest", "bound"])
+        whole = spread_of_tau(asnumpy(q), asnumpy(k), clusters.absorb(xp, k), x.scale)
+        length = delta * longest_query(q, x.scale)
+        rows.append(("real heads", head, length, float(np.median(whole)), np.nan, float(whole.max())))
+    table = pd.concat([planted, pd.DataFrame(rows, columns=planted.columns)], ignore_index=True)
+    return table.assign(bound=np.sinh(table["delta_r"]) ** 2)
 
 
 def spread_of_tau(q: np.ndarray, k: np.ndarray, labels: np.ndarray, scale: float) -> np.ndarray:
-    """`t Var(tau) / E[tau]^2` for each query (n_q, d): the sum of count^2 times the variance within each cluster."""
+    """`t Var(tau) / E[tau]^2` for each query (n_q, d): the sum of count^2 times the variance of each cluster."""
     logits = scale * q.astype(np.float64) @ k.astype(np.float64).T
     e = np.exp(logits - logits.max(axis=1, keepdims=True))
     member = (labels[:, None] == np.arange(labels.max() + 1)).astype(np.float64)
@@ -233,7 +201,7 @@ def stretch(parts: list[np.ndarray], t: int) -> float:
 
     `1/tau` is the integral of `exp(-u tau)` over u > 0, and its mean a product over independent samples.
     """
-    from scipy.integrate import quad  # as above
+    from scipy.integrate import quad  # a third of a second
 
     mean = sum(float(e.sum()) for e in parts)
     terms = [len(e) / t * e / mean for e in parts]
@@ -253,9 +221,9 @@ def agreement(rows: pd.DataFrame, laws: pd.DataFrame) -> pd.DataFrame:
         Index: estimate, size. measured (mean over exact mean), lower, upper (its 99 percent limits), bound (over the
         exact mean), uniform (its mean over the exact mean), exceeded (share of the copies above Chebyshev's level).
     """
-    groups = rows.groupby(["estimate", "size"])["square"]
+    squares = rows.groupby(["estimate", "size"])["square"]
     table = laws.set_index(["estimate", "size"])
-    mean, reach = groups.mean() / table["exact"], Z * groups.sem() / table["exact"]
+    mean, reach = squares.mean() / table["exact"], Z * squares.sem() / table["exact"]
     level = rows.set_index(["estimate", "size"])["square"] > table["level"].reindex(
         pd.MultiIndex.from_frame(rows[["estimate", "size"]])
     )
@@ -272,46 +240,123 @@ def agreement(rows: pd.DataFrame, laws: pd.DataFrame) -> pd.DataFrame:
 
 
 def bias(rows: pd.DataFrame, laws: pd.DataFrame) -> pd.DataFrame:
-    """Mean of `along` with 99 percent limits, beside its laws: varies, s, t, measured, lower, upper, exact, ..."""
-    groups = rows.groupby(["varies", "s", "t"])["along"]
-    mean, reach = groups.mean(), Z * groups.sem()
+    """Mean of `along` with 99 percent limits, beside the laws of `ratios`.
+
+    Returns
+    -------
+    DataFrame
+        Index: varies, s, t. measured, lower, upper, exact, first_order.
+    """
+    along = rows.groupby(["varies", "s", "t"])["along"]
+    mean, reach = along.mean(), Z * along.sem()
     table = pd.DataFrame({"measured": mean, "lower": mean - reach, "upper": mean + reach})
     return table.join(laws.set_index(["varies", "s", "t"]))
 
 
-def findings(counts: pd.DataFrame, errors: pd.DataFrame, spread: pd.DataFrame, biased: pd.DataFrame) -> str:
-    """What the tables of `held`, `agreement`, `against_delta_r` and `bias` say, as a Markdown list."""
-    off = outside(counts)
-    honest = off[off["variant"] == "as claimed"]
-    broken = "; ".join(
-        f"{row.law} ({row.variant}) {row.outside} of {row.tokens}" for row in off.drop(honest.index).itertuples()
+# -------------------------------------------------------------------------------------------------------------- figures
+_GREY = "#BBBBBB"
+
+
+@paper_style()
+def draw_pearson(rows: pd.DataFrame) -> Figure:
+    """Pearson's statistic over its expectation, a line per law and sabotage: medians and the range of all trials."""
+    rows = rows.assign(kind=np.where(rows["variant"] == "as claimed", "as claimed", "sabotaged"))
+
+    def expected(ax: Axes, _: pd.DataFrame) -> None:
+        ax.axvline(1, color="black", linestyle="--", linewidth=1, label="expected under the law", zorder=4)
+
+    looks, labels = series("as claimed", "sabotaged"), {"xlabel": "Pearson's statistic / its expectation under the law"}
+    return facets(
+        rows, x="ratio", y="what", hue="kind", looks=looks, interval=100, logx=True, height=2.6, each=expected, **labels
     )
-    z, tau = errors.loc["z"], errors.loc["tau"]
-    two, random, heads = (spread[spread["setting"] == name] for name in ("two-sided", "random", "real heads"))
-    t = float(heads["largest"].median()) / 0.1**2
-    inside = int(((biased["lower"] <= biased["exact"]) & (biased["exact"] <= biased["upper"])).sum())
-    over_t, over_s = (biased.loc[varies] for varies in "ts")
-    return "\n".join(
-        (
-            f"- **What is held.** As claimed: {honest['outside'].sum()} of {honest['tokens'].sum()} tokens outside "
-            f"their limits. Sabotaged: {broken}.",
-            f"- **Errors.** Measured mean squares are {z['measured'].min():.2f} to {z['measured'].max():.2f} times the "
-            f"exact ones for z, {tau['measured'].min():.2f} to {tau['measured'].max():.2f} for tau. The bound on z is "
-            f"{z['bound'].max():.2f} times the exact value, the bound on tau {tau['bound'].max():.3g} times. "
-            f"Chebyshev's level for {FAILURE:.0%} is exceeded by {errors['exceeded'].max():.1%} of the copies, where "
-            f"most are. From as many uniformly drawn tokens, z would have {z['uniform'].iloc[0]:.2f} and tau "
-            f"{tau['uniform'].iloc[0]:.2f} times the mean square.",
-            f"- **The bound on tau.** Two-sided clusters reach {(two['within'] / two['bound']).min():.2f} to "
-            f"{(two['within'] / two['bound']).max():.3f} of it, random ones at most "
-            f"{(random['within'] / random['bound']).max():.2g}. On the {len(heads)} real heads it is "
-            f"{heads['bound'].min():.0e} to {heads['bound'].max():.0e}; measured, t Var(tau) / E[tau]^2 is at most "
-            f"{heads['largest'].max():.3g} (worst query of all heads; median head {heads['largest'].median():.2g}). "
-            f"For a relative standard deviation of 0.1 at its worst query the median head needs {np.ceil(t):.0f} "
-            f"samples per cluster, where a cluster has {PART} keys on average.",
-            f"- **The ratio.** With s = 64 the answer is {over_t['measured'].iloc[0]:+.0%} too long at t = "
-            f"{over_t.index[0][1]} and {over_t['measured'].iloc[-1]:+.1%} at t = {over_t.index[-1][1]} (exactly "
-            f"{over_t['exact'].iloc[0]:+.0%} and {over_t['exact'].iloc[-1]:+.1%}); more slots do not help: at t = 1 "
-            f"{over_s['measured'].min():+.0%} to {over_s['measured'].max():+.0%} for s = {over_s.index[0][0]} to "
-            f"{over_s.index[-1][0]}. The exact value lies in {inside} of {len(biased)} intervals.",
-        )
-    )
+
+
+def _means(ax: Axes, rows: pd.DataFrame, x: str, value: str) -> None:
+    """Means with 99 percent limits."""
+    table = rows.groupby(x)[value].agg(["mean", "sem"])
+    look = {**LOOKS["blue"], "linestyle": "none", "elinewidth": 0.7, "capsize": 1.5, "zorder": 5}
+    ax.errorbar(table.index, table["mean"], yerr=Z * table["sem"], label="mean of the copies, 99 % limits", **look)
+
+
+@paper_style()
+def draw_errors(rows: pd.DataFrame, laws: pd.DataFrame) -> Figure:
+    """Squared error of z over s (left) and of tau over t (right): means and upper quantiles, with exact and bounds.
+
+    Parameters
+    ----------
+    rows, laws : DataFrame
+        As `errors` gives them.
+    """
+    fig, axes = grid(2, 2, height=2.5)
+    names = {
+        "z": ("value slots $s$", "numerator $z$", r"$\|z - e^{Kq\top}V\|^2\;/\;(\|e^{Kq}\|\,\|V\|)^2$"),
+        "tau": ("samples per cluster $t$", r"normaliser $\tau$", r"$(\tau / \mathrm{E}\,\tau - 1)^2$"),
+    }
+    for ax, (estimate, (xlabel, title, ylabel)) in zip(axes, names.items(), strict=True):
+        part, law = (table[table["estimate"] == estimate] for table in (rows, laws))
+        _means(ax, part, "size", "square")
+        above = part.groupby("size")["square"].quantile(1 - FAILURE)
+        look = {**LOOKS["brown"], "linestyle": "none", "label": f"exceeded by {FAILURE:.0%} of the copies"}
+        ax.plot(above.index, above, **look)
+        theory_line(ax, law["size"], law["exact"], "exact mean")
+        theory_line(ax, law["size"], law["bound"], "bound on the mean", linestyle="-.")
+        label = f"Chebyshev: exceeded by at most {FAILURE:.0%}"
+        theory_line(ax, law["size"], law["level"], label, linestyle=":")
+        ax.plot(law["size"], law["uniform"], **{**METHODS["uniform"], "label": "uniform sampling, exact mean"})
+        ax.plot(law["size"], law["zero"], **METHODS["zero"])
+        ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel, title=title)
+        ticks(ax.xaxis, law["size"])
+    finish(fig)
+    return fig
+
+
+@paper_style()
+def draw_tau_bound(rows: pd.DataFrame) -> Figure:
+    """`t Var(tau) / E[tau]^2` over delta r, with its bound: left planted clusters, right the real heads.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        As `against_delta_r` gives them.
+    """
+    fig, (left, right) = grid(2, 2, height=2.5)
+    two, random, heads = (rows[rows["setting"] == name] for name in ("two-sided", "random", "real heads"))
+    sets = {
+        "two-sided, worst cluster": (left, two, "within"),
+        "random, worst cluster": (left, random, "within"),
+        "random, all clusters": (left, random, "whole"),
+        "a head's worst query": (right, heads, "largest"),
+        "a head's median query": (right, heads, "whole"),
+    }
+    for (ax, part, value), look in zip(sets.values(), series(*sets, linestyle="none").values(), strict=True):
+        ax.plot(part["delta_r"], part[value], **look)
+    for ax, part, title in ((left, pd.concat([two, random]), "planted clusters"), (right, heads, "real heads")):
+        at = np.geomspace(0.8 * part["delta_r"].min(), 1.25 * part["delta_r"].max(), 100)
+        theory_line(ax, at, np.sinh(at) ** 2, r"bound: $\sinh(\delta r)^2$")
+        ax.set(xscale="log", yscale="log", title=title)
+    right.set_ylim(0.3 * heads["whole"].min(), 1e12)  # the bound leaves the panel
+    finish(fig, xlabel=r"$\delta r$", ylabel=r"$t\,\mathrm{Var}(\tau)\,/\,(\mathrm{E}\,\tau)^2$")
+    return fig
+
+
+@paper_style()
+def draw_bias(rows: pd.DataFrame, laws: pd.DataFrame) -> Figure:
+    """By how much the mean of z/tau is too long, over t (left) and over s (right), with its exact value.
+
+    Parameters
+    ----------
+    rows, laws : DataFrame
+        As `ratios` gives them.
+    """
+    fig, axes = grid(2, 2, height=2.2, sharey=True)
+    for ax, varies, fixed, what in zip(axes, "ts", "st", ("samples per cluster", "value slots"), strict=True):
+        part, law = (table[table["varies"] == varies] for table in (rows, laws))
+        _means(ax, part, varies, "along")
+        theory_line(ax, law[varies], law["exact"], r"exact: $\mathrm{E}\,\tau\;\mathrm{E}\,\tau^{-1} - 1$")
+        label = r"first order: $\mathrm{Var}(\tau) / (\mathrm{E}\,\tau)^2$"
+        theory_line(ax, law[varies], law["first_order"], label, linestyle=":")
+        ax.axhline(0, color=_GREY, linewidth=0.8)
+        ax.set(xscale="log", xlabel=f"{what} ${varies}$", title=f"${fixed} = {law[fixed].iloc[0]}$")
+        ticks(ax.xaxis, law[varies])
+    finish(fig, ylabel=r"relative bias of $z/\tau$")
+    return fig
