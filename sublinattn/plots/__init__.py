@@ -11,30 +11,9 @@ NOT_YET_MOVED = {
         "ablation_parts",
         "ablation_settings",
     ),
-    "caches": (
-        "cache_errors",
-        "needles_found",
-    ),
-    "clusterability": (
-        "clusters_over_delta",
-        "clusters_over_n",
-        "kcenter_curves",
-        "online_radius",
-    ),
-    "line_retrieval": (
-        "retrieval_over_bytes",
-        "retrieval_over_length",
-    ),
-    "model_clusters": ("projections",),
     "subgen_cost": (
         "rows_per_chunk",
         "subgen_over_n",
-    ),
-    "subgen_laws": (
-        "estimator_errors",
-        "held_laws",
-        "ratio_bias",
-        "tau_bound",
     ),
 }
 """Transition: figures that still stand here, by file. A line goes when its figures are `draw` functions of a study."""
