@@ -1,8 +1,8 @@
-"""What each part of SubGen is worth: clusters against other samples of the keys, slots against other samples of the
-values, and how the error depends on s, t, delta and the recent window.
+"""SubGen with each of its parts replaced: other samples of the keys than its clusters, other slots. Notebook 16.
 
-Estimates of the numerator and of the normaliser from rows held with weights: `sum_j w_j exp(s <q, k_j>) (v_j, 1)`, the
-same sum for every way of choosing rows. SubGen's own rows are taken out of a SubGenCache.
+Also how its error depends on s, t, delta and the recent window. Numerator and normaliser are estimated from rows with
+weights, `sum_j w_j exp(scale <q, k_j>) (v_j, 1)`: the same sum for every way of choosing rows. SubGen's own rows are
+read from a SubGenCache.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ....core.backends import asnumpy, namespace, to_device
 from ....core.exact import partial_attention
@@ -31,6 +33,9 @@ from ....lab.comparison.registry import (
 from ....lab.run import Run
 from ....lab.statistics import mean_and_reach
 from ....lab.workloads.inputs import GAUSSIAN_MEAN, HEAVY_VALUES, REAL, Input
+from ....plots.layout import ticks
+from ....plots.panels import facets, finish, grid, lines, theory_line
+from ....plots.style import METHODS, paper_style, series
 from ....primitives.clustering import nearest
 from ....primitives.kcenter import greedy_k_center
 from ..subgen import SubGenCache
@@ -49,14 +54,14 @@ FEW = Input("8 clusters, values + 2", "clusterable", {"clusters": 8, "delta": DE
 
 @dataclass(frozen=True)
 class Rows:
-    """Keys (m, d), values (m, d_v) or none, and a weight each, on the device of the stream."""
+    """Keys (m, d) on the device of the stream, a weight for each, and values (m, d_v) or none."""
 
     k: Any
     w: np.ndarray
     v: Any = None
 
     def sums(self, stream: Stream, columns: Any) -> tuple[np.ndarray, np.ndarray]:
-        """`(m, o)` in float64: `exp(m) o` is the weighted sum of `columns` (rows held, c) for each held-out query."""
+        """`(m, o)` in float64: `exp(m) o` is the weighted sum of `columns` (rows, c) for each held-out query."""
         xp = namespace(self.k)
         weighted = to_device(self.w, xp)[:, None] * columns
         q, k = (a.astype(np.float64) for a in (stream.late, self.k))
@@ -73,7 +78,7 @@ def answer(stream: Stream, numerator: Rows, normaliser: Rows) -> np.ndarray:
 
 
 def subgen_rows(cache: SubGenCache, slots: int | None = None, samples: int | None = None) -> tuple[Rows, Rows]:
-    """Numerator and normaliser as a cache without a window holds them, or its first slots and samples alone."""
+    """Numerator and normaliser of a cache without a window, or of its first slots and samples alone."""
     head = cache.heads[0]
     v = head.slot_values[:slots]
     squares = (asnumpy(v).astype(np.float64) ** 2).sum(axis=1)
@@ -98,17 +103,17 @@ def uniform_rows(stream: Stream, size: int, rng: np.random.Generator) -> Rows:
 
 
 def center_rows(stream: Stream, size: int) -> Rows:
-    """`size` centres of a greedy k-center over the whole stream, each for all keys that are nearest to it."""
+    """`size` centers of a greedy k-center over the whole stream, weighted by the number of keys nearest to each."""
     k, xp = stream.x.k, namespace(stream.x.k)
     at, _ = greedy_k_center(xp, k, size)
-    centres = k[to_device(at, xp)]
-    labels, _ = nearest(xp, k, centres)
-    return Rows(centres, np.bincount(labels, minlength=len(at)).astype(float))
+    centers = k[to_device(at, xp)]
+    labels, _ = nearest(xp, k, centers)
+    return Rows(centers, np.bincount(labels, minlength=len(at)).astype(float))
 
 
 # --------------------------------------------------------------------------------------------------------- measurements
 def parts(run: Run) -> pd.DataFrame:
-    """Each normaliser with each numerator, all of as many rows: n/8 slots, and n/8 keys for the normaliser.
+    """Errors of each normaliser with each numerator, all of the same size: n/8 slots, n/8 keys for the normaliser.
 
     Returns
     -------
@@ -124,14 +129,14 @@ def parts(run: Run) -> pd.DataFrame:
     for what in INPUTS:
         for replicate in range(heads if what is REAL else replicates):
             stream, rng = drawn(what, n, replicate, run)
-            x, held = stream.x, len(stream.x.k) // 8
+            x, size = stream.x, len(stream.x.k) // 8
             base = (what.label, what.source, len(x.k), replicate)
-            most = held // (1 + CLUSTER_SAMPLES)  # a centre and its samples are as many rows
-            doubled = SubGenCache(first_delta(x), CLUSTER_SAMPLES, held, max_clusters=most, rng=rng)
-            told = SubGenCache(filling_delta(x, most), CLUSTER_SAMPLES, 3 * held // 2, rng=rng)
-            (slots, clusters), (more, fitted) = (subgen_rows(stream.feed(cache, CHUNK)) for cache in (doubled, told))
-            one, other = (uniform_rows(stream, held, rng) for _ in range(2))
-            below = (clusters, fitted, center_rows(stream, held), one, whole(stream))
+            clusters = size // (1 + CLUSTER_SAMPLES)  # a center and its samples are rows
+            doubled = SubGenCache(first_delta(x), CLUSTER_SAMPLES, size, max_clusters=clusters, rng=rng)
+            told = SubGenCache(filling_delta(x, clusters), CLUSTER_SAMPLES, 3 * size // 2, rng=rng)
+            (slots, samples), (more, fitted) = (subgen_rows(stream.feed(cache, CHUNK)) for cache in (doubled, told))
+            one, other = (uniform_rows(stream, size, rng) for _ in range(2))
+            below = (samples, fitted, center_rows(stream, size), one, whole(stream))
             above = (slots, other, whole(stream))
             pairs = {
                 (normaliser, numerator): answer(stream, z, tau)
@@ -147,7 +152,7 @@ def parts(run: Run) -> pd.DataFrame:
 
 
 def curves(run: Run) -> pd.DataFrame:
-    """Error over s at the most samples, and over t at the most slots, where the keys have 8 clusters of a known delta.
+    """Error over s at the largest t, and over t at the largest s, where the keys have 8 clusters of a known delta.
 
     Returns
     -------
@@ -158,18 +163,18 @@ def curves(run: Run) -> pd.DataFrame:
     """
     n = run.pick(smoke=2048, standard=16384, full=131072)
     replicates = run.pick(smoke=6, standard=20, full=20)
-    most = run.pick(smoke=256, standard=1024, full=1024)
-    grid = [2**i for i in range(1, most.bit_length())]
+    largest = run.pick(smoke=256, standard=1024, full=1024)
+    sizes = [2**i for i in range(1, largest.bit_length())]
     rows: list[tuple[Any, ...]] = []
     for replicate in range(replicates):
         stream, rng = drawn(FEW, n, replicate, run)
-        cache = stream.feed(SubGenCache(DELTA, most, most, rng=rng), CHUNK)
+        cache = stream.feed(SubGenCache(DELTA, largest, largest, rng=rng), CHUNK)
         every, exact = subgen_rows(cache), whole(stream)
         size = np.linalg.norm(stream.exact, axis=1) / stream.unit
         v = asnumpy(stream.x.v).astype(np.float64)
         srank = (np.linalg.norm(v) / np.linalg.norm(v, 2)) ** 2
         r = stream.x.scale * float(np.linalg.norm(asnumpy(stream.late).astype(np.float64), axis=1).max())
-        for x in grid:
+        for x in sizes:
             slots, samples = subgen_rows(cache, slots=x)[0], subgen_rows(cache, samples=x)[1]
             laws = {"s": (srank - size**2) / x, "t": size**2 * np.sinh(DELTA * r) ** 2 / x}
             pairs = {"s": (slots, every[1]), "t": (every[0], samples)}
@@ -177,8 +182,8 @@ def curves(run: Run) -> pd.DataFrame:
             for varies, law in laws.items():
                 for what, pair in (("answer", pairs[varies]), ("part", alone[varies])):
                     gap = np.linalg.norm(answer(stream, *pair) - stream.exact, axis=1) / stream.unit
-                    found = np.sqrt((gap**2).mean()), np.sqrt(law.mean())
-                    rows.append((varies, n, replicate, x, what, *map(float, found)))
+                    error, expected = np.sqrt((gap**2).mean()), np.sqrt(law.mean())
+                    rows.append((varies, n, replicate, x, what, float(error), float(expected)))
     return pd.DataFrame(rows, columns=["varies", "n", "replicate", "x", "what", "error", "law"])
 
 
@@ -226,9 +231,77 @@ def slopes(rows: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         Index varies. slope (mean over replicates), low, high (99 percent t-limits).
     """
-    found = {}
+    table = {}
     for varies, part in rows[rows["what"] == "part"].groupby("varies", sort=False):
         fits = [np.polyfit(np.log(one["x"]), np.log(one["error"]), 1)[0] for _, one in part.groupby("replicate")]
         middle, reach = mean_and_reach(np.array(fits))
-        found[varies] = (middle, middle - reach, middle + reach)
-    return pd.DataFrame.from_dict(found, orient="index", columns=["slope", "low", "high"]).rename_axis("varies")
+        table[varies] = (middle, middle - reach, middle + reach)
+    return pd.DataFrame.from_dict(table, orient="index", columns=["slope", "low", "high"]).rename_axis("varies")
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+@paper_style()
+def draw_parts(rows: pd.DataFrame) -> Figure:
+    """A panel per input: relative error of every normaliser with every numerator, medians and full ranges.
+
+    Errors below 1/10000 (both exact) are drawn at the left edge.
+    """
+    zero = rows[rows["normaliser"] == "zero"]
+    labels = {"value-norm": "value-norm slots", "uniform": "uniform slots", "exact": "exact numerator"}
+    looks = {name: {**METHODS[name], "label": label} for name, label in labels.items()}
+
+    def beside(ax: Axes, panel: pd.DataFrame) -> None:
+        same = zero[zero["input"] == panel["input"].iloc[0]]
+        ax.axvline(same["relative"].median(), **{**METHODS["zero"], "marker": ""})
+        ax.set_xlim(0.7e-4, 2 * rows["relative"].quantile(0.995))
+
+    parts = rows[rows["normaliser"] != "zero"].assign(relative=rows["relative"].clip(lower=1e-4))
+    options: dict[str, Any] = {"hue": "numerator", "facet": "input", "looks": looks, "interval": 100, "logx": True}
+    label = r"relative error $\|\mathrm{out}-\mathrm{Attn}\|_F\;/\;\|\mathrm{Attn}\|_F$"
+    return facets(parts, x="relative", y="normaliser", xlabel=label, each=beside, height=1.7, **options)
+
+
+@paper_style()
+def draw_curves(rows: pd.DataFrame) -> Figure:
+    """Error over s (left) and over t (right), from `curves`: the answer's, the varying part's, and the theory's."""
+    names = {"s": "slots $s$", "t": "samples per cluster $t$"}
+    looks = series("varying part alone", "answer")
+    looks = {"part": {**looks["varying part alone"], "markersize": 5}, "answer": looks["answer"]}
+
+    def laws(ax: Axes, panel: pd.DataFrame) -> None:
+        law = panel.groupby("x")["law"].median()
+        if panel["varies"].iloc[0] == "s":
+            theory_line(ax, law.index, law, r"law of the numerator, $\propto s^{-1/2}$")
+        else:
+            theory_line(ax, law.index, law, r"bound on the normaliser, $\propto t^{-1/2}$", linestyle="-.")
+
+    options: dict[str, Any] = {"hue": "what", "facet": "varies", "columns": 2, "looks": looks, "interval": 100}
+    labels: dict[str, Any] = {"ylabel": r"error $/\;(\|\mathrm{softmax}(Kq)\|_2\,\|V\|)$", "titles": names.__getitem__}
+    return facets(rows, x="x", y="error", logx=True, logy=True, height=2.3, each=laws, **options, **labels)
+
+
+@paper_style()
+def draw_settings(rows: pd.DataFrame) -> Figure:
+    """From `settings`: clusters and error over delta, and error over the window's share and over t at equal bytes."""
+    panels = (
+        ("delta", "clusters", r"$\delta$ / norm of the first key", "clusters / $n$"),
+        ("delta", "relative", r"$\delta$ / norm of the first key", "relative error"),
+        ("window", "relative", "fraction of the bytes for the recent window", "relative error"),
+        ("t", "relative", "samples per cluster $t$, at equal bytes", "relative error"),
+    )
+    looks = series(*rows["input"].unique())
+    fig, axes = grid(4, 2, height=2.0)
+    for ax, (varies, value, xlabel, ylabel) in zip(axes, panels, strict=True):
+        for name, part in rows[rows["varies"] == varies].groupby("input", sort=False):
+            lines(ax, part, "x", value, looks[name], interval=100)
+            if value == "relative" and varies != "delta":  # the bytes are others there
+                look = {"color": looks[name]["color"], "linestyle": ":", "linewidth": 0.9}
+                label = "uniform sampling, same bytes" if name == rows["input"].iloc[0] else "_"
+                ax.axhline(part["uniform"].median(), **look, label=label)
+        if value == "relative":
+            ax.axhline(1.0, **{**METHODS["zero"], "marker": ""})
+        ax.set(yscale="log", xlabel=xlabel, ylabel=ylabel, xscale="linear" if varies == "window" else "log")
+        if varies != "window":
+            ticks(ax.xaxis, rows.loc[rows["varies"] == varies, "x"].unique())
+    finish(fig)
+    return fig

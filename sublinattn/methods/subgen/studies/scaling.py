@@ -1,4 +1,4 @@
-"""SubGen's memory, time per token and time per query over n, beside the exact cache's."""
+"""SubGen's memory, time per token and time per query over n, beside the exact cache's. Notebook 15."""
 
 from __future__ import annotations
 
@@ -6,30 +6,35 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ....core.timing import timed
 from ....lab.run import Run
 from ....lab.workloads import make
+from ....plots.panels import facets, theory_line
+from ....plots.style import COLUMN, METHODS, paper_style, series
 from ...caches.base import KVCache
 from ...caches.exact import ExactCache
 from ..subgen import SubGenCache
 
 D, CHUNK, QUERIES = 16, 4096, 8
 TIMED = 2048
-"""Tokens that come after the n, and whose time is taken."""
+"""Number of tokens after the first n whose time is taken."""
 STREAMS: Mapping[str, Mapping[str, Any]] = {
     "64 clusters": {"clusters": 64},
     "sqrt(n) clusters": {"clusters": 2.0, "exponent": 0.5},
     "n clusters": {"clusters": 1.0, "exponent": 1.0},
 }
-"""2 sqrt(n) of them, as in the claims, so that there are some at small n too."""
+"""Where there are of the order of sqrt(n) clusters, it is 2 sqrt(n), as in the claims."""
 THEORY: Mapping[str, float] = {"64 clusters": 0.0, "sqrt(n) clusters": 0.5, "n clusters": 1.0, "exact": 1.0}
 """Exponent of the memory and of the time of a query; of the time of a token too, but for the exact cache's, 0."""
 
 
 def over_n(run: Run) -> pd.DataFrame:
-    """Bytes held after n tokens, microseconds for each of the 2048 after them, and milliseconds per query, over n.
+    """Bytes stored after n tokens, microseconds per token for the TIMED after them, and milliseconds per query, over n.
 
     Returns
     -------
@@ -39,12 +44,12 @@ def over_n(run: Run) -> pd.DataFrame:
     """
     xp = run.xp
     longest = run.pick(smoke=16, standard=18, full=20)
-    most_clusters = run.pick(smoke=12, standard=15, full=16)  # a cluster per key: time grows like n^2
+    most_powers = run.pick(smoke=12, standard=15, full=16)  # a cluster per key: time grows like n^2
     replicates = run.pick(smoke=3, standard=5, full=5)
     rows: list[tuple[str, str, int, int, int, float]] = []
     for name, knobs in STREAMS.items():
         for power in range(
-            10, (most_clusters if name == "n clusters" else longest) + 1, 2 if run.effort == "smoke" else 1
+            10, (most_powers if name == "n clusters" else longest) + 1, 2 if run.effort == "smoke" else 1
         ):
             n = 2**power
             for r in range(replicates):
@@ -56,11 +61,11 @@ def over_n(run: Run) -> pd.DataFrame:
                 for method, cache in contenders.items():
                     for at in range(0, n, CHUNK):
                         cache.update(x.k[at : min(at + CHUNK, n)], x.v[at : min(at + CHUNK, n)])
-                    held, clusters = cache.nbytes, len(cache.counts) if isinstance(cache, SubGenCache) else n
+                    stored, clusters = cache.nbytes, len(cache.counts) if isinstance(cache, SubGenCache) else n
                     per_query = min(timed(xp, partial(cache.attend, x.q[i : i + 1]))[1] for i in range(QUERIES))
                     per_token = timed(xp, partial(cache.update, x.k[n:], x.v[n:]))[1] / TIMED
-                    found = {"bytes": float(held), "token": 1e6 * per_token, "query": 1e3 * per_query}
-                    rows += [(what, method, n, clusters, r, value) for what, value in found.items()]
+                    values = {"bytes": float(stored), "token": 1e6 * per_token, "query": 1e3 * per_query}
+                    rows += [(what, method, n, clusters, r, value) for what, value in values.items()]
     return pd.DataFrame(rows, columns=["quantity", "method", "n", "clusters", "replicate", "value"])
 
 
@@ -75,7 +80,7 @@ def by_rows(run: Run) -> pd.DataFrame:
     xp = run.xp
     n = run.pick(smoke=2**14, standard=2**17, full=2**20)
     x = make("clusterable", n, D, rng=run.rng("by rows"), clusters=64).to(xp)
-    found = []
+    table = []
     for rows in (1, 8, 64, 512, 4096):
         tokens = min(n, 512 * rows)
         for r in range(run.pick(smoke=3, standard=5, full=5)):
@@ -84,5 +89,49 @@ def by_rows(run: Run) -> pd.DataFrame:
                 timed(xp, partial(cache.update, x.k[at : at + rows], x.v[at : at + rows]))[1]
                 for at in range(0, tokens, rows)
             )
-            found.append((rows, r, tokens / seconds))
-    return pd.DataFrame(found, columns=["rows", "replicate", "tokens_per_second"])
+            table.append((rows, r, tokens / seconds))
+    return pd.DataFrame(table, columns=["rows", "replicate", "tokens_per_second"])
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+@paper_style()
+def draw_over_n(rows: pd.DataFrame) -> Figure:
+    """Bytes, time per token and time per query over n; under each line's end the theory's slope.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        As `over_n` gives them.
+    """
+    panels = {"bytes": "bytes stored (MiB)", "token": "one token (µs)", "query": "one query (ms)"}
+    labels = ("SubGen, 64 clusters", r"SubGen, $2\sqrt{n}$ clusters", "SubGen, $n$ clusters")
+    looks = dict(zip(STREAMS, series(*labels).values(), strict=True))
+    looks["exact"] = {**METHODS["exact"], "label": "exact cache"}
+    rows = rows.assign(value=rows["value"] * np.where(rows["quantity"] == "bytes", 2.0**-20, 1.0))
+
+    def slopes(ax: Axes, panel: pd.DataFrame) -> None:
+        for name, line in panel.groupby("method", sort=False):
+            exponent = THEORY[str(name)]
+            if panel["quantity"].iloc[0] == "token" and name == "exact":
+                exponent = 0.0
+            last = line["n"].max()
+            n = np.array([max(last / 4, line["n"].min()), last], float)
+            end = 0.7 * float(line.loc[line["n"] == last, "value"].median())
+            theory_line(ax, n, end * (n / last) ** exponent, "theory's slope", linewidth=0.8)
+            if (name, exponent) != ("exact", 1.0):
+                label = {0.0: "$1$", 0.5: r"$\sqrt{n}$", 1.0: "$n$"}[exponent]
+                ax.annotate(label, (n[-1], end), (2, -6), textcoords="offset points", size=6, annotation_clip=False)
+
+    options: dict[str, Any] = {"facet": "quantity", "looks": looks, "interval": 100, "logx": True, "logy": True}
+    return facets(
+        rows, x="n", y="value", hue="method", xlabel="tokens $n$", ylabel=panels, height=2.2, each=slopes, **options
+    )
+
+
+@paper_style()
+def draw_chunks(rows: pd.DataFrame) -> Figure:
+    """Tokens per second over the tokens of an update, from `by_rows`: median and range."""
+    labels: dict[str, Any] = {"xlabel": "tokens per update", "ylabel": "tokens per second"}
+    looks = {None: METHODS["subgen"]}
+    options: dict[str, Any] = {"interval": 100, "logx": True, "logy": True, "legend": False, "width": COLUMN}
+    return facets(rows, x="rows", y="tokens_per_second", looks=looks, height=2.0, **labels, **options)

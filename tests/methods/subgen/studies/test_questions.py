@@ -39,11 +39,13 @@ def test_answers_follow_the_values():
     names = (*ablation.NORMALISERS, ablation.SHARED)
     made = [("a", name, "value-norm", r, 0.5 * (1 + r)) for name in names for r in (0, 1)]
     parts = pd.DataFrame(made, columns=["input", "normaliser", "numerator", "replicate", "relative"])
-    table = questions.answers((3, 4, 200), costs, heads, bounds, {"a": 1e-7, "b": 3e-7}, parts)["measured"]
-    assert "3 numbers of its state differ" in table["The streaming algorithm itself?"]
-    assert "100 tokens: 1 KiB" in table["Memory and time?"]
-    assert "0.50 at n = 8 and 0.50 at n = 64" in table["Is delta r = o(log n)?"]
-    assert "below n in 50% of the heads" in table["Is delta r = o(log n)?"]
-    assert "is 4.0 times (median) below the bound, at least 2.0 times in 3" in table["The error of the bound itself?"]
-    assert "at most 3e-07 on 2 inputs" in table["The uncompressed cache?"]
-    assert "exact 0.75" in table["Ablation?"] and "factor 2 (a), over 2" in table["Error bars?"]
+    table = questions.answers((3, 4, 200), costs, heads, bounds, {"a": 1e-7, "b": 3e-7}, parts)["value"]
+    values = {number: value for (_, number), value in table.items()}
+    assert values["numbers of its state that differ between chunks and single tokens (4 streams of 200 tokens)"] == 3
+    assert values["KiB stored, SubGen, 100 tokens"] == 1 and values["µs per query, the exact cache, 100 tokens"] == 1024
+    assert values["median of delta r / ln n, n = 8"] == values["median of delta r / ln n, n = 64"] == 0.5
+    assert values["share of the heads where that is below n"] == 0.5
+    assert (values["median of bound / error"], values["min of bound / error"]) == (pytest.approx(4), pytest.approx(2))
+    assert values["largest relative error on 2 inputs"] == 3e-7
+    assert values["relative error, a: value-norm slots, normaliser exact"] == 0.75
+    assert values["largest / smallest error over streams and draws, a"] == 2
