@@ -253,7 +253,7 @@ def draw_parts(rows: pd.DataFrame) -> Figure:
     def beside(ax: Axes, panel: pd.DataFrame) -> None:
         same = zero[zero["input"] == panel["input"].iloc[0]]
         ax.axvline(same["relative"].median(), **{**METHODS["zero"], "marker": ""})
-        ax.set_xlim(0.7e-4, 2 * rows["relative"].quantile(0.995))
+        ax.set_xlim(0.7e-4, 2 * float(rows["relative"].quantile(0.995)))
 
     parts = rows[rows["normaliser"] != "zero"].assign(relative=rows["relative"].clip(lower=1e-4))
     options: dict[str, Any] = {"hue": "numerator", "facet": "input", "looks": looks, "interval": 100, "logx": True}
@@ -264,7 +264,7 @@ def draw_parts(rows: pd.DataFrame) -> Figure:
 @paper_style()
 def draw_curves(rows: pd.DataFrame) -> Figure:
     """Error over s (left) and over t (right), from `curves`: the answer's, the varying part's, and the theory's."""
-    names = {"s": "slots $s$", "t": "samples per cluster $t$"}
+    names = {"s": "numerator: $s$ varies", "t": "normaliser: $t$ varies"}
     looks = series("varying part alone", "answer")
     looks = {"part": {**looks["varying part alone"], "markersize": 5}, "answer": looks["answer"]}
 
@@ -277,7 +277,10 @@ def draw_curves(rows: pd.DataFrame) -> Figure:
 
     options: dict[str, Any] = {"hue": "what", "facet": "varies", "columns": 2, "looks": looks, "interval": 100}
     labels: dict[str, Any] = {"ylabel": r"error $/\;(\|\mathrm{softmax}(Kq)\|_2\,\|V\|)$", "titles": names.__getitem__}
-    return facets(rows, x="x", y="error", logx=True, logy=True, height=2.3, each=laws, **options, **labels)
+    label = "slots $s$, samples per cluster $t$"
+    return facets(
+        rows, x="x", y="error", xlabel=label, logx=True, logy=True, height=2.3, each=laws, **options, **labels
+    )
 
 
 @paper_style()

@@ -265,10 +265,9 @@ def draw_pearson(rows: pd.DataFrame) -> Figure:
     def expected(ax: Axes, _: pd.DataFrame) -> None:
         ax.axvline(1, color="black", linestyle="--", linewidth=1, label="expected under the law", zorder=4)
 
-    looks, labels = series("as claimed", "sabotaged"), {"xlabel": "Pearson's statistic / its expectation under the law"}
-    return facets(
-        rows, x="ratio", y="what", hue="kind", looks=looks, interval=100, logx=True, height=2.6, each=expected, **labels
-    )
+    options: dict[str, Any] = {"looks": series("as claimed", "sabotaged"), "interval": 100, "logx": True, "height": 2.6}
+    label = "Pearson's statistic / its expectation under the law"
+    return facets(rows, x="ratio", y="what", hue="kind", xlabel=label, each=expected, **options)
 
 
 def _means(ax: Axes, rows: pd.DataFrame, x: str, value: str) -> None:

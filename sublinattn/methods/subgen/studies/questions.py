@@ -117,7 +117,7 @@ def answers(
         Index: question, number (what it is). value, more (where there is more of it).
     """
     numbers, streams, n = differ
-    table: list[tuple[str, str, float, str]] = [
+    table: list[tuple[str, str, Any, str]] = [
         (
             "The streaming algorithm itself?",
             f"numbers of its state that differ between chunks and single tokens ({streams} streams of {n} tokens)",
@@ -144,11 +144,11 @@ def answers(
     table.append((question, f"largest relative error on {len(exact)} inputs", max(exact.values()), "notebook 14"))
     ours = parts[parts["numerator"] == "value-norm"]
     medians = ours.groupby(["input", "normaliser"], sort=False)["relative"]
-    for (name, normaliser), error in medians.median().items():  # type: ignore[misc]
-        what = f"relative error, {name}: value-norm slots, normaliser {normaliser}"
-        table.append(("Ablation?", what, error, "figure subgen-parts"))
+    for row in medians.median().reset_index().itertuples():
+        what = f"relative error, {row.input}: value-norm slots, normaliser {row.normaliser}"
+        table.append(("Ablation?", what, row.relative, "figure subgen-parts"))
     spans = ours[ours["normaliser"] == NORMALISERS[1]].groupby("input", sort=False)["relative"]
-    for name, span in (spans.max() / spans.min()).items():
-        table.append(("Error bars?", f"largest / smallest error over streams and draws, {name}", span, "every figure"))
+    for where, span in (spans.max() / spans.min()).items():
+        table.append(("Error bars?", f"largest / smallest error over streams and draws, {where}", span, "every figure"))
     columns = ["question", "number", "value", "more"]
     return pd.DataFrame(table, columns=columns).set_index(["question", "number"])
