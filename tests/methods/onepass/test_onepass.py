@@ -13,7 +13,6 @@ import pytest
 import references
 import safetensors
 from threadpoolctl import threadpool_limits
-from toy_sketches import D_V, D, N, absorbed, arrays, assert_close, make, rows
 from toy_states import contents
 
 from sublinattn import OnePassSketch
@@ -25,6 +24,32 @@ from sublinattn.methods.onepass import variants
 
 TAYLOR = [1, 1, 1 / 2, 1 / 6, 1 / 24]
 VARIANTS = ["paper", "fused"]
+N, D, D_V = 60, 3, 2
+
+
+def make(variant: str, n: int = N, **options: Any) -> OnePassSketch:
+    plain = {"degree": 4, "sparsity": 3, "eps1": 0.8, "eps2": 0.5, "rng": 0}
+    return OnePassSketch(n, D, D_V, variant=variant, **(plain | options))
+
+
+def rows(xp: Any, seed: int, n: int = N, dtype: Any = np.float64) -> list[Any]:
+    return [xp.asarray(x) for x in references.qkv(seed, n, n, d=D, d_v=D_V, size=0.7, dtype=dtype)]
+
+
+def absorbed(variant: str, q: Any, k: Any, v: Any, **options: Any) -> OnePassSketch:
+    return make(variant, len(q), **options).absorb_keys(k, v).absorb_queries(q)
+
+
+def arrays(sketch: OnePassSketch) -> dict[str, np.ndarray]:
+    """All that it has summed."""
+    return {key: backends.asnumpy(x) for key, x in sketch.contents().items() if x.size and not key.endswith("hash")}
+
+
+def assert_close(one: OnePassSketch, other: OnePassSketch, tolerance: float = 1e-12) -> None:
+    mine, its = arrays(one), arrays(other)
+    assert mine.keys() == its.keys()
+    for name, x in mine.items():
+        np.testing.assert_allclose(x, its[name], rtol=0, atol=tolerance * max(1.0, abs(x).max()), err_msg=name)
 
 
 # --------------------------------------------------------------------------------------------- what the sketches are of
