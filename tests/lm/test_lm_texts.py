@@ -134,11 +134,6 @@ def test_a_document_is_lines_then_questions_with_their_answers(lines: int, quest
         assert made.text[place - 1 : place] == b"<" and place > made.asked
 
 
-def test_one_seed_is_one_document() -> None:
-    first, again, other = (retrieval.document(30, 5, np.random.default_rng(seed)) for seed in (1, 1, 2))
-    assert first == again and first.text != other.text
-
-
 def test_lines_are_asked_for_wherever_they_stand() -> None:
     """100 documents of 10 lines, one question each: every place is asked for (a false alarm in 1 of 3700 seeds)."""
     rng, places = np.random.default_rng(3), set()

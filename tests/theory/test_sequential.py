@@ -130,15 +130,6 @@ def test_catoni_is_dominated():
     np.testing.assert_allclose(sequential.catoni(np.array([-1e-4, 1e-4])), [-1e-4, 1e-4], rtol=1e-6)
 
 
-def test_mean_class_and_vectorised_wealth_agree():
-    z = np.random.default_rng(0).normal(0.3, 1, 60)
-    test = MeanTest(0.1, 1e-6)
-    for value in z:
-        test.update(2 + 0.5 * value, 2.0, 0.5)
-    two_sided = np.logaddexp(sequential.mean_log_wealth(z), sequential.mean_log_wealth(-z)) - math.log(2)
-    assert test.p_value == pytest.approx(math.exp(-max(0, two_sided.max())), rel=1e-9)
-
-
 def run_mean(rng, off, bounds=(2.0, 2.0), scales=(0.25, 0.25)):
     """Trials of relative deviation `off`, with bounds and (relative) scales drawn from these ranges."""
     test = MeanTest(0.05, 1e-6)
