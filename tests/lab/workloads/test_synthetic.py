@@ -125,7 +125,6 @@ def test_compressible_lengths(n, decay):
     keys = np.linalg.norm(x.k, axis=1)
     np.testing.assert_allclose(np.sort(keys), np.sqrt(radius / x.scale) * np.r_[np.zeros(n % 2), np.ones(n - n % 2)])
     assert abs(logits(x)).max() <= radius * (1 + 1e-12)
-    assert alpha(x) <= np.exp(4 * radius) and kappa(x) <= np.exp(2 * radius)
     if n == 600:  # random order, of the queries and of the keys' pairs
         assert decay == 0 or abs(np.corrcoef(np.argsort(-lengths), np.arange(n))[0, 1]) < 6 / np.sqrt(n)
         partner = np.argmin(x.k @ x.k.T, axis=1)
