@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import references
 
 from sublinattn.lab.run import Run, generator
 from sublinattn.lab.workloads import real
@@ -129,24 +130,14 @@ def test_a_real_head_is_what_its_arrays_say(tables):
     row = tables["delta_r"].query("setting == 'real heads' and replicate == 17").iloc[0]
     x = real().head(1, 5)
     q, k = x.q.astype(np.float64), x.k.astype(np.float64)
+    delta = references.greedy_k_center(k, 64)[1][-1]
     every = np.linalg.norm(k[:, None] - k[None], axis=2)
-    least, delta = every[0].copy(), 0.0
-    for _ in range(64):
-        delta = least.max()
-        least = np.minimum(least, every[least.argmax()])
     centres, label = [], []
-    for i in range(512):
-        near = [every[i, c] for c in centres]
-        if near and min(near) <= delta * (1 + 1e-6):
-            label.append(near.index(min(near)))
-        else:
-            centres.append(i)
-            label.append(len(centres) - 1)
-    spread = []
-    for query in q:
-        e = np.exp(x.scale * (k @ query))
-        parts = [e[np.array(label) == c] for c in range(len(centres))]
-        spread.append(sum(len(p) ** 2 * p.var() for p in parts) / e.sum() ** 2)
+    for near in every:
+        if not centres or near[centres].min() > delta * (1 + 1e-6):
+            centres.append(len(label))
+        label.append(near[centres].argmin())
+    spread = lab.spread_of_tau(q, k, np.array(label), x.scale)
     assert row["delta_r"] == pytest.approx(delta * x.scale * np.linalg.norm(q, axis=1).max(), rel=1e-4)
     assert row["whole"] == pytest.approx(np.median(spread), rel=1e-2)
     assert row["largest"] == pytest.approx(max(spread), rel=1e-2)

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import references
 from toy_comparison import RUN
 
 from sublinattn.lab.workloads import real
@@ -13,12 +14,7 @@ def test_lengths_are_those_of_the_heads():
     table = questions.lengths(RUN)
     assert len(table) == 3 * 72
     one = real().head(2, 5).first(128)
-    k = one.k.astype(np.float64)
-    least, radius = np.full(128, np.inf), 0.0
-    centre = 0
-    for _ in range(round(128**0.5)):
-        least = np.minimum(least, np.linalg.norm(k - k[centre], axis=1))
-        centre, radius = int(least.argmax()), least.max()
+    radius = references.greedy_k_center(one.k.astype(np.float64), round(128**0.5))[1][-1]
     r = one.scale * np.linalg.norm(one.q.astype(np.float64), axis=1).max()
     row = table[(table["n"] == 128) & (table["layer"] == 2) & (table["head"] == 5)].iloc[0]
     assert row["delta_r"] == pytest.approx(radius * r, rel=1e-5)
