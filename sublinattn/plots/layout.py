@@ -41,7 +41,7 @@ def readable(axis: Axis) -> None:
         axis.set_minor_formatter(NullFormatter())
         return
     axis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0)) if decades > 0.7 else MaxNLocator(4))
-    axis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: _short(x) if decades > 0.7 else f"{x:g}"))
     axis.set_minor_locator(NullLocator())
 
 

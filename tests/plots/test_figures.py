@@ -204,6 +204,18 @@ def test_ticks_are_short_and_apart(values, shown):
         assert [text.get_text() for text in ax.get_xticklabels()] == shown
 
 
+@pytest.mark.parametrize("top", [1.1, 3.0, 50.0, 1e6])
+def test_ticks_of_a_logarithmic_axis_all_differ(top):
+    with style.paper_style():
+        _, (ax,) = panels.grid(1, 1)
+        ax.plot([1.0, top], [1.0, top])
+        ax.set(yscale="log", ylim=(1.0, top))
+        layout.readable(ax.yaxis)
+        ax.figure.canvas.draw()
+        shown = [text.get_text() for text in ax.get_yticklabels() if text.get_text()]
+        assert len(shown) >= 2 and len(set(shown)) == len(shown)
+
+
 def test_growths_say_what_was_measured_and_what_the_theory_says():
     a_n, a_kappa, b = (ax for ax in kit.FIGURES[growths]().axes if ax.axison)
     assert a_n.get_title() == "$n^{0.00}$ [0.00, 1.00]\ntheory $\\log n \\approx n^{0.20}$"
