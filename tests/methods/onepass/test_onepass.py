@@ -165,7 +165,7 @@ def test_bytes_do_not_grow_with_the_rows(xp: Any, variant: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_threads_change_no_bit(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "feature_rows", lambda xp, features, dtype: 200)
-    q, k, v = rows(np, 5, 4000, np.float32)
+    q, k, v = rows(np, 5, 4000)
     found = []
     for threads in (1, 2):
         with threadpool_limits(threads, user_api="blas"):

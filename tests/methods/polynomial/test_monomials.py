@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import references
 import sympy as sp
-from threadpoolctl import threadpool_limits
 
 import sublinattn.methods.polynomial.monomials as polynomial_monomials
 from sublinattn.core import backends
@@ -144,19 +143,6 @@ def test_lanes_are_parts_of_whole_chunks(small_chunks: int, monkeypatch: pytest.
 def test_a_device_has_one_lane(xp: Any, small_chunks: int) -> None:
     k, v = xp.ones((200, 3)), xp.ones((200, 4))
     assert (len(lanes(xp, Monomials(3, 3), k, v)) == 1) == (xp is not np)
-
-
-def test_the_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "feature_rows", lambda xp, features, dtype: 200)
-    monomials = Monomials(4, 6)
-    rng = np.random.default_rng(4)
-    k, v = rng.standard_normal((5001, 4)).astype(np.float32), rng.standard_normal((5001, 3)).astype(np.float32)
-    results = []
-    for threads in (1, 2):
-        with threadpool_limits(threads, user_api="blas"):
-            sums = moments(np, monomials, k, v)
-            results.append((sums, evaluate(np, monomials, k, sums), feature_matrix(np, monomials, k)))
-    references.assert_close(*results, 0)
 
 
 def test_division_by_the_normaliser(xp: Any) -> None:

@@ -124,16 +124,6 @@ def test_widths_stay_below_their_bound(small):
     assert len(inside) and (inside["clusters"] == 32).all()
 
 
-def test_exponents_are_slopes_with_limits_of_their_mean():
-    rows = [("a", head, n, n**slope) for head, slope in enumerate((0.4, 0.5, 0.6)) for n in (10, 100, 1000)]
-    (fit,) = growth_exponents(pd.DataFrame(rows, columns=["input", "replicate", "n", "size"]), "size").to_dict(
-        "records"
-    )
-    reach = 9.92484 * 0.1 / math.sqrt(3)  # Student's t, 2 degrees of freedom, 99.5 %
-    assert (fit["exponent"], fit["fits"]) == (pytest.approx(0.5), 3)
-    assert (fit["lower"], fit["upper"]) == (pytest.approx(0.5 - reach, rel=1e-4), pytest.approx(0.5 + reach, rel=1e-4))
-
-
 def test_head_table_is_what_its_arrays_say(small):
     row = small["heads"].set_index(["layer", "head"]).loc[(4, 7)]
     x = real().head(4, 7)
