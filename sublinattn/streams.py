@@ -108,8 +108,8 @@ class _Stream:
     sources: list[Source]
     seen: Callable[[], int]
     take: Callable[[list[Array], int], Any]  # chunks of the sources, index of their first row
-    least: int = 0  # rows it must have
-    most: int | None = None
+    minimum: int = 0  # rows it must have
+    maximum: int | None = None
 
     @property
     def label(self) -> str:
@@ -126,23 +126,21 @@ class _Stream:
                     f"{source.name} has {source.total} rows, and the state has seen {seen}: a source is the whole "
                     "stream, from its row 0"
                 )
-            if self.most is not None and max(source.total or 0, source.position) > self.most:
-                raise ValueError(f"{source.name} must have {self.most} rows, as the state says, got {source.length}")
-            if source.total is not None and source.total < self.least:
-                raise ValueError(f"{source.name} must have {self.least} rows before queries, got {source.total}")
+            if self.maximum is not None and max(source.total or 0, source.position) > self.maximum:
+                raise ValueError(f"{source.name} must have {self.maximum} rows, as the state says, got {source.length}")
+            if source.total is not None and source.total < self.minimum:
+                raise ValueError(f"{source.name} must have {self.minimum} rows before queries, got {source.total}")
         totals = {source.total for source in self.sources} - {None}
         if len(totals) > 1 or len({source.position for source in self.sources}) > 1:
-            raise ValueError(
-                f"{self.label} must have as many rows as each other, got "
-                + " and ".join(source.length for source in self.sources)
-            )
+            lengths = " and ".join(source.length for source in self.sources)
+            raise ValueError(f"{self.label} must have as many rows as each other, got {lengths}")
 
 
 def _streams(state: Any, keys: Rows, values: Rows, queries: Rows | None) -> list[_Stream]:
     """What goes where; whatever can be known before the first row is read is checked."""
     pair = [open_source("keys", keys), open_source("values", values)]
     if hasattr(state, "absorb_keys"):
-        least = 0 if queries is None else state.n
+        minimum = 0 if queries is None else state.n
 
         def take_keys(chunks: list[Array], start: int) -> None:
             state.absorb_keys(*chunks, start=start)
@@ -150,10 +148,10 @@ def _streams(state: Any, keys: Rows, values: Rows, queries: Rows | None) -> list
         def take_queries(chunks: list[Array], start: int) -> None:
             state.absorb_queries(*chunks, start=start)
 
-        streams = [_Stream(pair, lambda: state.keys_seen, take_keys, least, state.n)]
+        streams = [_Stream(pair, lambda: state.keys_seen, take_keys, minimum, state.n)]
         if queries is not None:
             source = open_source("queries", queries)
-            streams.append(_Stream([source], lambda: state.queries_seen, take_queries, most=state.n))
+            streams.append(_Stream([source], lambda: state.queries_seen, take_queries, maximum=state.n))
             if None not in (source.width, pair[0].width) and source.width != pair[0].width:
                 raise ValueError(f"queries must be as wide as keys, {pair[0].width}, got {source.width}")
     elif hasattr(state, "update") and hasattr(state, "tokens_seen"):
@@ -172,7 +170,7 @@ def _streams(state: Any, keys: Rows, values: Rows, queries: Rows | None) -> list
 def _feed(stream: _Stream, rows: int, saver: _Saver, bars: Progress) -> None:
     """Hand a stream to the state, from the first row that it has not seen."""
     done = stream.seen()
-    total = next((source.total for source in stream.sources if source.total is not None), stream.most)
+    total = next((source.total for source in stream.sources if source.total is not None), stream.maximum)
     bar = bars.add_task(stream.label, total=total, completed=done)
     for source in stream.sources:
         source.skip(done)
@@ -201,12 +199,13 @@ class _Saver:
     def __init__(self, state: Any, path: str | os.PathLike[str] | None, every: Any) -> None:
         if isinstance(every, bool) or not isinstance(every, (int, float)) or not every >= 0:
             raise ValueError(f"every must be a number of seconds, at least 0, got {every!r}")
-        if path is not None and not isinstance(path, (str, os.PathLike)):
-            raise TypeError(f"checkpoint must be a path, got {type(path).__name__}")
-        if path is not None and Path(path).is_dir():
-            raise ValueError(f"checkpoint must be the path of a file, got the folder {path}")
-        if path is not None and not hasattr(state, "save"):
-            raise TypeError(f"checkpoint: a {type(state).__name__} cannot be saved")
+        if path is not None:
+            if not isinstance(path, (str, os.PathLike)):
+                raise TypeError(f"checkpoint must be a path, got {type(path).__name__}")
+            if Path(path).is_dir():
+                raise ValueError(f"checkpoint must be the path of a file, got the folder {path}")
+            if not hasattr(state, "save"):
+                raise TypeError(f"checkpoint: a {type(state).__name__} cannot be saved")
         self._state, self._path, self._every = state, path, every
         self._last = time.monotonic()
 

@@ -1,8 +1,7 @@
 """Array libraries: NumPy on the host and CuPy on an NVIDIA GPU, through one namespace `xp`, their common subset.
 
 This is the only file that names CuPy. PyTorch and JAX arrays enter and leave through DLPack, without a copy where the
-device allows. Random numbers are drawn on the host and moved, so that one seed gives the same draws everywhere. On the
-CPU, tiles run on a thread pool with one BLAS thread each; a GPU gets few large tiles.
+device allows. Random numbers are drawn on the host and moved, so that one seed gives the same draws everywhere.
 """
 
 from __future__ import annotations
@@ -108,13 +107,13 @@ def enter(**named: Any) -> tuple[Any, list[Array], Callable[[Array], Any]]:
     for name, x in named.items():
         if not hasattr(x, "dtype") or not hasattr(x, "shape"):
             raise TypeError(f"{name} must be an array (NumPy, CuPy, PyTorch or JAX), got {type(x).__name__}")
-        dtype = _dtype_name(x)
+        dtype = _name(x.dtype)
         if dtype not in _FLOATS:
             raise TypeError(f"{name} must have a floating dtype {_FLOATS}, got {dtype}")
         if _root(x) != _root(first):
             raise TypeError(f"{name} must be of the same kind as {first_name} ({_root(first)}), got {_root(x)}")
-        if dtype != _dtype_name(first):
-            raise TypeError(f"{name} must have the dtype of {first_name} ({_dtype_name(first)}), got {dtype}")
+        if dtype != _name(first.dtype):
+            raise TypeError(f"{name} must have the dtype of {first_name} ({_name(first.dtype)}), got {dtype}")
         if _device(x) != _device(first):
             raise TypeError(f"{name} must be on the device of {first_name} ({_device(first)}), got {_device(x)}")
         if getattr(x, "requires_grad", False):
@@ -125,13 +124,13 @@ def enter(**named: Any) -> tuple[Any, list[Array], Callable[[Array], Any]]:
         return xp, list(named.values()), lambda out: _cast(out, dtype)
     if _root(first) == "torch":
         torch = sys.modules["torch"]
-        wide = (x.float() if _dtype_name(x) == "bfloat16" else x for x in named.values())
+        wide = (x.float() if _name(x.dtype) == "bfloat16" else x for x in named.values())
         arrays = [_from_dlpack(x, on_host=first.device.type == "cpu") for x in wide]
         xp = namespace(*arrays)
         return xp, arrays, lambda out: torch.from_dlpack(out).to(first.dtype)
     if _root(first) in ("jax", "jaxlib"):
         jnp = import_module("jax.numpy")
-        wide = (x.astype("float32") if _dtype_name(x) == "bfloat16" else x for x in named.values())
+        wide = (x.astype("float32") if _name(x.dtype) == "bfloat16" else x for x in named.values())
         arrays = [_from_dlpack(x, on_host=first.device.platform == "cpu") for x in wide]
         xp = namespace(*arrays)
         return xp, arrays, lambda out: jnp.from_dlpack(out).astype(first.dtype)
@@ -141,10 +140,6 @@ def enter(**named: Any) -> tuple[Any, list[Array], Callable[[Array], Any]]:
 def _cast(x: Array, dtype: Any) -> Array:
     with np.errstate(over="ignore"):  # an estimate or an lse past the largest float16 is inf there
         return x.astype(dtype, copy=False)
-
-
-def _dtype_name(x: Any) -> str:
-    return _name(x.dtype)
 
 
 @functools.cache
@@ -163,7 +158,7 @@ def _from_dlpack(x: Any, *, on_host: bool) -> Array:
 
 def working_dtype(x: Array) -> np.dtype:
     """Accumulation dtype: float32 for float16 and bfloat16, else the array's own."""
-    return np.dtype(np.float32) if _dtype_name(x) in _LOW_PRECISION else np.dtype(x.dtype)
+    return np.dtype(np.float32) if _name(x.dtype) in _LOW_PRECISION else np.dtype(x.dtype)
 
 
 # ---------------------------------------------------------------------------------------------------- tiles and threads
@@ -241,11 +236,9 @@ def _module(file: str) -> Any:
 def _gray_buckets(xp: Any, projections: Array) -> Array:
     rows, bits = projections.shape
     projections = xp.ascontiguousarray(projections, dtype=np.float32)
-    out = xp.empty(rows, dtype=np.uint16)
-    threads = 256
-    grid = (-(-rows // threads),)
+    out, threads = xp.empty(rows, dtype=np.uint16), 256
     kernel = _module("methods/hyperattention/lsh.cu").get_function("gray_buckets")
-    kernel(grid, (threads,), (projections, out, np.int64(rows), np.int32(bits)))
+    kernel((-(-rows // threads),), (threads,), (projections, out, np.int64(rows), np.int32(bits)))
     return out
 
 
@@ -254,10 +247,9 @@ def device_memory(xp: Any) -> tuple[int, int]:
     """Free and total bytes of the device in use (of the machine, for NumPy)."""
     if xp is not np:
         return xp.cuda.runtime.memGetInfo()
-    page = os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")  # "available" counts reclaimable cache, which sysconf's free pages do not
     if meminfo.exists():
         kib = {line.split(":")[0]: int(line.split()[1]) for line in meminfo.read_text().splitlines()}
         return kib["MemAvailable"] * 1024, kib["MemTotal"] * 1024
-    total = os.sysconf("SC_PHYS_PAGES") * page
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return total, total

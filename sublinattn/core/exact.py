@@ -81,10 +81,7 @@ def _finite(xp: Any, m: Array) -> Array:
 
 
 class Softmax:
-    """What one thread needs to compute partials of tiles of queries: scratch memory and the steps.
-
-    `shift` says whether the largest logit is subtracted before `exp`.
-    """
+    """Steps of one thread on tiles of queries; `shift`: whether the largest logit is subtracted before `exp`."""
 
     def __init__(self, xp: Any, scratch: Scratch, *, shift: bool) -> None:
         self.xp, self.scratch, self.shift = xp, scratch, shift
@@ -211,14 +208,8 @@ def partial_attention(
 
     Parameters
     ----------
-    q, k, v : array, shapes (..., n_q, d), (..., n_k, d), (..., n_k, d_v)
-        As `attention`, on NumPy or CuPy.
-    causal : bool
-        Query i sees keys 0..i of this set.
-    scale : float, optional
-        Factor of the logits; `1/sqrt(d)` by default.
-    check_finite : bool
-        Refuse NaN and Inf.
+    q, k, v, causal, scale, check_finite
+        As `attention`, on NumPy or CuPy; a causal query i sees keys 0..i of this set.
 
     Returns
     -------

@@ -57,12 +57,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def open_safetensors(path: str | os.PathLike[str]) -> Any:
-    """Open a safetensors file whose tensors are read as NumPy arrays, one by one.
-
-    Returns
-    -------
-    The handle of `safetensors.safe_open`, a context manager with `keys()`, `metadata()`, `get_tensor(name)` and
-    `get_slice(name)`.
+    """Open a safetensors file whose tensors are read as NumPy arrays, one by one: `safetensors.safe_open`'s handle.
 
     Raises
     ------
@@ -87,13 +82,7 @@ def open_safetensors(path: str | os.PathLike[str]) -> Any:
 
 
 def write_rows(rows: DataFrame, name: str, *, out: str | os.PathLike[str]) -> Path:
-    """Write `out/rows/<name>.parquet` atomically; `name` is that of the figure that shows the rows.
-
-    Raises
-    ------
-    ValueError
-        The table has no rows.
-    """
+    """Write `out/rows/<name>.parquet` atomically, for the figure of that name; ValueError if the table has no rows."""
     if rows.empty:
         raise ValueError(f"rows of {name!r} must hold at least one measurement, got none")
     path = Path(out) / "rows" / f"{name}.parquet"

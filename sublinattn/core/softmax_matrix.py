@@ -2,7 +2,7 @@
 
 `A = exp(s Q K^T)` and `D = diag(A 1)`. Every pass recomputes the entries tile by tile: `O(n_q n_k d)` operations,
 `O(n)` memory plus a tile per thread. The order of every sum depends on the sizes alone, so that no result depends on
-the number of threads. The operator norm is found by Lanczos' method, with full reorthogonalisation.
+the number of threads.
 """
 
 from __future__ import annotations
@@ -22,18 +22,9 @@ GROUPS = 16  # sums over strips of rows, each made by one thread, before they ar
 
 
 class SoftmaxMatrix:
-    """`P` of `B` problems: entry `(i, j)` is `exp(scale <q_i, k_j> - lse_i)`, 0 above the diagonal if `causal`.
+    """`P` of `B` problems, q (B, n_q, d) and k (B, n_k, d): entry `(i, j)` is `exp(scale <q_i, k_j> - lse_i)`.
 
-    Parameters
-    ----------
-    q, k : array, shapes (B, n_q, d) and (B, n_k, d)
-    scale : float
-    causal : bool
-
-    Attributes
-    ----------
-    lse : array, shape (B, n_q)
-        Log of every row's normaliser `D_ii`.
+    It is 0 above the diagonal if `causal`. `lse` (B, n_q) is the log of every row's normaliser `D_ii`.
     """
 
     def __init__(self, xp: Any, q: Array, k: Array, *, scale: float, causal: bool) -> None:
@@ -127,22 +118,10 @@ class SoftmaxMatrix:
 def largest_eigenvalue(
     xp: Any, times: Callable[[Array], tuple[Array, Array]], shape: tuple[int, ...], rtol: float, max_steps: int
 ) -> Array:
-    """Largest eigenvalue of `B` positive semi-definite matrices G, from below, by Lanczos' method.
+    """Largest eigenvalue (B,) of positive semi-definite matrices G (B, n, n), from below, by Lanczos' method.
 
-    It starts from the constant vector and stops when the eigenvalue's root grows by less than `rtol` in a step.
-
-    Parameters
-    ----------
-    times : callable
-        `times(x)` is `x^T G x` (B,) and `G x` (B, n), for `x` (B, n).
-    shape : (int, int)
-        `(B, n)`.
-    rtol : float
-    max_steps : int
-
-    Returns
-    -------
-    array, shape (B,)
+    `times(x)` is `x^T G x` (B,) and `G x` (B, n), for `x` (B, n); `shape` is `(B, n)`. Starts from the constant vector
+    and stops when the eigenvalue's root grows by less than `rtol` in a step.
     """
     b, n = shape
     steps = min(n, max_steps)

@@ -17,16 +17,10 @@ _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float
 
 
 class Source:
-    """Rows that are read in order, each once.
+    """Rows that are read in order, each once; `name` is that of the caller's argument.
 
-    Attributes
-    ----------
-    name : str
-        Name of the caller's argument, for messages.
-    total, width : int or None
-        Number of rows, and numbers per row; None while an iterable has not yet shown them.
-    position : int
-        Number of rows read or skipped.
+    `total` and `width` are the number of rows and of numbers per row, None while an iterable has not yet shown them;
+    `position` is the number of rows read or skipped.
     """
 
     def __init__(self, name: str, total: int | None = None, width: int | None = None) -> None:
@@ -121,13 +115,7 @@ class _Chunks(Source):
 
 
 def open_source(name: str, rows: Any) -> Source:
-    """The source that the argument `name` stands for; files are opened, no rows are read.
-
-    Raises
-    ------
-    TypeError, ValueError, FileNotFoundError
-        As `streams.absorb`.
-    """
+    """The source that the argument `name` stands for; files are opened, no rows are read. Errors: `streams.absorb`."""
     if isinstance(rows, tuple) and len(rows) == 2 and isinstance(rows[0], (str, os.PathLike)):
         return _safetensors(name, *rows)
     if isinstance(rows, (str, os.PathLike)):

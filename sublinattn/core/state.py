@@ -23,11 +23,6 @@ class StreamingState:
 
     A subclass names its parameters, keeps its arrays in `_stored`, and overrides `_about`, `_restore`, `contents` and
     `_arrays` as far as it consists of more than these.
-
-    Attributes
-    ----------
-    nbytes : int
-        Bytes of all arrays of the state.
     """
 
     PARAMETERS: ClassVar[tuple[str, ...]] = ()

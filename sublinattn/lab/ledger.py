@@ -43,30 +43,8 @@ def check(
 ) -> pd.DataFrame:
     """Verify claims and write `out/verdicts/<id>.json` and `out/rows/<id>.parquet`, each whole or not at all.
 
-    Parameters
-    ----------
-    claims : sequence of claim or id
-    effort : "smoke", "standard" or "full"
-    seed : int
-    backend : "auto", "numpy" or "cupy"
-    out : path
-        Folder of the run.
-    notebook : str, optional
-        Name of the calling notebook, for the links of the report.
-    executor : concurrent.futures.Executor, optional
-        Spreads the trials; it changes no number.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One line per claim, to display.
-
-    Raises
-    ------
-    ValueError
-        A single string for `claims`.
-    KeyError
-        An id that no claim has.
+    The other arguments are those of `theory.verify`; the report links to `notebook`. Returns a table to display, one
+    line per claim. KeyError for an id that no claim has, ValueError for a single string, before any work.
     """
     import pandas as pd
 
@@ -74,15 +52,19 @@ def check(
 
     if isinstance(claims, str):
         raise ValueError(f"claims must be a sequence of claims or ids, got the string {claims!r}")
-    chosen = [_find(claim, CLAIMS) for claim in claims]
+    if unknown := [claim for claim in claims if isinstance(claim, str) and claim not in CLAIMS]:
+        raise KeyError(f"no claim {unknown[0]!r}; `sublinattn claims` lists them")
     lines = []
-    for claim in chosen:
+    for claim in (CLAIMS[claim] if isinstance(claim, str) else claim for claim in claims):
         verdict = verify(claim, effort=effort, rng=seed, backend=backend, executor=executor)
         record = entry(claim, verdict, notebook=notebook)
         with files.atomic(Path(out) / "rows" / f"{claim.id}.parquet") as temporary:
             verdict.rows.to_parquet(temporary)
         files.write_json(Path(out) / "verdicts" / f"{claim.id}.json", record)
-        lines.append(_line(record | record["machine"]))
+        sabotages = record["sabotages"]
+        line = {key: (record | record["machine"])[key] for key in ("title", "outcome", "trials", "failures")}
+        caught = f"{sum(bool(s['caught']) for s in sabotages)}/{len(sabotages)}"
+        lines.append({"claim": claim.id, **line, "sabotage caught": caught, "reason": verdict.reason})
     return pd.DataFrame(lines).set_index("claim")
 
 
@@ -106,13 +88,7 @@ def entry(claim: Claim, verdict: Verdict, *, notebook: str | None = None) -> dic
 
 
 def merge(verdict_files: Iterable[Path_]) -> dict[str, Any]:
-    """Ledger of verdict files: entries by claim id, and the count of each outcome.
-
-    Raises
-    ------
-    ValueError
-        Two files for one claim.
-    """
+    """Ledger of verdict files: entries by claim id, and the count of each outcome; ValueError for a claim twice."""
     claims: dict[str, Any] = {}
     for path in sorted(map(Path, verdict_files)):
         record = files.read_json(path)
@@ -140,13 +116,7 @@ def write(path: Path_, ledger: Mapping[str, Any]) -> None:
 
 
 def load(path: Path_) -> dict[str, Any]:
-    """Read a ledger.
-
-    Raises
-    ------
-    ValueError
-        A file that is no ledger of this schema.
-    """
+    """Read a ledger; ValueError if it is none of this schema."""
     ledger = files.read_json(path)
     if not isinstance(ledger, dict) or ledger.get("schema") != SCHEMA or "claims" not in ledger:
         raise ValueError(f"{Path(path).name} is not a ledger of schema {SCHEMA}")
@@ -169,14 +139,6 @@ def comparable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [comparable(item) for item in value]
     return value
-
-
-def _find(claim: str | Claim, known: Mapping[str, Claim]) -> Claim:
-    if not isinstance(claim, str):
-        return claim
-    if claim not in known:
-        raise KeyError(f"no claim {claim!r}; `sublinattn claims` lists them")
-    return known[claim]
 
 
 def _latex(expression: sympy.Basic) -> str:
@@ -210,17 +172,3 @@ def _promise(claim: Claim) -> dict[str, Any]:
             theory = {name: _latex(expression) for name, expression in variables.items()}
             return {"kind": "growth", "text": "grows no faster than the theory says", "variables": theory}
     raise TypeError(f"claim {claim.id} has a kind of type {type(claim.kind).__name__}")
-
-
-def _line(record: Mapping[str, Any]) -> dict[str, Any]:
-    """One line of the table that a notebook shows."""
-    sabotages = record["sabotages"]
-    return {
-        "claim": record["id"],
-        "title": record["title"],
-        "outcome": record["outcome"],
-        "trials": record["trials"],
-        "failures": record["failures"],
-        "sabotage caught": f"{sum(bool(s['caught']) for s in sabotages)}/{len(sabotages)}",
-        "reason": record["reason"],
-    }

@@ -30,9 +30,7 @@ class Model:
     encode : callable
         Function from UTF-8 text to tokens.
     texts : tuple of integer array
-        Texts as tokens.
-    source : str
-        Which texts these are, in words.
+        As tokens; `source` says in words which texts these are.
     """
 
     name: str
@@ -50,29 +48,25 @@ class Model:
             If `n` is no integer of at least 1, or no text is so long.
         """
         n = checks.integer("n", n, minimum=1)
+        self._check_length(n)
         places = np.array([max(0, len(text) - n + 1) for text in self.texts])
-        if not places.any():
-            longest = max(map(len, self.texts))
-            raise ValueError(f"n must be at most {longest}, the tokens of the longest text ({self.source}), got {n}")
         chosen = rng.choice(len(places), p=places / places.sum())
         start = rng.integers(places[chosen])
         return self.texts[chosen][start : start + n]
 
     def beginning(self, n: int | None = None) -> np.ndarray:
-        """The first `n` tokens of the first text with at least `n`.
+        """The first `n` tokens of the first text with at least `n`; errors as `passage`.
 
         By default n is the length that the model was trained on, or the longest text's if that is shorter.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If `n` is no integer of at least 1, or no text is so long.
         """
-        longest = max(map(len, self.texts))
-        n = min(longest, self.decoder.trained) if n is None else checks.integer("n", n, minimum=1)
-        if n > longest:
-            raise ValueError(f"n must be at most {longest}, the tokens of the longest text ({self.source}), got {n}")
+        default = min(max(map(len, self.texts)), self.decoder.trained)
+        n = default if n is None else checks.integer("n", n, minimum=1)
+        self._check_length(n)
         return next(text for text in self.texts if len(text) >= n)[:n]
+
+    def _check_length(self, n: int) -> None:
+        if n > (longest := max(map(len, self.texts))):
+            raise ValueError(f"n must be at most {longest}, the tokens of the longest text ({self.source}), got {n}")
 
     def qkv(self, tokens: np.ndarray) -> tuple[Any, Any, Any]:
         """Rotated queries and keys, and values, on one text: each (layers, heads or kv_heads, n, head_dim).

@@ -81,18 +81,7 @@ class Run:
 
     # ------------------------------------------------------------------------------------------------------- verdicts
     def check(self, *claims: str) -> pd.DataFrame:
-        """Verify claims and write `verdicts/<id>.json` and `rows/<id>.parquet`.
-
-        Returns
-        -------
-        pandas.DataFrame
-            One line per claim, to display.
-
-        Raises
-        ------
-        KeyError
-            No claim has this id.
-        """
+        """Verify claims and write `verdicts/<id>.json` and `rows/<id>.parquet`: see `ledger.check`."""
         return ledger.check(
             claims, effort=self.effort, seed=self.seed, backend=self.backend, out=self.out, notebook=self.notebook
         )
@@ -131,15 +120,10 @@ class Run:
         """
         import pandas as pd
 
-        lines = [
-            {"claim": claim, **{key: fit[key] for key in ("variable", "theory")}}
-            | {"measured": float(fit["measured_exponent"])}
-            | {key: float(fit[key]) for key in ("lower", "upper", "theory_exponent")}
-            | {"outcome": fit["outcome"]}
-            for claim in claims
-            for fit in self.record(claim)["fits"]
-        ]
-        return pd.DataFrame(lines)
+        fits = pd.DataFrame([{"claim": claim, **fit} for claim in claims for fit in self.record(claim)["fits"]])
+        fits = fits.rename(columns={"measured_exponent": "measured"})
+        numbers = ["measured", "lower", "upper", "theory_exponent"]
+        return fits.astype(dict.fromkeys(numbers, float))[["claim", "variable", "theory", *numbers, "outcome"]]
 
     def sizes(self, *claims: str) -> pd.DataFrame:
         """What was fitted: claim, variable, x, replicate, size (inf where none was found up to the cap)."""
@@ -167,14 +151,8 @@ class Run:
     ) -> None:
         """Save a figure and its rows, and show it in the notebook.
 
-        Parameters
-        ----------
-        fig, name, claim, caption
-            As `plots.save`. The report shows the figure on the pages of these claims.
-        rows : DataFrame
-            The measurements, one per line: `rows/<name>.parquet`.
-        data : DataFrame or mapping of str to DataFrame, optional
-            The plotted numbers for the figure's JSON file, where they are not the rows themselves.
+        `rows` are the measurements, one per line: `rows/<name>.parquet`. `data` are the plotted numbers for the
+        figure's JSON file, where they are not the rows. The report shows the figure on the pages of the claims `claim`.
         """
         from IPython.display import Image, Markdown, display
 

@@ -49,10 +49,7 @@ def largest_excess(table: pd.DataFrame) -> list[str]:
 
     For a quantity that falls with a variable, a slower fall counts as excess.
     """
-    grown = table.assign(
-        excess=(table["measured"] - table["theory_exponent"])
-        * table["theory_exponent"].map(lambda e: -1 if e < 0 else 1)
-    )
-    grown = grown.dropna(subset=["excess"])
+    direction = np.where(table["theory_exponent"] < 0, -1, 1)
+    grown = table.assign(excess=(table["measured"] - table["theory_exponent"]) * direction).dropna(subset=["excess"])
     worst = grown.loc[grown.groupby("claim", sort=False)["excess"].idxmax()]
     return [f"{row.claim} {row.excess:+.2f} in {row.variable}" for row in worst.itertuples()]

@@ -68,12 +68,15 @@ class CachedAttention:
         return sum(cache.nbytes for cache in self.caches)
 
     def __call__(self, layer: int, q: Array, k: Array, v: Array) -> Array:
-        cache, n = self.caches[layer], q.shape[2]
-        if cache.tokens_seen:
-            steps = [self._step(cache, *(x[:, :, i : i + 1] for x in (q, k, v))) for i in range(n)]
-            return backends.namespace(q).concatenate(steps, axis=2)
-        self.absorb(layer, q, k, v)
-        return causal(layer, q, k, v)
+        cache = self.caches[layer]
+        if not cache.tokens_seen:
+            self.absorb(layer, q, k, v)
+            return causal(layer, q, k, v)
+        steps = []
+        for i in (slice(i, i + 1) for i in range(q.shape[2])):
+            cache.update(k[:, :, i], v[:, :, i], check_finite=False)
+            steps.append(cache.attend(grouped(q[:, :, i], k.shape[1]), check_finite=False).reshape(q[:, :, i].shape))
+        return backends.namespace(q).concatenate(steps, axis=2)
 
     def absorb(self, layer: int, q: Array, k: Array, v: Array) -> None:
         """Absorb a prompt into the layer's cache without answering its queries."""
@@ -85,10 +88,6 @@ class CachedAttention:
         for rows in (slice(i, i + step) for i in range(0, q.shape[2], step)):
             cache.update(k[:, :, rows], v[:, :, rows], check_finite=False)
             cache.attend(grouped(q[:, :, rows], k.shape[1]), check_finite=False)
-
-    def _step(self, cache: KVCache, q: Array, k: Array, v: Array) -> Array:
-        cache.update(k, v, check_finite=False)
-        return cache.attend(grouped(q, k.shape[1]), check_finite=False).reshape(q.shape)
 
 
 def grouped(q: Array, kv_heads: int) -> Array:

@@ -110,17 +110,14 @@ class _Recording:
             if not np.isfinite(stored).all():
                 raise ValueError(f"{name} of layer {layer} does not fit in {stored.dtype}: write it as float32")
             self.arrays[name][layer, :, rows] = stored
-        total = partial_attention(q, *self._of_queries(q, k, v), causal=True, check_finite=False)
+        k, v = (per_query_head(self.xp, q, x) for x in (k, v))
+        total = partial_attention(q, k, v, causal=True, check_finite=False)
         for start in range(0, self.start, BLOCK):
             past = slice(start, min(start + BLOCK, self.start))
-            k, v = (
-                backends.to_device(self.arrays[name][layer, None, :, past].astype(np.float32), self.xp) for name in "kv"
-            )
-            total.merge(partial_attention(q, *self._of_queries(q, k, v), check_finite=False))
+            rows_kv = (self.arrays[name][layer, None, :, past].astype(np.float32) for name in "kv")
+            k, v = (per_query_head(self.xp, q, backends.to_device(x, self.xp)) for x in rows_kv)
+            total.merge(partial_attention(q, k, v, check_finite=False))
         return total.output()
-
-    def _of_queries(self, q: Array, *rows: Array) -> list[Array]:
-        return [per_query_head(self.xp, q, x) for x in rows]
 
 
 def _create(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, about: dict) -> dict[str, np.memmap]:

@@ -55,9 +55,7 @@ def _files(folder: Path) -> list[Path]:
         paths = [folder / WHOLE]
     for path in paths:
         if not path.exists():
-            raise FileNotFoundError(
-                f"{folder} has no {path.name}: weights come as {WHOLE}, or as {INDEX} and its shards"
-            )
+            raise FileNotFoundError(f"{folder} has no {path.name}: weights are {WHOLE}, or {INDEX} and its shards")
     return paths
 
 

@@ -120,10 +120,8 @@ class Config:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor in a checkpoint of these sizes."""
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        layer: dict[str, tuple[int, ...]] = {
-            "input_layernorm.weight": (self.width,),
-            "post_attention_layernorm.weight": (self.width,),
-        }
+        norms = ("input_layernorm.weight", "post_attention_layernorm.weight")
+        layer: dict[str, tuple[int, ...]] = dict.fromkeys(norms, (self.width,))
         projections = {
             "self_attn.q_proj": (q, self.width),
             "self_attn.k_proj": (kv, self.width),

@@ -25,11 +25,13 @@ HELD_OUT = (
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__", "pydoc_data"}
 
 
+_ROOT = Path(sysconfig.get_path("stdlib"))
+
+
 def modules() -> dict[str, bytes]:
     """Source of every module of the running Python's standard library by its path, without tests and data."""
-    root = _root()
-    paths = sorted(path for path in root.rglob("*.py") if not LEFT_OUT & set(path.relative_to(root).parts))
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+    paths = sorted(path for path in _ROOT.rglob("*.py") if not LEFT_OUT & set(path.relative_to(_ROOT).parts))
+    return {path.relative_to(_ROOT).as_posix(): path.read_bytes() for path in paths}
 
 
 def training() -> bytes:
@@ -39,8 +41,4 @@ def training() -> bytes:
 
 def held_out() -> dict[str, bytes]:
     """Source of the held-out modules that the running Python has, by path."""
-    return {name: (_root() / name).read_bytes() for name in HELD_OUT if (_root() / name).exists()}
-
-
-def _root() -> Path:
-    return Path(sysconfig.get_path("stdlib"))
+    return {name: (_ROOT / name).read_bytes() for name in HELD_OUT if (_ROOT / name).exists()}

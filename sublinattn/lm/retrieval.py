@@ -24,6 +24,7 @@ NOUNS = """
     melon mirror otter panda
 """.split()  # noqa: SIM905 - quotation marks would hide the words
 DIGITS = 5
+_MEAN_NAME = float(sum(np.mean([len(word) for word in words]) for words in (ADJECTIVES, NOUNS)))
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,12 @@ class Document:
 
 def line_bytes() -> float:
     """Mean bytes of a line."""
-    return len(_line("", "", 0)) + _mean_name()
+    return len(_line("", "", 0)) + _MEAN_NAME
 
 
 def question_bytes() -> float:
     """Mean bytes of a question with its answer."""
-    return len(_question("", "")) + DIGITS + 2 + _mean_name()
+    return len(_question("", "")) + DIGITS + 2 + _MEAN_NAME
 
 
 def document(lines: int, questions: int, rng: np.random.Generator) -> Document:
@@ -85,7 +86,3 @@ def _line(adjective: str, noun: str, content: int) -> str:
 
 def _question(adjective: str, noun: str) -> str:
     return f"line {adjective}-{noun}? <"
-
-
-def _mean_name() -> float:
-    return float(np.mean([len(word) for word in ADJECTIVES]) + np.mean([len(word) for word in NOUNS]))

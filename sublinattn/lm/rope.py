@@ -18,13 +18,13 @@ import numpy as np
 from ..core import backends
 from ..core.backends import Array
 
-TYPES = ("default", "linear", "llama3", "yarn")
 _NEEDED = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "yarn": ("factor",),
 }
+TYPES = tuple(_NEEDED)
 _TRAINED = "original_max_position_embeddings"
 _NUMBERS = (
     *("rope_theta", "partial_rotary_factor", "factor", _TRAINED, "low_freq_factor", "high_freq_factor"),
@@ -74,7 +74,8 @@ class Rope:
         if missing := [name for name in _NEEDED[kind] if name not in given]:
             raise ValueError(f"rope_type {kind!r} needs the numbers {missing}")
         for name in set(given).intersection(_NUMBERS):
-            if not _positive(given[name]):
+            number = isinstance(given[name], (int, float)) and not isinstance(given[name], bool)
+            if not (number and 0 < given[name] < math.inf):
                 raise ValueError(f"{name} must be a positive number, got {given[name]!r}")
         if given.get("partial_rotary_factor", 1) != 1:
             raise ValueError(f"partial_rotary_factor must be 1, got {given['partial_rotary_factor']}")
@@ -134,11 +135,6 @@ def _frequencies(theta: float, d: int) -> np.ndarray:
     return theta ** -(np.arange(0, d, 2) / d)
 
 
-def _positive(value: Any) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value > 0
-
-
 def _magnitude(factor: float, given: Mapping[str, Any]) -> float:
     def of(weight: float) -> float:
         return 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0
@@ -151,9 +147,7 @@ def _magnitude(factor: float, given: Mapping[str, Any]) -> float:
 
 
 def _llama3(frequencies: np.ndarray, trained: float, given: Mapping[str, Any]) -> np.ndarray:
-    """Frequencies divided by the factor where a turn takes longer than `trained / low` positions, kept where it takes
-    less than `trained / high`, interpolated between.
-    """
+    """Frequencies divided by the factor below `low` turns within the trained context, kept above `high` turns."""
     low, high = given["low_freq_factor"], given["high_freq_factor"]
     if low >= high:
         raise ValueError(f"high_freq_factor must be above low_freq_factor ({low}), got {high}")

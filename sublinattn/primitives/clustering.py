@@ -6,8 +6,8 @@ sequential rule for what is left. Products in floating point are rounded differe
 exclude, by a bound on their rounding. What they leave open is decided by distances summed up entry by entry in
 float64, which depend on the two points alone.
 
-Guarantees of `OnlineClusters`: centers are pairwise farther than delta, so there are at most m of them if the points
-are (m, delta)-clusterable; every point is within delta of the center that it joins.
+Guarantees: centers are pairwise farther than delta, so there are at most m of them if the points are
+(m, delta)-clusterable; every point is within delta of the center that it joins.
 """
 
 from __future__ import annotations
@@ -34,23 +34,11 @@ def squared_distances(x: Array, y: Array) -> Array:
 def nearest(
     xp: Any, x: Array, centers: Array, *, position: Array | None = None, born: Array | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest center of every point, the first of those at equal distance.
+    """Nearest of the centers (m, d) to every point x (c, d), the first of those at equal distance.
 
-    Parameters
-    ----------
-    x, centers : array, shapes (c, d) and (m, d)
-    position, born : array of int64, shapes (c,) and (m,), optional
-        Point i sees only the centers with `born <= position[i]`.
+    With `position` (c,) and `born` (m,), point i sees only the centers with `born <= position[i]`. Returns the center's
+    index, -1 where none is seen, and `||x_i - center||^2`, exact up to rounding in float64, inf where none is seen.
 
-    Returns
-    -------
-    index : numpy array of int64, shape (c,)
-        -1 where there is no center to see.
-    square : numpy array of float64, shape (c,)
-        `||x_i - center||^2`, exact up to rounding in float64; inf where there is none.
-
-    Notes
-    -----
     `2 c m d` operations in the points' dtype, in tiles; float64 for a few candidates per point.
     """
     (c, d), m = x.shape, len(centers)
@@ -107,26 +95,15 @@ def _decide(xp: Any, x: Array, centers: Array, close: Array, index: np.ndarray, 
 
 def _tile_rows(xp: Any, m: int, dtype: Any) -> int:
     """Points per tile: 1 MiB of products with all centers on the CPU, at least 64 of them."""
-    if xp is np:
-        return max(64, 2**20 // (m * np.dtype(dtype).itemsize))
-    free, _ = backends.device_memory(xp)
-    return max(64, free // 16 // (m * np.dtype(dtype).itemsize))
+    size = 2**20 if xp is np else backends.device_memory(xp)[0] // 16
+    return max(64, size // (m * np.dtype(dtype).itemsize))
 
 
 class OnlineClusters:
-    """Centers of a stream of points, by the sequential rule.
+    """Centers of a stream of points, by the sequential rule: points at most `delta` from a center join it.
 
-    Parameters
-    ----------
-    delta : float
-        Points at most so far from a center join it.
-    empty : array, shape (0, d)
-        Says of what dtype the points are, and where.
-
-    Attributes
-    ----------
-    centers : GrowingRows of (d,)
-        Points of the stream, in the order in which they became centers.
+    `centers` are GrowingRows, in the order in which the points became centers; `empty` (0, d) has the points' dtype and
+    device.
     """
 
     def __init__(self, delta: float, empty: Array) -> None:
@@ -139,16 +116,9 @@ class OnlineClusters:
         return min(self.delta * self.delta, float(np.finfo(np.float64).max))
 
     def absorb(self, xp: Any, x: Array, *, maximum: float = np.inf) -> np.ndarray:
-        """Take a chunk of points (c, d), as far as no more than `maximum` centers are needed.
+        """Take a chunk of points (c, d), as far as no more than `maximum` centers are needed; `2 c m d` operations.
 
-        Returns
-        -------
-        numpy array of int64, shape (c',)
-            Number of the center that each point joined; c' < c if point c' would have made one too many.
-
-        Notes
-        -----
-        `2 c m d` operations, and as many for new centers as there are of those.
+        Returns the number of the center that each point joined, (c',): c' < c if point c' would have made one too many.
         """
         if len(x) == 1:
             return self._absorb_one(xp, x, maximum)

@@ -23,17 +23,9 @@ def with_room(xp: Any, stored: Array | None, used: int, need: int, like: Array, 
 
 
 class GrowingRows:
-    """Rows of one shape and dtype, appended chunk by chunk.
+    """Rows of one shape and dtype, appended chunk by chunk; `buffer` (room, ...) has the rows, and room for more.
 
-    Parameters
-    ----------
-    rows : array, shape (m, ...)
-        The first rows, perhaps none. The array is taken over, not copied.
-
-    Attributes
-    ----------
-    buffer : array, shape (room, ...)
-        The rows, and room for more.
+    The array of the first rows, perhaps none, is taken over, not copied.
     """
 
     def __init__(self, rows: Array) -> None:

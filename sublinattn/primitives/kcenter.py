@@ -14,24 +14,14 @@ from ..core.backends import Array
 def greedy_k_center(xp: Any, k: Array, m: int, *, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Centers each of which is the point farthest from those before it [Gonzalez 1985].
 
-    Parameters
-    ----------
-    k : array, shape (n, d)
-    m : int
-        Centers wanted, at most n; fewer come if the points are fewer without their repetitions.
-    start : int
-        The first center.
+    Of points k (n, d), at most m; fewer where the points are fewer without their repetitions. `start` is the first.
 
     Returns
     -------
     indices : numpy array of int64, shape (m',)
     radii : numpy array of float64, shape (m',)
         Largest distance of a point to the nearest of the first i + 1 centers: at most twice the least possible for so
-        many, and within rounding of the points' dtype.
-
-    Notes
-    -----
-    `2 n m d` operations; memory O(n) and a tile per thread.
+        many. `2 n m d` operations; memory O(n) and a tile per thread.
     """
     n = len(k)
     nearest = xp.full(n, np.inf, dtype=k.dtype)  # squared distances to the nearest center so far
@@ -61,20 +51,8 @@ def greedy_k_center(xp: Any, k: Array, m: int, *, start: int = 0) -> tuple[np.nd
 def diameters(xp: Any, k: Array, labels: np.ndarray) -> np.ndarray:
     """Largest distance between two points of each cluster.
 
-    Parameters
-    ----------
-    k : array, shape (n, d)
-    labels : numpy array of int64, shape (n,)
-        Clusters, numbered from 0.
-
-    Returns
-    -------
-    numpy array of float64, shape (labels.max() + 1,)
-        0 for a cluster of one point, or none.
-
-    Notes
-    -----
-    `2 d` operations for each pair of a cluster's points; memory O(n d) and a tile per thread.
+    Points k (n, d) with the numbers of their clusters, labels (n,) from 0; float64, 0 for a cluster of one point or
+    none. `2 d` operations for each pair of a cluster's points; memory O(n d) and a tile per thread.
     """
     order = np.argsort(labels, kind="stable")
     sizes = np.bincount(labels)

@@ -55,22 +55,8 @@ def next_count(count: Any, u: Any) -> np.ndarray:
 class WeightedSlots:
     """`size` independent slots; each holds item j of the stream with probability `w_j / mu`, `mu = sum_j w_j`.
 
-    Parameters
-    ----------
-    size : int
-    seed : int
-        As `uniforms`.
-    stream : int
-        Number of this reservoir among those of one seed.
-
-    Attributes
-    ----------
-    mu : float
-        Total weight so far.
-    thresholds : numpy array, shape (size,)
-        Total weight at which each slot is filled anew.
-    seen : int
-        Items so far.
+    `stream` numbers the reservoirs of one seed. `seen` items came so far; at the total weight `thresholds[i]` slot i is
+    filled anew.
     """
 
     def __init__(self, size: int, seed: int, stream: int) -> None:
@@ -81,10 +67,7 @@ class WeightedSlots:
     def absorb(self, weights: np.ndarray) -> np.ndarray:
         """Take a chunk of weights (c,), float64, none negative; O(c + size), O(log c) more for each replacement.
 
-        Returns
-        -------
-        numpy array of int64, shape (size,)
-            Which item of the chunk each slot holds now; -1 where it holds the same as before.
+        Returns which item of the chunk each slot holds now, (size,); -1 where it holds the same as before.
         """
         totals = np.cumsum(np.concatenate([[self.mu], weights]))[1:]  # one after another: rounded alike in any chunks
         items = np.full(self.size, -1)
@@ -110,18 +93,7 @@ class WeightedSlots:
 class SmallestPriorities:
     """A sample without replacement: the `size` items of smallest priority, item j's a uniform number of its own.
 
-    Parameters
-    ----------
-    size : int
-    seed, stream : int
-        As `WeightedSlots`.
-
-    Attributes
-    ----------
-    priorities : numpy array, shape (size,)
-        Of the item in each slot; inf where there is none yet. Empty slots are filled in order.
-    seen : int
-        Items so far.
+    `priorities` (size,) are those of the items in the slots, inf where there is none yet: slots are filled in order.
     """
 
     def __init__(self, size: int, seed: int, stream: int) -> None:
@@ -129,13 +101,7 @@ class SmallestPriorities:
         self.priorities, self.seen = np.full(size, math.inf), 0
 
     def absorb(self, count: int) -> np.ndarray:
-        """Take a chunk of `count` items; `O(count + size)` and O(size) more for each that is taken.
-
-        Returns
-        -------
-        numpy array of int64, shape (size,)
-            Which item of the chunk each slot holds now; -1 where it holds the same as before.
-        """
+        """Take a chunk of `count` items; returns as `WeightedSlots`. `O(count + size)`, O(size) more for each taken."""
         draws = uniforms(self.seed, self.stream, self.seen + np.arange(count))
         self.seen += count
         return self._offer(draws)
@@ -165,20 +131,8 @@ class SmallestPriorities:
 class GroupSamples:
     """`size` independent samples of each group of a stream: each is uniform over the group's items so far.
 
-    Parameters
-    ----------
-    size : int
-    seed, stream : int
-        As `WeightedSlots`.
-
-    Attributes
-    ----------
-    counts : numpy array of int64, shape (m,)
-        Items of each group.
-    due : numpy array of int64, shape (m, size)
-        Item of its group that each sample is replaced by next.
-    seen, turns : int
-        Items, and regroupings, so far.
+    `counts` (m,) are the items of each group, `due` (m, size) the number of the item of its group that each sample is
+    replaced by next; `seen` items and `turns` regroupings came so far.
     """
 
     def __init__(self, size: int, seed: int, stream: int) -> None:
@@ -189,10 +143,7 @@ class GroupSamples:
     def absorb(self, labels: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Take a chunk of items by their groups' numbers (c,), below `groups`; `O(c log c)` and O(1) per replacement.
 
-        Returns
-        -------
-        group, sample, item : numpy arrays of int64, shape (r,)
-            The samples that hold another item now, and its place in the chunk.
+        Returns the samples that hold another item now, by group and number, and its place in the chunk, each (r,).
         """
         if new := groups - len(self.counts):
             self.counts = np.concatenate([self.counts, np.zeros(new, np.int64)])
@@ -218,17 +169,9 @@ class GroupSamples:
     def regroup(self, counts: np.ndarray, into: np.ndarray, groups: int) -> np.ndarray:
         """Start over from pieces whose samples are known: groups of this stream, of another one, or of both.
 
-        Parameters
-        ----------
-        counts, into : numpy arrays of int64, shape (p,)
-            Items of each piece, and the group that it goes to; every group gets one at least.
-        groups : int
-
-        Returns
-        -------
-        numpy array of int64, shape (groups, size)
-            The piece whose sample each sample now is: a uniform item of the group lies in a piece with probability
-            proportional to its count, and is uniform there.
+        A piece has `counts` (p,) items and goes to the group `into` (p,); every group gets one at least. Returns the
+        piece whose sample each sample now is, (groups, size): a uniform item of the group lies in a piece with
+        probability proportional to its count, and is uniform there.
         """
         self.turns += 1
         total = np.zeros(groups, np.int64)

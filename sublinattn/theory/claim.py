@@ -1,7 +1,8 @@
 """What a claim is: a statement, its assumptions, a seeded trial that measures it, and the kind of statement it makes.
 
-Nothing here knows which paper a claim comes from. The kind of a claim names the statistic that decides it: `sequential`
-has the tests of probabilities, identities and means, `growth` the fit of exponents; `verify` runs the trials.
+The kind names the statistic that decides the claim: `sequential` has the tests of probabilities, identities and means,
+`growth` the fit of exponents. A kind's `test(level, limit)` makes the test of one case, which is refuted at the p-value
+`level` and gets `limit` trials at most.
 """
 
 from __future__ import annotations
@@ -36,8 +37,7 @@ class Trial:
     scale : float
         `Exact`: the magnitude that rounding is relative to. `Mean`: the exact standard deviation of `measured`.
     facts : mapping of str to float
-        Further measurements on the same input (alpha, kappa, m, n, ...). The claim's assumptions and its vacuity are
-        predicates over these names.
+        Further measurements on the same input (alpha, kappa, m, n, ...), of which assumptions and vacuity speak.
     """
 
     measured: float
@@ -68,22 +68,17 @@ class Probability:
     p: float
 
     def test(self, level: float, limit: int) -> sequential.SequentialTest:
-        """The test of one case; `level` is the p-value that refutes, `limit` the number of trials at most."""
         return sequential.ProbabilityTest(self.p, level)
 
 
 @dataclass(frozen=True)
 class Exact:
-    """Holds on every instance up to rounding: `measured == bound`, or `measured <= bound`, within `rtol * scale`.
-
-    For identities checked by enumeration, and for inequalities that admit no failure at all.
-    """
+    """Holds on every instance up to rounding: `measured == bound`, or `measured <= bound`, within `rtol * scale`."""
 
     relation: str = "=="
     rtol: float = 1e-9
 
     def test(self, level: float, limit: int) -> sequential.SequentialTest:
-        """The test of one case, which needs all `limit` trials for support."""
         return sequential.ExactTest(self.relation, self.rtol, limit)
 
 
@@ -97,7 +92,6 @@ class Mean:
     resolution: float
 
     def test(self, level: float, limit: int) -> sequential.SequentialTest:
-        """The test of one case; `level` is the p-value that refutes, `limit` the number of trials at most."""
         return sequential.MeanTest(self.resolution, level)
 
 
@@ -146,13 +140,8 @@ class Growth:
 class GrowthTest:
     """The test of one variable of a `Growth` claim: a fit of all its cases, once each has the replicates of a look.
 
-    A growth is fitted when all is measured. A sabotaged one (`early`) is fitted once before, since most are refuted by
-    half of the work; its level is then split over the two fits.
-
-    Attributes
-    ----------
-    fit : Fit or None
-        The latest.
+    A sabotaged growth (`early`) is fitted once before all is measured, since most are refuted by half of the work; its
+    level is then split over the two fits. `fit` is the latest one.
     """
 
     def __init__(
@@ -165,7 +154,6 @@ class GrowthTest:
         self.fit: growth.Fit | None = None
 
     def update(self, case: int, trial: Trial) -> None:
-        """Take one more trial of a case."""
         self._points[case].append(trial)
         if self._replicates in self._looks and self._replicates == len(self._points[case]):
             points = [point[: self._replicates] for point in self._points.values()]
@@ -176,13 +164,11 @@ class GrowthTest:
         return min(map(len, self._points.values()))
 
     @property
-    def trials(self) -> int:
-        """Number of trials, 0 before the first fit."""
+    def trials(self) -> int:  # 0 before the first fit
         return sum(map(len, self._points.values())) if self.fit else 0
 
     @property
-    def failures(self) -> int:
-        """Number of trials that found no size."""
+    def failures(self) -> int:  # trials that found no size
         return sum(math.isinf(t.measured) for point in self._points.values() for t in point)
 
     @property
@@ -196,8 +182,7 @@ class GrowthTest:
         return self.fit.p_value if self.fit else 1.0
 
     def limits(self) -> tuple[float, float]:
-        """None of a single case: those of the exponent are in `fit`."""
-        return math.nan, math.nan
+        return math.nan, math.nan  # those of the exponent are in `fit`
 
     def reason(self) -> str:
         return self.fit.reason if self.fit else "not fitted yet"
@@ -236,8 +221,7 @@ class Sabotage:
 class Vacuity:
     """When the theorem says nothing: a predicate over the measurements (`m_theorem >= n`).
 
-    `onset`, if given, is an expression over the measurements: the value of `variable` from which the theorem says
-    something.
+    `onset` is, as an expression over the measurements, the value of `variable` from which the theorem says something.
     """
 
     predicate: sympy.Basic
@@ -261,8 +245,7 @@ class Claim:
         Rendered to LaTeX and MathML.
     kind : Probability, Exact, Mean or Growth
     trial : callable
-        `trial(rng, xp, **case) -> Trial`, a module-level function: one independent measurement, with random numbers
-        from `rng` (`numpy.random.Generator`) and arrays of the namespace `xp`.
+        `trial(rng, xp, **case) -> Trial`, a module-level function: one independent measurement.
     cases : mapping of effort to tuple of Case
         Efforts "smoke", "standard", "full". A `standard` or `full` that is missing falls back to the next smaller.
     max_trials : mapping of effort to int

@@ -84,8 +84,8 @@ def rate_decisions(failed: np.ndarray, p: float) -> dict[float, np.ndarray]:
 
 @cache
 def _smallest_counts(p: float, target: float, against: Side, horizon: int) -> np.ndarray:
-    """For 1..horizon trials, the smallest number of failures whose log wealth reaches the target (against "above": no
-    longer reaches it), trials + 1 if none; by bisection, for all numbers of trials at once.
+    """For 1..horizon trials, by bisection: the fewest failures whose log wealth reaches the target (against "above": no
+    longer reaches it), trials + 1 if none.
     """
     trials = np.arange(1, horizon + 1)
     low, high = np.full_like(trials, -1), trials + 1
@@ -160,15 +160,12 @@ def _growths(simulations: int, rng: np.random.Generator) -> Iterator[dict[str, A
 
 
 # -------------------------------------------------------------------------------------------------------------- common
-def _batches(simulations: int) -> Iterator[int]:
-    for start in range(0, simulations, _BATCH):
-        yield min(_BATCH, simulations - start)
+def _batches(simulations: int) -> list[int]:
+    return [min(_BATCH, simulations - start) for start in range(0, simulations, _BATCH)]
 
 
 def _first_decision(refutes: np.ndarray, supports: np.ndarray) -> np.ndarray:
-    """Number of trials at which each path is first decided, negative if supported, 0 if never; a refutation goes
-    first.
-    """
+    """Trials after which each path is decided, negative if supported, 0 if never; a refutation goes first."""
 
     def first(hits: np.ndarray) -> np.ndarray:
         return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, _NEVER)

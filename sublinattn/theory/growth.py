@@ -1,13 +1,12 @@
 """Does a measured size grow faster than the theory says? Excess exponents, their limits, and sizes that were not found.
 
 The data are sizes y[g, r] at abscissas x[g, r]: grid point g, independent replicate r. The excess exponent is the
-least-squares slope of log(y / theory(x)) on log x. Least squares is linear in the data, so the slope is the measured
-exponent minus the theory's effective exponent on the same grid (in this sense log n has an exponent too).
+least-squares slope of log(y / theory(x)) on log x: the measured exponent minus the theory's effective exponent on the
+same grid (in this sense log n has an exponent too).
 
 Its standard error is that of the bootstrap over the replicates of each grid point, in closed form because the slope is
 linear in the log sizes, times sqrt(R / (R - 1)), with Satterthwaite's degrees of freedom. Only the spread of the
-replicates counts as noise. That the sizes are not exactly a power law of x does not widen the limits: they are limits
-of the exponent on this grid.
+replicates counts as noise: the limits are those of the exponent on this grid, power law or not.
 
 Student's t is an approximation here, the only one in a verdict. With 6 to 8 replicates and noise that doubles over the
 grid, true claims were refuted 1.3 to 2.2 times as often as the level 1e-4 says, about 10 times as often as 1e-6 says,
@@ -37,15 +36,14 @@ FIRST_LOOK = 4
 class Fit:
     """Growth of a size in one variable, against the theory's.
 
-    The exponents, their limits and the excess are nan where fewer than two grid points have only finite sizes.
-
     Attributes
     ----------
     variable, theory : str
         What varies, and the theory's growth in it as LaTeX.
     outcome : "supported", "refuted" or "undecided"
     measured_exponent, theory_exponent : float
-        Least-squares exponents over the grid points whose sizes are all finite.
+        Least-squares exponents over the grid points whose sizes are all finite; these and the next three are nan where
+        there are fewer than two such points.
     lower, upper : float
         Limits of the measured exponent, each with CONFIDENCE on its side.
     excess : float
@@ -139,19 +137,13 @@ def fit(
     x, size, growth, cap : array_like, shape (points, replicates)
         Abscissas (positive); measured sizes (positive, or inf); the theory's growth at `x` (positive, any constant
         factor); the largest size that the search tried (needed where the size is inf).
-    resolution : float
-        Tolerance on the exponent: an excess of this much must be ruled out for support. Needed (> 0) where the theory
-        is tight: with 0 such a claim could never be supported.
-    level : float
-        p-value that refutes.
-    variable, theory : str
-        Names for the record.
+    resolution, level, variable, theory
+        As for `Growth` and `Fit`.
 
     Raises
     ------
     ValueError
-        Fewer than two points or replicates, equal abscissas, values that are not positive, an infinite size without a
-        cap.
+        Fewer than two points or replicates, equal abscissas, values that are not positive, inf without a cap.
     """
     x, size, growth = (np.asarray(a, dtype=float) for a in (x, size, growth))
     cap = np.broadcast_to(np.asarray(cap, dtype=float), x.shape)
@@ -159,15 +151,12 @@ def fit(
     found = np.isfinite(size)
     complete = found.all(axis=1)  # grid points at which every replicate found a size
 
+    exponents = ("measured_exponent", "theory_exponent", "lower", "upper", "excess")
     nothing_found = Fit(
         variable=variable,
         theory=theory,
         outcome="refuted",
-        measured_exponent=math.nan,
-        theory_exponent=math.nan,
-        lower=math.nan,
-        upper=math.nan,
-        excess=math.nan,
+        **dict.fromkeys(exponents, math.nan),
         p_value=0.0,
         abscissas=tuple(np.median(x, axis=1).tolist()),
         sizes=tuple(map(tuple, size.tolist())),
@@ -231,9 +220,7 @@ def _check(x: np.ndarray, size: np.ndarray, growth: np.ndarray, cap: np.ndarray)
 
 
 def _usable(along: np.ndarray, complete: np.ndarray) -> np.ndarray:
-    """Grid points that may enter the p-value: the complete ones, and those whose cap cannot make the slope larger,
-    which lie above the mean abscissa of the usable points.
-    """
+    """The complete grid points, and those above the mean of the usable abscissas: there a cap lowers the slope."""
     usable = np.ones_like(complete)
     while True:  # leaving points out moves the mean
         wrong = usable & ~complete

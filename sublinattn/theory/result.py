@@ -64,9 +64,7 @@ class SabotageResult:
 
 @dataclass(frozen=True)
 class VacuityResult:
-    """Share of the cases on which the theorem says nothing, and the smallest value of `variable` from which it says
-    something.
-    """
+    """Share of the cases on which the theorem says nothing; smallest value of `variable` from which it does."""
 
     share: float
     onset: float | None
@@ -115,9 +113,7 @@ class Verdict:
         All that differs between two runs of one seed is under the key "machine": the seconds, and of a claim about
         this machine every entry with measured numbers, whole. `record | record["machine"]` is the complete verdict.
         """
-        record = _plain(
-            {name: value for name, value in vars(self).items() if name not in ("rows", "seconds", "machine")}
-        )
+        record = _plain({k: v for k, v in vars(self).items() if k not in ("rows", "seconds", "machine")})
         apart: dict[str, Any] = {"seconds": round(self.seconds, 3)}
         if self.machine:
             apart |= {name: record[name] for name in ("reason", "failures", *_REPEATABLE)}

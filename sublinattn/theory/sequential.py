@@ -3,15 +3,14 @@
 Every test here is a non-negative supermartingale under its null hypothesis, started at 1: a gambler's wealth in a game
 that is fair or worse. Ville's inequality: the probability that the wealth *ever* reaches 1/level is at most `level`. So
 a claim is refuted as soon as the wealth against it reaches 1/level, supported as soon as the wealth against its
-contrary reaches 1/(1 - CONFIDENCE), and both may be looked at after every trial. `ProbabilityTest` is for claims with a
-failure probability, `MeanTest` for means with known variance, `ExactTest` for statements without exceptions; exponents
-are in `growth`. Sources: Ville 1939; Robbins 1970; Howard, Ramdas, McAuliffe, Sekhon 2021 (confidence sequences); Wang,
-Ramdas 2023 (Catoni-style confidence sequences).
+contrary reaches 1/(1 - CONFIDENCE), and both may be looked at after every trial. Sources: Ville 1939; Robbins 1970;
+Howard, Ramdas, McAuliffe, Sekhon 2021 (confidence sequences); Wang, Ramdas 2023 (Catoni-style confidence sequences).
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -84,28 +83,15 @@ def rate_limits(failures: int, trials: int) -> tuple[float, float]:
 
 
 def trials_to_decide(failures: int, trials: int, p: float, level: float) -> int | None:
-    """Number of trials at which `ProbabilityTest` would decide if the observed rate persisted; None if the rate is too
-    close to `p` to tell (10^9 trials).
-    """
+    """Trials after which `ProbabilityTest` would decide if the observed rate persisted; None for 10^9 and more."""
     if trials == 0:
         return None
     rate = failures / trials
     against: Side = "below" if rate > p else "above"
     target = -math.log(level) if rate > p else SUPPORT
-
-    def decided(t: int) -> bool:
-        return bool(log_wealth(rate * t, t, p, against) >= target)
-
-    high = trials
-    while not decided(high):  # double, then bisect
-        high *= 2
-        if high > _FOREVER:
-            return None
-    low = high // 2 if high > trials else trials - 1  # undecided at `low` (or the start), decided at `high`
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if decided(middle) else (middle, high)
-    return high
+    horizon = range(trials, _FOREVER)
+    waiting = bisect_left(horizon, True, key=lambda t: bool(log_wealth(rate * t, t, p, against) >= target))
+    return horizon[waiting] if waiting < len(horizon) else None
 
 
 class ProbabilityTest:
@@ -160,8 +146,7 @@ class ProbabilityTest:
 
 # --------------------------------------------------------------------------------------------------------------- means
 def catoni(x: ArrayLike) -> Any:
-    """Catoni's influence function sign(x) log(1 + |x| + x^2/2): like x near 0, logarithmic far out; exp(catoni(x)) <=
-    1 + x + x^2/2."""
+    """Catoni's influence function sign(x) log(1 + |x| + x^2/2), like x near 0: exp(catoni(x)) <= 1 + x + x^2/2."""
     x = np.asarray(x)
     return np.sign(x) * np.log1p(np.abs(x) + 0.5 * x * x)
 
@@ -273,8 +258,7 @@ class MeanTest:
 
 
 def mean_log_wealth(deviations: ArrayLike) -> np.ndarray:
-    """Log wealth after each trial of the bets upwards, for standardized deviations (..., trials); downwards: of minus
-    them."""
+    """Log wealth after each trial of the bets on a positive mean, for standardized deviations (..., trials)."""
     z = np.asarray(deviations, dtype=float)
     elapsed = np.arange(1, z.shape[-1] + 1)
     logs = [np.cumsum(catoni(bet * z), axis=-1) - 0.5 * bet**2 * elapsed for bet in _BETS]

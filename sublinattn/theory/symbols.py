@@ -35,9 +35,7 @@ GRAY_ADJACENCY = 2 * theta / sp.pi * (1 - theta / sp.pi) ** (r - 1)
 """`Pr[h(x) = h(y) +- 1 mod 2^r]`, r >= 2: exact, since the reflected Gray code is cyclic."""
 
 AMM_SIZE = d_v * srank / (eps**2 * delta)
-"""Samples by squared row norms that make `||P S^T S V - P V|| <= eps ||P|| ||V||` fail with probability at most delta
-(Markov).
-"""
+"""Samples by squared row norms for which `||P S^T S V - P V|| > eps ||P|| ||V||` has probability at most delta."""
 
 APPROXD_SIZE = kappa**7 * alpha**2 * eps**-6 * sp.log(n)
 """Growth of Lemma 1's sample size [HA24]; its constant is not known."""
@@ -51,25 +49,9 @@ best constant, where [AS23, Lemma 3.6] has `2 eps`."""
 
 
 def amm_sample_size(d_v: int, srank: float, *, eps: float, delta: float) -> int:
-    """Samples by squared row norms that suffice for the product's spectral error, with all constants.
+    """`AMM_SIZE`, rounded up, for P of stable rank `srank` and V of `d_v` columns ([HA24] Lemma 2, made explicit).
 
-    Parameters
-    ----------
-    d_v : int
-        Columns of V.
-    srank : float
-        Stable rank of P.
-    eps : float
-        Error relative to `||P|| ||V||`.
-    delta : float
-        Failure probability.
-
-    Returns
-    -------
-    int
-        `ceil(d_v srank / (eps^2 delta))`. From `E ||P S^T S V - P V||_F^2 <= ||P||_F^2 ||V||_F^2 / m` with `||V||_F^2
-        <= d_v ||V||^2`, and Markov's
-        inequality ([HA24] Lemma 2, made explicit).
+    From `E ||P S^T S V - P V||_F^2 <= ||P||_F^2 ||V||_F^2 / m`, `||V||_F^2 <= d_v ||V||^2` and Markov's inequality.
     """
     if not (eps > 0 and 0 < delta < 1):
         raise ValueError(f"eps must be positive and delta in (0, 1), got eps={eps}, delta={delta}")
@@ -91,19 +73,7 @@ def estimate_spread(k: int, *, width: int, tables: int, entries: int, failure: f
 
     Needs tables independent of each other, and in each pairwise independent buckets with, independently, pairwise
     independent signs [CCF02]; where one hash gives both, as here, it must be 3-wise. The constants are derived here.
-
-    Parameters
-    ----------
-    k, width, tables : int
-    entries : int
-        Number of estimates, `n` times the columns.
-    failure : float
-        Probability that any of them is off by more.
-
-    Returns
-    -------
-    float
-        Infinite where no `a` will do: too few tables, or too narrow ones.
+    Infinite where no `a` will do: too few tables, or too narrow ones.
     """
     half = (tables + 1) // 2
     # Pr[Bin(tables, f) >= half] = I_f(half, tables - half + 1), the regularised incomplete beta function.

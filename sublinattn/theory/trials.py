@@ -49,7 +49,6 @@ class Stream:
 
 
 def trial_rng(stream: Stream, number: int, seed: int) -> np.random.Generator:
-    """Random numbers of one trial."""
     key = (_hash(stream.claim), _hash(stream.role), stream.index, number)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
@@ -57,23 +56,11 @@ def trial_rng(stream: Stream, number: int, seed: int) -> np.random.Generator:
 def run_trials(
     streams: Sequence[Stream], active: set[int], *, seed: int, backend: str = "auto", executor: Executor | None = None
 ) -> Iterator[tuple[int, Trial]]:
-    """Yield (index of the stream, trial), each stream's trials in order, the streams in rounds, until no stream is
-    active.
+    """Yield (stream's index, trial) until no stream is active: each stream's trials in order, the streams in rounds.
 
-    Parameters
-    ----------
-    streams : sequence of Stream
-    active : set of int
-        Streams still wanted. The caller removes those that are decided; nothing more of them is then yielded. A
-        stream that has reached its limit is removed here.
-    executor : concurrent.futures.Executor, optional
-        Where to run (also Dask's `Client.get_executor()`). Its workers must be able to import the module of the trial
-        function. The caller closes it.
-
-    Raises
-    ------
-    TrialError
-        When the next trial of an active stream raised.
+    The caller removes from `active` the streams that are decided, of which nothing more is then yielded; a stream that
+    has reached its limit is removed here. Workers of `executor` (also Dask's `Client.get_executor()`) must be able to
+    import the module of the trial function. TrialError when the next trial of an active stream raised.
     """
     jobs = _schedule(streams, active)
     if executor is None:
@@ -96,8 +83,7 @@ def run_trials(
 
 
 def _schedule(streams: Sequence[Stream], active: set[int]) -> Iterator[tuple[int, int, int]]:
-    """(stream, start, stop): rounds of chunks, growing with the trials already made, so that little is computed in
-    vain."""
+    """(stream, start, stop) in rounds of chunks that grow with the trials already made: little is computed in vain."""
     start = 0
     while active:
         stop = start + min(1 + start // 4, _LARGEST_CHUNK)
@@ -131,8 +117,7 @@ def _ahead(
 
 
 def _measure(stream: Stream, start: int, stop: int, seed: int, backend: str) -> list[Trial | TrialError]:
-    """Trials start..stop-1 of a stream, on one BLAS thread (more would change rounding); ends with the error if one
-    raises."""
+    """Trials start..stop-1, on one BLAS thread (more would change rounding); ends with the error if one raises."""
     done: list[Trial | TrialError] = []
     xp = resolve(backend)
     with _threads(len(sys.modules)).limit(limits=1):
@@ -148,8 +133,7 @@ def _measure(stream: Stream, start: int, stop: int, seed: int, backend: str) -> 
 
 @cache
 def _threads(modules: int) -> ThreadpoolController:
-    """Thread pools of the libraries loaded so far: looked for again only when modules were imported since
-    (milliseconds)."""
+    """Thread pools of the loaded libraries: looked for (milliseconds) only where the number of modules has changed."""
     return ThreadpoolController()
 
 

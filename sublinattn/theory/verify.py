@@ -1,14 +1,10 @@
-"""Run a claim as it stands, with each assumption dropped and with each sabotage, and come to one verdict.
-
-Knows no paper and no statistics: what is true is decided in `sequential` and `growth`, what is measured in the claim's
-trial.
-"""
+"""Run a claim as it stands, with each assumption dropped and with each sabotage, and come to one verdict."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +12,6 @@ import numpy as np
 
 from ..core.backends import backend as resolve
 from .claim import Case, Claim, Growth, GrowthTest, Trial, evaluate
-from .growth import Fit
 from .result import CaseResult, DropResult, SabotageResult, VacuityResult, Verdict
 from .sequential import Outcome, SequentialTest
 from .trials import Stream, run_trials
@@ -68,12 +63,19 @@ def verify(
     TrialError
         A trial raised.
     """
-    claim = _find(claim)
+    from . import CLAIMS
+
+    if isinstance(claim, str):
+        if claim not in CLAIMS:
+            raise KeyError(f"no claim has the id {claim!r}; there are {sorted(CLAIMS)}")
+        claim = CLAIMS[claim]
     seed = _seed(rng)
     backend = resolve(backend).__name__
     machine = isinstance(claim.kind, Growth) and claim.kind.machine
     started = time.perf_counter()
-    level = LEVEL / max(1, _family_size(claim, effort))
+    # LEVEL is split over all hypotheses of the ledger, or of a claim that is not in it.
+    family = CLAIMS.values() if CLAIMS.get(claim.id) is claim else [claim]
+    level = LEVEL / max(1, sum(_hypotheses(member, effort) for member in family))
     conditions = _conditions(claim, effort, level)
     _run(conditions, seed, backend, None if machine else executor)
 
@@ -91,26 +93,20 @@ def verify(
         backend=backend,
         level=level,
         cases=cases,
-        fits=tuple(main.fits()),
+        fits=tuple(test.fit for _, _, test in main.hypotheses if isinstance(test, GrowthTest) and test.fit),
         trials=sum(c.trials for c in cases),
         failures=sum(c.failures for c in cases),
         vacuity=vacuity,
-        drops=tuple(result for condition in drops for result in _drop_results(condition)),
+        drops=tuple(
+            DropResult(drop.subject, dict(case), test.outcome, test.trials, test.failures, test.reason())
+            for drop in drops
+            for _, case, test in drop.hypotheses
+        ),
         sabotages=sabotages,
         seconds=time.perf_counter() - started,
         machine=machine,
         rows=_rows(conditions),
     )
-
-
-def _find(claim: Claim | str) -> Claim:
-    if isinstance(claim, Claim):
-        return claim
-    from . import CLAIMS
-
-    if claim not in CLAIMS:
-        raise KeyError(f"no claim has the id {claim!r}; there are {sorted(CLAIMS)}")
-    return CLAIMS[claim]
 
 
 def _seed(rng: int | None) -> int:
@@ -121,12 +117,8 @@ def _seed(rng: int | None) -> int:
     return int(rng)
 
 
-def _family_size(claim: Claim, effort: str) -> int:
-    """Number of hypotheses over which LEVEL is split: those of the whole ledger, or of a claim that is not in it."""
-    from . import CLAIMS
-
-    family: Iterable[Claim] = CLAIMS.values() if CLAIMS.get(claim.id) is claim else (claim,)
-    return sum(len(c.kind.variables) if isinstance(c.kind, Growth) else len(c.at(c.cases, effort)) for c in family)
+def _hypotheses(claim: Claim, effort: str) -> int:
+    return len(claim.kind.variables if isinstance(claim.kind, Growth) else claim.at(claim.cases, effort))
 
 
 def _run(conditions: Sequence[Condition], seed: int, backend: str, executor: Executor | None) -> None:
@@ -147,24 +139,9 @@ def _run(conditions: Sequence[Condition], seed: int, backend: str, executor: Exe
 class Condition:
     """The cases of a claim as it stands, with one assumption dropped, or sabotaged; with their trials and tests.
 
-    Parameters
-    ----------
-    subject : str
-        Name of the assumption that is dropped, or of the sabotage.
-    cases : sequence of Case
-    limit : int
-        Trials per case at most.
-    level : float
-        p-value that refutes.
-
-    Attributes
-    ----------
-    trials : list of list of Trial
-        Of each case.
-    tests : list of tests
-        Of each case; those of a `Growth` that vary one variable share theirs.
-    hypotheses : list of (str, mapping, test)
-        What is tested, in words and as parameters: one per case, or one per variable of a `Growth`.
+    `subject` names the assumption or the sabotage. `trials` and `tests` are those of each case; cases of a `Growth`
+    that vary one variable share their test. `hypotheses` are what is tested (one per case, or per variable of a
+    `Growth`): in words, as parameters, and the test.
     """
 
     def __init__(
@@ -210,10 +187,6 @@ class Condition:
     def outcomes(self) -> list[tuple[Outcome, str]]:
         """Outcome and reason of each hypothesis that was tested."""
         return [(test.outcome, f"{words}: {test.reason()}") for words, _, test in self.hypotheses if test.trials]
-
-    def fits(self) -> list[Fit]:
-        """`Growth`: the fit in each variable, in the order of the theory."""
-        return [test.fit for _, _, test in self.hypotheses if isinstance(test, GrowthTest) and test.fit]
 
     def _describe(self, i: int) -> str:
         return f"case {i} ({', '.join(f'{name}={value}' for name, value in self.cases[i].items())})"
@@ -288,13 +261,6 @@ def _slack(trials: Sequence[Trial]) -> dict[str, float]:
     if ratios.size:  # method: interpolating between infinities gives nan
         quantiles = np.quantile(ratios, (0.05, 0.5, 0.95), method="nearest")
     return dict(zip(("q05", "q50", "q95"), quantiles.tolist(), strict=True))
-
-
-def _drop_results(condition: Condition) -> list[DropResult]:
-    return [
-        DropResult(condition.subject, dict(case), test.outcome, test.trials, test.failures, test.reason())
-        for _, case, test in condition.hypotheses
-    ]
 
 
 def _sabotage_result(condition: Condition) -> SabotageResult:

@@ -101,8 +101,7 @@ def real() -> Instance:
     """Queries, keys and values of every layer and head of the encoder all-MiniLM-L6-v2 on one text, from a file.
 
     q, k, v are float16 of shape (6, 12, 512, 32): layer, head, token, head dimension. Tokens 0 and 511 are the
-    encoder's [CLS] and [SEP]. The encoder is not causal. `sublinattn/data/README.md` says how the file was made and
-    what its length means.
+    encoder's [CLS] and [SEP]. The encoder is not causal. `sublinattn/data/README.md` says how the file was made.
     """
     with resources.as_file(resources.files("sublinattn") / "data" / "minilm.safetensors") as path:
         return Instance.load(path)

@@ -87,16 +87,13 @@ class Instance:
         ValueError
             If `n` is not between 1 and the number of tokens.
         """
-        longest = min(self.q.shape[-2], self.k.shape[-2])
-        if not 1 <= n <= longest:
+        if not 1 <= n <= (longest := min(self.q.shape[-2], self.k.shape[-2])):
             raise ValueError(f"n must be between 1 and the {longest} tokens there are, got {n}")
         views = {t: getattr(self, t)[..., :n, :] for t in TENSORS}
         return replace(self, **views, params={**self.params, "n": n})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, whole or not at all; the same instance gives the same bytes.
-
-        Shapes and dtypes are kept; scale, name, params and source go into the file's metadata.
 
         Raises
         ------

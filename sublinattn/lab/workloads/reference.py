@@ -15,11 +15,6 @@ class Reference:
     """One head in float64 on the host, with its softmax matrix P and output P V; each is computed once, when needed.
 
     O(n_q n_k) memory: P is stored.
-
-    Attributes
-    ----------
-    q, k, v : numpy arrays, shapes (n_q, d), (n_k, d), (n_k, d_v)
-    scale : float
     """
 
     def __init__(self, x: Instance) -> None:

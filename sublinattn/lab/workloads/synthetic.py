@@ -86,7 +86,7 @@ def planted(
     aside = rng.standard_normal((pairs, d))
     aside -= np.sum(aside * near, axis=1, keepdims=True) * near
     k[columns] = length * near
-    q[rows] = length * (closeness * near + np.sqrt(1 - closeness**2) * _unit(aside))
+    q[rows] = length * (closeness * near + np.sqrt(1 - closeness**2) * unit(aside))
     return q, k, rng.standard_normal((n, d_v))
 
 
@@ -186,10 +186,10 @@ def compressible(rng: Rng, n: int, d: int, d_v: int, s: float, *, decay: float =
     checks.between("decay", decay, 0)
     checks.between("radius", radius, 0)
     length = np.sqrt(radius / s)
-    q = length * _unit(rng.standard_normal((n, d))) * (rng.permutation(n) + 1.0)[:, None] ** -decay
-    half = _unit(rng.standard_normal((n // 2, d)))
-    unit = np.concatenate([half, -half, np.zeros((n % 2, d))])[rng.permutation(n)]
-    return q, length * unit, unit @ rng.standard_normal((d, d_v))
+    q = length * unit(rng.standard_normal((n, d))) * (rng.permutation(n) + 1.0)[:, None] ** -decay
+    half = unit(rng.standard_normal((n // 2, d)))
+    k = np.concatenate([half, -half, np.zeros((n % 2, d))])[rng.permutation(n)]
+    return q, length * k, k @ rng.standard_normal((d, d_v))
 
 
 def _sphere(rng: Rng, n: int, d: int) -> Array:
@@ -198,8 +198,8 @@ def _sphere(rng: Rng, n: int, d: int) -> Array:
     return x * (np.sqrt(d) / np.linalg.norm(x, axis=1, keepdims=True))
 
 
-def _unit(x: Array) -> Array:
-    """Rows of `x` at norm 1."""
+def unit(x: Array) -> Array:
+    """The rows at norm 1."""
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 

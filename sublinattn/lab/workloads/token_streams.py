@@ -16,10 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...core import checks
-
-Array = np.ndarray
-Arrays = tuple[Array, Array, Array]
-Rng = np.random.Generator
+from .synthetic import Array, Arrays, Rng, unit
 
 ORDERS = ("random", "norm", "cluster")
 SEPARATION = 3.0
@@ -223,7 +220,7 @@ def _queries(rng: Rng, n: int, centers: Array, norm: float) -> Array:
     q = rng.standard_normal((n, centers.shape[1]))
     near = q[::2]
     near *= (0.5 / np.linalg.norm(near, axis=1))[:, None]
-    near += (centers / np.linalg.norm(centers, axis=1, keepdims=True))[rng.integers(len(centers), size=len(near))]
+    near += unit(centers)[rng.integers(len(centers), size=len(near))]
     q *= (norm / np.linalg.norm(q, axis=1))[:, None]
     return q
 

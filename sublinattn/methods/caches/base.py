@@ -1,9 +1,7 @@
 """The protocol of the key-value caches, and what they share: checks, softmax over the stored tokens, merging.
 
-`update(k, v)` takes one token or a chunk, `attend(q)` answers queries from what is stored, `nbytes` says what that
-costs; `save`, `load` and, where it has an exact meaning, `merge`. Keys and values are stored in the working dtype
-(float32 for half precision). For n tokens of which m are stored, memory is `m (d + d_v)` numbers, a query costs
-`O(m (d + d_v))`.
+Keys and values are stored in the working dtype (float32 for half precision). Where m tokens are stored, memory is
+`m (d + d_v)` numbers and a query costs `O(m (d + d_v))`. A cache merges where that has an exact meaning.
 
 A new cache is a class here beside the others: it names its constructor's arguments (`PARAMETERS`) and implements
 `_absorb`, `_attend` and, if it is a `MergingCache`, `_take`.
@@ -23,6 +21,8 @@ from ...core.state import StreamingState
 
 class KVCache(StreamingState):
     """Absorbs the keys and values of a stream of tokens; answers queries from the part of them that it stores.
+
+    Every constructor refuses impossible parameters with a TypeError or ValueError.
 
     Attributes
     ----------
@@ -154,7 +154,7 @@ class KVCache(StreamingState):
 
 
 class MergingCache(KVCache):
-    """A cache that can take over what another one stores; a subclass says what it is then."""
+    """A cache that can take over what another one stores; the subclass says what a merged cache is."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class MergingCache(KVCache):
     def merge(self, other: Self) -> Self:
         """Add the tokens of `other`, which saw a stream of its own, as if they came after this one's; returns self.
 
-        The class says what a merged cache is. `other` is left as it was.
+        `other` is left as it was.
 
         Raises
         ------

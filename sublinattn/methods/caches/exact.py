@@ -12,15 +12,8 @@ from .base import MergingCache, softmax_over
 class ExactCache(MergingCache):
     """Stores all tokens: exact attention, the yardstick of memory and time.
 
-    Attributes
-    ----------
-    tokens_seen : int
-    nbytes : int
-        Of room for at most an eighth more tokens than there are.
-
-    Notes
-    -----
-    A token costs O(d + d_v), amortised. Merged, it is the cache of both streams.
+    A token costs O(d + d_v), amortised; there is room for at most an eighth more tokens than have come. Merged, it is
+    the cache of both streams.
     """
 
     def _absorb(self, xp: Any, k: Array, v: Array) -> None:
@@ -37,12 +30,7 @@ class ExactCache(MergingCache):
 
 
 class ZeroCache(MergingCache):
-    """Stores nothing and answers 0: an error means little without the one that this has.
-
-    Attributes
-    ----------
-    tokens_seen, nbytes : int
-    """
+    """Stores nothing and answers 0: an error means little without the one that this has."""
 
     def _absorb(self, xp: Any, k: Array, v: Array) -> None:
         pass

@@ -36,15 +36,6 @@ class HeavyHitterCache(KVCache):
     recent : int
         Last tokens that are stored whatever their scores, at most `budget`; half of it in [H2O23].
 
-    Attributes
-    ----------
-    tokens_seen, nbytes : int
-
-    Raises
-    ------
-    TypeError, ValueError
-        Impossible parameters.
-
     Notes
     -----
     Exact up to `budget` tokens. Cutting the tokens between two queries into chunks changes nothing, to the bit; cutting

@@ -23,9 +23,8 @@ from .base import KVCache, budget_and_recent, joined, picked, softmax_over
 class KCenterCache(KVCache):
     """Tokens whose keys are the centers of a greedy k-center, and the last ones: what the experiments of [SG24] ran.
 
-    Offline: one `update` with the whole prompt is theirs, `budget - recent` centers [GON85] of the keys before the last
-    `recent`. A later one clusters what is stored together with what leaves the window, so that the state depends on how
-    the stream is cut into chunks.
+    An `update` with the whole prompt stores `budget - recent` centers [GON85] of the keys before the last `recent`. A
+    later one clusters what is stored together with what leaves the window, so that the state depends on the chunks.
 
     Parameters
     ----------
@@ -33,15 +32,6 @@ class KCenterCache(KVCache):
         Tokens stored.
     recent : int
         Last tokens that are stored whatever their keys, at most `budget`.
-
-    Attributes
-    ----------
-    tokens_seen, nbytes : int
-
-    Raises
-    ------
-    TypeError, ValueError
-        Impossible parameters.
 
     Notes
     -----

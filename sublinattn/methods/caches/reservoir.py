@@ -33,15 +33,6 @@ class ReservoirCache(MergingCache):
     rng : Generator, int or None
         Source of the draws. Caches that are to be merged need different ones.
 
-    Attributes
-    ----------
-    tokens_seen, nbytes : int
-
-    Raises
-    ------
-    TypeError, ValueError
-        Impossible parameters.
-
     Notes
     -----
     "uniform" is exact up to `budget` tokens. "value-norm" weighs a slot by `mu / (budget ||v||^2)` in numerator and

@@ -3,7 +3,7 @@
 Source: Xiao, Tian, Chen, Han, Lewis, *Efficient Streaming Language Models with Attention Sinks*, arXiv 2309.17453
 [SINK24].
 
-Cost: `sinks + window` tokens; a new token costs `O(d + d_v)`.
+Cost: a new token costs `O(d + d_v)`.
 
 Differs from the paper: there a token's position is its place within the cache. Here keys come as they are, rotated by
 their position or not.
@@ -33,15 +33,6 @@ class SinkCache(KVCache):
         Last tokens stored, beside the sinks.
     sinks : int
         First tokens stored.
-
-    Attributes
-    ----------
-    tokens_seen, nbytes : int
-
-    Raises
-    ------
-    TypeError, ValueError
-        Impossible parameters.
 
     Notes
     -----
