@@ -65,7 +65,7 @@ def generator(rng: np.random.Generator | int | None) -> np.random.Generator:
         raise type(error)(f"rng must be a numpy.random.Generator, an int of at least 0 or None, got {rng!r}") from error
 
 
-def shapes(q: Array, k: Array, v: Array | None) -> None:
+def shapes(q: Array, k: Array, v: Array | None = None) -> None:
     """Shapes `(..., n_q, d)`, `(..., n_k, d)`, `(..., n_k, d_v)` with equal leading axes and nothing empty."""
     named = {"q": q, "k": k} | ({} if v is None else {"v": v})
     for name, x in named.items():

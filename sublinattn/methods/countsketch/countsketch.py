@@ -43,28 +43,14 @@ PIECE_ROWS = 2**14  # most rows added at once
 
 @dataclass(eq=False)
 class CountSketch:
-    """CountSketch of an n x p matrix whose rows arrive in any order, each once.
-
-    Attributes
-    ----------
-    n, p : int
-        Shape of the matrix.
-    hash : IndexHash
-        Of the indices; `hash.width` buckets.
-    bit_tables : int
-        How many tables have bit counters.
-    table : array, shape (r, w, p), or None before `allocate`
-        The buckets.
-    bits : array, shape (bit_tables, w, bit_length(n), p), or None before `allocate`
-        The bit counters of the first tables.
-    """
+    """CountSketch of an n x p matrix whose rows arrive in any order, each once; no tables before `allocate`."""
 
     n: int
     p: int
     hash: IndexHash
     bit_tables: int
-    table: Array = None
-    bits: Array = None
+    table: Array = None  # the buckets, (r, w, p)
+    bits: Array = None  # the bit counters of the first tables, (bit_tables, w, bits of an index, p)
 
     @classmethod
     def seeded(

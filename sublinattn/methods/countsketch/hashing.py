@@ -32,18 +32,10 @@ def cubics(rng: np.random.Generator, count: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class IndexHash:
-    """Bucket and sign of every index, `len(coefficients)` times independently.
+    """Bucket and sign of every index, `len(coefficients)` times independently."""
 
-    Attributes
-    ----------
-    coefficients : numpy array of uint64, shape (r, 4)
-        The cubics, highest power first.
-    width : int
-        Number of buckets, below 2^30.
-    """
-
-    coefficients: np.ndarray
-    width: int
+    coefficients: np.ndarray  # the cubics, (r, 4) uint64, highest power first
+    width: int  # number of buckets, below 2^30
 
     def __call__(self, xp: Any, index: Array, which: Any = slice(None)) -> tuple[Array, Array]:
         """Buckets (int64, in [0, width)) and signs (int8, +-1), shape (r', ...), under the cubics of slice `which`.

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 
 from ...core import backends
 from ...core.backends import Array
@@ -72,14 +73,9 @@ def tables_for(entries: int, eps1: float) -> int:
     fewer than there are bit counters for. (The noise of the tail moves estimates besides.)
     """
     r = 1
-    while entries * _majority(r, eps1 / WIDTH) > FAILURE / 2:
+    while entries * scipy.special.bdtrc(r // 2, r, eps1 / WIDTH) > FAILURE / 2:
         r += 2
     return max(r, bit_tables_for(entries, eps1) | 1)
-
-
-def _majority(r: int, share: float) -> float:
-    """`P[Bin(r, share) > r/2]`."""
-    return math.fsum(math.comb(r, i) * share**i * (1 - share) ** (r - i) for i in range(r // 2 + 1, r + 1))
 
 
 def bit_tables_for(heavy: int, eps1: float) -> int:
@@ -93,14 +89,9 @@ def width_for(k: int, eps1: float) -> int:
 
 
 def identify(xp: Any, sketch: CountSketch, k: int) -> tuple[Array, Array]:
-    """The k largest entries of each column among the indices that the bit counters spell out.
+    """The k largest entries of each column among the indices that the bit counters spell out, as `scan` gives them.
 
-    The first k rows are candidates too, so that there always are k.
-
-    Returns
-    -------
-    indices, values : array, shape (p, k)
-        By decreasing magnitude. `O(p w b (log2 n + r))` operations, no n among them.
+    The first k rows are candidates too, so that there always are k. `O(p w b (log2 n + r))` operations.
     """
     tables, w, length, p = sketch.bits.shape
     # Bit j of the index in a bucket is 1 if the rows with that bit outweigh those without it.
@@ -124,12 +115,9 @@ def identify(xp: Any, sketch: CountSketch, k: int) -> tuple[Array, Array]:
 
 
 def scan(xp: Any, sketch: CountSketch, k: int) -> tuple[Array, Array]:
-    """The k largest entries of each column by their estimates, all n of them made.
+    """The k largest of the n estimates of each column: indices and values (p, k), by decreasing magnitude.
 
-    Returns
-    -------
-    indices, values : array, shape (p, k)
-        By decreasing magnitude. `O(n r p)` operations, in tiles.
+    `O(n r p)` operations, in tiles.
     """
     parts = [(start, min(start + SCAN_ROWS, sketch.n)) for start in range(0, sketch.n, SCAN_ROWS)]
     candidates: list[Any] = [None] * len(parts)  # the k largest of each part are enough

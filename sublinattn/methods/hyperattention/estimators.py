@@ -39,14 +39,8 @@ Lap = Callable[[str], None]
 class Block:
     """One tile: blocks `at` of `group`, their rows gathered.
 
-    Attributes
-    ----------
-    q, k, v : array, shapes (g, t, d), (g, c, d), (g, c, d_v)
-        Queries times the logits' scale, keys and values. The last `sinks` of the `c` keys are the attention sinks,
-        which are exact for every query; those before them are the block's own.
-    sinks : int
-    group : BlockGroup
-    at : slice
+    Queries q (g, t, d) are times the logits' scale. Of the keys k (g, c, d), values v (g, c, d_v), the last `sinks` are
+    the attention sinks, which are exact for every query; those before them are the block's own.
     """
 
     q: Array
@@ -108,14 +102,7 @@ class SharedSample:
     result is exact.
 
     Differs from the paper in: all of this. It is the estimator of the authors' public code; the theorems are about
-    `TheorySample`.
-
-    Parameters
-    ----------
-    problem : Problem
-    blocks : SortedBlocks
-    positions : numpy array of int, shape (P, m)
-        The sampled keys, as places in the sorted order.
+    `TheorySample`. `positions` (P, m) are the sampled keys, as places in the sorted order.
     """
 
     def __init__(self, problem: Problem, blocks: SortedBlocks, positions: np.ndarray) -> None:
@@ -163,29 +150,16 @@ def theory_estimator(
 
 @dataclass(frozen=True)
 class TheoryDraws:
-    """Draws of *theory*, (P, m) each, with replacement, as places in the sorted order.
+    """Draws of *theory*, (P, m) each, with replacement, as places in the sorted order."""
 
-    Attributes
-    ----------
-    queries : numpy array of int
-        The test queries `T` of Algorithm 2.
-    uniform : numpy array of int
-        The uniform keys `l_1..l_m` of Algorithm 2.
-    by_norm, probability : numpy array
-        The keys that `S` of Algorithm 3 takes, and the `p_j` they were drawn with.
-    """
-
-    queries: np.ndarray
-    uniform: np.ndarray
-    by_norm: np.ndarray
-    probability: np.ndarray
+    queries: np.ndarray  # the test queries T of Algorithm 2
+    uniform: np.ndarray  # the uniform keys l_1..l_m of Algorithm 2
+    by_norm: np.ndarray  # the keys that S of Algorithm 3 takes
+    probability: np.ndarray  # the p_j that these were drawn with
 
 
 def row_norm_law(xp: Any, v: Array, order: Array) -> np.ndarray:
-    """`p_j = |v_j|^2 / |V|_F^2` [HA24, Lemma 2] over each problem's keys in sorted order, (P, n_k), on the host.
-
-    Uniform if V is 0.
-    """
+    """`p_j = |v_j|^2 / |V|_F^2` [HA24, Lemma 2], (P, n_k), keys in sorted order, on the host; uniform if V is 0."""
     squares = backends.asnumpy(xp.einsum("ij,ij->i", v, v)[order]).astype(np.float64)
     total = squares.sum(axis=1, keepdims=True)
     return np.where(total > 0, squares / np.where(total > 0, total, 1), 1 / squares.shape[1])
@@ -215,14 +189,6 @@ class TheorySample:
     2. Where the estimated product exceeds the estimated normaliser by 69 nats, the ratio saturates: no overflow.
     3. The hidden constant of `C_i` is 1. `eps=None` inverts Lemma 1 at `kappa = alpha = 1`: `eps^6 = log(n) / m`.
     4. Attention sinks are exact: they count to the block's row sum and are added to the sampled product.
-
-    Parameters
-    ----------
-    problem : Problem
-    blocks : SortedBlocks
-    draws : TheoryDraws
-    kappa, eps : float, optional
-        The inputs of Algorithm 2.
     """
 
     def __init__(
@@ -278,21 +244,10 @@ class TheorySample:
 
 
 def unmasked_row_sums(xp: Any, q: Array, k: Array, blocks: SortedBlocks, ranks: np.ndarray, *, scale: float) -> Array:
-    """`log <1 - M_i, A_i>` of some queries: the log of each one's row sum outside its own block.
+    """`log <1 - M_i, A_i>` (P, t) of some queries: the log of each one's row sum outside its own block.
 
-    Parameters
-    ----------
-    q, k : array, shape (rows, d)
-        Queries and keys of all problems, as one list of rows each.
-    blocks : SortedBlocks
-    ranks : numpy array of int, shape (P, t)
-        Which queries of each problem, by their place in the sorted order.
-    scale : float
-
-    Returns
-    -------
-    array, shape (P, t)
-        `O(t n_k d)` operations per problem.
+    `q` and `k` (rows, d) are those of all problems as one list; `ranks` (P, t) name queries of each problem by their
+    place in the sorted order. `O(t n_k d)` operations per problem.
     """
     rows = xp.take_along_axis(blocks.q_order, backends.to_device(ranks, xp), axis=1)
     own = ranks // blocks.q_block_size

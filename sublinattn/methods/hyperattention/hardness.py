@@ -162,9 +162,9 @@ def hardness(
     Lanczos' method takes few steps, since the leading singular vector of a softmax matrix is close to constant unless
     its columns are very uneven.
     """
-    values = {} if v is None else {"v": v}
-    xp, (q, k, *rest), _ = backends.enter(q=q, k=k, **values)
-    checks.shapes(q, k, rest[0] if rest else None)
+    named = {"q": q, "k": k} | ({} if v is None else {"v": v})
+    xp, (q, k, *rest), _ = backends.enter(**named)
+    checks.shapes(q, k, *rest)
     scale = checks.resolve_scale(scale, q.shape[-1])
     block_size = checks.integer("block_size", block_size, minimum=1)
     exact_keys = checks.integer("exact_keys", exact_keys, minimum=0)
@@ -172,7 +172,7 @@ def hardness(
         raise ValueError(f"exact_keys must be below the number of keys ({k.shape[-2]}), got {exact_keys}")
     dtype, batch_shape = backends.working_dtype(q), q.shape[:-2]
     q, k, *rest = (xp.ascontiguousarray(x.astype(dtype, copy=False)).reshape(-1, *x.shape[-2:]) for x in (q, k, *rest))
-    checks.largest_norms(xp, check_finite, q=q, k=k, **({"v": rest[0]} if rest else {}))
+    checks.largest_norms(xp, check_finite, **dict(zip(named, (q, k, *rest), strict=True)))
 
     p = SoftmaxMatrix(xp, q, k, scale=scale, causal=causal)
     squares = p.column_squares()
@@ -185,16 +185,12 @@ def hardness(
         "srank": squares.sum(axis=1) / norm**2,  # ||P||_F^2 / ||P||^2
         "spectral_norm": norm,
         "entry_bound": xp.stack([abs(x).max(axis=(1, 2)) for x in (q, k, *rest)]).max(axis=0),
-        "query_norm_max": _largest_norm(xp, q),
-        "key_norm_max": _largest_norm(xp, k),
+        "query_norm_max": xp.sqrt(xp.einsum("bij,bij->bi", q, q).max(axis=1)),
+        "key_norm_max": xp.sqrt(xp.einsum("bij,bij->bi", k, k).max(axis=1)),
         "column_norms": xp.sqrt(squares),
     }
     measured = {name: x.astype(np.float64).reshape((*batch_shape, *x.shape[1:])) for name, x in fields.items()}
     return Hardness(**measured, keys=k.reshape(*batch_shape, *k.shape[1:]).copy())
-
-
-def _largest_norm(xp: Any, x: Array) -> Array:
-    return xp.sqrt(xp.einsum("bij,bij->bi", x, x).max(axis=1))
 
 
 def _kappa(

@@ -143,28 +143,8 @@ def hyper_attention(
 class Problem:
     """`B` attention problems of one shape, the parameters of HyperAttention, and its Algorithms 3 and 4 as methods.
 
-    A *row number* counts the rows of all problems together: row `i` of problem `p` is `p n + i`.
-
-    Attributes
-    ----------
-    q, k, v : array, shapes (B, n_q, d), (B, n_k, d), (B, n_k, d_v)
-        Contiguous, in the dtype of accumulation.
-    scale : float
-        Factor of the logits.
-    shift : bool
-        Whether logits may be so large that a maximum must be subtracted before `exp`.
-    block_size, sample_size : int
-        `b` and `m`.
-    rng : numpy.random.Generator
-        Source of all draws.
-    make_estimator : callable
-        Draws the sampled keys of a batch of problems under their sortLSH mask.
-    lsh_bits : int, optional
-        Hyperplanes of the hash.
-    min_exact : int
-        `n0`.
-    kernel : callable, optional
-        Computes the exact blocks in place of this package's tiles.
+    Arrays q (B, n_q, d), k (B, n_k, d), v (B, n_k, d_v) are contiguous, in the dtype of accumulation. A *row number*
+    counts the rows of all problems together: row `i` of problem `p` is `p n + i`.
     """
 
     xp: Any
@@ -173,14 +153,14 @@ class Problem:
     v: Array
     _: KW_ONLY
     scale: float
-    shift: bool
-    block_size: int
-    sample_size: int
+    shift: bool  # whether logits may be so large that a maximum must be subtracted before `exp`
+    block_size: int  # b
+    sample_size: int  # m
     rng: np.random.Generator
-    make_estimator: MakeEstimator = practical_estimator
+    make_estimator: MakeEstimator = practical_estimator  # draws the sampled keys of a batch of problems
     lsh_bits: int | None = None
-    min_exact: int = 0
-    kernel: BlockKernel | None = None
+    min_exact: int = 0  # n0
+    kernel: BlockKernel | None = None  # computes the exact blocks in place of this package's tiles
 
     @property
     def rows(self) -> tuple[Array, Array, Array]:
@@ -215,10 +195,11 @@ class Problem:
         """Output (B, n_q, d_v) and lse (B, n_q) under the top-left aligned causal mask."""
         xp, n_q, n_k = self.xp, self.q.shape[1], self.k.shape[1]
         if n_q < n_k:  # no query sees the keys past n_q
-            seen = replace(self, k=_part(xp, self.k, 0, n_q), v=_part(xp, self.v, 0, n_q))
-            return seen.causal(min(exact_keys, n_q))
+            k, v = (xp.ascontiguousarray(x[:, :n_q]) for x in (self.k, self.v))
+            return replace(self, k=k, v=v).causal(min(exact_keys, n_q))
         if n_q > n_k:  # the queries past n_k see all keys
-            square, below = (replace(self, q=_part(xp, self.q, *part)) for part in ((0, n_k), (n_k, n_q)))
+            parts = (self.q[:, :n_k], self.q[:, n_k:])
+            square, below = (replace(self, q=xp.ascontiguousarray(part)) for part in parts)
             pairs = zip(square.causal(exact_keys), below.full(exact_keys), strict=True)
             out, lse = (xp.concatenate(pair, axis=1) for pair in pairs)
             return out, lse
@@ -270,11 +251,7 @@ class Problem:
                 self.exact(q, k, v, rows, causal=True, deliver=deliver)
 
     def _below_diagonal(self, first: int, deliver: Deliver) -> None:
-        """`A21` of every node of the recursion: its later queries over its earlier keys, unmasked, level by level.
-
-        A node of level `l` begins at row `start`, has `half = leaf 2^l` keys from there on, and as many queries after
-        them; the last node of a level may have fewer queries.
-        """
+        """`A21` of every node of the recursion: its later queries over its earlier keys, unmasked, level by level."""
         xp, (b, n, _) = self.xp, self.q.shape
         leaf, levels = self.recursion(max(n - first, 1))
         if not levels:
@@ -282,7 +259,7 @@ class Problem:
         lap = timing.clock(xp)()
         q_buckets, k_buckets = (x.reshape(-1) for x in self.hash(lap))
         for level in range(levels):
-            half = leaf * 2**level
+            half = leaf * 2**level  # keys of a node, and queries after them: the last node may have fewer queries
             full = (n - first) // (2 * half)  # nodes with all their queries
             rest = first + full * 2 * half
             for start, nodes, n_q in ((first, full, half), (rest, 1, n - rest - half)):
@@ -371,8 +348,3 @@ class Problem:
         lap = timing.clock(xp)()
         each_query_tile(xp, q, k, v, scale=self.scale, causal=causal, shift=self.shift, finish=finish)
         lap("exact")
-
-
-def _part(xp: Any, x: Array, start: int, stop: int) -> Array:
-    """Rows `start..stop - 1` of every problem, contiguous."""
-    return xp.ascontiguousarray(x[:, start:stop])

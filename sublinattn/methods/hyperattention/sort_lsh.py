@@ -53,30 +53,14 @@ def gray_rank(code: Array) -> Array:
 def hash_rows(
     xp: Any, rng: np.random.Generator, q: Array, k: Array, *, block_size: int, bits: int | None = None
 ) -> tuple[Array, Array]:
-    """Buckets of queries (B, n_q, d) and keys (B, n_k, d), by hyperplanes that each problem draws for both.
-
-    `bits` hyperplanes, by default those of `default_bits`. Returns uint16 arrays of shapes (B, n_q) and (B, n_k).
-    """
+    """Buckets (B, n_q) of queries and (B, n_k) of keys, by `bits` hyperplanes that each problem draws for both."""
     batch, n_k, d = k.shape
     planes = backends.to_device(hyperplanes(rng, batch, d, bits or default_bits(n_k, block_size)), xp)
     return buckets(xp, q, planes), buckets(xp, k, planes)
 
 
 def buckets(xp: Any, x: Array, planes: Array) -> Array:
-    """Bucket of every row.
-
-    Parameters
-    ----------
-    x : array, shape (B, n, d)
-        Points.
-    planes : array, shape (B, d, r) with r <= 16
-        Hyperplane normals, on the device of `x`.
-
-    Returns
-    -------
-    array, shape (B, n), uint16
-        `gray_rank` of the sign bits.
-    """
+    """Bucket (B, n), uint16, of the rows x (B, n, d): `gray_rank` of their sides of hyperplanes (B, d, r), r <= 16."""
     batch, n, _ = x.shape
     out = xp.empty((batch, n), dtype=np.uint16)
     planes = planes.astype(x.dtype, copy=False)
@@ -101,12 +85,8 @@ def _pack_signs(xp: Any, projections: Array) -> Array:
 class BlockGroup:
     """Blocks of the mask that have one shape: `G` of them, with `t` queries and `c` keys each.
 
-    Attributes
-    ----------
-    q_rows, k_rows : array of int, shapes (G, t) and (G, c)
-        Row numbers in the `(B n, d)` arrays of all problems.
-    problem, block : numpy array, shape (G,)
-        Which attention problem the block belongs to, and its place on that problem's diagonal.
+    `q_rows` (G, t) and `k_rows` (G, c) are row numbers in the `(B n, d)` arrays of all problems; `problem` (G,) says to
+    which of these the block belongs, `block` (G,) its place on that problem's diagonal.
     """
 
     q_rows: Array
@@ -149,16 +129,8 @@ def sort_blocks(
     """Sort queries and keys by bucket and cut both into blocks [HA24, Algorithm 1].
 
     `M_ij = 1` where query i and key j fall into the same block: with ranks counted from 0, rank of i divided by the
-    query blocks' size and rank of j divided by `block_size`, both rounded down, are equal.
-
-    Parameters
-    ----------
-    q_buckets, k_buckets : array, shapes (P, n_q) and (P, n_k)
-        Buckets of the queries and keys of each problem.
-    block_size : int
-        Keys per block.
-    q_start, k_start : numpy array of int, shape (P,)
-        Row number of each problem's first query and key.
+    query blocks' size and rank of j divided by `block_size`, both rounded down, are equal. Buckets are (P, n_q) and
+    (P, n_k); `q_start` and `k_start` (P,) are the row numbers of each problem's first query and key.
     """
     (p, n_q), n_k = q_buckets.shape, k_buckets.shape[1]
     t = -(-block_size * n_q // n_k)  # queries per block: the same share of the ranks as the keys', rounded up

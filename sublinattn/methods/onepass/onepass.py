@@ -139,12 +139,12 @@ class OnePassSketch(StreamingState):
     @property
     def keys_seen(self) -> int:
         """Keys absorbed so far."""
-        return _size(self._ranges["k"])
+        return sum(stop - start for start, stop in self._ranges["k"])
 
     @property
     def queries_seen(self) -> int:
         """Queries absorbed so far."""
-        return _size(self._ranges["q"])
+        return sum(stop - start for start, stop in self._ranges["q"])
 
     def absorb_keys(self, k: Array, v: Array, *, start: int | None = None, check_finite: bool = True) -> Self:
         """Absorb one key and value, `(d,)` and `(d_v,)`, or a chunk, `(c, d)` and `(c, d_v)`; returns self.
@@ -196,17 +196,15 @@ class OnePassSketch(StreamingState):
         side, dtype = next(iter(named)), np.dtype(rows[0].dtype)
         self.state.monomials.check(dtype, **{side: norm})
         self._check_dtype(side, dtype)
-        start = self._following(side) if start is None else checks.integer("start", start, minimum=0)
+        if start is None:  # the first index after the last chunk that has not been read
+            at = self._next[side]
+            start = next((stop for first, stop in self._ranges[side] if first <= at < stop), at)
+        start = checks.integer("start", start, minimum=0)
         ranges = _with_range(self._ranges[side], start, start + len(rows[0]), name=side, n=self.n)
         self._follow(xp, side)
         self.state.allocate(xp, dtype, queries=False)  # those of the queries when these have passed
         self._dtype = dtype
         return xp, rows, start, ranges
-
-    def _following(self, side: str) -> int:
-        """The first index after the last chunk that has not been read."""
-        at = self._next[side]
-        return next((stop for start, stop in self._ranges[side] if start <= at < stop), at)
 
     # ------------------------------------------------------------------------------------------------------ the result
     def decode(self, method: str = "identify") -> SparseColumns:
@@ -303,11 +301,6 @@ class OnePassSketch(StreamingState):
         for name, sketch in self.state.sketches().items():
             sketch.hash = IndexHash(arrays[f"{name}.hash"], sketch.hash.width)
             sketch.table, sketch.bits = arrays.get(f"{name}.table"), arrays.get(f"{name}.bits")
-
-
-def _size(ranges: Ranges) -> int:
-    """Number of indices."""
-    return sum(b - a for a, b in ranges)
 
 
 def _with_range(ranges: Ranges, start: int, stop: int, *, name: str, n: int) -> Ranges:

@@ -1,6 +1,4 @@
-"""The sums and sketches that the one-pass algorithm's two variants store, and how the output's sketch follows from them
-[ALSY23, Algorithm 1]. Checks, order and bookkeeping are in `onepass`.
-"""
+"""What the two variants of the one-pass algorithm store, and how the output follows [ALSY23, Algorithm 1]."""
 
 from __future__ import annotations
 
@@ -27,15 +25,7 @@ def product_width(eps2: float) -> int:
 
 
 class Variant:
-    """What both variants store: a sum over the keys, and the sketch `Phi` of something of the queries.
-
-    Attributes
-    ----------
-    sums : array, shape (t, p), float64
-        `U2^T` times p columns.
-    phi : CountSketch
-        Has n rows.
-    """
+    """What both variants store: `sums`, `U2^T` times some columns in float64, and `phi`, a sketch of n rows."""
 
     def __init__(
         self,
@@ -82,7 +72,6 @@ class Variant:
         raise NotImplementedError
 
     def sketches(self) -> dict[str, CountSketch]:
-        """The sketches by name."""
         return {"phi": self.phi}
 
     def of_keys(self) -> list[Array]:
@@ -112,14 +101,7 @@ class Variant:
 
 
 class Fused(Variant):
-    """`U2^T [V, 1]` exactly, and `Phi y`: keys come before queries, so each output row is known with its query.
-
-    Attributes
-    ----------
-    sums : array, shape (t, d_v + 1), float64
-    phi : CountSketch
-        Of `y`, n x d_v.
-    """
+    """`U2^T [V, 1]` exactly, and `Phi y`: keys come before queries, so each output row is known with its query."""
 
     def _columns(self) -> tuple[int, int]:
         return self.d_v + 1, self.d_v
@@ -139,15 +121,9 @@ class Fused(Variant):
 
 
 class ThreeSketches(Variant):
-    """`U2^T 1` exactly, `Psi [U2, V]`, and `Phi D^-1 U1`: the paper's three sketches.
+    """`U2^T 1` exactly, `Psi [U2, V]` in one table of `m2` buckets, and `Phi D^-1 U1`: the paper's three sketches.
 
-    Attributes
-    ----------
-    sums : array, shape (t, 1), float64
-    psi : CountSketch
-        Of `[U2, V]`, n x (t + d_v), with one table of `m2` buckets.
-    phi : CountSketch
-        Of `D^-1 U1`, n x t. The features' weights are left to `output`.
+    U1 and U2 are plain monomials: the weights of the polynomial multiply the small product in `output`.
     """
 
     def __init__(self, n: int, d: int, d_v: int, *, eps2: float, rng: np.random.Generator, **parameters: Any) -> None:
@@ -171,8 +147,7 @@ class ThreeSketches(Variant):
             self.phi.add(start + at, feature_matrix(xp, self.monomials, rows) / normaliser[at : at + len(rows)])
 
     def output(self, xp: Any) -> CountSketch:
-        # Z = (Phi D^-1 U1) ((Psi U2)^T Psi V), which is Phi y up to the error of Psi. U1 and U2 are plain monomials:
-        # the weights of p multiply the small product.
+        # Z = (Phi D^-1 U1) ((Psi U2)^T Psi V), which is Phi y up to the error of Psi.
         psi, rank = self.psi.table[0].astype(np.float64), self.monomials.rank
         product = self.weights[:, None] * xp.matmul(psi[:, :rank].T, psi[:, rank:])
         return self.phi.times(product.astype(self.phi.table.dtype))

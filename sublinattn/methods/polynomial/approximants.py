@@ -26,6 +26,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
+from operator import truediv
 
 import numpy as np
 
@@ -41,16 +43,8 @@ GUARD_DIGITS = 30
 class Approximant:
     """A polynomial `p(x) = sum_l coefficients[l] x^l` for `exp` on `[-radius, radius]`.
 
-    Attributes
-    ----------
-    basis : "taylor", "chebyshev" or "minimax"
-    degree : int
-    radius : float
-        `R`.
-    coefficients : tuple of float
-        `degree + 1` of them, rounded to float64, which moves `p(x) exp(-x)` by at most about `exp(2R)` unit roundoffs.
-    error : float
-        `max |p(x) exp(-x) - 1|` on `[-R, R]`, before that rounding.
+    `error` is `max |p(x) exp(-x) - 1|` on `[-R, R]`, before the coefficients are rounded to float64: that moves
+    `p(x) exp(-x)` by at most about `exp(2R)` unit roundoffs.
     """
 
     basis: str
@@ -62,26 +56,10 @@ class Approximant:
 
 @lru_cache(maxsize=4096, typed=True)
 def approximant(basis: str, degree: int, radius: float) -> Approximant:
-    """The polynomial of a basis.
+    """The polynomial of a basis, kept for later calls.
 
-    Parameters
-    ----------
-    basis : "taylor", "chebyshev" or "minimax"
-        Taylor's at 0; the interpolant at the Chebyshev nodes of `[-R, R]`; the one with the smallest relative error.
-    degree : int
-        `g`, at least 0.
-    radius : float
-        `R`, at least 0; at most MAX_RADIUS for the last two. At 0 all three are Taylor's, the limit for small R.
-
-    Returns
-    -------
-    Approximant
-        `O(g^2)` multiple-precision operations, some 10 times that for each exchange of "minimax"; kept for later calls.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Impossible parameters.
+    "taylor" is Taylor's at 0, "chebyshev" the interpolant at the Chebyshev nodes of `[-R, R]`, "minimax" the one with
+    the smallest relative error. The last two take radii `R` up to MAX_RADIUS; at 0 all three are Taylor's.
     """
     degree, radius = checks.integer("degree", degree, minimum=0), _radius(basis, radius)
     series = _exp(_log_taylor_error(degree, radius))
@@ -94,25 +72,9 @@ def approximant(basis: str, degree: int, radius: float) -> Approximant:
 
 @lru_cache(maxsize=4096, typed=True)
 def minimal_degree(basis: str, eps: float, radius: float) -> int:
-    """Smallest degree whose relative error on `[-radius, radius]` is at most `eps`.
+    """Smallest degree whose relative error on `[-radius, radius]` is at most `eps`, in (0, 1).
 
-    Parameters
-    ----------
-    basis : "taylor", "chebyshev" or "minimax"
-    eps : float
-        In (0, 1): the polynomial 0 has the error 1.
-    radius : float
-        As `approximant`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Impossible parameters.
-
-    Notes
-    -----
-    Bisection: below 1 the error falls with the degree. (Taylor's rises at first if `R > 1.6`, from `exp(R) - 1`
-    upwards.)
+    By bisection: below 1 the error falls with the degree. (Taylor's rises at first if `R > 1.6`, from `exp(R) - 1`.)
     """
     radius = _radius(basis, radius)
     if not 0 < checks.real("eps", eps) < 1:
@@ -139,19 +101,7 @@ def taylor_bound(degree: int, radius: float) -> float:
 
 
 def taylor_degree(log_eps: float, radius: float) -> int:
-    """Smallest degree whose `taylor_bound` is at most `exp(log_eps)`, in logarithms: any size.
-
-    Parameters
-    ----------
-    log_eps : float
-        Negative; -1e6 or less is no trouble.
-    radius : float
-
-    Raises
-    ------
-    ValueError
-        Impossible parameters.
-    """
+    """Smallest degree whose `taylor_bound` is at most `exp(log_eps)`; a `log_eps` of -1e6 or less is no trouble."""
     radius = _radius("taylor", radius)
     if not -math.inf < checks.real("log_eps", log_eps) < 0:
         raise ValueError(f"log_eps must be negative and finite, got {log_eps}")
@@ -162,10 +112,7 @@ def taylor_degree(log_eps: float, radius: float) -> int:
 # ------------------------------------------------------------------------------------------------------------ the bases
 def _taylor(degree: int) -> tuple[float, ...]:
     """`1/0!, ..., 1/g!`."""
-    terms = [1.0]
-    for i in range(1, degree + 1):
-        terms.append(terms[-1] / i)
-    return tuple(terms)
+    return tuple(accumulate(range(1, degree + 1), truediv, initial=1.0))
 
 
 def _digits(degree: int, radius: float) -> int:

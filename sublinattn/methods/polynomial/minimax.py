@@ -30,7 +30,7 @@ def multiprecision(basis: str, degree: int, radius: float, digits: int) -> tuple
 
 def _interpolant(mp: Any, degree: int, radius: float) -> tuple[list[Any], Any]:
     """The polynomial through `exp` at the zeros of the Chebyshev polynomial of degree `g + 1`, and its error."""
-    nodes = _cosines(2 * np.arange(degree + 1) + 1, 2 * (degree + 1))
+    nodes = (-np.cos(np.pi * (2 * np.arange(degree + 1) + 1) / (2 * (degree + 1)))).tolist()
     p = _interpolate(mp, nodes, [mp.exp(radius * mp.mpf(y)) for y in nodes])
     return p, _Deviation(mp, p, radius).extremes(nodes)[1]
 
@@ -131,8 +131,3 @@ class _Deviation:
 def _fixed(y: float) -> int:
     """A point in fixed point."""
     return round(math.ldexp(y, POINT_BITS))
-
-
-def _cosines(numerators: np.ndarray, denominator: int) -> list[float]:
-    """`-cos(pi i / denominator)`: in ascending order."""
-    return [float(y) for y in -np.cos(np.pi * numerators / denominator)]

@@ -37,14 +37,7 @@ LANE_BYTES = 2**24  # memory that their sums may take together
 
 
 class Monomials:
-    """All monomials of degree at most `degree` in `d` variables, in the order of the recursion.
-
-    Attributes
-    ----------
-    d, degree : int
-    rank : int
-        `C(d + degree, degree)`, their number [AS23].
-    """
+    """The `rank = C(d + degree, degree)` monomials of degree at most `degree` in `d` variables, level by level."""
 
     def __init__(self, d: int, degree: int) -> None:
         self.d, self.degree, self.rank = d, degree, comb(d + degree, degree)
@@ -92,20 +85,18 @@ class Monomials:
         """
         multinomial, leading = np.ones(self.rank), np.zeros(self.rank)  # l!/a!, and a_j
         out = np.full(self.rank, float(coefficients[0]))
+        before = [(0, 0, 0)] * self.d  # the blocks of the level before: no variable in that of degree 0
         for level, blocks in enumerate(self._blocks, start=1):
             for j, (start, stop, tail) in enumerate(blocks):
                 factors = slice(tail, tail + stop - start)
-                again = self._starting_with(level - 1, j)  # so many of the factors begin with x_j, too
+                again = before[j][1] - before[j][0]  # so many of the factors begin with x_j, too
                 leading[start:stop] = 1
                 leading[start : start + again] += leading[tail : tail + again]
                 multinomial[start:stop] = level / leading[start:stop] * multinomial[factors]
             whole = slice(blocks[0][0], blocks[-1][1])
             out[whole] = coefficients[level] * scale**level * multinomial[whole]
+            before = blocks
         return out
-
-    def _starting_with(self, level: int, j: int) -> int:
-        """Number of monomials of this level whose first variable is `x_j`."""
-        return comb(self.d - j + level - 2, level - 1) if level else 0
 
 
 # -------------------------------------------------------------------------------------------------- sums over features
@@ -146,7 +137,7 @@ def chunks(part: slice, rows: int) -> list[slice]:
 
 
 class Features:
-    """Makes the features of a chunk of rows, in memory that the next chunk reuses: (c, d) -> (t, c)."""
+    """Makes the features of a chunk of rows, (c, d) -> (t, c), in memory that the next chunk reuses."""
 
     def __init__(self, xp: Any, monomials: Monomials, dtype: Any) -> None:
         self.xp, self.monomials, self.scratch = xp, monomials, Scratch(xp, dtype)
@@ -181,7 +172,7 @@ def evaluate(xp: Any, monomials: Monomials, q: Array, weighted: Array) -> Array:
 
 
 def _each_chunk(xp: Any, monomials: Monomials, x: Array, use: Callable[[slice, Array], None]) -> None:
-    """`use(chunk, features)` for the rows (n, d) chunk by chunk, the features (t, c) in memory that is used again."""
+    """`use(chunk, features)` for the rows (n, d), chunk by chunk."""
 
     def make_worker() -> Callable[[slice], None]:
         features = Features(xp, monomials, x.dtype)
@@ -196,10 +187,7 @@ def with_ones(xp: Any, v: Array) -> Array:
 
 
 def divided(xp: Any, sums: Array, degree: int) -> Array:
-    """Numerators (n, d_v) over the normalisers in the last column.
-
-    One host sync, to check that the normalisers are positive.
-    """
+    """Numerators (n, d_v) over the normalisers in the last column, which are checked: one host sync."""
     return sums[:, :-1] / positive(xp, sums[:, -1:], degree)
 
 

@@ -16,33 +16,9 @@ from ...primitives.reservoir import GroupSamples, WeightedSlots, squared_norms
 
 
 class Head:
-    """One problem's state [SG24, Algorithm 1].
+    """One problem's state [SG24, Algorithm 1], problem `number` of those whose draws come from `seed`.
 
-    Parameters
-    ----------
-    delta, cluster_samples, value_samples
-        As `SubGenCache`.
-    seed, number : int
-        Of the draws, and of this problem among those of one seed.
-    d, d_v : int
-    dtype : dtype
-    clusters, samples, slots : classes
-        The parts. The claims pass broken ones, to see that these are noticed.
-
-    Attributes
-    ----------
-    clusters : OnlineClusters
-        The centers, Algorithm 1's `x_i`.
-    samples : GroupSamples
-        Counts of the clusters, `n_i`, and when their samples change.
-    sampled : GrowingRows of (t, d)
-        The samples' keys, cluster by cluster: `S_i`.
-    slots : WeightedSlots
-        `mu`, and when the slots change.
-    slot_keys, slot_values : array, shapes (s, d) and (s, d_v)
-        The slots: `M`.
-    radius : float
-        Upper bound on the distance of a key to the center of its cluster.
+    The classes of its parts are arguments, because the claims pass broken ones, to see that these are noticed.
     """
 
     def __init__(
@@ -61,12 +37,12 @@ class Head:
         samples: type[GroupSamples] = GroupSamples,
         slots: type[WeightedSlots] = WeightedSlots,
     ) -> None:
-        self.clusters = clusters(delta, xp.zeros((0, d), dtype))
-        self.samples = samples(cluster_samples, seed, 2 * number)
-        self.sampled = GrowingRows(xp.zeros((0, cluster_samples, d), dtype))
-        self.slots = slots(value_samples, seed, 2 * number + 1)
-        self.slot_keys, self.slot_values = (xp.zeros((value_samples, width), dtype) for width in (d, d_v))
-        self.radius = delta
+        self.clusters = clusters(delta, xp.zeros((0, d), dtype))  # the centers x_i
+        self.samples = samples(cluster_samples, seed, 2 * number)  # counts n_i; when the clusters' samples change
+        self.sampled = GrowingRows(xp.zeros((0, cluster_samples, d), dtype))  # the samples' keys S_i
+        self.slots = slots(value_samples, seed, 2 * number + 1)  # mu, and when the slots change
+        self.slot_keys, self.slot_values = (xp.zeros((value_samples, width), dtype) for width in (d, d_v))  # M
+        self.radius = delta  # upper bound on the distance of a key to the center of its cluster
 
     def absorb(self, xp: Any, k: Array, v: Array, maximum: float) -> None:
         """Take keys (c, d), values (c, d_v); delta doubles whenever more than `maximum` clusters would be needed."""
@@ -173,13 +149,7 @@ class Head:
 
 # -------------------------------------------------------------------------------------------------------- the estimate
 def numerators(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple[Array, Array]:
-    """`z` of every head for its queries (h, c, d): the slots' values, weighted by `mu / (s ||v||^2)`.
-
-    Returns
-    -------
-    m, o : array, shapes (h, c) and (h, c, d_v)
-        `z = exp(m) o`; -inf and 0 while mu is 0.
-    """
+    """`z = exp(m) o` of every head for its queries (h, c, d): m (h, c), o (h, c, d_v); -inf and 0 while mu is 0."""
     # Algorithm 1, Query: z = sum over the slots of mu / (s ||v||^2) exp(<q, k>) v.
     keys, values = (_stacked(xp, [getattr(head, name) for head in heads]) for name in ("slot_keys", "slot_values"))
     mu, size = np.array([head.slots.mu for head in heads])[:, None], heads[0].slots.size
@@ -190,13 +160,7 @@ def numerators(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple[
 
 
 def normalisers(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple[Array, Array]:
-    """`tau` of every head for its queries: the clusters' samples, weighted by `count / t`.
-
-    Returns
-    -------
-    m, o : array, shapes (h, c) and (h, c, 1)
-        `tau = exp(m) o`.
-    """
+    """`tau = exp(m) o` of every head for its queries, as m (h, c) and o (h, c, 1)."""
     # Algorithm 1, Query: tau = sum over clusters of n_i / t times the sum over their samples of exp(<q, k>).
     keys, size = _stacked(xp, [head.sampled.rows for head in heads]), heads[0].samples.size
     weights = np.zeros(keys.shape[:3], q.dtype)

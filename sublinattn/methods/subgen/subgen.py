@@ -70,9 +70,8 @@ class SubGenCache(MergingCache):
         Sum of the squared norms of the values outside the recent window.
     radius : float
         Upper bound on the distance of a key to the center of its cluster: delta, unless clusters were merged.
-    tokens_seen, nbytes : int
-        With leading axes, all of these but the last two are lists, one entry per problem in C order; before the first
-        token they are a ValueError.
+        With leading axes, all of these are lists, one entry per problem in C order; before the first token they are a
+        ValueError.
     heads : list of Head
         The states of the problems, in C order; empty before the first token.
 
@@ -172,16 +171,9 @@ class SubGenCache(MergingCache):
         TypeError, ValueError
             Impossible parameters; a budget without room for one cluster.
         """
-        d, d_v, t, s, r = (
-            checks.integer(name, x, minimum=minimum)
-            for name, x, minimum in (
-                ("d", d, 1),
-                ("d_v", d_v, 1),
-                ("cluster_samples", cluster_samples, 1),
-                ("value_samples", value_samples, 1),
-                ("recent", recent, 0),
-            )
-        )
+        sizes = {"d": d, "d_v": d_v, "cluster_samples": cluster_samples, "value_samples": value_samples}
+        d, d_v, t, s = (checks.integer(name, x, minimum=1) for name, x in sizes.items())
+        r = checks.integer("recent", recent, minimum=0)
         if dtype not in (np.float32, np.float64, "float32", "float64"):
             raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
         item = np.dtype(dtype).itemsize
@@ -242,20 +234,10 @@ class SubGenCache(MergingCache):
     def _begin(self, xp: Any, count: int) -> None:
         """Make the states of `count` problems, unless they are there."""
         if not self.heads:
+            sizes = (self.delta, self.cluster_samples, self.value_samples)
+            widths = {"d": self._width["k"], "d_v": self._width["v"], "dtype": self._dtype}
             self.heads = [
-                Head(
-                    xp,
-                    self.delta,
-                    self.cluster_samples,
-                    self.value_samples,
-                    seed=self._seeds[0],
-                    number=number,
-                    d=self._width["k"],
-                    d_v=self._width["v"],
-                    dtype=self._dtype,
-                    **self._parts,
-                )
-                for number in range(count)
+                Head(xp, *sizes, seed=self._seeds[0], number=number, **widths, **self._parts) for number in range(count)
             ]
 
     def _leaving(self, xp: Any, k: Array, v: Array) -> list[Array]:
