@@ -240,10 +240,7 @@ def partial_attention(
 
 
 def _segments(xp: Any, b: int, n_q: int, n_k: int) -> int:
-    """Number of segments that the keys of one problem with a single tile of queries are cut into, for the CPU threads.
-
-    It depends on the sizes alone, never on the number of threads: results must not depend on the machine.
-    """
+    """Segments that the keys of one problem with few queries are cut into; never a matter of the number of threads."""
     alone = xp is np and b == 1 and n_q <= backends.tile_shape(xp, b)[1]
     return max(1, min(MAX_SEGMENTS, n_q * n_k // SPLIT_LOGITS)) if alone else 1
 

@@ -148,22 +148,18 @@ class OnlineClusters:
         return np.array([len(squares)])
 
     def _made(self, xp: Any, x: Array, far: np.ndarray, room: float) -> tuple[np.ndarray, int]:
-        """Which of the points `far` from all old centers become centers, and before which point there is no more room.
-
-        Block by block: those near a center made in an earlier block are out; among the others each point that no
-        earlier center of the block covers is one.
-        """
+        """Which of the points `far` from all old centers become centers, and the first point without room for it."""
         made: list[int] = []
         for at in range(0, len(far), SEQUENTIAL):
             block = far[at : at + SEQUENTIAL]
-            if made:
+            if made:  # those near a center made in an earlier block are out
                 earlier = x[backends.to_device(np.array(made), xp)]
                 _, square = nearest(xp, x[backends.to_device(block, xp)], earlier)
                 block = block[square > self.square]
             near = backends.asnumpy(_within(xp, x[backends.to_device(block, xp)], self.square))
             covered = np.zeros(len(block), bool)
             for i, point in enumerate(block):
-                if not covered[i]:
+                if not covered[i]:  # by an earlier center of the block
                     if len(made) >= room:
                         return np.array(made, np.int64), int(point)
                     made.append(int(point))

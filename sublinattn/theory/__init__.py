@@ -25,11 +25,8 @@ def __getattr__(name: str) -> Any:
 
 
 def _collect() -> dict[str, Claim]:
-    """Every claim by id: the tuples named `CLAIMS` of all modules in the methods' folders `claims`.
-
-    Collected at the first use, because the modules of the claims import this package.
-    """
-    from .. import methods
+    """Every claim by id: the tuples named `CLAIMS` of all modules in the methods' folders `claims`."""
+    from .. import methods  # whose claims import this package: so they are collected at the first use
 
     collected: dict[str, Claim] = {}
     for info in walk_packages(methods.__path__, f"{methods.__name__}."):

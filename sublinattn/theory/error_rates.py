@@ -126,10 +126,7 @@ def mean_decisions(z: np.ndarray, resolution: float) -> dict[float, np.ndarray]:
 
 # -------------------------------------------------------------------------------------------------------------- growth
 def _growths(simulations: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """Sizes at doubling abscissas; the noise of their logs doubles from the first point to the last.
-
-    Student's t in `growth` is the one test without a guarantee, so true claims are simulated 50 times as often.
-    """
+    """Sizes at doubling abscissas; the noise of their logs doubles from the first point to the last."""
     gamma = 4.0  # the log of a gamma variable is skewed to the left, which is the dangerous side
 
     def left_skewed(shape: tuple[int, ...]) -> np.ndarray:
@@ -147,6 +144,7 @@ def _growths(simulations: int, rng: np.random.Generator) -> Iterator[dict[str, A
         log_x = np.repeat(np.log(2.0) * np.arange(points)[:, None], replicates, axis=1)
         for noise, excess in product((0.1, 0.2), (0.0, 0.5, 1.0)):
             spread = noise * np.linspace(2 / 3, 4 / 3, points)[:, None]
+            # Student's t is the one test without a guarantee: true claims are simulated 50 times as often.
             shape = (simulations if excess else 50 * simulations, points, replicates)
             slope = growth.slope(log_x, excess * log_x + spread * noises[name](shape))
             p_values, supported = slope.p_value(), slope.value + slope.reach <= 0

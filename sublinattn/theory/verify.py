@@ -282,8 +282,7 @@ def _vacuity(claim: Claim, cases: Sequence[CaseResult]) -> VacuityResult | None:
 
 def _worst(outcomes: Sequence[tuple[Outcome, str]]) -> tuple[Outcome, str]:
     """The outcome of all together, and the first reason for it."""
-    order: tuple[Outcome, ...] = ("refuted", "undecided", "supported")
-    return min(outcomes, key=lambda one: order.index(one[0]))
+    return min(outcomes, key=lambda one: ("refuted", "undecided", "supported").index(one[0]))
 
 
 def _conclude(

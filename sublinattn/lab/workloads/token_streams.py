@@ -171,10 +171,7 @@ def _check_lengths(**knobs: float) -> None:
 
 
 def _centers(rng: Rng, m: int, d: int, norm: float, apart: float) -> Array:
-    """m points of norm `norm`, pairwise farther apart than `apart`: the group code described at the top of this file.
-
-    ValueError if none of `_TRIES` random codes is so far apart.
-    """
+    """m points of norm `norm`, pairwise farther apart than `apart`; ValueError if none of `_TRIES` random codes is."""
     checks.count("d", d, minimum=2)
     planes, best = d // 2, 0.0
     for _ in range(_TRIES):
@@ -204,11 +201,8 @@ def _rotation(rng: Rng, d: int) -> Array:
 
 
 def _around(rng: Rng, x: Array, diameter: float, norm: float) -> Array:
-    """Each row moved (in place) in a uniform direction, onto a sphere of this diameter around it.
-
-    The diameter is reduced by what rounding to float32 can add to the distance of two points of norm `norm`.
-    """
-    room = float(np.finfo(np.float32).eps) * (norm + diameter)
+    """Each row moved (in place) in a uniform direction, onto a sphere of this diameter around it."""
+    room = float(np.finfo(np.float32).eps) * (norm + diameter)  # what float32 can add to a distance of two points
     aside = rng.standard_normal(x.shape)
     aside *= (max(0.0, diameter - room) / 2 / np.linalg.norm(aside, axis=1))[:, None]
     x += aside

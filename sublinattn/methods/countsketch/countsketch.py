@@ -90,10 +90,7 @@ class CountSketch:
         backends.for_tiles(xp, tiles, lambda: lambda tables: self._add(xp, index, rows, tables))
 
     def _add(self, xp: Any, index: Array, rows: Array, tables: slice) -> None:
-        """`table_j[h_j(i)] += g_j(i) X_i` for the rows `i` in `index` and the tables `j` of the slice.
-
-        All of these tables have bit counters, or none.
-        """
+        """`table_j[h_j(i)] += g_j(i) X_i` for the rows `i` in `index` and the tables `j` of the slice."""
         bucket, sign = self.hash(xp, index[None], tables)
         r, c = bucket.shape
         w = self.hash.width

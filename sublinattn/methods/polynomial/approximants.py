@@ -23,6 +23,7 @@ Differs from the papers in: [AS23] and [AA22] state that a polynomial of degree
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -85,7 +86,7 @@ def minimal_degree(basis: str, eps: float, radius: float) -> int:
         return 0
     if basis == "taylor":
         return _smallest(lambda degree: _log_taylor_error(degree, radius) <= log_eps, math.ceil(radius))
-    likely = log_eps - (radius if basis == "chebyshev" else 0)
+    likely = log_eps - (radius if basis == "chebyshev" else 0)  # the interpolant's error is e^R times the minimax
     guess = _smallest(lambda degree: _log_minimax_estimate(degree, radius) <= likely, math.ceil(radius / 2))
     return _smallest(lambda degree: approximant(basis, degree, radius).error <= eps, guess)
 
@@ -130,18 +131,12 @@ def log_taylor_bound(degree: float, radius: float) -> float:
 
 
 def _log_minimax_estimate(degree: int, radius: float) -> float:
-    """Log of `2 (R/2)^{g+1}/(g+1)!`: the distance of x^{g+1}/(g+1)! from lower powers on [-R, R].
-
-    It is near the minimax error; the interpolant's is about e^R times as large.
-    """
+    """Log of `2 (R/2)^{g+1}/(g+1)!`, near the minimax error: how far x^{g+1}/(g+1)! is from lower powers on [-R, R]."""
     return math.log(2) + (degree + 1) * math.log(radius / 2) - math.lgamma(degree + 2)
 
 
 def _log_taylor_error(degree: int, radius: float) -> float:
-    """Log of Taylor's error (fact 1), `int_0^R t^g e^t dt / g! = R^{g+1}/g! sum_j R^j / (j! (g+1+j))`.
-
-    No term of the series is negative, so nothing cancels.
-    """
+    """Log of Taylor's error (fact 1), `int_0^R t^g e^t dt / g! = R^{g+1}/g! sum_j R^j / (j! (g+1+j))`."""
     if not radius:
         return -math.inf
     log_terms: list[float] = []
@@ -167,16 +162,18 @@ def _smallest(holds: Callable[[int], bool], guess: int) -> int:
     else:
         while not holds(high):
             low, high, stride = high, high + stride, 2 * stride
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
+    return bisect_left(range(high), True, low + 1, key=holds)
+
+
+def check_basis(basis: str) -> None:
+    """ValueError for the name of no basis."""
+    if basis not in BASES:
+        raise ValueError(f"basis must be one of {BASES}, got {basis!r}")
 
 
 def _radius(basis: str, radius: float) -> float:
     """The radius, refused where the basis does not take it."""
-    if basis not in BASES:
-        raise ValueError(f"basis must be one of {BASES}, got {basis!r}")
+    check_basis(basis)
     if not 0 <= checks.real("radius", radius) < math.inf:
         raise ValueError(f"radius must be finite and at least 0, got {radius}")
     if basis != "taylor" and radius > MAX_RADIUS:

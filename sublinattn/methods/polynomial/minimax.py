@@ -85,10 +85,7 @@ def _interpolate(mp: Any, nodes: Sequence[float], values: Sequence[Any]) -> list
 
 
 class _Deviation:
-    """`f(x) = p(x) exp(-x) - 1` at `x = R y`, by Horner's scheme in fixed point.
-
-    Python's integers are several times as fast as multiple-precision floats.
-    """
+    """`f(x) = p(x) exp(-x) - 1` at `x = R y`, in fixed point: integers are faster than multiple-precision floats."""
 
     def __init__(self, mp: Any, p: Sequence[Any], radius: float) -> None:
         self.mp, self.radius = mp, mp.mpf(radius)
@@ -107,16 +104,14 @@ class _Deviation:
         return [scipy.optimize.brentq(lambda y: float(self(y)), a, b, xtol=1e-3 * (b - a)) for a, b in gaps]
 
     def extremes(self, zeros: Sequence[float]) -> tuple[list[float], Any]:
-        """Where |f| may be largest (the ends, and `p = p'` between each two zeros), and its largest value there.
-
-        `f` being flat at such a place, an error of 1e-6 in the place is one of 1e-12 in the value.
-        """
+        """Where |f| may be largest (the ends, and `p = p'` between each two zeros), and its largest value there."""
         one = 1 << self.mp.prec
         gaps = zip(zeros, zeros[1:], strict=False)
 
         def difference(y: float) -> float:
             return self._horner(self.slope, _fixed(y)) / one
 
+        # f is flat at such a place: an error of 1e-6 in the place is one of 1e-12 in the value.
         inner = [scipy.optimize.brentq(difference, a, b, xtol=1e-6 * (b - a)) for a, b in gaps]
         places = [-1.0, *inner, 1.0]
         return places, max(abs(self(y)) for y in places)
@@ -129,5 +124,4 @@ class _Deviation:
 
 
 def _fixed(y: float) -> int:
-    """A point in fixed point."""
     return round(math.ldexp(y, POINT_BITS))

@@ -29,7 +29,7 @@ import numpy as np
 from ...core import backends, checks
 from ...core.backends import Array
 from ...core.state import StreamingState
-from .approximants import BASES, approximant, minimal_degree
+from .approximants import approximant, check_basis, minimal_degree
 from .monomials import Features, Monomials, chunks, divided, evaluate, lane_moments, lanes, moments, with_ones
 
 CAUSAL_ROWS = 512  # inside a chunk of so many rows the polynomial is evaluated entry by entry
@@ -87,7 +87,7 @@ class PolynomialState(StreamingState):
         self.d, self.d_v = (checks.integer(name, x, minimum=1) for name, x in (("d", d), ("d_v", d_v)))
         self.degree = checks.integer("degree", degree, minimum=0)
         self.scale = checks.resolve_scale(scale, d)
-        _check_basis(basis)
+        check_basis(basis)
         if (radius is None) != (basis == "taylor"):
             raise ValueError(f"radius must be given if, and only if, basis is not 'taylor', got {radius} and {basis!r}")
         polynomial = approximant(basis, self.degree, 0.0 if radius is None else radius)
@@ -172,11 +172,6 @@ class PolynomialState(StreamingState):
         self._stored["moments"], self.tokens_seen = arrays["moments"], about["tokens_seen"]
 
 
-def _check_basis(basis: str) -> None:
-    if basis not in BASES:
-        raise ValueError(f"basis must be one of {BASES}, got {basis!r}")
-
-
 def polynomial_attention(
     q: Array,
     k: Array,
@@ -229,7 +224,7 @@ def polynomial_attention(
     xp, (q, k, v), leave = backends.enter(q=q, k=k, v=v)
     checks.shapes(q, k, v)
     scale = checks.resolve_scale(scale, q.shape[-1])
-    _check_basis(basis)
+    check_basis(basis)
     dtype, shape = backends.working_dtype(q), (*q.shape[:-1], v.shape[-1])
     q, k, v = (x.astype(dtype, copy=False).reshape(-1, *x.shape[-2:]) for x in (q, k, v))
     q_norm, k_norm, _ = checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
@@ -287,10 +282,10 @@ def _causal_sums(
     coefficients: Sequence[float],
     scale: float,
 ) -> Array:
-    """Numerators and normaliser of every query over the keys up to its own, shape (n_q, d_v + 1).
+    """Numerators and normaliser of every query i over keys 0..i, shape (n_q, d_v + 1).
 
-    Query i sees keys 0..i: the whole lanes before its own, the chunks of its lane before its own, and inside its chunk
-    the keys up to i, for which the polynomial itself is evaluated. Queries past the last key see all keys.
+    These are the whole lanes before its own, the chunks of its lane before its own, and inside its chunk the keys up to
+    i, for which the polynomial itself is evaluated. Queries past the last key see all keys.
     """
     n = min(len(q), len(k))
     k, v = k[:n], v[:n]
