@@ -23,7 +23,6 @@ Differs from the papers in: [AS23] and [AA22] state that a polynomial of degree
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -162,7 +161,10 @@ def _smallest(holds: Callable[[int], bool], guess: int) -> int:
     else:
         while not holds(high):
             low, high, stride = high, high + stride, 2 * stride
-    return bisect_left(range(high), True, low + 1, key=holds)
+    while high - low > 1:  # `bisect` takes no integers beyond 64 bits
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
 
 
 def check_basis(basis: str) -> None:
