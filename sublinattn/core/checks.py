@@ -84,8 +84,7 @@ def shapes(q: Array, k: Array, v: Array | None = None) -> None:
 def largest_norms(xp: Any, check_finite: bool, **named: Array) -> list[float]:
     """Largest row norm of each `(B, n, d)` array, in one transfer to the host; ValueError for NaN or Inf.
 
-    A row with a NaN or Inf has a norm that is not finite. A norm may also overflow although all entries are finite, so
-    the entries are scanned where a norm is not finite, and only there.
+    A norm may overflow although all entries are finite: entries are scanned where a norm is not finite, and only there.
     """
     partial: list[Array] = []
 

@@ -1,7 +1,4 @@
-"""The lab: inputs, trials, experiments, the ledger, the runner and the report.
-
-It calls algorithms and claims; algorithms know nothing of it.
-"""
+"""The kit that claims and studies share: inputs, runs, models, statistics, the ledger."""
 
 from . import workloads
 

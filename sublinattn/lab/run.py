@@ -66,7 +66,7 @@ class Run:
         return backends.backend(self.backend)
 
     def pick(self, *, smoke: T, standard: T, full: T) -> T:
-        """The one of three values that this effort asks for."""
+        """The value for this effort."""
         return {"smoke": smoke, "standard": standard, "full": full}[self.effort]
 
     def rng(self, *labels: Any) -> np.random.Generator:

@@ -141,33 +141,30 @@ class Decoder:
         for layer in range(config.layers):
             x = x + self._attention(layer, self._norm(x, f"layers.{layer}.input_layernorm"), turns, attend)
             for rows in self._rows(x.shape[1], config.inner):
-                part = self._norm(x[:, rows], f"layers.{layer}.post_attention_layernorm")
-                x[:, rows] += self._mlp(layer, part)
+                x[:, rows] += self._mlp(layer, self._norm(x[:, rows], f"layers.{layer}.post_attention_layernorm"))
         return self._norm(x, "norm")
 
     def _attention(self, layer: int, x: Array, turns: tuple[Array, Array], attend: Attend) -> Array:
         b, n, _ = x.shape
         q, k, v = (
-            self._project(f"layers.{layer}.self_attn.{name}_proj", x)
+            self._linear(x, f"model.layers.{layer}.self_attn.{name}_proj")
             .reshape(b, n, -1, self.config.head_dim)
             .swapaxes(1, 2)
             for name in "qkv"
         )
         out = attend(layer, rotated(self.xp, q, turns), rotated(self.xp, k, turns), v)
-        return self._project(f"layers.{layer}.self_attn.o_proj", out.swapaxes(1, 2).reshape(b, n, -1))
+        return self._linear(out.swapaxes(1, 2).reshape(b, n, -1), f"model.layers.{layer}.self_attn.o_proj")
 
     def _mlp(self, layer: int, x: Array) -> Array:
-        gate = self._project(f"layers.{layer}.mlp.gate_proj", x)
+        mlp = f"model.layers.{layer}.mlp"
+        gate = self._linear(x, f"{mlp}.gate_proj")
         # x * sigmoid(x) as x/2 (1 + tanh(x/2)), which cannot overflow.
         gate *= 0.5 * (1 + self.xp.tanh(0.5 * gate))
-        return self._project(f"layers.{layer}.mlp.down_proj", gate * self._project(f"layers.{layer}.mlp.up_proj", x))
+        return self._linear(gate * self._linear(x, f"{mlp}.up_proj"), f"{mlp}.down_proj")
 
     def _norm(self, x: Array, name: str) -> Array:
         squares = self.xp.einsum("...i,...i->...", x, x)[..., None] / x.shape[-1]
         return x / self.xp.sqrt(squares + np.float32(self.config.norm_eps)) * self._weights[f"model.{name}.weight"]
-
-    def _project(self, name: str, x: Array) -> Array:
-        return self._linear(x, f"model.{name}")
 
     def _linear(self, x: Array, name: str) -> Array:
         out = x @ self._weights[f"{name}.weight"].T

@@ -148,8 +148,8 @@ def fit(
     x, size, growth = (np.asarray(a, dtype=float) for a in (x, size, growth))
     cap = np.broadcast_to(np.asarray(cap, dtype=float), x.shape)
     _check(x, size, growth, cap)
-    found = np.isfinite(size)
-    complete = found.all(axis=1)  # grid points at which every replicate found a size
+    finite = np.isfinite(size)
+    complete = finite.all(axis=1)  # grid points at which every replicate found a size
 
     exponents = ("measured_exponent", "theory_exponent", "lower", "upper", "excess")
     nothing_found = Fit(
@@ -162,14 +162,14 @@ def fit(
         sizes=tuple(map(tuple, size.tolist())),
         reason="no size up to the cap meets the bound at any point",
     )
-    if not found.any():
+    if not finite.any():
         return nothing_found
 
     # Read the grid in the direction in which the theory grows: towards smaller x if it falls with x (eps^-6 in eps).
     log_x, log_growth = np.log(x), np.log(growth)
     direction = -1.0 if slope(log_x, log_growth).value < -ROUNDING else 1.0
     along = direction * log_x
-    ratio = np.log(np.where(found, size, cap)) - log_growth
+    ratio = np.log(np.where(finite, size, cap)) - log_growth
 
     p_value = _p_value(along, ratio, _usable(along, complete))
     dropped = int((~complete).sum())

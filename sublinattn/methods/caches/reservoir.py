@@ -103,7 +103,8 @@ class ReservoirCache(MergingCache):
 
     def _take(self, xp: Any, other: ReservoirCache, theirs: dict[str, Array]) -> None:
         self._begin(xp, len(other._samples))
-        source = np.stack([mine.merge(its) for mine, its in zip(self._samples, other._samples, strict=True)])
+        pairs = zip(self._samples, other._samples, strict=True)
+        source = np.stack([sample.merge(other_sample) for sample, other_sample in pairs])
         if self.weights == "value-norm":  # tells only which slots take the other's token: that of the same slot
             source = np.where(source, np.arange(self.budget), -1)
         self._fill(xp, source, theirs)

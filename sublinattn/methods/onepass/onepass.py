@@ -138,12 +138,10 @@ class OnePassSketch(StreamingState):
     # ------------------------------------------------------------------------------------------------------ the stream
     @property
     def keys_seen(self) -> int:
-        """Keys absorbed so far."""
         return sum(stop - start for start, stop in self._ranges["k"])
 
     @property
     def queries_seen(self) -> int:
-        """Queries absorbed so far."""
         return sum(stop - start for start, stop in self._ranges["q"])
 
     def absorb_keys(self, k: Array, v: Array, *, start: int | None = None, check_finite: bool = True) -> Self:

@@ -59,7 +59,7 @@ class PolynomialState(StreamingState):
     Attributes
     ----------
     rank : int
-        Features per key.
+        Features per key, `C(d + degree, degree)`.
     tokens_seen : int
         Keys so far.
     nbytes : int
@@ -100,7 +100,6 @@ class PolynomialState(StreamingState):
 
     @property
     def rank(self) -> int:
-        """Number of features, `C(d + degree, degree)`."""
         return self._monomials.rank
 
     def update(self, k: Array, v: Array, *, check_finite: bool = True) -> Self:

@@ -189,27 +189,22 @@ class SubGenCache(MergingCache):
     # ---------------------------------------------------------------------------------------------------- what it shows
     @property
     def centers(self) -> Any:
-        """Keys that opened a cluster."""
         return self._shown([head.clusters.centers.rows.copy() for head in self.heads])
 
     @property
     def current_delta(self) -> Any:
-        """`delta`, or what it has been doubled to."""
         return self._shown([head.clusters.delta for head in self.heads])
 
     @property
     def counts(self) -> Any:
-        """Keys of each cluster."""
         return self._shown([head.samples.counts.copy() for head in self.heads])
 
     @property
     def mu(self) -> Any:
-        """Sum of the squared value norms."""
         return self._shown([head.slots.mu for head in self.heads])
 
     @property
     def radius(self) -> Any:
-        """Upper bound on the distance of a key to the center of its cluster."""
         return self._shown([head.radius for head in self.heads])
 
     def _shown(self, values: list[Any]) -> Any:
