@@ -55,7 +55,8 @@ def _files(folder: Path) -> list[Path]:
         paths = [folder / WHOLE]
     for path in paths:
         if not path.exists():
-            raise FileNotFoundError(f"{folder} has no {path.name}: weights are {WHOLE}, or {INDEX} and its shards")
+            expected = f"weights come as {WHOLE}, or as {INDEX} and its shards"
+            raise FileNotFoundError(f"{folder} has no {path.name}: {expected}")
     return paths
 
 
