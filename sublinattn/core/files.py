@@ -59,14 +59,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 def open_safetensors(path: str | os.PathLike[str]) -> Any:
     """Open a safetensors file whose tensors are read as NumPy arrays, one by one: `safetensors.safe_open`'s handle.
 
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    ValueError
-        It is not a whole safetensors file.
-    ImportError
-        It holds bfloat16, which NumPy reads with the package ml_dtypes only (the extra `lm`).
+    FileNotFoundError where there is no such file, ValueError where it is not a whole one, ImportError where it holds
+    bfloat16 and ml_dtypes is missing.
     """
     try:
         file: Any = safetensors.safe_open(path, framework="np")

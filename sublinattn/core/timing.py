@@ -72,13 +72,7 @@ def peak_bytes(xp: Any, call: Callable[[], Any]) -> int:
             return tracemalloc.get_traced_memory()[1] - before
         finally:
             tracemalloc.stop()
-    hook = _peak_hook(xp)
-    with hook:
-        call()
-    return hook.peak
 
-
-def _peak_hook(xp: Any) -> Any:
     class Peak(xp.cuda.MemoryHook):
         name = "sublinattn-peak"
 
@@ -92,7 +86,10 @@ def _peak_hook(xp: Any) -> Any:
         def free_postprocess(self, **kwargs: Any) -> None:
             self.allocated -= kwargs["mem_size"]
 
-    return Peak()
+    hook = Peak()
+    with hook:
+        call()
+    return hook.peak
 
 
 def clock(xp: Any) -> Callable[[], Callable[[str], None]]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,50 +89,40 @@ def capture(
     }
     with atomic(path) as temporary:
         arrays = _create(temporary, shapes, dtype, about)
-        attend = _Recording(decoder, arrays)
         for start in range(0, n, CHUNK):
-            attend.start = start
+            attend = partial(_recorded, decoder.xp, arrays, start)
             decoder.logits(tokens[start : start + CHUNK], attend=attend, start=start, last=True)
             progress(min(start + CHUNK, n), n)
         for array in arrays.values():
             array.flush()
 
 
-class _Recording:
-    """Exact attention that writes each chunk's q, k and v to the file and reads earlier keys and values from it."""
-
-    def __init__(self, decoder: Decoder, arrays: dict[str, np.memmap]) -> None:
-        self.xp, self.arrays, self.start = decoder.xp, arrays, 0
-
-    def __call__(self, layer: int, q: Array, k: Array, v: Array) -> Array:
-        rows = slice(self.start, self.start + q.shape[2])
-        for name, x in (("q", q), ("k", k), ("v", v)):
-            with np.errstate(over="ignore"):
-                stored = backends.asnumpy(x[0]).astype(self.arrays[name].dtype)
-            if not np.isfinite(stored).all():
-                raise ValueError(f"{name} of layer {layer} does not fit in {stored.dtype}: write it as float32")
-            self.arrays[name][layer, :, rows] = stored
-        k, v = (per_query_head(self.xp, q, x) for x in (k, v))
-        total = partial_attention(q, k, v, causal=True, check_finite=False)
-        for start in range(0, self.start, BLOCK):
-            past = slice(start, min(start + BLOCK, self.start))
-            rows_kv = (self.arrays[name][layer, None, :, past].astype(np.float32) for name in "kv")
-            k, v = (per_query_head(self.xp, q, backends.to_device(x, self.xp)) for x in rows_kv)
-            total.merge(partial_attention(q, k, v, check_finite=False))
-        return total.output()
+def _recorded(xp: Any, arrays: dict[str, np.memmap], start: int, layer: int, q: Array, k: Array, v: Array) -> Array:
+    """Exact attention of the chunk at `start`, which goes to the file; earlier keys and values come from there."""
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        with np.errstate(over="ignore"):
+            stored = backends.asnumpy(x[0]).astype(arrays[name].dtype)
+        if not np.isfinite(stored).all():
+            raise ValueError(f"{name} of layer {layer} does not fit in {stored.dtype}: write it as float32")
+        arrays[name][layer, :, start : start + q.shape[2]] = stored
+    k, v = (per_query_head(xp, q, x) for x in (k, v))
+    total = partial_attention(q, k, v, causal=True, check_finite=False)
+    for past in (slice(i, min(i + BLOCK, start)) for i in range(0, start, BLOCK)):
+        earlier = (arrays[name][layer, None, :, past].astype(np.float32) for name in "kv")
+        k, v = (per_query_head(xp, q, backends.to_device(x, xp)) for x in earlier)
+        total.merge(partial_attention(q, k, v, check_finite=False))
+    return total.output()
 
 
 def _create(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, about: dict) -> dict[str, np.memmap]:
-    """Create a safetensors file of zeros and map its tensors for writing (the library writes only arrays in memory).
-
-    The format: the header's length in 8 bytes, the header in JSON, the tensors one after another.
-    """
+    """Create a safetensors file of zeros and map its tensors for writing: the library writes only arrays in memory."""
     size, offset = np.dtype(dtype).itemsize, 0
     header: dict = {"__metadata__": {ENTRY: json.dumps(about, sort_keys=True)}}
     for name, shape in shapes.items():
         end = offset + size * int(np.prod(shape, dtype=np.int64))
         header[name] = {"dtype": _DTYPES[dtype], "shape": shape, "data_offsets": [offset, end]}
         offset = end
+    # The format: the header's length in 8 bytes, the header in JSON, the tensors one after another.
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:

@@ -50,7 +50,7 @@ def nearest(
     seen = centers - centers[0]
     augmented = xp.concatenate([-2 * seen, xp.einsum("ij,ij->i", seen, seen)[:, None]], axis=1)
     reach = xp.sqrt(augmented[:, -1].max())
-    rows = _tile_rows(xp, m, x.dtype)
+    rows = tile_rows(xp, m, x.dtype)
 
     def make_worker() -> Callable[[slice], None]:
         scratch = Scratch(xp, np.dtype(x.dtype))
@@ -93,7 +93,7 @@ def _decide(xp: Any, x: Array, centers: Array, close: Array, index: np.ndarray, 
     index[point[first]], square[point[first]] = number[first], squares[first]
 
 
-def _tile_rows(xp: Any, m: int, dtype: Any) -> int:
+def tile_rows(xp: Any, m: int, dtype: Any) -> int:
     """Points per tile: 1 MiB of products with all centers on the CPU, at least 64 of them."""
     size = 2**20 if xp is np else backends.device_memory(xp)[0] // 16
     return max(64, size // (m * np.dtype(dtype).itemsize))

@@ -132,18 +132,9 @@ def fit(
     the middle the cap could make the slope larger, and the point is left out. If no size was found anywhere, the
     statement that there is one below the cap is refuted outright.
 
-    Parameters
-    ----------
-    x, size, growth, cap : array_like, shape (points, replicates)
-        Abscissas (positive); measured sizes (positive, or inf); the theory's growth at `x` (positive, any constant
-        factor); the largest size that the search tried (needed where the size is inf).
-    resolution, level, variable, theory
-        As for `Growth` and `Fit`.
-
-    Raises
-    ------
-    ValueError
-        Fewer than two points or replicates, equal abscissas, values that are not positive, inf without a cap.
+    Arrays are (points, replicates): abscissas; sizes; the theory's growth at `x`, up to a constant factor; the largest
+    size that the search tried. ValueError for fewer than two points or replicates, equal abscissas, values that are not
+    positive, and inf without a cap.
     """
     x, size, growth = (np.asarray(a, dtype=float) for a in (x, size, growth))
     cap = np.broadcast_to(np.asarray(cap, dtype=float), x.shape)
@@ -171,7 +162,9 @@ def fit(
     along = direction * log_x
     ratio = np.log(np.where(finite, size, cap)) - log_growth
 
-    p_value = _p_value(along, ratio, _usable(along, complete))
+    usable = _usable(along, complete)
+    sloping = usable.sum() >= 2 and np.ptp(along[usable]) > 0
+    p_value = float(slope(along[usable], ratio[usable]).p_value(ROUNDING)) if sloping else 1.0
     dropped = int((~complete).sum())
     note = f"; {dropped} of {len(x)} points left out, where no size up to the cap was found" if dropped else ""
     if complete.sum() < 2 or np.ptp(log_x[complete]) == 0:
@@ -229,11 +222,3 @@ def _usable(along: np.ndarray, complete: np.ndarray) -> np.ndarray:
         if not wrong.any():
             return usable
         usable &= ~wrong
-
-
-def _p_value(along: np.ndarray, ratio: np.ndarray, points: np.ndarray) -> float:
-    """p-value of "the excess exponent is at most 0" from these grid points; 1 where they have no slope."""
-    along, ratio = along[points], ratio[points]
-    if len(along) < 2 or np.ptp(along) == 0:
-        return 1.0
-    return float(slope(along, ratio).p_value(ROUNDING))

@@ -94,7 +94,7 @@ def test_clusters_equal_the_loop_for_every_chunking(xp: Any, name: str, dtype: A
 @pytest.mark.parametrize("sequential", [1, 3, 50])
 def test_blocks_of_any_size(sequential: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clustering, "SEQUENTIAL", sequential)
-    monkeypatch.setattr(clustering, "_tile_rows", lambda xp, m, dtype: 5)
+    monkeypatch.setattr(clustering, "tile_rows", lambda xp, m, dtype: 5)
     for name in ("lattice, ties at delta", "blobs", "many clusters", "line in order"):
         x, delta = STREAMS[name]
         x = x[:300]

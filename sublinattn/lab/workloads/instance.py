@@ -137,19 +137,9 @@ class Instance:
 class Captured:
     """Q, K and V of every layer and head of a model on one text, in a safetensors file that is read head by head.
 
-    The file comes from `sublinattn capture`, or from the user.
-
-    Attributes
-    ----------
-    path : Path
-    layers, heads, kv_heads, tokens : int
-        Query head h reads the keys and values of head `h // (heads / kv_heads)`.
-    scale : float
-        The `s` in `softmax(s Q K^T) V`.
-    source : str
-        Which model and text, empty if the file does not say.
-    params : mapping
-        How the file was made, empty if the file does not say.
+    The file comes from `sublinattn capture`, or from the user. Query head h reads the keys and values of head
+    `h // (heads / kv_heads)`. `source` (model and text) and `params` (how the file was made) are empty if it does not
+    say.
     """
 
     path: Path

@@ -106,21 +106,15 @@ class BlockGroup:
 class SortedBlocks:
     """The sortLSH mask of `P` problems with `n_q` queries and `n_k` keys each [HA24, Algorithm 1].
 
-    Attributes
-    ----------
-    q_order, k_order : array of int, shapes (P, n_q) and (P, n_k)
-        Row numbers in bucket order: the permutations `P_Q` and `P_K` of Algorithm 1, inverted.
-    block_size, q_block_size : int
-        Keys and queries per block: rank `i` of the queries lies in block `i // q_block_size`.
-    groups : list of BlockGroup
-        The full blocks, and the short last ones if there are any.
+    `q_order` (P, n_q) and `k_order` (P, n_k) are row numbers in bucket order: the permutations `P_Q` and `P_K` of
+    Algorithm 1, inverted. Rank `i` of the keys lies in block `i // block_size`, of the queries in `i // q_block_size`.
     """
 
     q_order: Array
     k_order: Array
     block_size: int
     q_block_size: int
-    groups: list[BlockGroup]
+    groups: list[BlockGroup]  # the full blocks, and the short last ones if there are any
 
 
 def sort_blocks(

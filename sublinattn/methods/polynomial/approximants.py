@@ -64,7 +64,8 @@ def approximant(basis: str, degree: int, radius: float) -> Approximant:
     degree, radius = checks.integer("degree", degree, minimum=0), _radius(basis, radius)
     series = _exp(_log_taylor_error(degree, radius))
     if basis == "taylor" or series < NEGLIGIBLE:
-        return Approximant(basis, degree, radius, _taylor(degree), series)
+        coefficients = tuple(accumulate(range(1, degree + 1), truediv, initial=1.0))  # 1/0!, ..., 1/g!
+        return Approximant(basis, degree, radius, coefficients, series)
     from .minimax import multiprecision  # here: what it needs takes a second to load, and streams need Taylor's only
 
     return Approximant(basis, degree, radius, *multiprecision(basis, degree, radius, _digits(degree, radius)))
@@ -110,11 +111,6 @@ def taylor_degree(log_eps: float, radius: float) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------------ the bases
-def _taylor(degree: int) -> tuple[float, ...]:
-    """`1/0!, ..., 1/g!`."""
-    return tuple(accumulate(range(1, degree + 1), truediv, initial=1.0))
-
-
 def _digits(degree: int, radius: float) -> int:
     """Decimal digits to compute with: for the error, for exp(2R) between the ends, and for monomials on [-1, 1]."""
     smallest = _log_minimax_estimate(degree, radius) - radius

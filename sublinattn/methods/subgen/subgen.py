@@ -130,6 +130,7 @@ class SubGenCache(MergingCache):
         self.max_clusters = None if max_clusters is None else checks.integer("max_clusters", max_clusters, minimum=1)
         if max_clusters is not None and not self.delta:
             raise ValueError("delta must be above 0 if max_clusters is given: it is doubled, got 0")
+        self._maximum = math.inf if self.max_clusters is None else self.max_clusters
         self._squared = ("k", "v")
         self._seeds = [seed_from(rng)]
         self._parts: dict[str, Any] = {}  # classes of a head's parts, where they are not the usual ones
@@ -220,11 +221,6 @@ class SubGenCache(MergingCache):
         if k.shape[1]:
             for i, head in enumerate(self.heads):
                 head.absorb(xp, k[i], v[i], self._maximum)
-
-    @property
-    def _maximum(self) -> float:
-        """Largest number of clusters of a head."""
-        return math.inf if self.max_clusters is None else self.max_clusters
 
     def _begin(self, xp: Any, count: int) -> None:
         """Make the states of `count` problems, unless they are there."""
