@@ -225,11 +225,10 @@ class SubGenCache(MergingCache):
     def _begin(self, xp: Any, count: int) -> None:
         """Make the states of `count` problems, unless they are there."""
         if not self.heads:
-            sizes = (self.delta, self.cluster_samples, self.value_samples)
-            widths = {"d": self._width["k"], "d_v": self._width["v"], "dtype": self._dtype}
-            self.heads = [
-                Head(xp, *sizes, seed=self._seeds[0], number=number, **widths, **self._parts) for number in range(count)
-            ]
+            sizes = ("delta", "cluster_samples", "value_samples")
+            alike: dict[str, Any] = {name: getattr(self, name) for name in sizes}
+            alike |= {"d": self._width["k"], "d_v": self._width["v"], "dtype": self._dtype, **self._parts}
+            self.heads = [Head(xp, seed=self._seeds[0], number=number, **alike) for number in range(count)]
 
     def _leaving(self, xp: Any, k: Array, v: Array) -> list[Array]:
         """Append rows to the window; what has to leave it, in the order in which it came."""
