@@ -87,7 +87,8 @@ class Instance:
         ValueError
             If `n` is not between 1 and the number of tokens.
         """
-        if not 1 <= n <= (longest := min(self.q.shape[-2], self.k.shape[-2])):
+        longest = min(self.q.shape[-2], self.k.shape[-2])
+        if not 1 <= n <= longest:
             raise ValueError(f"n must be between 1 and the {longest} tokens there are, got {n}")
         views = {t: getattr(self, t)[..., :n, :] for t in TENSORS}
         return replace(self, **views, params={**self.params, "n": n})
