@@ -1,4 +1,8 @@
-"""Run a claim as it stands, with each assumption dropped and with each sabotage, and come to one verdict."""
+"""Run a claim as it stands, with each assumption dropped, and with each sabotage; combine the outcomes to one verdict.
+
+The claim's trial measures, and the tests in `sequential` and `growth` decide. This module runs the trials until the
+tests are decided, and says what their outcomes mean together.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEVEL = 1e-4
-"""Chance that any true claim of the ledger is refuted."""
+"""Bound on the probability that any true claim of the ledger is refuted."""
 
 
 def verify(
@@ -33,33 +37,36 @@ def verify(
 ) -> Verdict:
     """Verdict on a claim.
 
-    A case stops as soon as it is decided, a sabotage as soon as one of its cases (`Growth`: variables) is refuted. The
-    level of a refutation is LEVEL, split evenly over all cases (`Growth`: variables) of all claims, so that LEVEL
-    bounds the chance of any false refutation in the ledger.
+    A hypothesis is one case of the claim, or for `Growth` one variable. Each is tested at the level LEVEL divided by
+    the number of hypotheses of all claims, so that LEVEL bounds the probability of any false refutation in the ledger.
+    A case gets no more trials once it is decided, a sabotage none once one of its hypotheses is refuted.
 
-    - *refuted*: one case is; *supported*: all cases are that are not vacuous; *vacuous*: all cases are; else
-      *undecided*.
-    - A claim with a sabotage that is not refuted is not verified: it cannot be supported.
+    - *refuted*: at least one hypothesis is refuted.
+    - *vacuous*: none is refuted, and all cases are vacuous by the claim's `vacuity` predicate.
+    - *supported*: every hypothesis, vacuous cases aside, is supported, and every sabotage is refuted. (A sabotage that
+      is not refuted shows that the trials cannot tell the claim from a false one.)
+    - *undecided*: otherwise.
 
     Parameters
     ----------
     claim : Claim or str
-        Or its id in `CLAIMS`.
+        A claim, or the id of one in `CLAIMS`.
     effort : "smoke", "standard" or "full"
+        Selects the claim's cases and its largest number of trials per case.
     rng : int or None
         Seed; None takes fresh entropy, which the verdict records.
     backend : "auto", "numpy" or "cupy"
     executor : concurrent.futures.Executor, optional
-        Where trials run; it changes no number. Not used for claims about the machine, whose trials must not disturb
-        each other.
+        Where trials run; the results do not depend on it. Not used for claims about this machine's seconds and bytes,
+        whose trials must not disturb each other.
 
     Raises
     ------
     KeyError
         No claim has this id.
     ValueError
-        Unknown effort; a claim that contradicts itself: its cases violate its assumptions, a dropped assumption
-        holds, ...
+        Unknown effort; a claim that contradicts itself, for example by a case that violates its assumptions, or by a
+        drop in whose cases the dropped assumption holds.
     TrialError
         A trial raised.
     """
@@ -122,7 +129,7 @@ def _hypotheses(claim: Claim, effort: str) -> int:
 
 
 def _run(conditions: Sequence[Condition], seed: int, backend: str, executor: Executor | None) -> None:
-    """Make trials until every case is decided or at its limit."""
+    """Run trials until every case is decided or at its limit."""
     places = [(condition, i) for condition in conditions for i in range(len(condition.cases))]
     streams = [Stream(c.claim.trial, c.claim.id, c.name, i, c.cases[i], c.limit) for c, i in places]
     active = set(range(len(streams)))
@@ -137,11 +144,11 @@ def _run(conditions: Sequence[Condition], seed: int, backend: str, executor: Exe
 
 # ---------------------------------------------------------------------------------------------------------- conditions
 class Condition:
-    """The cases of a claim as it stands, with one assumption dropped, or sabotaged; with their trials and tests.
+    """One condition under which a claim is tried: as it stands, with one assumption dropped, or with one sabotage.
 
     `subject` names the assumption or the sabotage. `trials` and `tests` are those of each case; cases of a `Growth`
-    that vary one variable share their test. `hypotheses` are what is tested (one per case, or per variable of a
-    `Growth`): in words, as parameters, and the test.
+    that vary the same variable share one test. `hypotheses` has one entry per case, or per variable of a `Growth`: its
+    description, its parameters, its test. `level` is the p-value at which a hypothesis is refuted.
     """
 
     def __init__(
@@ -169,7 +176,7 @@ class Condition:
             self.hypotheses = [(self._describe(i), case, self.tests[i]) for i, case in enumerate(cases)]
 
     def add(self, i: int, trial: Trial) -> None:
-        """Take one more trial of case `i`; ValueError where it contradicts the claim."""
+        """Take one more trial of case `i`; ValueError if it violates an assumption or cannot be tested."""
         test = self.tests[i]
         try:
             self._check_assumptions(trial)
@@ -192,7 +199,7 @@ class Condition:
         return f"case {i} ({', '.join(f'{name}={value}' for name, value in self.cases[i].items())})"
 
     def _check_assumptions(self, trial: Trial) -> None:
-        """All assumptions hold except the one that is dropped; a sabotage need not keep them."""
+        """ValueError unless all assumptions hold, but for the one that is dropped; a sabotage may violate them."""
         if self.kind == "sabotage":
             return
         for assumption in self.claim.assumptions:
@@ -217,10 +224,10 @@ def _conditions(claim: Claim, effort: str, level: float) -> list[Condition]:
         raise ValueError(f"claim {claim.id} drops {sorted(unknown)}, its assumptions are {known}")
     if isinstance(claim.kind, Growth):
         varied = {str(case.get("variable")) for case in cases}
-        elsewhere = {str(case.get("variable")) for drop in claim.drops for case in drop.cases}
+        varied_in_drops = {str(case.get("variable")) for drop in claim.drops for case in drop.cases}
         theory = set(claim.kind.variables)
-        if varied != theory or not elsewhere <= theory:
-            both = sorted(varied | elsewhere)
+        if varied != theory or not varied_in_drops <= theory:
+            both = sorted(varied | varied_in_drops)
             raise ValueError(f"claim {claim.id}: its cases vary {both}, its theory is about {sorted(theory)}")
     return [
         Condition(claim, "claim", "", cases, limit, level),
@@ -236,7 +243,7 @@ def _conditions(claim: Claim, effort: str, level: float) -> list[Condition]:
 def _case_result(condition: Condition, i: int) -> CaseResult:
     claim, trials, test = condition.claim, condition.trials[i], condition.tests[i]
     facts = {name: float(np.median([t.facts[name] for t in trials])) for name in trials[0].facts}
-    missing = sum(math.isinf(t.measured) for t in trials)
+    missing = sum(math.isinf(t.measured) for t in trials)  # `Growth`: trials that found no size up to their cap
     lower, upper = test.limits()
     return CaseResult(
         case=dict(condition.cases[i]),
@@ -253,12 +260,12 @@ def _case_result(condition: Condition, i: int) -> CaseResult:
 
 
 def _slack(trials: Sequence[Trial]) -> dict[str, float]:
-    """Quantiles of bound / measured; nan where there is no bound."""
+    """Quantiles of bound / measured over the trials; nan if there is no bound."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.array([t.bound for t in trials], dtype=float) / np.array([t.measured for t in trials], dtype=float)
     ratios = ratios[~np.isnan(ratios)]  # 0/0, or no bound
     quantiles = np.full(3, math.nan)
-    if ratios.size:  # method: interpolating between infinities gives nan
+    if ratios.size:  # "nearest", since interpolation between infinities would give nan
         quantiles = np.quantile(ratios, (0.05, 0.5, 0.95), method="nearest")
     return dict(zip(("q05", "q50", "q95"), quantiles.tolist(), strict=True))
 
@@ -281,7 +288,7 @@ def _vacuity(claim: Claim, cases: Sequence[CaseResult]) -> VacuityResult | None:
 
 
 def _worst(outcomes: Sequence[tuple[Outcome, str]]) -> tuple[Outcome, str]:
-    """The outcome of all together, and the first reason for it."""
+    """The worst outcome (refuted, then undecided, then supported), and the reason of the first that has it."""
     return min(outcomes, key=lambda one: ("refuted", "undecided", "supported").index(one[0]))
 
 
@@ -291,9 +298,10 @@ def _conclude(
     """Outcome of the whole claim, and one sentence that says why."""
     outcomes = main.outcomes()
     if not isinstance(main.claim.kind, Growth):
-        # A vacuous case supports nothing, but it may refute; the closest case speaks for the others.
-        closest = sorted(range(len(cases)), key=lambda i: (cases[i].p_value, cases[i].slack["q05"]))
-        outcomes = [outcomes[i] for i in closest if not cases[i].vacuous or cases[i].outcome == "refuted"]
+        # Vacuous cases cannot support the claim, so they count only if refuted. `_worst` takes the first reason: put
+        # the cases first that come closest to a refutation.
+        order = sorted(range(len(cases)), key=lambda i: (cases[i].p_value, cases[i].slack["q05"]))
+        outcomes = [outcomes[i] for i in order if not cases[i].vacuous or cases[i].outcome == "refuted"]
     refuted = any(outcome == "refuted" for outcome, _ in outcomes)
     if vacuity is not None and vacuity.share == 1 and not refuted:
         onset = vacuity.onset

@@ -4,17 +4,19 @@ Source: [HA24] Han, Jayaram, Karbasi, Mirrokni, Woodruff, Zandieh, *HyperAttenti
 Near-Linear Time*, ICLR 2024, arXiv 2310.05869: Algorithm 3 (HyperAttention) and Algorithm 4 (the causal recursion).
 Algorithm 1 (sortLSH) is in `sort_lsh.py`, Algorithm 2 (ApproxD) and the sampling of Lemma 2 in `estimators.py`.
 
-Time `O(n (b + m) d + n log n)`, a factor `log(n / n0)` more if causal; memory `O(n d)` plus one tile per thread.
+With blocks of `b` keys, `m` sampled keys and exact computation up to `n0` keys: time `O(n (b + m) d + n log n)`, times
+`log(n / n0)` under a causal mask; memory `O(n d)` plus one tile per thread.
 
 Differs from the paper in:
 
-1. *practical* (the default) is the estimator of the authors' public code, not of the theorems: one shared sample for
-   normaliser and product, without the keys of a query's own block, which are exact (see `SharedSample`).
+1. *practical* (the default) is the estimator of the authors' public code, not that of the theorems: a query's own block
+   is computed exactly, and one sample of the keys outside it serves both normaliser and product (see `SharedSample`).
 2. *theory* follows Algorithms 2 and 3; what they leave open is listed at `TheorySample`.
 3. When one block holds all keys the result is exact.
-4. Algorithm 4 recurses on the normaliser alone. Here, as in the authors' public code, outputs are merged with it.
-5. Causal: all nodes of one recursion level form one batch; every node reuses the hash of the whole sequence; the
-   number of samples in a node is capped at its number of keys (which makes that node exact in *practical*).
+4. Algorithm 4 recurses on the normaliser alone. Here, as in the authors' public code, the recursion merges each node's
+   normaliser and output.
+5. Causal: all nodes of one recursion level form one batch, and every node reuses the hash of the whole sequence.
+   *practical* is exact on a node with at most `m` keys, since it samples without replacement.
 6. `exact_keys` (attention sinks) are not in the paper: the first keys join every query's exact part.
 """
 
@@ -38,7 +40,7 @@ MIN_EXACT = 1024
 ESTIMATORS: dict[str, MakeEstimator] = {"practical": practical_estimator, "theory": theory_estimator}
 
 Deliver = Callable[[Array, Partial], None]
-"""Takes row numbers (g, t) of queries and their partial, which it may overwrite."""
+"""Stores the partial of the queries with row numbers (g, t), or adds it to theirs; it may overwrite its argument."""
 
 
 def hyper_attention(
@@ -74,7 +76,8 @@ def hyper_attention(
     sample_size : int, optional
         `m`, keys sampled per problem, at most `n_k`. By default 256, or all keys where there are fewer.
     lsh_bits : int, optional
-        Hyperplanes of the hash, 1 to 16; by default about `log2(number of blocks)`: a bucket is about a block.
+        Hyperplanes of the hash, 1 to 16; by default about `log2(number of blocks)`, so that a bucket has about as many
+        keys as a block.
     estimator : {"practical", "theory"}
         One shared sample for normaliser and product, or ApproxD and row-norm sampling as in the paper.
     min_exact : int
@@ -82,12 +85,13 @@ def hyper_attention(
     exact_keys : int
         The first `exact_keys` keys (attention sinks) are in every query's exact part.
     rng : Generator, int or None
-        Source of all draws (SPEC 7). The same seed gives the same draws on CPU and GPU.
+        Source of all draws. The same seed gives the same draws on CPU and GPU.
     return_lse : bool
         Return also the log of the estimated normaliser, shape (..., n_q).
     block_kernel : callable, optional
-        `kernel(q, k, v, *, scale, causal) -> (out, lse)` on (g, t, d) arrays computes the exact blocks in place of this
-        package's tiles; e.g. `kernels.torch_sdpa`. Only with `estimator="practical"`.
+        `kernel(q, k, v, *, scale, causal) -> (out, lse)` on (g, t, d) arrays, e.g. `kernels.torch_sdpa`: attention of
+        the queries over their own blocks (and the sinks). Problems and leaves of the recursion that are exact as a
+        whole do not use it. Only with `estimator="practical"`.
     check_finite : bool
         Refuse NaN and Inf.
 
@@ -103,9 +107,10 @@ def hyper_attention(
 
     Notes
     -----
-    Numerator and normaliser of *practical* are unbiased given a sampled key outside the block, the numerator of
-    *theory* always; their ratio is not. [HA24] Theorem 1 bounds `||out - P V|| <= eps ||P|| ||V||` for *theory* if
-    `alpha` and `kappa` (see `hardness`) are `n^o(1)`, which only data can tell.
+    Numerator and normaliser of *practical* are unbiased, on condition that the sample has a key outside the query's
+    block; the numerator of *theory* is unbiased without condition. The output, a ratio of estimates, is biased. [HA24]
+    Theorem 1 bounds `||out - P V|| <= eps ||P|| ||V||` for *theory* if `alpha` and `kappa` are `n^o(1)`; `hardness`
+    measures them.
     """
     xp, (q, k, v), leave = backends.enter(q=q, k=k, v=v)
     checks.shapes(q, k, v)
@@ -132,7 +137,8 @@ def hyper_attention(
     problem = Problem(
         xp, q, k, v, scale=scale, block_size=block_size, sample_size=sample_size, lsh_bits=lsh_bits,
         min_exact=min_exact, make_estimator=ESTIMATORS[estimator], rng=checks.generator(rng), kernel=block_kernel,
-        shift=block_kernel is not None or needs_shift(scale, q_norm, k_norm),  # a kernel's own reference is its lse
+        # A kernel's partial is relative to exp(lse), not to exp(0): merging it needs the references.
+        shift=block_kernel is not None or needs_shift(scale, q_norm, k_norm),
     )  # fmt: skip
     out, lse = problem.causal(exact_keys) if causal else problem.full(exact_keys)
     out = leave(out.reshape(*batch_shape, n_q, d_v))
@@ -143,8 +149,9 @@ def hyper_attention(
 class Problem:
     """`B` attention problems of one shape, the parameters of HyperAttention, and its Algorithms 3 and 4 as methods.
 
-    Arrays q (B, n_q, d), k (B, n_k, d), v (B, n_k, d_v) are contiguous, in the dtype of accumulation. A *row number*
-    counts the rows of all problems together: row `i` of problem `p` is `p n + i`.
+    Arrays q (B, n_q, d), k (B, n_k, d), v (B, n_k, d_v) are contiguous, in the dtype of accumulation. Without `shift`,
+    no reference logit is subtracted before `exp`, so that every partial has the reference 0. A *row number* counts the
+    rows of all problems together: row `i` of problem `p` is `p n + i`.
     """
 
     xp: Any
@@ -177,7 +184,7 @@ class Problem:
 
         def deliver(rows: Array, p: Partial) -> None:
             lse[rows] = p.lse()
-            p.o /= xp.where(p.l == 0, 1, p.l)[..., None]  # D^-1 A S^T S V, D and the product both estimated
+            p.o /= xp.where(p.l == 0, 1, p.l)[..., None]  # D~^-1 (A S^T S V), D~ the estimate of D
             backends.scatter(xp, out, rows, p.o)
 
         q_start, k_start = np.arange(b) * n_q, np.arange(b) * n_k
@@ -219,9 +226,9 @@ class Problem:
             store(rows, p)
 
         if exact_keys:  # the sinks see each other causally; all later queries see all sinks
-            first, start = slice(exact_keys), np.arange(b) * n
-            k, v = self.k[:, first], self.v[:, first]
-            self.exact(self.q[:, first], k, v, start, causal=True, deliver=store)
+            sinks, start = slice(exact_keys), np.arange(b) * n
+            k, v = self.k[:, sinks], self.v[:, sinks]
+            self.exact(self.q[:, sinks], k, v, start, causal=True, deliver=store)
             if n > exact_keys:
                 self.exact(self.q[:, exact_keys:], k, v, start + exact_keys, causal=False, deliver=store)
         self._diagonal(exact_keys, add if exact_keys else store)
@@ -230,19 +237,20 @@ class Problem:
         return total.o.reshape(b, n, -1), total.lse().reshape(b, n)
 
     def recursion(self, n: int) -> tuple[int, int]:
-        """Rows of the largest leaf of the recursion over `n` rows, and the number of levels above the leaves."""
+        """Size of a leaf when `n` rows are halved until at most `max(min_exact, block_size)` are left; number of
+        halvings. The last leaf may be smaller."""
         stop, levels = max(self.min_exact, self.block_size), 0
         while -(-n // 2**levels) > stop:
             levels += 1
         return -(-n // 2**levels), levels
 
     def _diagonal(self, first: int, deliver: Deliver) -> None:
-        """Exact causal attention inside each leaf of rows `first..n - 1`: `A11` and `A22` where Algorithm 4 stops."""
+        """Exact causal attention inside each leaf (where Algorithm 4 stops: `A11`, `A22`) of rows `first..n - 1`."""
         b, n, _ = self.q.shape
         if n == first:
             return
         leaf, _ = self.recursion(n - first)
-        full = (n - first) // leaf
+        full = (n - first) // leaf  # leaves of full size; the last one has what remains
         for start, nodes, size in ((first, full, leaf), (first + full * leaf, 1, (n - first) % leaf)):
             if nodes and size:
                 stop = start + nodes * size
@@ -251,7 +259,10 @@ class Problem:
                 self.exact(q, k, v, rows, causal=True, deliver=deliver)
 
     def _below_diagonal(self, first: int, deliver: Deliver) -> None:
-        """`A21` of every node of the recursion: its later queries over its earlier keys, unmasked, level by level."""
+        """`A21` of every node of the recursion: queries of its later half over keys of its earlier half, unmasked.
+
+        Levels are counted from the leaves. The rows before `first` (sinks) are in no node.
+        """
         xp, (b, n, _) = self.xp, self.q.shape
         leaf, levels = self.recursion(max(n - first, 1))
         if not levels:
@@ -260,8 +271,8 @@ class Problem:
         q_buckets, k_buckets = (x.reshape(-1) for x in self.hash(lap))
         for level in range(levels):
             half = leaf * 2**level  # keys of a node, and queries after them: the last node may have fewer queries
-            full = (n - first) // (2 * half)  # nodes with all their queries
-            rest = first + full * 2 * half
+            full = (n - first) // (2 * half)  # nodes with `half` queries
+            rest = first + full * 2 * half  # first row of the node with fewer
             for start, nodes, n_q in ((first, full, half), (rest, 1, n - rest - half)):
                 if nodes and n_q > 0:
                     k_start = (np.arange(b)[:, None] * n + start + np.arange(nodes) * 2 * half).ravel()
@@ -287,9 +298,10 @@ class Problem:
         return blocks
 
     def estimate(self, blocks: SortedBlocks, sinks: np.ndarray, deliver: Deliver) -> None:
-        """Attention of every query in `blocks`: its own block and the sinks exactly, the other keys estimated.
+        """Attention of every query in `blocks`: the sinks exactly, the other keys as the estimator does.
 
-        `sinks` (P, c) are row numbers of the keys that are exact for all queries of a problem.
+        *practical* computes the query's own block exactly and estimates the rest; *theory* does so for the normaliser,
+        and estimates the product over all keys. `sinks` (P, c) are row numbers of keys, for each problem.
         """
         start_lap = timing.clock(self.xp)
         lap = start_lap()
@@ -313,7 +325,7 @@ class Problem:
         if sinks.shape[1]:
             k_rows = xp.concatenate([k_rows, backends.to_device(sinks[group.problem], xp)], axis=1)
         (blocks, t), c = group.q_rows.shape, k_rows.shape[1]
-        # As many blocks at once as give two tiles' worth of logits: the products are small.
+        # Blocks per tile: a block's products are small, so take enough blocks for the logits of two ordinary tiles.
         step = max(1, 2 * math.prod(backends.tile_shape(xp, problems)) // (t * max(c, self.sample_size)))
         tiles = [slice(i, min(i + step, blocks)) for i in range(0, blocks, step)]
 
@@ -338,12 +350,12 @@ class Problem:
         backends.for_tiles(xp, tiles, make_worker)
 
     def exact(self, q: Array, k: Array, v: Array, start: np.ndarray, *, causal: bool, deliver: Deliver) -> None:
-        """Exact attention of (P, t, d) queries whose row numbers begin at `start`, shape (P,)."""
+        """Exact attention of queries (P, t, d); `start` (P,) is the row number of each problem's first query."""
         xp = self.xp
-        first = backends.to_device(start, xp)
+        first_rows = backends.to_device(start, xp)
 
         def finish(at: slice, rows: slice, p: Partial) -> None:
-            deliver(first[at, None] + xp.arange(rows.start, rows.stop), p)
+            deliver(first_rows[at, None] + xp.arange(rows.start, rows.stop), p)
 
         lap = timing.clock(xp)()
         each_query_tile(xp, q, k, v, scale=self.scale, causal=causal, shift=self.shift, finish=finish)

@@ -4,24 +4,26 @@ Source: Zandieh, Han, Mirrokni, Karbasi, *SubGen: Token Generation in Sublinear 
 [SG24]: Algorithm 1 and Theorem 1. No public code runs the streaming algorithm: the paper's experiments ran an offline
 greedy k-center once (`caches.KCenterCache`).
 
-A token `(k, v)`: (1) its key joins the nearest center within delta, or becomes one; each of the cluster's t samples is
-replaced by it with probability `1/count`; (2) each of s slots is replaced by the token with probability
-`||v||^2 / mu`, `mu` the sum of all squared value norms with its own. A query: the slots give `z`, an unbiased estimate
-of `sum_j exp(<q, k_j>) v_j`, the clusters' samples `tau`, one of the normaliser; the answer is `z / tau`. `head` has
-the state of one problem, step by step as in Algorithm 1.
+When a token `(k, v)` comes, (1) its key joins the cluster of the nearest center within delta, or else becomes a center
+itself, and each of the cluster's t samples is replaced by the key with probability `1/count`; (2) each of the s slots
+is replaced by the token with probability `||v||^2 / mu`, where `mu` is the sum of all squared value norms so far, this
+one included. For a query, the slots give `z`, an unbiased estimate of the numerator `sum_j exp(<q, k_j>) v_j`; the
+clusters' samples give `tau`, an unbiased estimate of the normaliser `sum_j exp(<q, k_j>)`; the answer is `z / tau`.
+The class here checks, keeps the recent window and adds up; `head.Head` is the state of one attention problem and has
+the steps of Algorithm 1.
 
-Cost: memory `m (d + t d) + s (d + d_v)` numbers, m clusters; `O(m d)` operations per token, done as one matrix product
-per chunk; `O(m t d + s (d + d_v))` per query. m is at most the number of parts of any partition of the keys into parts
-of diameter delta; where keys do not cluster, m grows like n.
+Cost, with m clusters: memory `m (d + t d) + s (d + d_v)` numbers; `O(m d)` operations per token, done as one matrix
+product per chunk; `O(m t d + s (d + d_v))` per query. m is at most the number of parts of any partition of the keys
+into parts of diameter delta; where keys do not cluster, m grows like n.
 
 Differs from the paper in:
 
-1. Chunks of tokens are absorbed at once, with the state that row by row absorption gives, to the bit: see
+1. Tokens are absorbed in chunks. The state is bit for bit the one that absorbing them one by one gives: see
    `primitives.clustering` and `primitives.reservoir`.
-2. The replacements of a sample or slot are drawn ahead, with the paper's law.
+2. It is drawn ahead at which token a sample or slot is replaced next, with the paper's probabilities.
 3. The last `recent` tokens may be kept exactly, and join clusters and slots when they leave the window.
-4. With `max_clusters`, delta doubles whenever one more would be needed, as in the doubling algorithm of Charikar,
-   Chekuri, Feder and Motwani [CCFM97]: memory is bounded whatever the keys do, and delta is what gives.
+4. With `max_clusters`, delta doubles whenever one more cluster would be needed, as in the doubling algorithm of
+   Charikar, Chekuri, Feder and Motwani [CCFM97]: memory is bounded for any keys, at the price of a larger delta.
 5. Two caches over disjoint streams merge.
 """
 
@@ -46,7 +48,7 @@ class SubGenCache(MergingCache):
     Parameters
     ----------
     delta : float
-        A key joins the nearest center if that is at most so far away, in the keys' own units; else it becomes one.
+        A key joins the nearest center if its distance, unscaled, is at most delta; else it becomes a center.
     cluster_samples : int
         `t`, samples per cluster.
     value_samples : int
@@ -54,9 +56,9 @@ class SubGenCache(MergingCache):
     recent : int
         Last tokens that are kept exactly.
     max_clusters : int, optional
-        Bound on the number of clusters: delta doubles when it would be passed.
+        Bound on the number of clusters: delta doubles when it would be exceeded.
     rng : Generator, int or None
-        Source of the draws. Caches that are to be merged need different ones.
+        Source of the draws. Two caches that are to be merged need different seeds.
 
     Attributes
     ----------
@@ -65,13 +67,13 @@ class SubGenCache(MergingCache):
     current_delta : float
         `delta`, or what it has been doubled to.
     counts : numpy array of int64, shape (m,)
-        Keys of each cluster.
+        Number of keys in each cluster.
     mu : float
         Sum of the squared norms of the values outside the recent window.
     radius : float
         Upper bound on the distance of a key to the center of its cluster: delta, unless clusters were merged.
-        With leading axes, all of these are lists, one entry per problem in C order; before the first token they are a
-        ValueError.
+        With leading axes, all of these are lists with one entry per problem, in C order; before the first token,
+        reading them raises ValueError.
     heads : list of Head
         The states of the problems, in C order; empty before the first token.
 
@@ -82,24 +84,25 @@ class SubGenCache(MergingCache):
 
     Notes
     -----
-    Choosing parameters: `Hardness.cluster_radius(m)` is about the delta that makes m clusters, `within` finds one for
-    a budget of bytes, and where keys do not cluster m is nearly n. The error of `z` falls like `s^-1/2`, and is mostly
-    the larger one; t need not exceed a few where `delta ||q||` times the scale is small, but few samples bias the
-    answer: `E[1/tau] > 1/E[tau]`.
+    Choosing parameters: `Hardness.cluster_radius(m)` is about the delta that makes m clusters, and `within` finds delta
+    for a budget of bytes; where keys do not cluster, m is nearly n. Of the two errors that of `z`, which falls like
+    `s^-1/2`, is usually the larger. Where `scale delta ||q||` is small, a few samples t suffice for the error of `tau`;
+    but few samples bias the answer, since `E[1/tau] > 1/E[tau]`.
 
-    Guarantee [SG24, Theorem 1]: for `||q|| <= r`, `t = Omega(eps^-2 e^(2 delta r) log n)` and `s = Omega(eps^-2 d)`, an
-    answer is within `eps ||softmax(K q)||_2 ||V||` of attention with probability 0.99 (r counts the scale). With
-    constants: `z` is within `eps ||exp(K q)|| ||V||` of its mean with probability `1 - p` for
-    `s >= srank(V) / (eps^2 p)`, and the relative variance of `tau` is at most `sinh(w)^2 / t`, w the largest `radius`
-    times `scale ||q||`.
+    Guarantee [SG24, Theorem 1]: for `scale ||q|| <= r`, `t = Omega(eps^-2 e^(2 delta r) log n)` and
+    `s = Omega(eps^-2 d)`, an answer is within `eps ||softmax(scale K q)||_2 ||V||` of attention with probability 0.99.
+    With constants: `z` is within `eps ||exp(scale K q)|| ||V||` of its mean with probability `1 - p` for
+    `s >= srank(V) / (eps^2 p)`, and the relative variance of `tau` is at most `sinh(w)^2 / t`, where
+    `w = radius scale ||q||`.
 
     Draws are a function of the seed, the slot and the token: one seed gives the same state, to the bit, for any chunks.
 
-    Merged, each slot holds every token of both streams with probability `||v||^2 / mu`, independently. Centers stay
-    pairwise farther than delta (of `other`'s, those within delta of one of this cache's lose their cluster to it), so
-    there are still at most as many as parts in any partition of both streams' keys into parts of diameter delta, and
-    samples are uniform over their cluster; but a member may be delta plus `other`'s radius away from its center: see
-    `radius`.
+    After a merge, each slot holds every token of both streams with probability `||v||^2 / mu`, independently of the
+    other slots. Delta becomes the larger of the two, before any doubling. A center of `other` that is within delta of a
+    center already there gives its cluster to it, so that centers stay pairwise farther than delta, and there are still
+    at most as many as parts in any partition of both streams' keys into parts of diameter delta. Samples stay uniform
+    over their cluster; but a key may now be as far from its center as delta plus `other`'s radius, which `radius`
+    accounts for.
 
     Examples
     --------
@@ -131,9 +134,9 @@ class SubGenCache(MergingCache):
         if max_clusters is not None and not self.delta:
             raise ValueError("delta must be above 0 if max_clusters is given: it is doubled, got 0")
         self._maximum = math.inf if self.max_clusters is None else self.max_clusters
-        self._squared = ("k", "v")
+        self._squared = ("k", "v")  # the base class checks that their squared norms are finite
         self._seeds = [seed_from(rng)]
-        self._parts: dict[str, Any] = {}  # classes of a head's parts, where they are not the usual ones
+        self._parts: dict[str, Any] = {}  # classes for Head's clusters, samples and slots: sabotages replace them
         self.heads: list[Head] = []
 
     @classmethod
@@ -152,20 +155,21 @@ class SubGenCache(MergingCache):
     ) -> Self:
         """A cache that never holds more than `nbytes` for each problem.
 
-        The clusters get what slots and window leave, as `max_clusters`. Delta is found online: it doubles when they do
-        not suffice, so that all are within 8 times the least radius for so many centers [CCFM97]. A doubling may merge
-        most clusters, and often leaves a good part of the budget unused.
+        `max_clusters` is set to as many clusters as fit in the bytes that slots and window leave. Delta is found
+        online: it doubles when that many clusters do not suffice. Every key is then within 8 times the smallest radius
+        with which so many centers can cover the keys [CCFM97]. A doubling may merge most clusters, and often leaves a
+        good part of the budget unused.
 
         Parameters
         ----------
         nbytes, d, d_v : int
-            The budget; widths of keys and values, which `update` holds the rows to.
+            The budget; the widths of keys and values. `update` refuses rows of other widths.
         delta : float
-            Where to begin: below what the budget will need.
+            Initial delta; choose it smaller than the one that the budget will need.
         cluster_samples, value_samples, recent, rng
             As for the class.
         dtype : "float32" or "float64"
-            Of the stored rows: float32 for half precision, too.
+            Of the stored rows; keys in half precision are stored as float32.
 
         Raises
         ------
@@ -179,15 +183,16 @@ class SubGenCache(MergingCache):
             raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
         item = np.dtype(dtype).itemsize
         fixed = (s + r) * (d + d_v) * item + 8 * s
-        each = (1 + t) * (d * item * 9 / 8 + 8)  # an eighth is room to grow; 8 bytes say when a sample changes
+        # A center or sample is d numbers, with an eighth of room to grow, and 8 bytes (count; when the sample changes).
+        each = (1 + t) * (d * item * 9 / 8 + 8)
         clusters = int((checks.integer("nbytes", nbytes, minimum=1) - fixed) / each)
         if clusters < 1:
             raise ValueError(f"nbytes must be at least {math.ceil(fixed + each)} for these samples, got {nbytes}")
         cache = cls(delta, t, s, recent=r, max_clusters=clusters, rng=rng)
-        cache._width, cache._dtype = {"k": d, "v": d_v}, np.dtype(dtype)  # other rows would break the budget
+        cache._width, cache._dtype = {"k": d, "v": d_v}, np.dtype(dtype)  # `update` refuses other rows from now on
         return cache
 
-    # ---------------------------------------------------------------------------------------------------- what it shows
+    # ----------------------------------------------------------------------------------------------- public properties
     @property
     def centers(self) -> Any:
         return self._shown([head.clusters.centers.rows.copy() for head in self.heads])
@@ -231,7 +236,7 @@ class SubGenCache(MergingCache):
             self.heads = [Head(xp, seed=self._seeds[0], number=number, **alike) for number in range(count)]
 
     def _leaving(self, xp: Any, k: Array, v: Array) -> list[Array]:
-        """Append rows to the window; what has to leave it, in the order in which it came."""
+        """Append rows to the window; return the keys and values that leave it, oldest first."""
         leaving = []
         for name, x in (("recent_k", k), ("recent_v", v)):
             if name in self._stored:
@@ -243,11 +248,11 @@ class SubGenCache(MergingCache):
 
     # ---------------------------------------------------------------------------------------------------- the estimate
     def _attend(self, xp: Any, q: Array, scale: float) -> Array:
-        z, tau = [], []
-        if len(self.heads[0].sampled):  # else all tokens are in the window
+        z, tau = [], []  # summands of numerator and normaliser, as pairs (m, o) that stand for exp(m) o
+        if len(self.heads[0].sampled):  # there are clusters; without any, all tokens are in the window
             z.append(numerators(xp, self.heads, q, scale))
             tau.append(normalisers(xp, self.heads, q, scale))
-        if self.recent:  # the window's share of both sums is exact
+        if self.recent:  # the window adds to both sums exactly
             window = (self._stored[name] for name in ("recent_k", "recent_v"))
             exact = partial_attention(q, *window, scale=scale, check_finite=False)
             z.append((exact.m, exact.o))
@@ -259,12 +264,12 @@ class SubGenCache(MergingCache):
         self._begin(xp, len(other.heads))
         for head, other_head in zip(self.heads, other.heads, strict=True):
             head.merge(xp, other_head, self._maximum)
-        if self.recent:
+        if self.recent:  # the other's window comes after this cache's
             self._absorb(xp, theirs["recent_k"], theirs["recent_v"])
 
-    # --------------------------------------------------------------------------------------------- what it consists of
+    # -------------------------------------------------------------------------------------------------- saved and moved
     def contents(self) -> dict[str, Array]:
-        """The arrays that `save` writes, without room to spare: the window, and `<number>.<name>` of every head."""
+        """The arrays that `save` writes, without room to grow: the window, and `<number>.<name>` of every head."""
         heads = {f"{i}.{name}": x for i, head in enumerate(self.heads) for name, x in head.contents().items()}
         return {**self._stored, **heads}
 

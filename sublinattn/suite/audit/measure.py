@@ -10,7 +10,8 @@ matrix alpha would say nothing: the first queries see few keys, so that it is of
 *Sizes* follow from the theorems with what was measured here, with explicit constants where these are known. Every part
 of an estimate gets all of the error `EPS` and all of the failure probability `FAILURE`, although a theorem must divide
 them among its parts. The sizes are therefore lower bounds of what a theorem needs; where one is not below n, that
-theorem says nothing. For [HA24] the size is that of Lemma 2 without the normaliser's; for [ALSY23] it has no constants.
+theorem says nothing. For [HA24] the size is the number of samples in Lemma 2 (the product), without those of Lemma 1
+(the normaliser); for [ALSY23] all hidden constants are taken to be 1.
 """
 
 from __future__ import annotations
@@ -42,16 +43,16 @@ EPS, FAILURE = 0.5, 0.1
 QUERIES = 256
 """Number of last queries that are compared: at most this many, and at most a quarter of the text."""
 PARTS = (256, 64, 32)
-"""The numbers of clusters that are tried are n over each of these."""
+"""The radius is measured for n/256, n/64 and n/32 clusters of the keys."""
 BLOCK = 256
 """Block size of HyperAttention: at most this, and at most half of the budget in keys."""
 KEPT = 64
-"""The compressibility of the output is measured with n over this many rows kept."""
+"""Every column of the output is compressed to n over this many entries."""
 PREFIXES = (1 / 4, 1 / 2, 1)
 """Fractions of the text over which the growth of alpha is fitted."""
 HYPER = "hyper practical"
 SIZES = {"hyper_size": "HA24", "subgen_size": "SG24", "onepass_size": "ALSY23", "polynomial_size": "AS23"}
-"""Column of the size that a theorem needs, and its paper: samples, stored rows, rows of the sketch, monomials."""
+"""Columns of the sizes that theorems need, and their papers: samples, stored rows, rows of the sketch, monomials."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,17 @@ class Audit:
         One row per head with the columns layer, head, n;
 
         - of the block without a mask: alpha, alpha_residual (the first `SINKS` keys computed exactly), alpha_exponent
-          (growth of alpha_residual over the first quarter, the first half and the whole of the text), kappa, srank;
+          (exponent of n in alpha_residual, fitted over such blocks of the text's first quarter, first half and whole),
+          kappa, srank;
         - of the whole text: entry_bound, query_norm and key_norm (largest), radius (of n/32 clusters of keys), delta_r
-          (radius times scale times query_norm), delta_r_log (delta_r over log n), tail (relative error of the best
-          n/64 rows per column of the output), window_mass and heavy_mass (share of the last queries' attention on the
-          first `SINKS` and the latest keys, and on the heaviest keys, as many as the budget allows);
+          (radius times scale times query_norm), delta_r_log (delta_r over log n), tail (relative error of every column
+          of the output if only its n/64 largest entries are kept);
+        - of the last queries: window_mass and heavy_mass, their share of attention on as many keys as the budget has
+          tokens, namely the first `SINKS` and the latest keys, or the keys with the most attention;
         - the columns of `SIZES`.
     errors : DataFrame
-        layer, head, method, nbytes (stored), error (in the theorem's norm, mean over queries), relative
-        (`||out - Attn||_F / ||Attn||_F`).
+        layer, head, method, nbytes (stored), error (mean over queries of
+        `||out - Attn||_2 / (||softmax(K q)||_2 ||V||)`), relative (`||out - Attn||_F / ||Attn||_F`).
     radii : DataFrame
         layer, head, m (number of clusters), radius (of greedy k-center on the keys).
     """
@@ -103,10 +106,11 @@ def audit(
     ----------
     captured : Captured
     share : float
-        Memory budget of a cache as a fraction of the exact cache; for HyperAttention, the fraction of keys per query.
+        Memory budget of a cache as a fraction of the exact cache; for HyperAttention, the fraction of the keys that it
+        reads per query.
     seed : int
     progress : callable
-        Called with the number of heads that are done and the number of all heads.
+        Called after each head with the number of heads done and the number of all heads.
 
     Raises
     ------
@@ -116,7 +120,7 @@ def audit(
 
     Notes
     -----
-    About 20 passes over each head's softmax matrix, `O(n^2 d)` operations each; one head's arrays at a time.
+    About 20 passes over each head's softmax matrix, `O(n^2 d)` operations each. Only one head is in memory at a time.
     """
     n = captured.tokens
     if n < 128:
@@ -145,13 +149,13 @@ def _queries(n: int) -> int:
 
 
 class _Head:
-    """One head: its hardness over the whole text, and the errors of its last queries over the keys before them."""
+    """One head: its hardness and its theorems' sizes, and the errors of the methods on its last queries."""
 
     def __init__(self, x: Instance, share: float, rng: np.random.Generator) -> None:
         self.x, self.n, self.rng = x, len(x.k), rng
         self.stream = _last_queries(x, _queries(self.n))
         self.budget = int(share * self.stream.cache_bytes)
-        self.tokens = self.budget // row_bytes(x)
+        self.tokens = self.budget // row_bytes(x)  # that fit in the budget
         self.block = min(BLOCK, self.tokens // 2)
         counts = [max(2, self.n // part) for part in PARTS]
         radii = greedy_k_center(np, x.k, max(counts))[1]  # with fewer keys than clusters the last radius is 0
@@ -181,10 +185,10 @@ class _Head:
             "tail": float(tails[n // KEPT]),
             "window_mass": window,
             "heavy_mass": heavy,
-            # [HA24] Lemma 2 on the block, which has n/2 keys: twice that many samples of n keys.
+            # [HA24] Lemma 2 says how many of the block's n/2 keys to sample: twice as many are the same share of n.
             "hyper_size": 2 * amm_sample_size(x.v.shape[1], float(h.srank), eps=EPS, delta=FAILURE),
             "subgen_size": self._subgen_size(r),
-            # [ALSY23]: k log n rows, where the best k rows of the output leave a tail of EPS.
+            # [ALSY23]: k log n rows, k the least number of entries per column of the output that leaves a tail <= EPS.
             "onepass_size": int((tails > EPS).sum()) * math.ceil(math.log2(n)),
             "polynomial_size": _monomials(x.k.shape[1], r * key_norm),
         }
@@ -192,7 +196,8 @@ class _Head:
     def errors(self) -> Iterator[dict[str, Any]]:
         """Error of every method on the last queries.
 
-        A cache stores at most the budget. HyperAttention stores all keys and reads as many per query as the budget has.
+        The caches that compress store at most the budget. HyperAttention stores all keys, and reads as many per query
+        as the budget has tokens: its block, the sinks and the samples.
         """
         stream, x = self.stream, self.stream.x
         for answers in unbudgeted(stream, self.budget):
@@ -212,13 +217,13 @@ class _Head:
         return {"method": method, "nbytes": nbytes, "error": error, "relative": relative}
 
     def _growth(self, alpha: float) -> float:
-        """Exponent of n in alpha with the sinks computed exactly, by least squares over prefixes of the text."""
+        """Exponent of n in alpha_residual by least squares over prefixes of the text; `alpha` is that of the whole."""
         sizes = [int(part * self.n) for part in PREFIXES]
         alphas = [_alpha(self.x, size) for size in sizes[:-1]] + [alpha]
         return float(np.polyfit(np.log(sizes), np.log(alphas), 1)[0])
 
     def _masses(self) -> tuple[float, float]:
-        """Share of the last queries' attention on the first and the latest keys, and on the heaviest keys."""
+        """Mean share of the last queries' attention on `tokens` keys: the first and the latest, and the heaviest."""
         stream, x = self.stream, self.stream.x
         logits = x.scale * stream.late @ x.k.T
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -227,19 +232,20 @@ class _Head:
         return float(window), float(np.sort(mass)[len(mass) - self.tokens :].sum())
 
     def _subgen_size(self, r: float) -> float:
-        """[SG24] Theorem 1: rows of m clusters with t samples each, and s slots, for the best m.
+        """[SG24] Theorem 1: stored rows, `m (1 + t) + s`, for the m of `radii` that needs fewest.
 
-        With sinh(delta r)^2 the relative variance of one sample, t = sinh(delta r)^2 / (EPS^2 FAILURE) by Chebyshev's
-        inequality; s = srank(V) / (EPS^2 FAILURE).
+        A sample of a cluster of radius delta has relative variance at most sinh(delta r)^2, so that by Chebyshev's
+        inequality `t = sinh(delta r)^2 / (EPS^2 FAILURE)` samples suffice, and `s = srank(V) / (EPS^2 FAILURE)` slots.
         """
         v = self.x.v
         slots = float((v**2).sum() / np.linalg.norm(v.T @ v, 2)) / (EPS**2 * FAILURE)
+        # sinh(300)^2 is below the largest float
         variances = {m: math.sinh(min(radius * r, 300.0)) ** 2 for m, radius in self.radii.items()}
         return min(m * (1 + max(1.0, variance / (EPS**2 * FAILURE))) for m, variance in variances.items()) + slots
 
 
 def _last_queries(x: Instance, count: int) -> Stream:
-    """A stream of all tokens before the last queries, which are held out; each earlier query is asked at its token."""
+    """The tokens before the last `count`, whose queries are held out; the cache may see every earlier query."""
     n = len(x.k) - count
     before = Instance(x.q[:n], x.k[:n], x.v[:n], scale=x.scale, name=x.name, params=x.params, source=x.source)
     return Stream.over(before, early=before.q, asked=np.ones(n, bool), late=x.q[n:])
@@ -251,21 +257,22 @@ def _block(x: Instance, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _alpha(x: Instance, n: int) -> float:
-    """`alpha` = n max_j ||P e_j||^2 of the block of the first n tokens, without the columns of the first keys."""
+    """alpha_residual of the block of the first n tokens: (n/2) max ||P e_j||^2 over its keys j but the sinks."""
     q, k, _ = _block(x, n)
     p = SoftmaxMatrix(np, q[None], k[None], scale=x.scale, causal=False)
     return float(len(k) * p.column_squares()[0, SINKS:].max())
 
 
 def _tails(out: np.ndarray) -> np.ndarray:
-    """Relative error of the best k entries of every column of the output, for k = 0..n."""
+    """Relative error if only the k largest entries of every column of the output are kept, for k = 0..n."""
     squares = -np.sort(-(asnumpy(out).astype(np.float64) ** 2), axis=0)
     kept = np.concatenate([[0.0], squares.sum(axis=1).cumsum()])
     return np.sqrt(np.maximum(0, kept[-1] - kept) / kept[-1])
 
 
 def _monomials(d: int, radius: float) -> float:
-    """Monomials of d variables up to the degree at which Taylor's polynomial has relative error EPS up to `radius`."""
+    """Monomials of d variables up to the degree at which Taylor's polynomial of exp has relative error EPS for logits
+    up to `radius`."""
     degree = taylor_degree(math.log(EPS), radius)
-    log = math.lgamma(d + degree + 1) - math.lgamma(d + 1) - math.lgamma(degree + 1)
-    return math.exp(log) if log < 700 else math.inf
+    log_count = math.lgamma(d + degree + 1) - math.lgamma(d + 1) - math.lgamma(degree + 1)  # log binomial(d + g, g)
+    return math.exp(log_count) if log_count < 700 else math.inf

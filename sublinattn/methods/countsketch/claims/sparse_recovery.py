@@ -1,7 +1,9 @@
 """Sparse recovery from a CountSketch: its error, and the width that it needs [ALSY23, CCF02, PW11].
 
-[ALSY23] takes the sparse recovery of [NS19]; here it is CountSketch with the median [CCF02]. The width that `1 + eps1`
-needs is measured: for exactly k entries it is `k/eps1^2`, for 2k entries `k/eps1` [PW11].
+T, the recovered column, keeps the k (or 2k) largest estimates of the entries of y, and `tail_k(y)` is y without its k
+largest entries. [ALSY23] promises `||T - y|| <= (1 + eps1) ||tail_k(y)||` by the sparse recovery of [NS19]; here it is
+CountSketch with the median [CCF02]. Theory of the width that this needs [PW11]: of the order of `k/eps1^2` if T has
+exactly k entries, of `k/eps1` if it may have 2k. The trial `critical_width` measures it.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ COLUMNS = 2
 DECODERS = {"identify": identify, "scan": scan}
 
 
-def distances(xp: Any, y: np.ndarray, sketch: CountSketch, decoder: str, keep: int) -> np.ndarray:
-    """`||T - y||_2` of each column, where T holds the `keep` entries that are recovered."""
-    recovered = SparseColumns(*DECODERS[decoder](xp, sketch, keep), y.shape)
+def distances(xp: Any, y: np.ndarray, sketch: CountSketch, decoder: str, entries: int) -> np.ndarray:
+    """`||T - y||_2` of each column of y, where `decoder` recovers T with so many entries from the sketch."""
+    recovered = SparseColumns(*DECODERS[decoder](xp, sketch, entries), y.shape)
     return np.linalg.norm(asnumpy(recovered.todense()) - y, axis=0)
 
 
@@ -46,9 +48,10 @@ def recovery(
     narrow: int = 1,
     signs: bool = True,
 ) -> Trial:
-    """Error of the worst column against `(1 + eps1) ||tail_k||` (rounding is allowed for), with the package's sizes.
+    """`||T - y||` against `(1 + eps1) ||tail_k||` plus rounding, in the column of y where their ratio is largest.
 
-    Sabotages: another number of tables, a width divided by `narrow`, no signs.
+    Width and number of tables are the package's. Sabotages: another number of tables, a width divided by `narrow`, no
+    signs. The fact `zero` is the error of the answer 0 over the bound, in the column where that is smallest.
     """
     tables = tables or tables_for(n * COLUMNS, eps1)
     bit_tables = min(bit_tables_for(k * COLUMNS, eps1), tables) if decoder == "identify" else 0
@@ -75,18 +78,21 @@ def proven_recovery(
     used_tables: int | None = None,
     divide: float = 1.0,
 ) -> Trial:
-    """Largest error of an estimate (`what="estimates"`), or of the k or 2k largest estimates (`"k"`, `"2k"`).
+    """An error over `||tail_k||`, in the column of y where it is largest, against its proven bound.
 
-    Both are of the worst column, over its `||tail_k||`, against what is proven. Sabotages: `used_tables` in place of
-    the tables that the proof counts; estimates must be within a `divide`-th of their bound.
+    With `what="estimates"` it is the largest error of an estimate; with `"k"` or `"2k"` it is `||T - y||`, where T
+    keeps so many of the largest estimates. Sabotages: `used_tables` instead of the `tables` for which the bound is
+    proven; estimates must be within a `divide`-th of their bound. The fact `zero` is the error of the answer 0 over
+    `||tail_k||`, in the column where that is smallest.
     """
+    # Proven: with probability 1 - RECOVERY_FAILURE every |estimate - y_i| is at most sqrt(a / width) ||tail_k||.
     a = symbols.estimate_spread(k, width=width, tables=tables, entries=n * COLUMNS, failure=RECOVERY_FAILURE)
     y = signals(rng, family, n, k, columns=COLUMNS)
     sketch = sketched(xp, cubics(rng, used_tables or tables), y, width=width)
-    if what == "estimates":  # |estimate - y_i| <= sqrt(a / w) ||tail_k||
+    if what == "estimates":
         bound = math.sqrt(a / width) / divide
         error, zero = abs(asnumpy(sketch.estimates(xp, xp.arange(n))) - y).max(axis=0), abs(y).max(axis=0)
-    else:  # ||T - y|| <= factor(c) ||tail_k||, where c = k e^2 / ||tail_k||^2 for estimates within e
+    else:  # ||T - y|| <= factor(c) ||tail_k||, c = k e^2 / ||tail_k||^2 = a k / width if estimates are within e
         twice = what == "2k"
         bound = symbols.recovery_factor(a * k / width / divide**2, twice=twice)
         error, zero = distances(xp, y, sketch, "scan", 2 * k if twice else k), np.linalg.norm(y, axis=0)
@@ -95,7 +101,7 @@ def proven_recovery(
     return Trial(float((error / tails).max()), bound, facts=facts)
 
 
-MISSES = 0.1  # share of the draws that defines the critical width
+MISSES = 0.1  # largest share of draws that may miss the bound at the critical width
 
 
 def critical_width(
@@ -113,24 +119,26 @@ def critical_width(
     eps_power: float = 1.0,
     k_power: float = 0.0,
 ) -> Trial:
-    """Smallest width at which a tenth of the draws miss `||T - y||^2 <= (1 + eps1) ||tail_k||^2`; inf above 2n.
+    """Smallest width at which at most a share MISSES of draws violates `||T - y||^2 <= (1 + eps1) ||tail_k||^2`.
 
-    T holds the `keep k` largest estimates. All draws are tables of one sketch. The search starts anywhere within a
-    factor of 2, so that its steps are not those of the grid. Sabotages: `eps1^eps_power / k^k_power` in place of
-    `eps1`.
+    T keeps the `keep * k` largest estimates. A draw is `tables` fresh hash tables on the same y. `measured` is inf if
+    no width up to 2n suffices. The search doubles or halves a width that is random within a factor of 2, so that its
+    steps do not coincide with those of the grid of cases. Sabotages: `eps1^eps_power / k^k_power` in place of `eps1`.
     """
     (y,) = signals(rng, family, n, k, eps1=eps1, columns=1).T
     square, tail2 = (y**2).sum(), float(tail(y, k) ** 2)
 
     def excess(width: int) -> float:
-        sketch = sketched(xp, cubics(rng, draws * tables), y[:, None], width=width)
+        sketch = sketched(xp, cubics(rng, draws * tables), y[:, None], width=width)  # the tables of all draws at once
         each = by_table(xp, sketch, xp.arange(n)).reshape(draws, tables, n)
         estimates = asnumpy(median(xp, each.swapaxes(0, 1)))
         kept = np.argpartition(-np.abs(estimates), keep * k - 1, axis=1)[:, : keep * k]
         true, estimate = y[kept], np.take_along_axis(estimates, kept, axis=1)
         errors = square + ((estimate - true) ** 2 - true**2).sum(axis=1)  # ||T - y||^2 of each draw
         over = np.quantile((errors / tail2 - 1) / (eps1**eps_power / k**k_power), 1 - MISSES, method="higher")
-        return float(over if over >= 1 else np.exp(over - 1))  # with more than k entries kept it may be negative
+        # `critical_size` takes logs, but with more than k entries T may be better than tail_k, and `over` negative:
+        # below 1 an increasing, positive function of it.
+        return float(over if over >= 1 else np.exp(over - 1))
 
     size = critical_size(excess, start=round(width_for(k, eps1) * 2 ** rng.uniform()), cap=2 * n)
     return Trial(size, facts={"n": n, "k": k, "varepsilon": eps1, "varepsilon_ties": eps1, "cap": 2 * n})
@@ -164,7 +172,7 @@ FLAT_K = tuple({"family": "flat", "n": 1024, "k": x, "eps1": 0.2} for x in (2, 4
 
 
 def width_cases(keep: int, **grids: tuple[Case, ...]) -> tuple[Case, ...]:
-    """Cases that keep `keep k` entries, one grid for each variable."""
+    """Cases that keep `keep * k` entries, one grid for each variable."""
     return tuple({**case, "variable": name, "keep": keep} for name, grid in grids.items() for case in grid)
 
 
