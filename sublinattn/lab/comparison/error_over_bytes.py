@@ -187,13 +187,13 @@ def _geometric(x: pd.Series) -> float:
 
 # ------------------------------------------------------------------------------------------------------------ retrieval
 def retrieval(run: Run) -> pd.DataFrame:
-    """Whether each method finds the needle that is asked for at the end: 4 of them, one asked for per replicate.
+    """Whether each method finds a needle: of 4 in the stream, the one that the query at the end looks for.
 
     Returns
     -------
     DataFrame
         n, replicate (fresh stream and draws), method, share (nan without a budget), found (bool). INFORMED are heavy
-        hitters with queries for the needles all along; TOLD is SubGen with the delta that fills its bytes.
+        hitters that see queries for the needles all along; TOLD is SubGen with the delta that fills its bytes.
     """
     xp = run.xp
     n, d = run.pick(smoke=512, standard=1024, full=9216), retrieval_width(run)

@@ -113,7 +113,7 @@ class Stream:
 def drawn(what: Input, n: int, replicate: int, run: Run) -> tuple[Stream, np.random.Generator]:
     """A fresh stream of an input, and its generator for further draws. For "real" another head for every replicate.
 
-    Needles are not asked for before the end: the queries before it have random directions and norm QUERY_NORM.
+    No query before the end looks for a needle: the earlier ones have random directions and norm QUERY_NORM.
     """
     xp, rng = run.xp, run.rng("caches", what.label, n, replicate)
     if what is not REAL:

@@ -173,7 +173,7 @@ def critical_sample(
     error : function of the instance, the estimated log normalisers (t, n) and outputs (t, n, d_v)
         The error of each of t draws, relative to the theorem's norm.
     told_kappa : float, optional
-        What ApproxD is given as kappa, instead of the instance's own.
+        ApproxD's input kappa; by default the instance's own.
     allowed : float, optional
         Error that a draw must meet; by default eps.
     cap : int

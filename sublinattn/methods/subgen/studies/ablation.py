@@ -120,7 +120,7 @@ def parts(run: Run) -> pd.DataFrame:
     DataFrame
         input, source, n, replicate, normaliser, numerator, error (the theorem's norm), relative. The normaliser SHARED:
         one sample for both, of as many bytes in all (3n/16 tokens where d = d_v), whose errors cancel in the ratio.
-        "zero" for both: answering zero.
+        "zero" for both: the answer 0.
     """
     n = run.pick(smoke=1024, standard=8192, full=65536)
     replicates = run.pick(smoke=3, standard=12, full=12)
@@ -133,8 +133,8 @@ def parts(run: Run) -> pd.DataFrame:
             base = (what.label, what.source, len(x.k), replicate)
             clusters = size // (1 + CLUSTER_SAMPLES)  # a center and its samples are rows
             doubled = SubGenCache(first_delta(x), CLUSTER_SAMPLES, size, max_clusters=clusters, rng=rng)
-            told = SubGenCache(filling_delta(x, clusters), CLUSTER_SAMPLES, 3 * size // 2, rng=rng)
-            (slots, samples), (more, fitted) = (subgen_rows(stream.feed(cache, CHUNK)) for cache in (doubled, told))
+            filling = SubGenCache(filling_delta(x, clusters), CLUSTER_SAMPLES, 3 * size // 2, rng=rng)
+            (slots, samples), (more, fitted) = (subgen_rows(stream.feed(cache, CHUNK)) for cache in (doubled, filling))
             one, other = (uniform_rows(stream, size, rng) for _ in range(2))
             below = (samples, fitted, center_rows(stream, size), one, whole(stream))
             above = (slots, other, whole(stream))
