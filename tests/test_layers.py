@@ -116,3 +116,20 @@ def test_an_underscore_is_not_imported_from_outside_its_folder(path):
         and (name.startswith("_") or target.stem.startswith("_") and target.stem != "__init__")
     ]
     assert wrong == []
+
+
+def test_tests_reach_no_private_name():
+    """An attribute, an import or a patched name with an underscore; a subclass may call its base's own."""
+    wrong = []
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls", "os", "super()"):
+                names = [node.attr]
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sublinattn"):
+                names = [*node.module.split("."), *(alias.name for alias in node.names)]
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".setattr"):
+                names = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+            if any(name.startswith("_") and not name.startswith("__") for name in names):
+                wrong.append(f"{path.name}:{node.lineno}: {ast.unparse(node)}")
+    assert wrong == []

@@ -15,7 +15,7 @@ from .backends import Array
 from .files import atomic, open_safetensors
 
 _ENTRY = "sublinattn.checkpoint"  # the file's one metadata entry: safetensors writes several in no fixed order
-_VERSION = 1
+VERSION = 1
 
 
 class StreamingState:
@@ -54,7 +54,7 @@ class StreamingState:
         OSError
             If the disk does not take it: the file that was at `path` is then still there.
         """
-        header = {"kind": type(self).__name__, "version": _VERSION, "about": self._about()}
+        header = {"kind": type(self).__name__, "version": VERSION, "about": self._about()}
         metadata = {_ENTRY: json.dumps(header, sort_keys=True, allow_nan=False)}
         # asarray, not ascontiguousarray: an array without axes keeps its shape.
         arrays = {name: np.asarray(backends.asnumpy(x), order="C") for name, x in self.contents().items()}
@@ -80,8 +80,8 @@ class StreamingState:
             if note is None:
                 raise ValueError(f"{path} is not a checkpoint of a streaming state: it has no {_ENTRY!r} metadata")
             header = json.loads(note)
-            if header["version"] != _VERSION:
-                raise ValueError(f"{path} is a checkpoint of version {header['version']}, this is version {_VERSION}")
+            if header["version"] != VERSION:
+                raise ValueError(f"{path} is a checkpoint of version {header['version']}, this is version {VERSION}")
             if header["kind"] != cls.__name__:
                 raise ValueError(f"{path} is a checkpoint of a {header['kind']}, not of a {cls.__name__}")
             names: list[str] = file.keys()

@@ -79,7 +79,7 @@ def test_load_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(ValueError, match=r"x\.ckpt is not a checkpoint of a streaming state"):
             Toy.load(path)
     path.write_bytes(whole)
-    monkeypatch.setattr(state, "_VERSION", 2)
+    monkeypatch.setattr(state, "VERSION", 2)
     with pytest.raises(ValueError, match=r"x\.ckpt is a checkpoint of version 1, this is version 2"):
         Toy.load(path)
 

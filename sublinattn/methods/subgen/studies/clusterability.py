@@ -80,7 +80,7 @@ def longest_query(x: Array, scale: float) -> float:
     return scale * float(np.linalg.norm(asnumpy(x), axis=-1).max())
 
 
-def _heads(run: Run) -> slice:
+def heads_measured(run: Run) -> slice:
     """Which real heads are measured: every third one at smoke effort."""
     return run.pick(smoke=slice(None, None, 3), standard=slice(None), full=slice(None))
 
@@ -94,7 +94,7 @@ def _points(run: Run, label: str) -> Iterator[tuple[str, str, int, str, Array]]:
             yield what.label, what.source, replicate, "keys", keys
     for name, stack in stacks(run.xp).items():
         if name != "queries":
-            for head in range(len(stack))[_heads(run)]:
+            for head in range(len(stack))[heads_measured(run)]:
                 yield REAL.label, REAL.source, head, name, stack[head]
 
 
@@ -248,7 +248,7 @@ def over_n(run: Run) -> pd.DataFrame:
                 rows.append((what.label, what.source, replicate, n, delta, *own, parts))
     points = stacks(xp)
     longest = points["keys"].shape[1]
-    for head in range(len(points["keys"]))[_heads(run)]:
+    for head in range(len(points["keys"]))[heads_measured(run)]:
         q, k = points["queries"][head], points["keys"][head]
         delta = greedy_radii(xp, k, longest // PART)[-1]
         for n in (longest // 8, longest // 4, longest // 2, longest):

@@ -22,7 +22,7 @@ def small():
     """The experiments with streams of at most 128 tokens, one replicate less than usual, and six heads."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "pick", lambda self, *, smoke, **_: min(smoke, 128) if smoke == 512 else smoke)
-        patch.setattr(lab, "_heads", lambda run: slice(0, 72, 12))
+        patch.setattr(lab, "heads_measured", lambda run: slice(0, 72, 12))
         return {
             "curves": lab.cost_curves(RUN),
             "over": lab.over_delta(RUN),
