@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from scipy.special import ndtri, stdtrit
@@ -24,24 +26,24 @@ def proportion(hits: int, trials: int) -> tuple[float, float, float]:
     return hits / trials, float(interval.low), float(interval.high)
 
 
-def growth_exponents(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
-    """Least-squares slopes of log `quantity` on log n, one fit per replicate (or head).
+def growth_exponents(rows: pd.DataFrame, quantity: str, by: Sequence[str] = ("input",)) -> pd.DataFrame:
+    """Least-squares slopes of log `quantity` on log n, one fit per replicate (or head), for each group `by`.
 
     Returns
     -------
     DataFrame
-        input, exponent (their mean), lower, upper (99 percent limits of the mean, Student's t), 10 %, 90 % (of the
-        slopes), fits.
+        The columns `by`, exponent (their mean), lower, upper (99 percent limits of the mean, Student's t), 10 %, 90 %
+        (of the slopes), fits.
     """
     lines = []
-    for name, group in rows.groupby("input", sort=False):
+    for name, group in rows.groupby(list(by), sort=False):
         slopes = np.array(
             [np.polyfit(np.log(one["n"]), np.log(one[quantity]), 1)[0] for _, one in group.groupby("replicate")]
         )
         slopes = slopes.round(12) + 0.0  # a constant count has slope 0, not rounding
         middle, reach = mean_and_reach(slopes)
-        lines.append((name, middle, middle - reach, middle + reach, *np.quantile(slopes, [0.1, 0.9]), len(slopes)))
-    return pd.DataFrame(lines, columns=["input", "exponent", "lower", "upper", "10 %", "90 %", "fits"])
+        lines.append((*name, middle, middle - reach, middle + reach, *np.quantile(slopes, [0.1, 0.9]), len(slopes)))
+    return pd.DataFrame(lines, columns=[*by, "exponent", "lower", "upper", "10 %", "90 %", "fits"])
 
 
 def largest_excess(table: pd.DataFrame) -> list[str]:

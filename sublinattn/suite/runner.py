@@ -91,7 +91,9 @@ def run(
         raise ValueError(f"effort must be one of {EFFORTS}, got {effort!r}")
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
-    old = _load_record(record)
+    if record is None and Path("ledger.json").exists():
+        record = "ledger.json"
+    old = None if record is None else ledger.load(record)
     out = Path(out)
     # A Dask worker has a working directory of its own; elsewhere the notebooks show the path as the user gave it.
     common = {"effort": effort, "seed": seed, "backend": backend, "out": str(out.resolve() if scheduler else out)}
@@ -123,12 +125,6 @@ def run(
     }
     ledger.write(out / "ledger.json", new)
     return Result(tuple(outcomes), new, tuple(ledger.flips(old, new)) if old else (), report.build(out))
-
-
-def _load_record(record: Path | str | None) -> dict[str, Any] | None:
-    if record is not None:
-        return ledger.load(record)
-    return ledger.load("ledger.json") if Path("ledger.json").exists() else None
 
 
 def _folder(notebooks: Path | str | None) -> Path:
@@ -228,9 +224,8 @@ def _stamp_path(job: Job) -> Path:
 
 
 def _stamp(job: Job, out: Path) -> dict[str, Any]:
-    parameters = {name: value for name, value in job.parameters.items() if name != "out"}
     return {
-        "parameters": parameters,
+        "parameters": {name: value for name, value in job.parameters.items() if name != "out"},
         "source": source_hash(),
         "notebook": content_hash(job.path),
         "files": _products(job, out),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from textwrap import fill
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -145,10 +146,9 @@ def draw_dropped(rates: pd.DataFrame) -> Figure:
         "kept": {**LOOKS["blue"], "label": "assumption holds"},
         "dropped": {**LOOKS["brown"], "label": "assumption dropped"},
     }
-    return facets(
-        rates.assign(name=name), x="rate", y="name", hue="variant", looks=looks, limits=("low", "high"),
-        xlabel="share of the claim's trials that fail", height=0.4 + 0.36 * name.nunique(),
-    )  # fmt: skip
+    options: dict[str, Any] = {"looks": looks, "limits": ("low", "high"), "height": 0.4 + 0.36 * name.nunique()}
+    label = "share of the claim's trials that fail"
+    return facets(rates.assign(name=name), x="rate", y="name", hue="variant", xlabel=label, **options)
 
 
 @paper_style()

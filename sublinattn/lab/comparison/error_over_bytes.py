@@ -26,17 +26,7 @@ from ..run import Run
 from ..statistics import mean_and_reach, proportion
 from ..workloads.inputs import GAUSSIAN, GAUSSIAN_MEAN, HEAVY_VALUES, REAL, Input
 from ..workloads.instance import Instance
-from .registry import (
-    CHUNK,
-    HINDSIGHT,
-    REGISTRY,
-    TOLD,
-    Stream,
-    competing,
-    directions,
-    drawn,
-    feed,
-)
+from .registry import CHUNK, HINDSIGHT, REGISTRY, TOLD, Stream, competing, directions, drawn, feed
 
 SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 RETRIEVAL_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
@@ -262,15 +252,8 @@ _LABELS = {
 
 @paper_style()
 def draw_errors(rows: pd.DataFrame, value: str = "relative") -> Figure:
-    """A panel per input: median error of each cache over the bytes that it stores; for SubGen and uniform sampling also
-    the full range over the replicates.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        As `over_bytes` gives them.
-    value : "relative" or "error"
-        What is drawn: the relative error, or that in the theorem's norm.
+    """A panel per input of `over_bytes`: median `value` ("relative" or "error") of each cache over the bytes it stores;
+    for SubGen and uniform sampling also the full range over the replicates.
     """
     stored = rows.groupby(["input", "method", "share"], dropna=False)["held"].transform("median")
     rows = rows.assign(stored=stored.where(rows["method"] != "zero"))
@@ -327,15 +310,7 @@ def stored_fractions(ax: Axes, table: pd.DataFrame, chance: float) -> None:
 
 @paper_style()
 def draw_needles(table: pd.DataFrame, *, chance: float) -> Figure:
-    """How many needles each cache finds under each budget, with exact 99 percent limits.
-
-    Parameters
-    ----------
-    table : DataFrame
-        As `accuracies` gives it.
-    chance : float
-        What a random answer finds.
-    """
+    """`accuracies` of each cache under each budget; `chance` is what a random answer finds."""
     fig, (ax,) = grid(1, 1, height=0.26 * table["method"].nunique())
     dots(ax, table, "rate", "low", "high")
     stored_fractions(ax, table, chance)

@@ -10,7 +10,8 @@
 | derived: merging | `head.py`: `Head.merge` | sg24.merge, sg24.merge-law | 12-clusterability, 13-subgen-laws |
 | Theorem 1, proof: z | `head.py`: `numerators` | sg24.z-* | 13-subgen-laws |
 | Theorem 1, proof: tau | `head.py`: `normalisers` | sg24.tau-* | 13-subgen-laws |
-| Theorem 1: error | `subgen.py`: `SubGenCache.attend` | sg24.theorem, sg24.chebyshev | 14-caches-error |
+| Theorem 1: error | `subgen.py`: `SubGenCache.attend` | sg24.theorem | 16-subgen-ablation |
+| Theorem 1: error of the numerator | `head.py`: `numerators` | sg24.chebyshev | 14-caches-error |
 | Theorem 1: s and t | `subgen.py`: `SubGenCache` | sg24.theorem-* | 16-subgen-ablation |
 | Theorem 1: memory | `subgen.py`: `SubGenCache` | sg24.memory-* | 12-clusterability |
 | Theorem 1: time | `subgen.py`: `SubGenCache.update` | sg24.time-* | 15-subgen-scaling |

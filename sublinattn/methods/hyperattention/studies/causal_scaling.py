@@ -31,10 +31,8 @@ from ..sort_lsh import SortedBlocks
 
 D = 64
 LENGTHS = tuple(2**i for i in range(12, 21))
-STAGES = {
-    "hash": "charcoal", "sort": "cyan", "gather": "indigo", "block": "orange", "sample": "blue", "merge": "rose",
-    "exact": "teal",
-}  # fmt: skip
+STAGES = {"hash": "charcoal", "sort": "cyan", "gather": "indigo", "block": "orange"}
+STAGES |= {"sample": "blue", "merge": "rose", "exact": "teal"}
 """Stages that HyperAttention reports, in their order, and their colours: dark and light in turn."""
 LEVELS = ("charcoal", "sky", "green", "orange", "magenta", "blue")
 """Colours of the leaves and of the recursion's levels."""
@@ -92,10 +90,9 @@ def recursion_map(run: Run, *, n: int, leaf: int, block_size: int) -> tuple[np.n
     xp, rng = run.xp, run.rng("map")
     x = CLUSTERED.draw(n, 64, rng)
     q, k, v = (to_device(a[None].astype(np.float32), xp) for a in (x.q, x.k, x.v))
-    recording = RecordingProblem(
-        xp, q, k, v, scale=x.scale, shift=True, block_size=block_size, sample_size=block_size, min_exact=leaf, rng=rng,
-        level=np.full((n, n), -1), computed=np.zeros((n, n), bool),
-    )  # fmt: skip
+    how: dict[str, Any] = {"block_size": block_size, "sample_size": block_size, "min_exact": leaf, "rng": rng}
+    noted: dict[str, Any] = {"level": np.full((n, n), -1), "computed": np.zeros((n, n), bool)}
+    recording = RecordingProblem(xp, q, k, v, scale=x.scale, shift=True, **how, **noted)
     recording.causal(0)
     return recording.level, recording.computed
 
@@ -288,7 +285,6 @@ def draw_recursion(level: np.ndarray, computed: np.ndarray) -> Figure:
 def draw_error_by_position(rows: pd.DataFrame) -> Figure:
     """A panel per input of `error_by_position`; the first leaf is shaded, halves and quarters of n are dotted."""
     n, leaf = (int(rows[column].iloc[0]) for column in ("n", "leaf"))
-    names = ("hyper practical", "uniform", "zero", "exact")
     sampled = rows[(rows["method"] != "exact") & (rows["position"] > leaf)]  # before, HyperAttention is exact
 
     def nodes(ax: Axes, panel: pd.DataFrame) -> None:
@@ -297,22 +293,16 @@ def draw_error_by_position(rows: pd.DataFrame) -> Figure:
             ax.axvline(edge, color="#AAAAAA", linewidth=0.8, linestyle=":")
         ax.set_xticks(range(0, n + 1, n // 4))
 
-    return facets(
-        rows, x="position", y="error", hue="method", facet="input", columns=2, exact="exact", logy=True,
-        looks={name: method(name, markersize=2.5) for name in names}, ylim=(sampled["error"].min() / 3, 3), each=nodes,
-        xlabel="position of the query", ylabel="error of the row / rms row of $V$", height=2.2,
-    )  # fmt: skip
+    looks = {name: method(name, markersize=2.5) for name in ("hyper practical", "uniform", "zero", "exact")}
+    scales: dict[str, Any] = {"exact": "exact", "logy": True, "ylim": (sampled["error"].min() / 3, 3), "height": 2.2}
+    labels: dict[str, Any] = {"xlabel": "position of the query", "ylabel": "error of the row / rms row of $V$"}
+    options: dict[str, Any] = {"facet": "input", "columns": 2, "looks": looks, "each": nodes}
+    return facets(rows, x="position", y="error", hue="method", **scales, **labels, **options)
 
 
 @paper_style()
 def draw_cost(rows: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
-    """Seconds with the fitted exponents, speed-up over exact attention, and peak bytes, over n.
-
-    Parameters
-    ----------
-    rows, exponents : DataFrame
-        As `cost_over_n` and `exponents` give them.
-    """
+    """Seconds with the fitted `exponents`, speed-up over exact attention, and peak bytes over n, from `cost_over_n`."""
     fig, (time, gain, memory) = grid(3, columns=3, height=2.3)
     ratios = speed_up(rows)
     for row in exponents.to_dict("records"):
@@ -347,15 +337,13 @@ def draw_cost(rows: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
 def draw_stages(rows: pd.DataFrame) -> Figure:
     """Stacked bars of the microseconds of all threads per token, from `stages`: bars of one height are linear time."""
     fig, axes = grid(2, columns=2, height=2.4, sharey=True)
+    edge: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.5}
     for ax, causal in zip(axes, (False, True), strict=True):
         seconds = rows[rows["causal"] == causal].pivot(index="n", columns="stage", values="seconds")
         bottom = np.zeros(len(seconds))
         for stage, look in STAGES.items():
             height = (1e6 * seconds[stage] / seconds.index).to_numpy()
-            ax.bar(
-                range(len(seconds)), height, bottom=bottom, color=LOOKS[look]["color"], width=0.6, label=stage,
-                edgecolor="white", linewidth=0.5,
-            )  # fmt: skip
+            ax.bar(range(len(seconds)), height, 0.6, bottom, color=LOOKS[look]["color"], label=stage, **edge)
             bottom += height
         ax.set_xticks(range(len(seconds)), [f"{n // 1024}k" for n in seconds.index])
         ax.set(title="causal" if causal else "no mask")

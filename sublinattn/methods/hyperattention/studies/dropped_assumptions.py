@@ -80,10 +80,9 @@ class Variant:
 
     def __call__(self, xp: Any, x: Instance, rng: np.random.Generator) -> Any:
         q, k, v = (a[None].astype(np.float32) for a in (x.q, x.k, x.v))
-        problem = self.problem(
-            xp, q, k, v, scale=x.scale, shift=True, block_size=self.block_size, sample_size=self.sample_size,
-            make_estimator=self.make_estimator, rng=rng,
-        )  # fmt: skip
+        sizes: dict[str, Any] = {"block_size": self.block_size, "sample_size": self.sample_size}
+        common: dict[str, Any] = {"scale": x.scale, "shift": True, "make_estimator": self.make_estimator, "rng": rng}
+        problem = self.problem(xp, q, k, v, **sizes, **common)
         return problem.full(self.exact_keys)[0][0]
 
 

@@ -28,10 +28,9 @@ SINK_KEYS = 4
 
 LOOK_OF = {
     "all keys sampled": {**LOOKS["blue"], "label": "all keys sampled"},
-    "first keys exact": {
-        **LOOKS["brown"], "label": "first keys in the exact part", "linestyle": ":", "markerfacecolor": "white"
-    },
-}  # fmt: skip
+    "first keys exact": {**LOOKS["brown"], "label": "first keys in the exact part"}
+    | {"linestyle": ":", "markerfacecolor": "white"},
+}
 SYMBOLS = {"alpha": r"$\alpha = n\,\max_j \|Pe_j\|_2^2$", "kappa": r"$\kappa$ (largest / smallest row sum)"}
 
 
@@ -121,18 +120,13 @@ def head_maps(run: Run, *, block_size: int) -> pd.DataFrame:
     q, k, scale = _stack(xp, every.q.shape[-2])
     h = hardness(q, k, scale=scale, block_size=block_size, rng=run.rng("heads"))
     squares = len(k[0]) * asnumpy(h.column_norms) ** 2
-    layers, heads = every.q.shape[:2]
-    return pd.DataFrame(
-        {
-            "layer": np.repeat(np.arange(layers), heads),
-            "head": np.tile(np.arange(heads), layers),
-            "alpha": asnumpy(h.alpha),
-            "alpha_no_cls": squares[:, 1:].max(axis=1),
-            "alpha_no_special": squares[:, 1:-1].max(axis=1),
-            "kappa": asnumpy(h.kappa),
-            "srank": asnumpy(h.srank),
-            "heaviest": squares.argmax(axis=1),
-        }
+    return pd.DataFrame(list(np.ndindex(*every.q.shape[:2])), columns=["layer", "head"]).assign(
+        alpha=asnumpy(h.alpha),
+        alpha_no_cls=squares[:, 1:].max(axis=1),
+        alpha_no_special=squares[:, 1:-1].max(axis=1),
+        kappa=asnumpy(h.kappa),
+        srank=asnumpy(h.srank),
+        heaviest=squares.argmax(axis=1),
     )
 
 
@@ -166,10 +160,9 @@ def draw_over_n(rows: pd.DataFrame, quantity: str) -> Figure:
         theory_line(ax, (first, last), start, "slope $n^0$", linestyle=(0, (1, 1.5)))
 
     parts = np.where(rows["exact_keys"] == 0, *LOOK_OF)
-    return facets(
-        rows.assign(part=parts), x="n", y=quantity, hue="part", facet="input", columns=4, looks=LOOK_OF, bars=True,
-        logx=True, logy=True, xlabel="tokens $n$", ylabel=SYMBOLS[quantity], each=slopes,
-    )  # fmt: skip
+    options: dict[str, Any] = {"columns": 4, "looks": LOOK_OF, "bars": True, "logx": True, "logy": True, "each": slopes}
+    labels: dict[str, Any] = {"xlabel": "tokens $n$", "ylabel": SYMBOLS[quantity]}
+    return facets(rows.assign(part=parts), x="n", y=quantity, hue="part", facet="input", **labels, **options)
 
 
 @paper_style()
@@ -179,16 +172,8 @@ def draw_columns(profile: pd.DataFrame) -> Figure:
     synthetic, real = (profile[profile["source"] == source] for source in ("synthetic", "real"))
     for name, look in series(*synthetic["input"].unique(), marker="").items():
         lines(left, synthetic[synthetic["input"] == name], "rank", "value", look)
-    median = {**LOOKS["blue"], "marker": "", "label": "median head"}
-    for interval in (100, 80):
-        lines(
-            right,
-            real,
-            "rank",
-            "value",
-            {**median, "label": "median head" if interval == 80 else "_"},
-            interval=interval,
-        )
+    for interval, label in ((100, "_"), (80, "median head")):
+        lines(right, real, "rank", "value", {**LOOKS["blue"], "marker": "", "label": label}, interval=interval)
     for ax, part, title in ((left, synthetic, "synthetic"), (right, real, "real (MiniLM heads)")):
         theory_line(ax, (1, part["n"].max()), 1, "uniform attention" if ax is right else "_")
         ax.set(xscale="log", yscale="log", title=f"{title}, n = {part['n'].max()}")

@@ -167,12 +167,8 @@ def head_exponents(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
     DataFrame
         Index: layer, head. exponent, lower, upper.
     """
-    fits = {
-        place: growth_exponents(head.assign(input=quantity), quantity).iloc[0]
-        for place, head in within(rows).groupby(["layer", "head"])
-    }
-    table = pd.DataFrame.from_dict(fits, orient="index").rename_axis(["layer", "head"])
-    return table[["exponent", "lower", "upper"]]
+    fits = growth_exponents(within(rows), quantity, ["layer", "head"]).set_index(["layer", "head"])
+    return fits[["exponent", "lower", "upper"]].sort_index()
 
 
 # -------------------------------------------------------------------------------------------------------------- drawing

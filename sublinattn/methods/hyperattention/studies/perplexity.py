@@ -289,22 +289,15 @@ def draw_layers(table: pd.DataFrame, *, unit: str) -> Figure:
             note = f"answering zero: up to {zero.iloc[-1]:.3g}"
             ax.text(0.98, 0.97, note, transform=ax.transAxes, va="top", ha="right", size=6)
 
+    stretched = table.groupby("n")["stretched"].any()
+    labels: dict[str, Any] = {
+        "xlabel": "layers replaced",
+        "ylabel": {"perplexity": f"perplexity of a {unit}", "relative": "log-perplexity / exact"},
+        "titles": lambda n: f"n = {n}" + " (YaRN)" * bool(stretched[n]),
+    }
+    options: dict[str, Any] = {"looks": looks, "limits": ("low", "high"), "bars": True, "logy": True, "height": 2.0}
     return facets(
-        rows,
-        x="replaced",
-        y="value",
-        hue="series",
-        facet="n",
-        row="quantity",
-        looks=looks,
-        limits=("low", "high"),
-        bars=True,
-        logy=True,
-        xlabel="layers replaced",
-        ylabel={"perplexity": f"perplexity of a {unit}", "relative": "log-perplexity / exact"},
-        titles=lambda n: f"n = {n}" + " (YaRN)" * bool(table.loc[table["n"] == n, "stretched"].any()),
-        height=2.0,
-        each=edges,
+        rows, x="replaced", y="value", hue="series", facet="n", row="quantity", each=edges, **labels, **options
     )
 
 

@@ -20,7 +20,7 @@ from ....lab.statistics import proportion
 from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN, PLANTED, REAL, SINKS
 from ....lab.workloads.instance import Instance
 from ....plots.panels import facets, finish, grid, lines, theory_line
-from ....plots.style import LOOKS, PAGE, paper_style, series
+from ....plots.style import LOOKS, paper_style, series
 from ....theory import symbols
 from ....theory.claim import evaluate
 from ..sort_lsh import buckets, default_bits, hyperplanes, sort_blocks
@@ -40,8 +40,7 @@ def collision_rates(run: Run, *, angles: int = 11) -> pd.DataFrame:
     -------
     DataFrame
         event, bits, angle (degrees), draws, rate with exact 99 percent limits low and high, law. Every point has draws
-        of its own. With a
-        single bit a bucket has one neighbour, not two, so the neighbours' law begins at two bits.
+        of its own. With a single bit a bucket has one neighbour, not two, so the neighbours' law begins at two bits.
     """
     xp, draws = run.xp, run.pick(smoke=1500, standard=20000, full=100000)
     rows = []
@@ -139,19 +138,8 @@ def heavy_caught(run: Run, *, block_size: int = 64) -> pd.DataFrame:
             shuffled = rng.permutation(len(q_rank)), rng.permutation(len(k_rank))
             for mask, (i, j) in {"sortLSH": (q_rank, k_rank), "random": shuffled}.items():
                 masked = (i // q_block)[:, None] == (j // block_size)[None, :]
-                share = (heavy & masked).sum() / max(heavy.sum(), 1)
-                rows.append(
-                    (
-                        what.label,
-                        what.source,
-                        len(p),
-                        replicate,
-                        mask,
-                        int(heavy.sum()),
-                        share,
-                        p[masked].sum() / len(p),
-                    )
-                )
+                shares = (heavy & masked).sum() / max(heavy.sum(), 1), p[masked].sum() / len(p)
+                rows.append((what.label, what.source, len(p), replicate, mask, int(heavy.sum()), *shares))
     columns = ["input", "source", "n", "replicate", "mask", "heavy", "heavy_share", "mass_share"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -207,15 +195,5 @@ def draw_shares(rows: pd.DataFrame) -> Figure:
     looks = series("sortLSH", "random")
     for name, look in looks.items():
         look["label"] = f"{name} mask"
-    return facets(
-        long,
-        x="share",
-        y="input",
-        hue="mask",
-        facet="quantity",
-        columns=2,
-        looks=looks,
-        xlabel="share",
-        width=PAGE,
-        height=1.9,
-    )
+    options: dict[str, Any] = {"facet": "quantity", "columns": 2, "looks": looks, "height": 1.9}
+    return facets(long, x="share", y="input", hue="mask", xlabel="share", **options)

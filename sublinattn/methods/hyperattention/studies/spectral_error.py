@@ -74,27 +74,14 @@ def measure(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
 
 @paper_style()
 def draw(rows: pd.DataFrame) -> Figure:
-    """A panel per input: median error of each method and its 10 to 90 percent range, over the budget.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        As `measure` gives them.
-    """
-    return facets(
-        rows,
-        x="budget",
-        y="error",
-        hue="method",
-        facet="input",
-        columns=4,
-        exact="exact",
-        logx=True,
-        logy=True,
-        ylim=(None, 100),  # on real heads some draws of the theory estimator are worse still
-        xlabel="budget (key columns per query)",
-        ylabel=r"$\|\mathrm{out} - PV\|\;/\;(\|P\|\,\|V\|)$",
-    )
+    """A panel per input of `measure`: median error of each method and its 10 to 90 percent range, over the budget."""
+    labels: dict[str, Any] = {
+        "xlabel": "budget (key columns per query)",
+        "ylabel": r"$\|\mathrm{out} - PV\|\;/\;(\|P\|\,\|V\|)$",
+    }
+    # On real heads some draws of the theory estimator are worse still than 100.
+    scales: dict[str, Any] = {"logx": True, "logy": True, "ylim": (None, 100), "exact": "exact"}
+    return facets(rows, x="budget", y="error", hue="method", facet="input", columns=4, **scales, **labels)
 
 
 def compare(rows: pd.DataFrame) -> pd.DataFrame:

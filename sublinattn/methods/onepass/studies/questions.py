@@ -59,9 +59,7 @@ def over_n(run: Run) -> pd.DataFrame:
                 rng = run.rng("reviewers", n, output, replicate)
                 x = flat_outputs.drawn(n, decay, rng, xp)
                 y = flat_outputs.exact(x)
-                outputs = {
-                    f"one-pass {variant}": flat_outputs.one_pass(x, variant, rng) for variant in ("paper", "fused")
-                }
+                outputs = {f"one-pass {name}": flat_outputs.one_pass(x, name, rng) for name in ("paper", "fused")}
                 outputs["best k-sparse"] = flat_outputs.best_sparse(y, flat_outputs.SPARSITY), 0
                 for method, (t, nbytes) in outputs.items():
                     error, zero = flat_outputs.relative_error(t, y), flat_outputs.rows_zero(t)
@@ -181,13 +179,8 @@ def answers(
         rows.append((sparse, f"share of rows that are 0, {output} outputs, {method}", end["rows_zero"]))
         if method != "best k-sparse":
             rows.append((grown, f"error at n = {low} to {high}, {output} outputs, {method}", change(part)))
-            rows.append(
-                (
-                    grown,
-                    f"bytes at {high} over bytes at {low}, {output} outputs, {method}",
-                    end["nbytes"] / start["nbytes"],
-                )
-            )
+            what = f"bytes at {high} over bytes at {low}, {output} outputs, {method}"
+            rows.append((grown, what, end["nbytes"] / start["nbytes"]))
     rows.append((grown, "the same of the exact cache", cache[high] / cache[low]))
     question = "It needs n much larger than 2^d."
     for row in crossed.itertuples():
@@ -203,9 +196,8 @@ def answers(
         rows.append((question, f"MiB of keys, values and exact attention's work space, n = {at_n['n']}", whole / MIB))
         for method in ("one-pass fused", "one-pass paper", "streaming state"):
             rows.append((question, f"bytes of {method} over those, n = {at_n['n']}", at_n[method] / whole))
-    table = pd.DataFrame(rows, columns=["question", "measured", "value"]).sort_values(
-        "question", kind="stable", ignore_index=True
-    )
+    table = pd.DataFrame(rows, columns=["question", "measured", "value"])
+    table = table.sort_values("question", kind="stable", ignore_index=True)
     return table.assign(value=[x if isinstance(x, str) else f"{x:,.3g}" for x in table["value"]])
 
 

@@ -94,17 +94,6 @@ def draw(rows: pd.DataFrame) -> Figure:
         theory_line(ax, promised["eps1"], promised["proven"], "proven for these sizes", linestyle=":")
         ticks(ax.xaxis, promised["eps1"])
 
-    return facets(
-        rows,
-        x="eps1",
-        y="excess",
-        hue="method",
-        facet="signal",
-        looks=looks,
-        logx=True,
-        logy=True,
-        height=2.0,
-        xlabel=r"$\varepsilon_1$",
-        ylabel=r"$\|T-y\|_2\,/\,\|\mathrm{tail}_k(y)\|_2-1$",
-        each=add_promises,
-    )
+    labels: dict[str, Any] = {"xlabel": r"$\varepsilon_1$", "ylabel": r"$\|T-y\|_2\,/\,\|\mathrm{tail}_k(y)\|_2-1$"}
+    options: dict[str, Any] = {"looks": looks, "logx": True, "logy": True, "height": 2.0, "each": add_promises}
+    return facets(rows, x="eps1", y="excess", hue="method", facet="signal", **labels, **options)

@@ -224,17 +224,12 @@ def draw_errors(rows: pd.DataFrame) -> Figure:
         bound = panel.dropna(subset=["bound"]).groupby("degree")["bound"].first()
         theory_line(ax, bound.index, bound, r"bound $2\varepsilon$")
 
-    return facets(
-        shown,
-        x="degree",
-        y="error",
-        hue="method",
-        facet="basis",
-        looks=looks,
-        logy=True,
-        each=add_bound,
-        titles=lambda basis: NAMES[basis],
-        xlabel="degree $g$",
-        height=2.0,
-        ylabel=r"$\max|\mathrm{out}-\mathrm{Attn}|\,/\,\max|V|$",
-    )
+    labels: dict[str, Any] = {"xlabel": "degree $g$", "ylabel": r"$\max|\mathrm{out}-\mathrm{Attn}|\,/\,\max|V|$"}
+    options: dict[str, Any] = {
+        "looks": looks,
+        "logy": True,
+        "each": add_bound,
+        "titles": NAMES.__getitem__,
+        "height": 2.0,
+    }
+    return facets(shown, x="degree", y="error", hue="method", facet="basis", **labels, **options)

@@ -31,7 +31,7 @@ from ....lab.comparison.registry import (
     subgen_within,
 )
 from ....lab.run import Run
-from ....lab.statistics import mean_and_reach
+from ....lab.statistics import growth_exponents
 from ....lab.workloads.inputs import GAUSSIAN_MEAN, HEAVY_VALUES, REAL, Input
 from ....plots.layout import ticks
 from ....plots.panels import facets, finish, grid, lines, theory_line
@@ -224,19 +224,9 @@ def settings(run: Run) -> pd.DataFrame:
 
 
 def slopes(rows: pd.DataFrame) -> pd.DataFrame:
-    """Exponent of the varying part's error in s and in t, from the least-squares slopes of the replicates of `curves`.
-
-    Returns
-    -------
-    DataFrame
-        Index varies. slope (mean over replicates), low, high (99 percent t-limits).
-    """
-    table = {}
-    for varies, part in rows[rows["what"] == "part"].groupby("varies", sort=False):
-        fits = [np.polyfit(np.log(one["x"]), np.log(one["error"]), 1)[0] for _, one in part.groupby("replicate")]
-        middle, reach = mean_and_reach(np.array(fits))
-        table[varies] = (middle, middle - reach, middle + reach)
-    return pd.DataFrame.from_dict(table, orient="index", columns=["slope", "low", "high"]).rename_axis("varies")
+    """`growth_exponents` of the varying part's error in s and in t, from `curves`; the index is what varies."""
+    parts = rows[rows["what"] == "part"].rename(columns={"varies": "input", "x": "n", "n": "tokens"})
+    return growth_exponents(parts, "error").set_index("input")
 
 
 # -------------------------------------------------------------------------------------------------------------- figures

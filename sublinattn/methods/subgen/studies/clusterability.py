@@ -194,8 +194,8 @@ def head_table(run: Run) -> pd.DataFrame:
     return places.join(needs(xp, points["queries"], points["keys"], x.scale))
 
 
-def needs(xp: Any, q: Array, k: Array, scale: float) -> pd.DataFrame:
-    """What Theorem 1 needs of heads, q (heads, n_q, d) and k (heads, n, d), at m = n/8 clusters.
+def needs(xp: Any, q: Array, k: Array, scale: float, m: int | None = None) -> pd.DataFrame:
+    """What Theorem 1 needs of heads, q (heads, n_q, d) and k (heads, n, d), at m clusters: n/8 by default.
 
     `delta` is the covering radius of m greedy centers. The centers and the point farthest from them are m + 1 points,
     any two of them at least delta apart; every partition into m parts puts two of them into one part. So no partition
@@ -207,7 +207,8 @@ def needs(xp: Any, q: Array, k: Array, scale: float) -> pd.DataFrame:
         n, m, delta, r (largest query norm times the scale), delta_r, ratio (`delta r / log n`), factor
         (`e^(2 delta r)`, samples per cluster but for `eps^-2 log n` and the constant).
     """
-    n, m = k.shape[1], k.shape[1] // PART
+    n = k.shape[1]
+    m = m or n // PART
     delta = np.array([greedy_radii(xp, k[i], m)[-1] for i in range(len(k))])
     r = np.array([longest_query(q[i], scale) for i in range(len(q))])
     values = {"delta": delta, "r": r, "delta_r": delta * r, "ratio": delta * r / np.log(n)}
@@ -384,16 +385,6 @@ def draw_online(rows: pd.DataFrame) -> Figure:
         theory_line(ax, long["share"].unique(), PROMISE, f"at most {PROMISE:g} times the least possible radius")
         theory_line(ax, long["share"].unique(), 1, "greedy, offline", linestyle=":")
 
-    options: dict[str, Any] = {
-        **_TWO,
-        "facet": "quantity",
-        "bars": True,
-        "logy": True,
-        "ylim": (0.45, 10),
-        "each": bounds,
-    }
-    labels: dict[str, Any] = {
-        "xlabel": "clusters allowed per token $m/n$",
-        "ylabel": "radius / radius of greedy k-center",
-    }
-    return facets(long, x="share", y="value", looks=looks, **options, **labels)
+    options: dict[str, Any] = {**_TWO, "facet": "quantity", "bars": True, "logy": True, "ylim": (0.45, 10)}
+    xlabel, ylabel = "clusters allowed per token $m/n$", "radius / radius of greedy k-center"
+    return facets(long, x="share", y="value", looks=looks, each=bounds, xlabel=xlabel, ylabel=ylabel, **options)

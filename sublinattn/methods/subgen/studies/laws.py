@@ -52,18 +52,11 @@ def pearson(run: Run) -> pd.DataFrame:
     DataFrame
         claim, law (what it is about), variant ("as claimed", or the sabotage), what (both), ratio.
     """
-    rows = pd.concat(run.rows(claim) for claim in LAWS)
-    law, broken = rows["claim"].map(LAWS), rows["role"].str.removeprefix("sabotage:")
-    variant = broken.where(rows["role"] != "claim", "as claimed")
-    return pd.DataFrame(
-        {
-            "claim": rows["claim"],
-            "law": law,
-            "variant": variant,
-            "what": law + ", " + variant,
-            "ratio": rows["measured"] / rows["bound"],
-        }
-    ).reset_index(drop=True)
+    rows = pd.concat([run.rows(claim) for claim in LAWS], ignore_index=True)
+    law = rows["claim"].map(LAWS)
+    variant = rows["role"].str.removeprefix("sabotage:").replace("claim", "as claimed")
+    named = rows[["claim"]].assign(law=law, variant=variant, what=law + ", " + variant)
+    return named.assign(ratio=rows["measured"] / rows["bound"])
 
 
 # ------------------------------------------------------------------------------------------------- errors over s and t
@@ -224,9 +217,8 @@ def agreement(rows: pd.DataFrame, laws: pd.DataFrame) -> pd.DataFrame:
     squares = rows.groupby(["estimate", "size"])["square"]
     table = laws.set_index(["estimate", "size"])
     mean, reach = squares.mean() / table["exact"], Z * squares.sem() / table["exact"]
-    level = rows.set_index(["estimate", "size"])["square"] > table["level"].reindex(
-        pd.MultiIndex.from_frame(rows[["estimate", "size"]])
-    )
+    level = rows.merge(laws, on=["estimate", "size"])["level"]
+    above = rows.assign(above=rows["square"].to_numpy() > level.to_numpy())
     return pd.DataFrame(
         {
             "measured": mean,
@@ -234,7 +226,7 @@ def agreement(rows: pd.DataFrame, laws: pd.DataFrame) -> pd.DataFrame:
             "upper": mean + reach,
             "bound": table["bound"] / table["exact"],
             "uniform": table["uniform"] / table["exact"],
-            "exceeded": level.groupby(level=[0, 1]).mean(),
+            "exceeded": above.groupby(["estimate", "size"])["above"].mean(),
         }
     )
 
@@ -279,13 +271,7 @@ def _means(ax: Axes, rows: pd.DataFrame, x: str, value: str) -> None:
 
 @paper_style()
 def draw_errors(rows: pd.DataFrame, laws: pd.DataFrame) -> Figure:
-    """Squared error of z over s (left) and of tau over t (right): means and upper quantiles, with exact and bounds.
-
-    Parameters
-    ----------
-    rows, laws : DataFrame
-        As `errors` gives them.
-    """
+    """`errors` of z over s (left) and of tau over t (right): means and upper quantiles, with exact means and bounds."""
     fig, axes = grid(2, 2, height=2.5)
     names = {
         "z": ("value slots $s$", "numerator $z$", r"$\|z - e^{Kq\top}V\|^2\;/\;(\|e^{Kq}\|\,\|V\|)^2$"),
@@ -311,13 +297,7 @@ def draw_errors(rows: pd.DataFrame, laws: pd.DataFrame) -> Figure:
 
 @paper_style()
 def draw_tau_bound(rows: pd.DataFrame) -> Figure:
-    """`t Var(tau) / E[tau]^2` over delta r, with its bound: left planted clusters, right the real heads.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        As `against_delta_r` gives them.
-    """
+    """`against_delta_r` with its bound: left planted clusters, right the real heads."""
     fig, (left, right) = grid(2, 2, height=2.5)
     two, random, heads = (rows[rows["setting"] == name] for name in ("two-sided", "random", "real heads"))
     sets = {
@@ -340,13 +320,7 @@ def draw_tau_bound(rows: pd.DataFrame) -> Figure:
 
 @paper_style()
 def draw_bias(rows: pd.DataFrame, laws: pd.DataFrame) -> Figure:
-    """By how much the mean of z/tau is too long, over t (left) and over s (right), with its exact value.
-
-    Parameters
-    ----------
-    rows, laws : DataFrame
-        As `ratios` gives them.
-    """
+    """By how much the mean of z/tau is too long, over t (left) and over s (right), with the laws of `ratios`."""
     fig, axes = grid(2, 2, height=2.2, sharey=True)
     for ax, varies, fixed, what in zip(axes, "ts", "st", ("samples per cluster", "value slots"), strict=True):
         part, law = (table[table["varies"] == varies] for table in (rows, laws))

@@ -182,13 +182,7 @@ def _with_limits(table: pd.DataFrame) -> pd.DataFrame:
 
 @paper_style()
 def draw_over_length(table: pd.DataFrame) -> Figure:
-    """Exact attention's answers over the document's length: questions answered, and bits of an answer's token.
-
-    Parameters
-    ----------
-    table : DataFrame
-        The `accuracies` of `over_length` by n and stretched.
-    """
+    """Questions answered and bits of an answer's token, from the `accuracies` of `over_length` by n and stretched."""
     parts = {"questions answered": table.assign(value=table["rate"])}
     parts[_BITS] = _with_limits(table).assign(value=table["bits"])
     rows = pd.concat(parts, names=["quantity"]).reset_index("quantity")
@@ -210,13 +204,7 @@ def draw_over_length(table: pd.DataFrame) -> Figure:
 
 @paper_style()
 def draw_over_bytes(table: pd.DataFrame) -> Figure:
-    """Answers under each cache and budget, a row of panels per length; stars are what [SG24] reports.
-
-    Parameters
-    ----------
-    table : DataFrame
-        The `accuracies` of `over_bytes` by n, method and share.
-    """
+    """A row of panels per length: the `accuracies` of `over_bytes` by n, method and share; stars: [SG24]'s."""
     lengths = sorted(table["n"].unique())
     fig, axes = grid(2 * len(lengths), 2, height=0.3 * table["method"].nunique(), sharex="col")
     ours, theirs = REPORTED

@@ -8,18 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ....core.backends import to_device
 from ....core.timing import timed
 from ....lab.comparison.error_over_bytes import CLUSTERS_MEAN
 from ....lab.comparison.registry import CHUNK, drawn
 from ....lab.run import Run
 from ....lab.workloads import real
-from ....primitives.kcenter import greedy_k_center
 from ...caches.exact import ExactCache
 from ..claims.algorithm1_clusters import WIDE, chunked
-from ..claims.theorem1 import EXPLICIT, theorem
 from ..subgen import SubGenCache
 from .ablation import DELTA, INPUTS, NORMALISERS
+from .clusterability import needs, stacks
 
 SLOTS, SAMPLES = 256, 4
 KIB = 2.0**10
@@ -54,40 +52,12 @@ def cost(run: Run) -> dict[str, float]:
 
 
 def lengths(run: Run) -> pd.DataFrame:
-    """`delta r / ln n` of every real head over the number n of its first tokens.
-
-    delta is the radius of sqrt(n) greedy centers, and r the longest query times the scale.
-
-    Returns
-    -------
-    DataFrame
-        n, layer, head, delta_r, over_log.
-    """
-    xp, parts = run.xp, []
-    for n in (128, 256, 512):
-        x = real().first(n)
-        k = to_device(x.k.astype(np.float32), xp)
-        delta = np.empty(k.shape[:2])
-        for index in np.ndindex(*delta.shape):
-            delta[index] = greedy_k_center(xp, k[index], round(n**0.5))[1][-1]
-        delta_r = delta * x.scale * np.linalg.norm(x.q.astype(np.float64), axis=-1).max(axis=-1)
-        layer, head = (axis.ravel() for axis in np.indices(delta_r.shape))
-        values = {"layer": layer, "head": head, "delta_r": delta_r.ravel(), "over_log": delta_r.ravel() / np.log(n)}
-        parts.append(pd.DataFrame({"n": n, **values}))
-    return pd.concat(parts, ignore_index=True)
-
-
-def slack(run: Run) -> pd.DataFrame:
-    """The theorem's error and its bound with constants: instance, replicate, error, bound."""
-    trials = run.pick(smoke=8, standard=100, full=100)
-    rows = []
-    cases: tuple[dict[str, Any], ...] = EXPLICIT
-    for number, case in enumerate(cases):
-        rng = run.rng("slack", number)
-        for replicate in range(trials):
-            trial = theorem(rng, run.xp, **case)
-            rows.append((number, replicate, trial.measured, trial.bound))
-    return pd.DataFrame(rows, columns=["instance", "replicate", "error", "bound"])
+    """`clusterability.needs` of the first n tokens of every real head at sqrt(n) clusters, for several n."""
+    points, scale = stacks(run.xp), real().scale
+    tables = [
+        needs(run.xp, points["queries"][:, :n], points["keys"][:, :n], scale, m=round(n**0.5)) for n in (128, 256, 512)
+    ]
+    return pd.concat(tables)
 
 
 def uncompressed(run: Run) -> dict[str, float]:
@@ -105,11 +75,12 @@ def answers(
     differ: tuple[int, int, int],
     costs: dict[str, float],
     heads: pd.DataFrame,
-    bounds: pd.DataFrame,
+    theorem: pd.DataFrame,
     exact: dict[str, float],
     parts: pd.DataFrame,
 ) -> pd.DataFrame:
-    """The numbers that answer each question; the arguments are what the functions above give, and `ablation.parts`.
+    """The numbers that answer each question; the arguments are what the functions above give, the rows of the claim
+    sg24.theorem, and `ablation.parts`.
 
     Returns
     -------
@@ -132,12 +103,15 @@ def answers(
             table.append(("Memory and time?", what, costs[f"{name} {quantity}"] / size, "notebook 15"))
     question = "Is delta r = o(log n)? (sqrt(n) clusters, real heads)"
     for length, part in heads.groupby("n"):
-        table.append((question, f"median of delta r / ln n, n = {length}", part["over_log"].median(), "notebook 12"))
+        table.append((question, f"median of delta r / ln n, n = {length}", part["ratio"].median(), "notebook 12"))
     longest = heads[heads["n"] == heads["n"].max()]
-    factor = np.exp(2 * longest["delta_r"])
-    table.append((question, "median of e^(2 delta r), to which t is proportional", factor.median(), "notebook 12"))
-    table.append((question, "share of the heads where that is below n", (factor < longest["n"]).mean(), "notebook 12"))
-    ratio = bounds["bound"] / bounds["error"]
+    table.append(
+        (question, "median of e^(2 delta r), to which t is proportional", longest["factor"].median(), "notebook 12")
+    )
+    below = (longest["factor"] < longest["n"]).mean()
+    table.append((question, "share of the heads where that is below n", below, "notebook 12"))
+    trials = theorem[theorem["role"] == "claim"]
+    ratio = trials["bound"] / trials["measured"]
     question = f"The error of the bound itself? (prescribed s and t, {len(ratio)} caches)"
     table += [(question, f"{name} of bound / error", ratio.agg(name), "sg24.theorem") for name in ("median", "min")]
     question = "The uncompressed cache?"

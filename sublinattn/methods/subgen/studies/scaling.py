@@ -96,13 +96,7 @@ def by_rows(run: Run) -> pd.DataFrame:
 # -------------------------------------------------------------------------------------------------------------- figures
 @paper_style()
 def draw_over_n(rows: pd.DataFrame) -> Figure:
-    """Bytes, time per token and time per query over n; under each line's end the theory's slope.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        As `over_n` gives them.
-    """
+    """Bytes, time per token and time per query of `over_n`; under each line's end the theory's slope."""
     panels = {"bytes": "bytes stored (MiB)", "token": "one token (µs)", "query": "one query (ms)"}
     labels = ("SubGen, 64 clusters", r"SubGen, $2\sqrt{n}$ clusters", "SubGen, $n$ clusters")
     looks = dict(zip(STREAMS, series(*labels).values(), strict=True))
