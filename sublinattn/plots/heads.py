@@ -35,7 +35,6 @@ def heatmap(
     *,
     norm: Normalize | None = None,
     cmap: str = "cividis",
-    bar: bool = True,
     **looks: Any,
 ) -> None:
     """Cells of a table, its index down and its columns across, with a few of their names.
@@ -49,8 +48,6 @@ def heatmap(
     norm : Normalize, optional
         Colours of values, such as `log_colours(table)`; by default linear over all of them.
     cmap : str
-    bar : bool
-        Draw the colour bar.
     **looks
         Further arguments of `seaborn.heatmap`.
     """
@@ -61,7 +58,6 @@ def heatmap(
         ax=ax,
         norm=norm,
         cmap=cmap,
-        cbar=bar,
         linewidths=0 if large else 0.3,
         rasterized=large,
         cbar_kws={"label": label, "pad": 0.02, "extend": "max" if above else "neither"},
@@ -69,7 +65,7 @@ def heatmap(
     )
     ax.tick_params(length=2, rotation=0)
     ax.grid(False)
-    if bar and isinstance(norm, LogNorm):
+    if isinstance(norm, LogNorm):
         readable(ax.figure.axes[-1].yaxis)
 
 

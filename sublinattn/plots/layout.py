@@ -55,7 +55,7 @@ def _short(x: float) -> str:
     return f"{x / unit:g}{name}"
 
 
-def direct_labels(ax: Axes, *, size: float = 6.5) -> None:
+def direct_labels(ax: Axes) -> None:
     """Name each labelled line at its right end, in its colour, in place of a legend; names keep clear of each other."""
     height = ax.get_window_extent().height / ax.figure.dpi * 72  # in points
     ends = []
@@ -67,6 +67,7 @@ def direct_labels(ax: Axes, *, size: float = 6.5) -> None:
         place = ax.transAxes.inverted().transform(line.get_transform().transform((x[last], y[last])))
         ends.append((min(max(place[1], 0.0), 1.0) * height, (x[last], y[last]), line))
     ends.sort(key=lambda end: end[0])
+    size = 6.5
     step = 1.25 * size
     at = np.array([end[0] for end in ends])
     for _ in range(200):  # push overlapping names apart until none overlaps

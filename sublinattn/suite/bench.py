@@ -185,8 +185,8 @@ def _state(x: Instance) -> PolynomialState:
     return PolynomialState(d, d, degree=4).update(x.k, x.v)
 
 
-def _sketch(x: Instance, variant: str, chunk: int = 65536) -> OnePassSketch:
-    n, d = x.q.shape
+def _sketch(x: Instance, variant: str) -> OnePassSketch:
+    (n, d), chunk = x.q.shape, 65536
     sketch = OnePassSketch(n, d, d, degree=4, sparsity=64, eps1=0.5, eps2=0.5, variant=variant, rng=0)
     for at in range(0, n, chunk):
         sketch.absorb_keys(x.k[at : at + chunk], x.v[at : at + chunk])
@@ -195,10 +195,10 @@ def _sketch(x: Instance, variant: str, chunk: int = 65536) -> OnePassSketch:
     return sketch
 
 
-def _subgen(x: Instance, n: int, chunk: int = 4096) -> SubGenCache:
+def _subgen(x: Instance, n: int) -> SubGenCache:
     cache = SubGenCache(1.0, 8, 256, rng=0)
-    for at in range(0, n, chunk):
-        cache.update(x.k[at : at + chunk], x.v[at : at + chunk])
+    for at in range(0, n, 4096):
+        cache.update(x.k[at : at + 4096], x.v[at : at + 4096])
     return cache
 
 

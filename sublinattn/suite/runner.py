@@ -201,10 +201,7 @@ def _outcome(future: Future[Outcome], job: Job) -> Outcome:
 
 
 def _clear(out: Path, pending: Sequence[Job], keep: Sequence[Job] | None) -> None:
-    """Remove the verdicts that this run replaces, so that a notebook that fails leaves none of an earlier run.
-
-    `keep` lists the notebooks whose verdicts stay; None keeps those of every notebook that does not run.
-    """
+    """Remove what this run replaces, and with `keep` the verdicts of every other notebook that is not listed there."""
     running = {job.name for job in pending}
     kept = None if keep is None else {job.name for job in keep}
     for job in pending:

@@ -130,6 +130,10 @@ def sabotaged(run: Run) -> pd.DataFrame:
 
 
 # -------------------------------------------------------------------------------------------------------------- figures
+VARIANTS = {
+    "kept": {**LOOKS["blue"], "label": "assumption holds"},
+    "dropped": {**LOOKS["brown"], "label": "assumption dropped"},
+}
 KINDS = {
     "exact": {**LOOKS["blue"], "label": "identity or inequality"},
     "probability": {**LOOKS["orange"], "label": "probability"},
@@ -142,11 +146,7 @@ KINDS = {
 def draw_dropped(rates: pd.DataFrame) -> Figure:
     """A line per case of `dropped`, its shares of failing trials with the assumption and without it."""
     name = rates["place"] + "\n" + rates["assumption"].map(lambda words: fill(words, 52))
-    looks = {
-        "kept": {**LOOKS["blue"], "label": "assumption holds"},
-        "dropped": {**LOOKS["brown"], "label": "assumption dropped"},
-    }
-    options: dict[str, Any] = {"looks": looks, "limits": ("low", "high"), "height": 0.4 + 0.36 * name.nunique()}
+    options: dict[str, Any] = {"looks": VARIANTS, "limits": ("low", "high"), "height": 0.4 + 0.36 * name.nunique()}
     label = "share of the claim's trials that fail"
     return facets(rates.assign(name=name), x="rate", y="name", hue="variant", xlabel=label, **options)
 

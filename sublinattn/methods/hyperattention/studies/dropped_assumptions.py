@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from ....core.backends import asnumpy, to_device
 from ....core.exact import attention
+from ....lab.comparison import drops_and_sabotages
 from ....lab.run import Run
 from ....lab.statistics import proportion
 from ....lab.workloads.inputs import GAUSSIAN_MEAN, PLANTED, SINKS, Input
@@ -24,7 +25,7 @@ from ....lab.workloads.instance import Instance
 from ....lab.workloads.reference import Reference
 from ....plots.layout import finish
 from ....plots.panels import grid, lines, theory_line
-from ....plots.style import LOOKS, method, paper_style
+from ....plots.style import method, paper_style
 from ...baselines.uniform import uniform_attention
 from ..estimators import (
     Estimator,
@@ -185,8 +186,7 @@ def failure_rates(rows: pd.DataFrame) -> pd.DataFrame:
 
 # -------------------------------------------------------------------------------------------------------------- figures
 VARIANTS = {
-    "kept": {**LOOKS["blue"], "label": "assumption holds"},
-    "dropped": {**LOOKS["brown"], "label": "assumption dropped"},
+    **drops_and_sabotages.VARIANTS,
     "uniform": method("uniform", label="uniform sampling, equal budget"),
     "zero": method("zero"),
     "exact": method("exact", label="exact (rounding)"),

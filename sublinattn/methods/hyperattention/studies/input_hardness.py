@@ -60,11 +60,7 @@ def over_n(run: Run, *, block_size: int) -> pd.DataFrame:
         part), alpha, kappa, srank.
     """
     xp = run.xp
-    lengths = run.pick(
-        smoke=(128, 256, 512, 1024),
-        standard=tuple(2**i for i in range(8, 14)),
-        full=tuple(2**i for i in range(9, 16)),
-    )
+    lengths = [2**i for i in run.pick(smoke=range(7, 11), standard=range(8, 14), full=range(9, 16))]
     replicates = run.pick(smoke=5, standard=10, full=10)
     rows = []
     for what in (*SYNTHETIC, REAL):
@@ -81,13 +77,13 @@ def over_n(run: Run, *, block_size: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "exact_keys", "alpha", "kappa", "srank"])
 
 
-def column_profile(run: Run, *, points: int = 40) -> pd.DataFrame:
+def column_profile(run: Run) -> pd.DataFrame:
     """Measure the squared column norms of P, times n, from the heaviest key down: the first of them is alpha.
 
     Returns
     -------
     DataFrame
-        input, source, n, replicate (or head), rank (about `points` of them, log-spaced), value.
+        input, source, n, replicate (or head), rank (about 40 of them, log-spaced), value.
     """
     xp = run.xp
     n, replicates = run.pick(smoke=(512, 3), standard=(4096, 5), full=(16384, 5))
@@ -97,7 +93,7 @@ def column_profile(run: Run, *, points: int = 40) -> pd.DataFrame:
             rng = run.rng("profile", what.label, replicate)
             norms = asnumpy(_measure(xp, what, 512 if what is REAL else n, rng, 256, 0).column_norms)
             falling = -np.sort(-(norms**2) * norms.shape[1], axis=1)
-            ranks = np.unique(np.geomspace(1, norms.shape[1], points).round().astype(int))
+            ranks = np.unique(np.geomspace(1, norms.shape[1], 40).round().astype(int))
             rows += [
                 (what.label, what.source, norms.shape[1], replicate + i, int(rank), float(line[rank - 1]))
                 for i, line in enumerate(falling)

@@ -81,10 +81,8 @@ def over_n(run: Run, *, block_size: int) -> pd.DataFrame:
 
 
 def _prefixes(opened: Model, tokens: np.ndarray, lengths: Sequence[int]) -> Iterator[tuple[Array, Array]]:
-    """Queries and keys of the first n tokens for each length, with a key head for every query head.
-
-    No token sees a later one: within the trained context one run of the decoder serves all lengths.
-    """
+    """Queries and keys of the first n tokens for each length, with a key head for every query head."""
+    # No token sees a later one: within the trained context one run of the decoder serves all lengths.
     within = [n for n in lengths if n <= opened.decoder.trained]
     whole = opened.qkv(tokens[: within[-1]]) if within else None
     for n in lengths:

@@ -33,7 +33,7 @@ HEAVY = 10.0
 LAWS = {"same bucket": symbols.LSH_COLLISION, "neighbouring bucket": symbols.GRAY_ADJACENCY}
 
 
-def collision_rates(run: Run, *, angles: int = 11) -> pd.DataFrame:
+def collision_rates(run: Run) -> pd.DataFrame:
     """Share of independent hashes under which two points meet in one bucket, and in neighbouring ones (cyclically).
 
     Returns
@@ -45,7 +45,7 @@ def collision_rates(run: Run, *, angles: int = 11) -> pd.DataFrame:
     xp, draws = run.xp, run.pick(smoke=1500, standard=20000, full=100000)
     rows = []
     for bits in BITS:
-        for angle in np.linspace(0, np.pi, angles + 2)[1:-1]:
+        for angle in np.linspace(0, np.pi, 13)[1:-1]:
             gap = _bucket_gaps(xp, run.rng("collision", bits, round(angle, 6)), angle, bits, draws)
             hits = {"same bucket": gap == 0, "neighbouring bucket": np.isin(gap, (1, 2**bits - 1))}
             for event, hit in hits.items():
@@ -57,13 +57,13 @@ def collision_rates(run: Run, *, angles: int = 11) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["event", "bits", "angle", "draws", "rate", "low", "high", "law"])
 
 
-def collision_laws(points: int = 121) -> pd.DataFrame:
+def collision_laws() -> pd.DataFrame:
     """The laws on a fine grid of angles: event, bits, angle (degrees), law."""
     rows = [
         (event, bits, np.degrees(angle), float(evaluate(law, {"theta": angle, "r": bits})))
         for event, law in LAWS.items()
         for bits in BITS
-        for angle in np.linspace(0, np.pi, points)
+        for angle in np.linspace(0, np.pi, 121)
         if event == "same bucket" or bits > 1
     ]
     return pd.DataFrame(rows, columns=["event", "bits", "angle", "law"])
@@ -95,13 +95,13 @@ def _softmax_matrix(x: Instance) -> np.ndarray:
     return p / p.sum(axis=1, keepdims=True)
 
 
-def sorted_matrix(run: Run, *, n: int, block_size: int, floor: float = 0.002) -> pd.DataFrame:
+def sorted_matrix(run: Run, *, n: int, block_size: int) -> pd.DataFrame:
     """The softmax matrix of clustered queries and keys before and after sorting.
 
     Returns
     -------
     DataFrame
-        The entries above `floor` times the largest one: query, key, their places after sorting, the entry p, and
+        The entries above 0.002 times the largest one: query, key, their places after sorting, the entry p, and
         whether the mask has it.
     """
     xp = run.xp
@@ -109,13 +109,13 @@ def sorted_matrix(run: Run, *, n: int, block_size: int, floor: float = 0.002) ->
     x = CLUSTERED.draw(n, 64, rng, xp)
     p = _softmax_matrix(x)
     q_rank, k_rank, q_block = _ranks(xp, x, block_size, rng)
-    query, key = np.nonzero(p > floor * p.max())
+    query, key = np.nonzero(p > 0.002 * p.max())
     places = {"query_place": q_rank[query], "key_place": k_rank[key]}
     masked = places["query_place"] // q_block == places["key_place"] // block_size
     return pd.DataFrame({"query": query, "key": key, **places, "p": p[query, key].round(9), "masked": masked})
 
 
-def heavy_caught(run: Run, *, block_size: int = 64) -> pd.DataFrame:
+def heavy_caught(run: Run) -> pd.DataFrame:
     """What the sortLSH mask holds of the heavy entries and of the softmax mass, beside a random mask of the same size.
 
     Returns
@@ -124,7 +124,7 @@ def heavy_caught(run: Run, *, block_size: int = 64) -> pd.DataFrame:
         input, source, n, replicate (fresh input, fresh hash), mask ("sortLSH", "random"), heavy (their number),
         heavy_share, mass_share.
     """
-    xp = run.xp
+    xp, block_size = run.xp, 64
     n = run.pick(smoke=1024, standard=4096, full=8192)
     replicates = run.pick(smoke=8, standard=20, full=20)
     rows = []

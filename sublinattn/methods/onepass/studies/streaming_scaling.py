@@ -67,7 +67,7 @@ def streamed(x: Instance) -> tuple[PolynomialState, Array]:
     return state, state.attend(x.q)
 
 
-def over_n(run: Run, *, decay: float = 1.0) -> pd.DataFrame:
+def over_n(run: Run) -> pd.DataFrame:
     """Error, bytes and seconds of every method over n.
 
     Returns
@@ -78,16 +78,12 @@ def over_n(run: Run, *, decay: float = 1.0) -> pd.DataFrame:
         and its "absorb" is the whole of attention.
     """
     xp = run.xp
-    lengths = run.pick(
-        smoke=(2**10, 2**13, 2**16),
-        standard=tuple(2**i for i in range(10, 19)),
-        full=tuple(2**i for i in range(10, 21)),
-    )
+    lengths = [2**i for i in run.pick(smoke=range(10, 17, 3), standard=range(10, 19), full=range(10, 21))]
     replicates = run.pick(smoke=2, standard=5, full=2)
     rows: list[tuple[str, str, int, int, float]] = []
     for n in lengths:
         for r in range(replicates):
-            x = flat_outputs.drawn(n, decay, run.rng("onepass", n, r), xp)
+            x = flat_outputs.drawn(n, 1.0, run.rng("onepass", n, r), xp)
             y = reference(x)
             for variant in ("paper", "fused"):
                 method = f"one-pass {variant}"
