@@ -76,7 +76,7 @@ def growth_panel(ax: Axes, data: pd.DataFrame, fit: pd.Series) -> None:
 
     Where no size was found up to the cap, an open triangle stands at the upper edge.
     """
-    symbol, missing = _symbol(fit["variable"]), data[np.isinf(data["size"])]
+    symbol, missing = _SYMBOLS.get(fit["variable"], fit["variable"]), data[np.isinf(data["size"])]
     found = data[np.isfinite(data["size"])]
     ax.plot(found["x"], found["size"], "o", color=_BLUE, markersize=2.5, alpha=0.6, label="replicate")
     if len(missing):
@@ -108,13 +108,9 @@ def _costs(sizes: pd.DataFrame, fits: pd.DataFrame, claim: str, power: float) ->
     return sizes, fits
 
 
-def _symbol(variable: str) -> str:
-    return _SYMBOLS.get(variable, variable)
-
-
 def _theory(fit: pd.Series) -> str:
     """The law, and where it is no power, the power that it looks like on this grid."""
-    symbol = _symbol(fit["variable"])
+    symbol = _SYMBOLS.get(fit["variable"], fit["variable"])
     law = fit["theory"].replace(r"\left(n \right)", " n").replace(r"\log{ n}", r"\log n")
     if "log" in law:
         return rf"{law} \approx {symbol}^{{{_decimals(fit['theory_exponent'])}}}"

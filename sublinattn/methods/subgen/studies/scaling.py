@@ -48,9 +48,8 @@ def over_n(run: Run) -> pd.DataFrame:
     replicates = run.pick(smoke=3, standard=5, full=5)
     rows: list[tuple[str, str, int, int, int, float]] = []
     for name, knobs in STREAMS.items():
-        for power in range(
-            10, (most_powers if name == "n clusters" else longest) + 1, 2 if run.effort == "smoke" else 1
-        ):
+        last = most_powers if name == "n clusters" else longest
+        for power in range(10, last + 1, run.pick(smoke=2, standard=1, full=1)):
             n = 2**power
             for r in range(replicates):
                 rng = run.rng(name, n, r)
