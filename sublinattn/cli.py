@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from .terminal import COLOURS, console, counting, fail, print_frame, print_table, show_verdict
+
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 app = typer.Typer(
     help="Verify the statements of papers on sublinear attention, and audit a model.\n\n"
@@ -26,10 +25,6 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console()
-
-COLOURS = {"supported": "green", "refuted": "red", "undecided": "yellow", "vacuous": "blue"}
-
 
 Effort = StrEnum("Effort", ["smoke", "standard", "full"])
 Backend = StrEnum("Backend", ["auto", "numpy", "cupy"])
@@ -96,7 +91,7 @@ def run(
             record=record,
         )
     except (ValueError, OSError) as error:
-        _fail(error)
+        fail(error)
     counts = result.ledger["summary"]
     console.print(
         f"{counts['claims']} claims: "
@@ -134,19 +129,19 @@ def verify(
 
     if claim not in CLAIMS:
         nearest = "".join(f"; did you mean {name!r}?" for name in get_close_matches(claim, CLAIMS, n=1))
-        _fail(f"no claim {claim!r}{nearest or '; `sublinattn claims` lists all'}")
+        fail(f"no claim {claim!r}{nearest or '; `sublinattn claims` lists all'}")
     # Workers are spawned: a fork of a process that has started threads may hang.
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) if jobs > 1 else nullcontext()
     try:
         with pool as executor:
             verdict = run_trials(claim, effort=effort.value, rng=seed, backend=backend.value, executor=executor)
     except RuntimeError as error:
-        _fail(error)
+        fail(error)
     record = ledger.entry(CLAIMS[claim], verdict)
     if as_json:
         print(json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False))
     else:
-        _show(record, CLAIMS[claim].where)
+        show_verdict(record, CLAIMS[claim].where)
     raise typer.Exit(int(record["outcome"] == "refuted"))
 
 
@@ -159,7 +154,7 @@ def claims(as_json: JsonOption = False) -> None:
     if as_json:
         print(json.dumps(listed, indent=2, ensure_ascii=False))
     else:
-        _table(list(listed[0]), [list(claim.values()) for claim in listed])
+        print_table(list(listed[0]), [list(claim.values()) for claim in listed])
 
 
 @app.command(epilog="Example: [bold]sublinattn report out[/]")
@@ -170,7 +165,7 @@ def report(out: Annotated[Path, typer.Argument(help="Folder of the run's results
     try:
         console.print(f"Report: {pages.build(out)}", soft_wrap=True, highlight=False)
     except (ValueError, OSError) as error:
-        _fail(error)
+        fail(error)
 
 
 @app.command(epilog="Example: [bold]sublinattn bench hyper[/]")
@@ -189,7 +184,7 @@ def bench(
 
         tables = getattr(bench, what.value)()
     for table in tables:
-        _frame(table)
+        print_frame(table)
 
 
 @app.command(epilog="Example: [bold]sublinattn capture --model tiny --text book.txt -n 32768 --out qkv.safetensors[/]")
@@ -218,11 +213,11 @@ def capture(
         read = opened.beginning(tokens)
         decoder = opened.decoder.stretched(len(read))
         how = "" if decoder is opened.decoder else f", stretched by YaRN from {decoder.trained} tokens"
-        with _counting("tokens") as progress:
+        with counting("tokens") as progress:
             dtype, source = "float16" if half else "float32", f"{model}, {opened.source}{how}"
             write(decoder, read, out, dtype=dtype, source=source, progress=progress)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        _fail(error)
+        fail(error)
     console.print(f"Captured {len(read)} tokens{how}: {out}", soft_wrap=True, highlight=False)
 
 
@@ -245,24 +240,13 @@ def audit(
     try:
         check_tolerance(tolerance)
         opened = Captured.open(captured)
-        with _counting("heads") as progress:
+        with counting("heads") as progress:
             result = measure(opened, share=share, seed=seed, progress=progress)
         written = page.write(result, out, tolerance=tolerance, seed=seed)
     except (ValueError, OSError, ImportError) as error:
-        _fail(error)
-    _frame(page.summary(result, tolerance=tolerance))
+        fail(error)
+    print_frame(page.summary(result, tolerance=tolerance))
     console.print(f"Page: {written}", soft_wrap=True, highlight=False)
-
-
-@contextmanager
-def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that shows (done, total) as a progress bar; without a terminal it shows nothing."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn(what), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _parameter(text: str) -> tuple[str, Any]:
@@ -273,61 +257,3 @@ def _parameter(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except json.JSONDecodeError:
         return name, value
-
-
-def _fail(error: Exception | str) -> Any:
-    Console(stderr=True).print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-    raise typer.Exit(2)
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table on a terminal, tab-separated lines for other programs elsewhere."""
-    from rich.table import Table
-
-    if not sys.stdout.isatty():
-        for row in (columns, *rows):
-            print("\t".join(map(str, row)))
-        return
-    table = Table(box=None, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")  # in a narrow window text is broken, never cut
-    for row in rows:
-        table.add_row(*(escape(str(value)) for value in row))
-    console.print(table)
-
-
-def _frame(frame: pd.DataFrame) -> None:
-    values = [[f"{v:.4g}" if isinstance(v, float) else v for v in row] for row in frame.itertuples(index=False)]
-    _table(list(map(str, frame.columns)), values)
-
-
-def _show(record: Mapping[str, Any], trial: str) -> None:
-    """Print one verdict."""
-    from rich.table import Table
-
-    from .suite.report.views import claim_view, number, percent
-
-    view = claim_view(record)
-    colour = COLOURS[view["outcome"]]
-    console.print(f"[bold]{escape(view['title'])}[/]  {escape(view['id'])}, [{view['paper']}] {escape(view['source'])}")
-    console.print(f"[bold {colour}]{view['outcome']}[/]  {escape(view['reason'])}")
-    slack = "; ".join(view["slack_lines"]) or "–"
-    console.print(f"promise: {escape(view['promise']['text'])}; slack {slack}", highlight=False)
-    console.print(f"trial: {escape(trial)}", highlight=False, soft_wrap=True)
-    table = Table("case", "outcome", "trials", "failures", "99 % limits", "slack", box=None, header_style="bold")
-    show = number if view["kind"] == "mean" else percent
-    for case in view["cases"]:
-        table.add_row(
-            escape(", ".join(f"{key}={value}" for key, value in case["case"].items())),
-            f"[{COLOURS[case['outcome']]}]{case['outcome']}[/]",
-            str(case["trials"]),
-            str(case["failures"]),
-            f"{show(case['lower'])} to {show(case['upper'])}",
-            number(case["slack"]["q50"]),
-        )
-    console.print(table)
-    for drop in view["drops"]:
-        console.print(f"without [bold]{escape(drop['assumption'])}[/]: {drop['outcome']}, {escape(drop['reason'])}")
-    for sabotage in view["sabotages"]:
-        caught = "[green]caught[/]" if sabotage["caught"] else "[red]not caught[/]"
-        console.print(f"sabotage [bold]{escape(sabotage['name'])}[/] ({escape(sabotage['what'])}): {caught}")

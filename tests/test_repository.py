@@ -141,14 +141,7 @@ def code_lines(path: Path) -> set[int]:
     }
 
 
-LONGER_STILL = (
-    "cli.py",
-    "theorem1.py",
-    "theorem1_estimators.py",
-)  # being split: empty when issue 11 is done
-
-
-@pytest.mark.parametrize("path", [path for path in SOURCES if path.name not in LONGER_STILL], ids=name)
+@pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_a_file_holds_at_most_250_lines_of_code(path):
     assert len(code_lines(path)) <= 250
 

@@ -41,7 +41,7 @@ def growths(
     Parameters
     ----------
     sizes : DataFrame
-        As `lab.run.Run.sizes` gives them: claim, variable, x, replicate, size (inf where none was found up to the cap).
+        As `lab.run.Run.sizes` gives them: claim, variable, x, replicate, size (inf where none was points up to the cap).
     fits : DataFrame
         As `lab.run.Run.fits` gives them.
     labels : mapping of claim id to the y axis's label
@@ -74,20 +74,20 @@ def growths(
 def growth_panel(ax: Axes, data: pd.DataFrame, fit: pd.Series) -> None:
     """Replicates, their fit, and the theory's slope through the fit's middle; exponents as the title.
 
-    Where no size was found up to the cap, an open triangle stands at the upper edge.
+    Where no size was points up to the cap, an open triangle stands at the upper edge.
     """
     symbol, missing = _SYMBOLS.get(fit["variable"], fit["variable"]), data[np.isinf(data["size"])]
-    found = data[np.isfinite(data["size"])]
-    ax.plot(found["x"], found["size"], "o", color=_BLUE, markersize=2.5, alpha=0.6, label="replicate")
+    points = data[np.isfinite(data["size"])]
+    ax.plot(points["x"], points["size"], "o", color=_BLUE, markersize=2.5, alpha=0.6, label="replicate")
     if len(missing):
         look = {"marker": "^", "color": _BLUE, "markerfacecolor": "white", "linestyle": "none"}
         height = np.full(len(missing), 0.95)
         ax.plot(missing["x"], height, **look, transform=ax.get_xaxis_transform(), label="no size sufficed")
-    low, high = (found["size"].min(), found["size"].max()) if len(found) else (1.0, 1.0)
+    low, high = (points["size"].min(), points["size"].max()) if len(points) else (1.0, 1.0)
     # A steep theory leaves the panel; its slope still shows.
     ax.set(xscale="log", yscale="log", ylim=(low / 3, high * (8 if len(missing) else 3)))
     if np.isfinite(fit["measured"]):
-        fitted = data[~data["x"].isin(missing["x"])]  # the fit leaves out grid points with a size that was not found
+        fitted = data[~data["x"].isin(missing["x"])]  # the fit leaves out grid points with a size that was not points
         x = np.array([fitted["x"].min(), fitted["x"].max()])
         middle = np.exp([np.log(fitted["x"]).mean(), np.log(fitted["size"]).mean()])
         ax.plot(x, middle[1] * (x / middle[0]) ** fit["measured"], color=_BLUE, label="power-law fit")

@@ -68,7 +68,7 @@ def over_n(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def held(method: str, n: int, d: int) -> int:
+def stored_bytes(method: str, n: int, d: int) -> int:
     """Bytes of a method's arrays for n tokens of width d = d_v in float32: allocated, no page is touched."""
     if method == "streaming state":
         return PolynomialState(d, d, degree=flat_outputs.DEGREE).nbytes
@@ -88,11 +88,11 @@ def crossing(method: str, d: int, *, longest: int = 2**30) -> int:
     ValueError
         `longest` tokens are not enough.
     """
-    n, below = longest, held(method, longest, d) // (8 * d) + 1
+    n, below = longest, stored_bytes(method, longest, d) // (8 * d) + 1
     if below > n:
         raise ValueError(f"longest must be past the crossing, got {longest}, where {method} still holds more")
     while below < n:
-        n, below = below, held(method, below, d) // (8 * d) + 1
+        n, below = below, stored_bytes(method, below, d) // (8 * d) + 1
     return n
 
 
@@ -150,7 +150,9 @@ def memory(run: Run) -> pd.DataFrame:
         rng = run.rng("memory", n)
         q, k, v = (to_device(rng.standard_normal((n, flat_outputs.D), dtype=np.float32), xp) for _ in range(3))
         peak = peak_bytes(xp, partial(attention, q, k, v)) - v.nbytes
-        methods = {m: held(m, n, flat_outputs.D) for m in ("one-pass paper", "one-pass fused", "streaming state")}
+        methods = {
+            m: stored_bytes(m, n, flat_outputs.D) for m in ("one-pass paper", "one-pass fused", "streaming state")
+        }
         rows.append({"n": n, "cache": k.nbytes + v.nbytes, "exact peak": peak, **methods})
     return pd.DataFrame(rows)
 

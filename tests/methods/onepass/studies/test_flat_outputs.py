@@ -91,9 +91,9 @@ def test_falling_reads_what_the_claims_left(tmp_path):
 @pytest.mark.parametrize("method", ["one-pass fused", "one-pass paper", "streaming state"])
 def test_from_the_crossing_on_a_method_is_smaller_than_the_cache(method):
     n, row = questions.crossing(method, 2), 4 * (2 + 2)
-    assert questions.held(method, n - 1, 2) >= (n - 1) * row
+    assert questions.stored_bytes(method, n - 1, 2) >= (n - 1) * row
     beyond = np.unique(np.geomspace(n, 2**28, 60).astype(int)).tolist()
-    assert all(questions.held(method, m, 2) < m * row for m in [n, n + 1, *beyond])
+    assert all(questions.stored_bytes(method, m, 2) < m * row for m in [n, n + 1, *beyond])
     with pytest.raises(ValueError, match=f"longest must be past the crossing, got {n // 2}"):
         questions.crossing(method, 2, longest=n // 2)
 
@@ -102,7 +102,7 @@ def test_held_is_what_a_sketch_holds_after_its_stream():
     x = flat_outputs.drawn(100, 1.0, generator(0, "held"), np)
     for variant in ("paper", "fused"):
         _, nbytes = flat_outputs.one_pass(x, variant, generator(0, "hash"))
-        assert nbytes == questions.held(f"one-pass {variant}", 100, 8)
+        assert nbytes == questions.stored_bytes(f"one-pass {variant}", 100, 8)
 
 
 def test_causal_answers_are_those_of_causal_attention():

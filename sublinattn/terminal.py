@@ -1,0 +1,90 @@
+"""What the commands print: progress, tables, a verdict, an error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+console = Console()
+
+COLOURS = {"supported": "green", "refuted": "red", "undecided": "yellow", "vacuous": "blue"}
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows (done, total) as a progress bar; without a terminal it shows nothing."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn(what), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def fail(error: Exception | str) -> Any:
+    """Print the error, and end with status 2."""
+    Console(stderr=True).print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+    raise typer.Exit(2)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table on a terminal, tab-separated lines for other programs elsewhere."""
+    from rich.table import Table
+
+    if not sys.stdout.isatty():
+        for row in (columns, *rows):
+            print("\t".join(map(str, row)))
+        return
+    table = Table(box=None, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")  # in a narrow window text is broken, never cut
+    for row in rows:
+        table.add_row(*(escape(str(value)) for value in row))
+    console.print(table)
+
+
+def print_frame(rows: pd.DataFrame) -> None:
+    """Print a table of numbers to four digits."""
+    values = [[f"{v:.4g}" if isinstance(v, float) else v for v in row] for row in rows.itertuples(index=False)]
+    print_table(list(map(str, rows.columns)), values)
+
+
+def show_verdict(record: Mapping[str, Any], trial: str) -> None:
+    """Print one verdict."""
+    from rich.table import Table
+
+    from .suite.report.views import claim_view, number, percent
+
+    view = claim_view(record)
+    colour = COLOURS[view["outcome"]]
+    console.print(f"[bold]{escape(view['title'])}[/]  {escape(view['id'])}, [{view['paper']}] {escape(view['source'])}")
+    console.print(f"[bold {colour}]{view['outcome']}[/]  {escape(view['reason'])}")
+    slack = "; ".join(view["slack_lines"]) or "–"
+    console.print(f"promise: {escape(view['promise']['text'])}; slack {slack}", highlight=False)
+    console.print(f"trial: {escape(trial)}", highlight=False, soft_wrap=True)
+    table = Table("case", "outcome", "trials", "failures", "99 % limits", "slack", box=None, header_style="bold")
+    show = number if view["kind"] == "mean" else percent
+    for case in view["cases"]:
+        table.add_row(
+            escape(", ".join(f"{key}={value}" for key, value in case["case"].items())),
+            f"[{COLOURS[case['outcome']]}]{case['outcome']}[/]",
+            str(case["trials"]),
+            str(case["failures"]),
+            f"{show(case['lower'])} to {show(case['upper'])}",
+            number(case["slack"]["q50"]),
+        )
+    console.print(table)
+    for drop in view["drops"]:
+        console.print(f"without [bold]{escape(drop['assumption'])}[/]: {drop['outcome']}, {escape(drop['reason'])}")
+    for sabotage in view["sabotages"]:
+        caught = "[green]caught[/]" if sabotage["caught"] else "[red]not caught[/]"
+        console.print(f"sabotage [bold]{escape(sabotage['name'])}[/] ({escape(sabotage['what'])}): {caught}")
