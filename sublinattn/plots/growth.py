@@ -41,7 +41,7 @@ def growths(
     Parameters
     ----------
     sizes : DataFrame
-        As `lab.run.Run.sizes` gives them: claim, variable, x, replicate, size (inf where none was points up to the cap).
+        As `lab.run.Run.sizes` gives them: claim, variable, x, replicate, size (inf where none was found up to the cap).
     fits : DataFrame
         As `lab.run.Run.fits` gives them.
     labels : mapping of claim id to the y axis's label
@@ -74,7 +74,7 @@ def growths(
 def growth_panel(ax: Axes, data: pd.DataFrame, fit: pd.Series) -> None:
     """Replicates, their fit, and the theory's slope through the fit's middle; exponents as the title.
 
-    Where no size was points up to the cap, an open triangle stands at the upper edge.
+    Where no size was found up to the cap, an open triangle stands at the upper edge.
     """
     symbol, missing = _SYMBOLS.get(fit["variable"], fit["variable"]), data[np.isinf(data["size"])]
     points = data[np.isfinite(data["size"])]
@@ -87,7 +87,7 @@ def growth_panel(ax: Axes, data: pd.DataFrame, fit: pd.Series) -> None:
     # A steep theory leaves the panel; its slope still shows.
     ax.set(xscale="log", yscale="log", ylim=(low / 3, high * (8 if len(missing) else 3)))
     if np.isfinite(fit["measured"]):
-        fitted = data[~data["x"].isin(missing["x"])]  # the fit leaves out grid points with a size that was not points
+        fitted = data[~data["x"].isin(missing["x"])]  # the fit leaves out grid points with a size that was not found
         x = np.array([fitted["x"].min(), fitted["x"].max()])
         middle = np.exp([np.log(fitted["x"]).mean(), np.log(fitted["size"]).mean()])
         ax.plot(x, middle[1] * (x / middle[0]) ** fit["measured"], color=_BLUE, label="power-law fit")

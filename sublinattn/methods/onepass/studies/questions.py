@@ -29,6 +29,7 @@ from . import flat_outputs
 
 WIDTHS = (2, 4, 8, 12)
 PAPERS = ("AS23", "ALSY23")
+METHODS_COMPARED = ("one-pass paper", "one-pass fused", "streaming state")
 MIB = 2.0**20
 
 
@@ -98,11 +99,10 @@ def crossing(method: str, d: int, *, longest: int = 2**30) -> int:
 
 def crossings() -> pd.DataFrame:
     """d, rank, method, n (fewer bytes than the cache from there on), two_to_d."""
-    methods = ("one-pass paper", "one-pass fused", "streaming state")
     rows = [
         (d, PolynomialState(d, d, degree=flat_outputs.DEGREE).rank, method, crossing(method, d), 2**d)
         for d in WIDTHS
-        for method in methods
+        for method in METHODS_COMPARED
     ]
     return pd.DataFrame(rows, columns=["d", "rank", "method", "n", "two_to_d"])
 
