@@ -150,10 +150,8 @@ def memory(run: Run) -> pd.DataFrame:
         rng = run.rng("memory", n)
         q, k, v = (to_device(rng.standard_normal((n, flat_outputs.D), dtype=np.float32), xp) for _ in range(3))
         peak = peak_bytes(xp, partial(attention, q, k, v)) - v.nbytes
-        methods = {
-            m: stored_bytes(m, n, flat_outputs.D) for m in ("one-pass paper", "one-pass fused", "streaming state")
-        }
-        rows.append({"n": n, "cache": k.nbytes + v.nbytes, "exact peak": peak, **methods})
+        stored = {method: stored_bytes(method, n, flat_outputs.D) for method in METHODS_COMPARED}
+        rows.append({"n": n, "cache": k.nbytes + v.nbytes, "exact peak": peak, **stored})
     return pd.DataFrame(rows)
 
 
@@ -196,7 +194,7 @@ def answers(
     for at_n in peaks.iloc[[0, -1]].to_dict("records"):
         whole = at_n["cache"] + at_n["exact peak"]
         rows.append((question, f"MiB of keys, values and exact attention's work space, n = {at_n['n']}", whole / MIB))
-        for method in ("one-pass fused", "one-pass paper", "streaming state"):
+        for method in METHODS_COMPARED:
             rows.append((question, f"bytes of {method} over those, n = {at_n['n']}", at_n[method] / whole))
     table = pd.DataFrame(rows, columns=["question", "measured", "value"])
     table = table.sort_values("question", kind="stable", ignore_index=True)
