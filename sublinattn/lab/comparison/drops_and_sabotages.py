@@ -23,8 +23,8 @@ from ..run import Run
 from ..statistics import Z, proportion
 
 
-def check_missing(run: Run) -> pd.DataFrame:
-    """Verify HyperAttention's claims with a dropped assumption that have no verdict in the run's folder yet.
+def check_missing(run: Run, paper: str) -> pd.DataFrame:
+    """Verify the paper's claims with a dropped assumption that have no verdict in the run's folder yet.
 
     Growth claims are left to their notebooks: no single trial of theirs fails.
 
@@ -33,14 +33,14 @@ def check_missing(run: Run) -> pd.DataFrame:
     DataFrame
         Of each paper's claims, how many have a verdict, and which have none: paper, claims, verdicts, missing.
     """
-    here = [claim.id for claim in CLAIMS.values() if claim.paper == "HA24" and claim.drops and _has_failures(claim)]
+    here = [claim.id for claim in CLAIMS.values() if claim.paper == paper and claim.drops and _has_failures(claim)]
     if missing := [claim for claim in here if claim not in run.checked()]:
         run.check(*missing)
     done, table = run.checked(), []
-    for paper in dict.fromkeys(claim.paper for claim in CLAIMS.values()):
-        claims = [claim.id for claim in CLAIMS.values() if claim.paper == paper]
+    for each in dict.fromkeys(claim.paper for claim in CLAIMS.values()):
+        claims = [claim.id for claim in CLAIMS.values() if claim.paper == each]
         missing = [claim for claim in claims if claim not in done]
-        table.append((paper, len(claims), len(claims) - len(missing), ", ".join(missing)))
+        table.append((each, len(claims), len(claims) - len(missing), ", ".join(missing)))
     return pd.DataFrame(table, columns=["paper", "claims", "verdicts", "missing"]).set_index("paper")
 
 
