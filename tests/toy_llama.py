@@ -11,6 +11,8 @@ import numpy as np
 import safetensors.numpy
 
 from sublinattn.core import backends
+from sublinattn.lab.models import open_model
+from sublinattn.lab.run import generator
 from sublinattn.lm.attend import causal
 from sublinattn.lm.config import Config
 from sublinattn.lm.decoder import Decoder
@@ -75,3 +77,18 @@ def recorded(model: Decoder, tokens: Any, **options: Any) -> list[tuple[Any, Any
 
     model.logits(tokens, attend=attend, **options)
     return layers
+
+
+def model_and_text(folder: Path) -> dict[str, str]:
+    """A random checkpoint with grouped queries and a text of 400 letters, as the knobs of a run."""
+    checkpoint(folder / "model", vocab_size=256, size=0.7)
+    letters = np.random.default_rng(0).integers(97, 123, 400).astype(np.uint8)
+    (folder / "text").write_bytes(letters.tobytes())
+    return {"model": str(folder / "model"), "text": str(folder / "text")}
+
+
+def arrays(knobs: dict[str, str], label: str, replicate: int, n: int, longest: int = 256) -> list[np.ndarray]:
+    """Queries, keys and values of a passage's first n tokens, run by themselves, float64."""
+    model = open_model(knobs["model"], knobs["text"], backend="numpy")
+    tokens = model.passage(generator(0, label, replicate), longest)
+    return [x.astype(np.float64) for x in model.qkv(tokens[:n])]
