@@ -38,6 +38,7 @@ def claim(slug: str, kind: Any, trial: Any, cases: Iterable[Any], trials: int = 
         id=f"toy.{slug}",
         paper="HA24",
         source="Theorem 1",
+        basis="theorem",
         kind=kind,
         trial=trial,
         cases={"smoke": tuple(cases)},

@@ -8,9 +8,11 @@ all numbers in their places.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +78,10 @@ def entry(claim: Claim, verdict: Verdict, *, notebook: str | None = None) -> dic
     return record | {
         "paper": claim.paper,
         "source": claim.source,
+        "basis": claim.basis,
+        "source_checked": claim.source_checked,
+        "restated": claim.restated,
+        "definition": definition(claim),
         "title": claim.title,
         "statement": _latex(claim.statement),
         "promise": _promise(claim),
@@ -85,6 +91,12 @@ def entry(claim: Claim, verdict: Verdict, *, notebook: str | None = None) -> dic
         "reported": claim.reported,
         "notebook": notebook,
     }
+
+
+def definition(claim: Claim) -> str:
+    """Hash of what a claim states and of the grid on which it is tried; trials, sabotages and remarks are not in it."""
+    stated = [_latex(claim.statement), _promise(claim), {effort: list(cases) for effort, cases in claim.cases.items()}]
+    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def merge(verdict_files: Iterable[Path_]) -> dict[str, Any]:
@@ -98,16 +110,28 @@ def merge(verdict_files: Iterable[Path_]) -> dict[str, Any]:
     return {"schema": SCHEMA, "claims": claims, "summary": summary(claims)}
 
 
-def summary(claims: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """How many claims have each outcome, and how many of the sabotages were caught."""
-    counts = {outcome: sum(c["outcome"] == outcome for c in claims.values()) for outcome in OUTCOMES}
-    sabotages = [s for c in claims.values() for s in c["sabotages"]]
+def summary(claims: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """How many claims have each outcome, in all and by what they rest on, and how many of the sabotages were caught.
+
+    `sabotages_telling` are those caught sabotages that break the algorithm of a claim which is supported without
+    them: they show that the claim guards the algorithm, since it is refuted by nothing else.
+    """
+    from ..theory.claim import BASES
+
+    sabotages = [(s, c["outcome"]) for c in claims.values() for s in c["sabotages"]]
+    caught = [(s, outcome) for s, outcome in sabotages if s["caught"]]
+    by_basis = {basis: [c for c in claims.values() if c["basis"] == basis] for basis in BASES}
     return {
-        **counts,
-        "claims": len(claims),
+        **_outcomes(claims.values()),
+        "by_basis": {basis: _outcomes(members) for basis, members in by_basis.items() if members},
         "sabotages": len(sabotages),
-        "sabotages_caught": sum(bool(s["caught"]) for s in sabotages),
+        "sabotages_caught": len(caught),
+        "sabotages_telling": sum(s["breaks"] == "algorithm" and outcome == "supported" for s, outcome in caught),
     }
+
+
+def _outcomes(claims: Collection[Mapping[str, Any]]) -> dict[str, int]:
+    return {**{o: sum(c["outcome"] == o for c in claims) for o in OUTCOMES}, "claims": len(claims)}
 
 
 def write(path: Path_, ledger: Mapping[str, Any]) -> None:
@@ -168,7 +192,9 @@ def _promise(claim: Claim) -> dict[str, Any]:
         case Mean(resolution=resolution):
             text = f"an expectation; deviations above {100 * resolution:g} % are ruled out"
             return {"kind": "mean", "text": text, "resolution": resolution}
-        case Growth(variables=variables):
+        case Growth(variables=variables, resolution=resolution):
             theory = {name: _latex(expression) for name, expression in variables.items()}
-            return {"kind": "growth", "text": "grows no faster than the theory says", "variables": theory}
+            tolerance = {name: resolution for name in variables if resolution}
+            text = "grows no faster than the theory says"
+            return {"kind": "growth", "text": text, "variables": theory, "resolution": tolerance}
     raise TypeError(f"claim {claim.id} has a kind of type {type(claim.kind).__name__}")

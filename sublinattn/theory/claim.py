@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import sympy
@@ -192,6 +192,19 @@ Kind = Probability | Exact | Mean | Growth
 
 
 # -------------------------------------------------------------------------------------------------------------- claims
+Basis = Literal["theorem", "reported", "reading", "derived", "implementation", "property"]
+
+BASES: Mapping[Basis, str] = {
+    "theorem": "what a paper proves, as it states it or with constants derived here",
+    "reported": "what a paper measured in an experiment",
+    "reading": "our formalisation of a loose sentence of a paper",
+    "derived": "a statement of ours about a method, its variant or its constants, proved here",
+    "implementation": "time or bytes of this code at fixed sizes",
+    "property": "a finding that no paper states",
+}
+"""What a claim can rest on. Only a refuted "theorem" contradicts a paper's mathematics, so each is counted apart."""
+
+
 @dataclass(frozen=True)
 class Assumption:
     """A predicate over the trial's measurements, e.g. `m >= d_v*srank/(eps**2*delta)`."""
@@ -210,11 +223,16 @@ class Drop:
 
 @dataclass(frozen=True)
 class Sabotage:
-    """A deliberately broken variant, which must be refuted: `change` overrides keyword arguments of the trial."""
+    """A deliberately broken variant, which must be refuted: `change` overrides keyword arguments of the trial.
+
+    `breaks` says what the change alters: the algorithm, as an author might get it wrong; the bound, or what is compared
+    with it; or the opponent that a method is compared with. Only the first shows that the claim guards the algorithm.
+    """
 
     name: str
     what: str
     change: Case
+    breaks: Literal["algorithm", "bound", "opponent"] = "algorithm"
 
 
 @dataclass(frozen=True)
@@ -239,6 +257,8 @@ class Claim:
         `<paper>.<slug>`, lower case.
     paper, source : str
         Key in `references.bib`; theorem, lemma, equation or algorithm.
+    basis : str
+        What the statement rests on, a key of `BASES`.
     title : str
         One line, plain words.
     statement : sympy expression
@@ -252,6 +272,11 @@ class Claim:
         Trials per case at most (replicates per grid point for `Growth`, exactly). Same fall-back.
     remark : str
         What a reader must know to read the verdict: hidden constants, conventions, what was derived here.
+    source_checked : bool
+        Whether the statement was compared with the text of its source; False where that text could not be read.
+    restated : str
+        Where statement, grid or resolution were changed after a first run: "<commit>: <why>", with the last commit that
+        had the former ones. A test holds it.
     reported : str
         Of an empirical claim, what the paper measured and on what; empty for what it proves. Refuted then means: not so
         here.
@@ -260,6 +285,7 @@ class Claim:
     id: str
     paper: str
     source: str
+    basis: Basis
     title: str
     statement: sympy.Basic
     kind: Kind
@@ -271,6 +297,8 @@ class Claim:
     sabotages: tuple[Sabotage, ...] = ()
     vacuity: Vacuity | None = None
     remark: str = ""
+    source_checked: bool = True
+    restated: str = ""
     reported: str = ""
 
     def at(self, table: Mapping[str, Any], effort: str) -> Any:

@@ -52,10 +52,11 @@ class DropResult:
 
 @dataclass(frozen=True)
 class SabotageResult:
-    """Verdict on a deliberately broken variant: `caught` if it was refuted."""
+    """Verdict on a deliberately broken variant: `caught` if it was refuted, and only then."""
 
     name: str
     what: str
+    breaks: str
     outcome: Outcome
     caught: bool
     trials: int
@@ -75,7 +76,7 @@ _REPEATABLE = {
     "cases": ("case", "outcome", "trials", "vacuous"),
     "fits": ("variable", "theory", "outcome"),
     "drops": ("assumption", "case", "outcome", "trials"),
-    "sabotages": ("name", "what", "outcome", "caught", "trials"),
+    "sabotages": ("name", "what", "breaks", "outcome", "caught", "trials"),
 }
 """Parts of a verdict about this machine's times or bytes on which two runs of one seed agree."""
 

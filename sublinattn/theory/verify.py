@@ -274,7 +274,7 @@ def _sabotage_result(condition: Condition) -> SabotageResult:
     sabotage = next(s for s in condition.claim.sabotages if s.name == condition.subject)
     outcome, reason = _worst(condition.outcomes())
     trials = sum(map(len, condition.trials))
-    return SabotageResult(sabotage.name, sabotage.what, outcome, outcome == "refuted", trials, reason)
+    return SabotageResult(sabotage.name, sabotage.what, sabotage.breaks, outcome, outcome == "refuted", trials, reason)
 
 
 def _vacuity(claim: Claim, cases: Sequence[CaseResult]) -> VacuityResult | None:

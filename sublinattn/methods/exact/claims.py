@@ -45,6 +45,7 @@ CLAIMS = (
         id="rs21.merge",
         paper="RS21",
         source="Section 2 (lazy softmax), as a monoid",
+        basis="theorem",
         title="Partials over any split of the keys merge, in any order, to exact attention",
         statement=sp.Eq(
             sp.Symbol(r"\mathrm{out}\left(\bigoplus_S (m_S, l_S, o_S)\right)"),

@@ -90,6 +90,7 @@ CLAIMS = (
         id="alsy23.amm",
         paper="ALSY23",
         source="Approximate matrix product (Psi); constants derived here",
+        basis="theorem",
         title="A CountSketch of 2/(p eps^2) buckets multiplies matrices within eps |U|_F |V|_F",
         statement=sp.Le(DIFFERENCE, symbols.eps * U_F * V_F),
         kind=Probability(p=FAILURE),
@@ -98,7 +99,7 @@ CLAIMS = (
         max_trials={"smoke": 400, "standard": 4000},
         sabotages=(
             NO_SIGNS,
-            Sabotage("a bound ten times smaller", "the error must be at most eps/10", {"divide": 10.0}),
+            Sabotage("a bound ten times smaller", "the error must be at most eps/10", {"divide": 10.0}, breaks="bound"),
         ),
         vacuity=Vacuity(symbols.eps >= symbols.ZERO),
         remark=(
@@ -111,6 +112,7 @@ CLAIMS = (
         id="alsy23.amm-expectation",
         paper="ALSY23",
         source="Approximate matrix product (Psi); derived here, after CCF02",
+        basis="derived",
         title="The squared error of that product has a known mean",
         statement=sp.Eq(symbols.E(DIFFERENCE**2), PAIRS / symbols.w),
         kind=Exact("==", rtol=1e-9),

@@ -55,6 +55,8 @@ CLAIMS = (
         id="ha24.lemma1",
         paper="HA24",
         source="Lemma 1 (ApproxD, Algorithm 2)",
+        basis="theorem",
+        source_checked=False,
         title="ApproxD needs m = O(kappa^7 alpha^2 eps^-6 log n) samples for |(D~^-1 - D^-1) A| <= (eps/2) |P|",
         statement=sp.Eq(M_STAR, symbols.O(symbols.APPROXD_SIZE)),
         kind=Growth(variables=FOUR, resolution=0.25),

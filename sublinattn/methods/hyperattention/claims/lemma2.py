@@ -85,6 +85,8 @@ CLAIMS = (
         id="ha24.lemma2",
         paper="HA24",
         source="Lemma 2",
+        basis="theorem",
+        source_checked=False,
         title="Row-norm sampling needs m = O(eps^-2 d srank(P)) samples for |P V - P S^T S V| <= eps |P| |V|",
         statement=sp.Eq(M_STAR, symbols.O(symbols.AMM_GROWTH)),
         kind=Growth(
@@ -109,6 +111,7 @@ CLAIMS = (
         id="ha24.amm-explicit",
         paper="HA24",
         source="Lemma 2, with constants derived here",
+        basis="theorem",
         title=(
             "With m = d_v srank(P) / (eps^2 delta) samples the product's spectral error exceeds eps |P| |V| with "
             "probability at most delta"
@@ -122,7 +125,9 @@ CLAIMS = (
         drops=(Drop("enough samples", ({**EXPLICIT[0], "shrink": 0.01}, {**EXPLICIT[3], "shrink": 0.01})),),
         sabotages=(
             Sabotage("uniform sampling", "keys drawn uniformly instead of by value norm", {"law": "uniform"}),
-            Sabotage("bound / 10", "a bound ten times smaller than the one proved", {"bound_over": 10.0}),
+            Sabotage(
+                "bound / 10", "a bound ten times smaller than the one proved", {"bound_over": 10.0}, breaks="bound"
+            ),
         ),
         vacuity=AMM_VACUITY,
         remark="Markov's inequality on the exact variance, so a large slack is expected. delta = 0.1, eps = 0.5.",

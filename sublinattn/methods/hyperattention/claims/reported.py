@@ -69,6 +69,7 @@ CLAIMS = (
         id="ha24.perplexity-half",
         paper="HA24",
         source="Abstract and Section 4 (ChatGLM2-6B at 32k tokens)",
+        basis="reported",
         title="With half of the layers approximate, log-perplexity grows by no more than reported",
         statement=sp.Le(
             sp.log(sp.Symbol("PPL_hyper")) / sp.log(sp.Symbol("PPL_exact")), sp.log(sp.Float(AFTER)) / sp.log(BEFORE)

@@ -101,10 +101,11 @@ def alpha_claim(slug: str, words: str, **given: Any) -> Claim:
         id=f"ha24.alpha-sublinear-{slug}",
         paper="HA24",
         source="Section 2 and experiments (alpha is sublinear in n)",
+        basis="reported",
         title=f"alpha grows no faster than n: {words}",
         statement=sp.Eq(sp.Function("alpha")(symbols.n), symbols.O(symbols.n)),
         kind=Growth(variables={"n": symbols.n}),
-        sabotages=(Sabotage("n^3", "n^3 max |P e_j|^2 instead of n max |P e_j|^2", {"power": 3}),),
+        sabotages=(Sabotage("n^3", "n^3 max |P e_j|^2 instead of n max |P e_j|^2", {"power": 3}, breaks="bound"),),
         **given,
     )
 
@@ -140,6 +141,7 @@ CLAIMS = (
         id="ha24.srank-alpha",
         paper="HA24",
         source="Section 2 (between Lemmas 1 and 2)",
+        basis="theorem",
         title="The stable rank of the softmax matrix is at most alpha",
         statement=sp.Le(symbols.srank, symbols.alpha),
         kind=Exact("<=", rtol=1e-3),

@@ -71,6 +71,8 @@ CLAIMS = (
         id="ha24.theorem1-exponents",
         paper="HA24",
         source="Theorem 1 (Lemmas 1 and 2 composed)",
+        basis="theorem",
+        source_checked=False,
         title="The whole estimator needs no more than Lemma 1's samples for |out - P V| <= eps |P| |V|",
         statement=sp.Eq(M_STAR, symbols.O(symbols.APPROXD_SIZE)),
         kind=Growth(variables=FOUR, resolution=0.25),
@@ -92,6 +94,7 @@ CLAIMS = (
         id="ha24.composed",
         paper="HA24",
         source="Theorem 1's composition of Lemmas 1 and 2, with constants derived here",
+        basis="derived",
         title="Normaliser and product errors compose: |out - PV| <= (|E| eps + |(E - I)P|/|P|) |P| |V|, E = D/D~",
         statement=sp.Le(OUT_ERROR, (E_NORM * symbols.eps * NORM_P + ETA) * NORM_V),
         kind=Probability(p=0.1),
@@ -106,7 +109,9 @@ CLAIMS = (
                 "d_i lacks its weight n/m, and the bound has no term for the normaliser",
                 {"variant": "no n/m weight", "forget_normaliser": True},
             ),
-            Sabotage("bound / 10", "a bound ten times smaller than the one proved", {"bound_over": 10.0}),
+            Sabotage(
+                "bound / 10", "a bound ten times smaller than the one proved", {"bound_over": 10.0}, breaks="bound"
+            ),
         ),
         vacuity=AMM_VACUITY,
         remark=(

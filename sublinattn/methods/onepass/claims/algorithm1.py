@@ -124,6 +124,7 @@ CLAIMS = (
         id="alsy23.three-sketches",
         paper="ALSY23",
         source="Algorithm 1 (decoding)",
+        basis="theorem",
         title="If Psi loses nothing, Z = (Phi D^-1 U1) ((Psi U2)^T Psi V) is the sketch Phi y of attention with p",
         statement=sp.Eq(
             sp.Symbol(r"(\Phi D^{-1}U_1)\left((\Psi U_2)^{\top}\Psi V\right)"),
@@ -143,6 +144,7 @@ CLAIMS = (
         id="alsy23.merge",
         paper="ALSY23",
         source="Algorithm 1 (linear sketches)",
+        basis="theorem",
         title="Sketches of disjoint ranges of keys, then of queries, merge to that of the whole",
         statement=sp.Eq(
             sp.Symbol(r"\bigoplus_S \mathrm{sketch}(S)"), sp.Symbol(r"\mathrm{sketch}\left(\bigcup_S S\right)")
@@ -158,6 +160,7 @@ CLAIMS = (
         id="alsy23.one-pass",
         paper="ALSY23",
         source="title",
+        basis="reading",
         title="Every row of Q, K and V is read exactly once",
         statement=sp.Eq(sp.Symbol(r"\max_i\,\mathrm{reads}(i)"), 1),
         kind=Exact("=="),

@@ -163,6 +163,7 @@ FUSED = Claim(
     id="alsy23.theorem-fused",
     paper="ALSY23",
     source="main theorem, without Psi (fused)",
+    basis="derived",
     title="Fused variant: each column is within (1 + eps1) |tail_k(y)| + eps2' of attention",
     statement=sp.Le(T_C, (1 + sp.Symbol("varepsilon_1")) * TAIL + sp.Symbol("varepsilon_2'")),
     kind=Probability(p=0.01),
@@ -186,10 +187,11 @@ CLAIMS = (
         FUSED,
         id="alsy23.theorem-paper",
         source="main theorem (three sketches)",
+        basis="theorem",
         title="Paper variant: each column is within (1 + eps1) |tail_k(y)| + eps2' of attention",
         cases={"smoke": theorem_cases("paper")},
         drops=(Drop("bounded entries", theorem_cases("paper", radius=16.0)),),
-        sabotages=(Sabotage("bound / 1000", "a thousandth of the bound", {"over": 1000.0}),),
+        sabotages=(Sabotage("bound / 1000", "a thousandth of the bound", {"over": 1000.0}, breaks="bound"),),
         vacuity=Vacuity(TRIVIAL, variable="m_2", onset=symbols.ONSET),
         remark=(
             "eps2' = (2 + eps1) (eps2 |D^-1 U1| |U2|_F |V|_F + the polynomial's error), eps2 = 1. A bound above |y_c| "
@@ -201,6 +203,7 @@ CLAIMS = (
         id="alsy23.flat-floor",
         paper="ALSY23",
         source="main theorem (k-sparse columns), as the reviewers read it",
+        basis="property",
         title="No k-sparse answer is closer than |tail_k(y)|, and all but k d_v rows come back 0",
         statement=sp.Le(TAIL, T_C),
         kind=Exact("<="),
@@ -213,7 +216,7 @@ CLAIMS = (
             )
         },
         max_trials={"smoke": 10, "standard": 100},
-        sabotages=(Sabotage("2k entries", "a sketch that keeps twice as many entries", {"more": 2}),),
+        sabotages=(Sabotage("2k entries", "a sketch that keeps twice as many entries", {"more": 2}, breaks="bound"),),
         remark="With decay 0 the output is flat and |tail_k(y)| / |y| about sqrt(1 - k/n): nearly all of it is lost.",
     ),
 )

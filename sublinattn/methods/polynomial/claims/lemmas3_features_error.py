@@ -144,6 +144,7 @@ OUTPUT_ERROR = Claim(
     id="as23.output-error",
     paper="AS23",
     source="Lemmas 3.5 and 3.6 (error propagation)",
+    basis="theorem",
     title="If every entry of A is off by a factor within 1 +- eps, the output is off by at most 2 eps max|V|",
     statement=WITHIN_2_EPS,
     kind=Exact("<="),
@@ -163,6 +164,7 @@ STREAMING = Claim(
     id="as23.streaming",
     paper="AS23",
     source="Theorem 3.8, read as a stream",
+    basis="derived",
     title="The state U2^T [V, 1] over any split of the keys, merged in any order, answers as attention with p",
     statement=sp.Eq(
         sp.Symbol(r"\frac{u_1(q)\sum_S U_{2,S}^{\top}V_S}{u_1(q)\sum_S U_{2,S}^{\top}\mathbf{1}}"),
@@ -181,6 +183,7 @@ CLAIMS = (
         id="as23.factorisation",
         paper="AS23",
         source="Lemma 3.2 (features)",
+        basis="theorem",
         title="p(s<q,k>) is a scalar product of C(d+g, g) monomial features",
         statement=sp.Eq(
             sp.Symbol(r"\langle u_1(q), u_2(k)\rangle"), sp.Function("p")(sp.Symbol(r"s\langle q, k\rangle"))
@@ -201,6 +204,7 @@ CLAIMS = (
         OUTPUT_ERROR,
         id="as23.output-error-sharp",
         source="Lemma 3.6, with the best constant (derived here)",
+        basis="derived",
         title="With the best constant the output is off by at most 2 (1 - sqrt(1 - eps^2)) / eps max|V| (about eps)",
         statement=sp.Le(OUT_ERROR, symbols.OUTPUT_ERROR * V_MAX),
         cases={"smoke": tuple({**case, "kind": "sharp"} for case in LAWS)},
@@ -214,6 +218,7 @@ CLAIMS = (
         id="as23.accuracy",
         paper="AS23",
         source="Theorem 3.8 (the algorithm's error)",
+        basis="derived",
         title="polynomial_attention(eps=...) is within 2 eps max|V| of exact attention",
         statement=WITHIN_2_EPS,
         kind=Exact("<="),
@@ -244,6 +249,7 @@ CLAIMS = (
         id="as23.time",
         paper="AS23",
         source="Theorem 3.8 (time)",
+        basis="implementation",
         title="The state absorbs n tokens in time that grows no faster than n",
         statement=sp.Eq(symbols.SECONDS, symbols.O(symbols.n)),
         kind=Growth(variables={"n": symbols.n}, machine=True, resolution=0.1),

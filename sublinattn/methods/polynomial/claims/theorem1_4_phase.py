@@ -76,6 +76,7 @@ CLAIMS = (
         id="as23.phase",
         paper="AS23",
         source="Theorem 1.4 (upper bound), through Corollary 2.2 and Lemma 3.2",
+        basis="theorem",
         title="With d = O(log n) and B = o(sqrt(log n)), accuracy 1/n takes rank n^{o(1)}",
         statement=sp.Eq(symbols.t, symbols.n ** sp.Function("o")(1), evaluate=False),
         kind=Growth(variables={"Lambda": symbols.LOG_RANK_GROWTH}),

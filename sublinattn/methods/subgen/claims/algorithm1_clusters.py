@@ -170,13 +170,19 @@ BLIND = Sabotage(
 )
 
 exact_claim = partial(
-    Claim, paper="SG24", kind=Exact("<=", rtol=0.0), max_trials={"smoke": 10, "standard": 100}, source="Algorithm 1"
+    Claim,
+    paper="SG24",
+    kind=Exact("<=", rtol=0.0),
+    max_trials={"smoke": 10, "standard": 100},
+    source="Algorithm 1",
+    basis="theorem",
 )
 
 CLAIMS = (
     exact_claim(
         id="sg24.clusters",
         source="Algorithm 1 with the definition of (m, delta)-clusterability",
+        basis="theorem",
         title="There are at most m clusters if the keys are (m, delta)-clusterable, in any order of the tokens",
         statement=FEW,
         trial=cluster_count,
@@ -206,6 +212,7 @@ CLAIMS = (
     exact_claim(
         id="sg24.chunks",
         source="Algorithm 1, with the chunked rule derived here",
+        basis="derived",
         title="Absorbing chunks gives the state of the row by row rule, to the bit",
         statement=sp.Eq(sp.Symbol(r"\mathrm{state}_{c}"), sp.Symbol(r"\mathrm{state}_{1}")),
         kind=Exact("==", rtol=0.0),
@@ -220,6 +227,7 @@ CLAIMS = (
     exact_claim(
         id="sg24.merge",
         source="derived here from Algorithm 1",
+        basis="derived",
         title="Merging keeps the clusters' number, separation, radius and counts",
         statement=sp.And(FEW, APART, sp.Le(DISTANCE(K, X), RADIUS), evaluate=False),
         trial=merged,

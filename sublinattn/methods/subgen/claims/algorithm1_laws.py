@@ -109,6 +109,7 @@ CLAIMS = (
     law_claim(
         id="sg24.slot-law",
         source="Algorithm 1 (the sampled values)",
+        basis="theorem",
         title="A slot holds token j with probability |v_j|^2 / |V|_F^2, whatever the chunks",
         statement=SLOT_LAW,
         trial=slot_law,
@@ -124,6 +125,7 @@ CLAIMS = (
     law_claim(
         id="sg24.slot-independence",
         source="Algorithm 1 (the sampled values)",
+        basis="theorem",
         title="Neighbouring slots are independent",
         statement=PAIR_LAW,
         trial=pair_law,
@@ -134,6 +136,7 @@ CLAIMS = (
     law_claim(
         id="sg24.sample-law",
         source="Algorithm 1 (the samples of a cluster)",
+        basis="theorem",
         title="Each sample of a cluster is uniform over its members, whatever the chunks",
         statement=SAMPLE_LAW,
         trial=sample_law,
@@ -149,6 +152,7 @@ CLAIMS = (
     law_claim(
         id="sg24.merge-law",
         source="derived here from Algorithm 1",
+        basis="derived",
         title="Merged caches, and what they take in later: slots and samples have the law of one cache that saw it all",
         statement=sp.And(SLOT_LAW, SAMPLE_LAW, evaluate=False),
         trial=merged_law,

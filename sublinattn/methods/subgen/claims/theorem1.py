@@ -229,7 +229,7 @@ NUM_ERROR, EXP_NORM, V_NORM, OUT_ERROR, SOFT_NORM = map(
 )
 S_STAR, T_STAR = sp.symbols("s^* t^*", positive=True)
 STRONGER = Sabotage("a stronger theorem", "the error must be eps^1.5 at the price of eps", {"eps_power": 1.5})
-TENTH = Sabotage("bound / 10", "a tenth of the bound", {"over": 10.0})
+TENTH = Sabotage("bound / 10", "a tenth of the bound", {"over": 10.0}, breaks="bound")
 ONE_SAMPLE = Sabotage("one sample", "each cluster has one sample, whatever delta r is", {"samples": 1})
 UNIFORM = Sabotage("uniform slots", "slots do not look at the norms, the weights do", {"broken": "uniform slots"})
 
@@ -242,6 +242,7 @@ CLAIMS = (
     bound_claim(
         id="sg24.chebyshev",
         source="proof of Theorem 1, with constants derived here",
+        basis="theorem",
         title="With s = srank(V) / (eps^2 p) slots z misses eps |exp(Kq)| |V| with probability at most p",
         statement=sp.Le(NUM_ERROR, EPS * EXP_NORM * V_NORM),
         trial=chebyshev,
@@ -257,6 +258,7 @@ CLAIMS = (
     bound_claim(
         id="sg24.theorem",
         source="Theorem 1, with constants derived here",
+        basis="theorem",
         title="The answer is within 2 eps / (1 - eps) |softmax(Kq)| |V| of attention, with probability 1 - p",
         statement=sp.Le(OUT_ERROR, 2 * EPS / (1 - EPS) * SOFT_NORM * V_NORM),
         trial=theorem,
@@ -271,6 +273,7 @@ CLAIMS = (
     size_claim(
         id="sg24.theorem-slots",
         source="Theorem 1 (s)",
+        basis="theorem",
         title="s = O(eps^-2 d) slots suffice for z",
         statement=sp.Eq(S_STAR, symbols.O(EPS**-2 * symbols.d_v)),
         kind=Growth(variables={"varepsilon": EPS**-2, "d_v": symbols.d_v}, resolution=0.25),
@@ -281,6 +284,7 @@ CLAIMS = (
     size_claim(
         id="sg24.theorem-samples",
         source="Theorem 1 (t)",
+        basis="theorem",
         title="t = O(eps^-2 e^(2 delta r)) samples per cluster suffice for tau, in the sharp form of the second factor",
         statement=sp.Eq(T_STAR, symbols.O(EPS**-2 * WITHIN)),
         kind=Growth(variables={"varepsilon": EPS**-2, "rho": WITHIN}, resolution=0.25),

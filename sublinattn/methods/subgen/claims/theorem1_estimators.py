@@ -180,6 +180,7 @@ CLAIMS = (
     enumeration_claim(
         id="sg24.z-enumerated",
         source=PROOF,
+        basis="theorem",
         title="z is unbiased: enumerated over everything that a slot can hold",
         statement=UNBIASED,
         cases={"smoke": ({"n": 40, "moment": 1},)},
@@ -189,6 +190,7 @@ CLAIMS = (
     enumeration_claim(
         id="sg24.z-variance-enumerated",
         source=EXACT_CONSTANT,
+        basis="theorem",
         title="The variance of z is (|V|_F^2 |exp(Kq)|^2 - |exp(Kq)^T V|^2) / s: enumerated for one slot",
         statement=VARIANCE,
         cases={"smoke": ({"n": 40, "moment": 2},)},
@@ -198,6 +200,7 @@ CLAIMS = (
     simulation_claim(
         id="sg24.z-unbiased",
         source=PROOF,
+        basis="theorem",
         title="z is unbiased: whole caches, drawn",
         statement=UNBIASED,
         kind=Mean(resolution=0.02),
@@ -209,6 +212,7 @@ CLAIMS = (
     simulation_claim(
         id="sg24.z-variance",
         source=EXACT_CONSTANT,
+        basis="theorem",
         title="The squared error of z has the stated mean: whole caches, drawn",
         statement=VARIANCE,
         kind=Mean(resolution=0.1),
@@ -220,6 +224,7 @@ CLAIMS = (
     simulation_claim(
         id="sg24.tau-unbiased",
         source=PROOF,
+        basis="theorem",
         title="tau is an unbiased estimate of the normaliser",
         statement=sp.Eq(E(TAU), NORMALISER),
         kind=Mean(resolution=0.02),
@@ -231,6 +236,7 @@ CLAIMS = (
     simulation_claim(
         id="sg24.tau-variance",
         source=EXACT_CONSTANT,
+        basis="theorem",
         title="The variance of tau is (1/t) times the sum of count^2 times the variance within each cluster",
         statement=sp.Eq(VAR(TAU), sp.Sum(WITHIN, (X, 1, symbols.m)) / symbols.t),
         kind=Mean(resolution=0.1),
@@ -243,6 +249,7 @@ CLAIMS = (
         id="sg24.tau-bound",
         paper="SG24",
         source="proof of Theorem 1, with the sharp constant derived here",
+        basis="theorem",
         title="The relative variance of tau is at most sinh(delta r)^2 / t",
         statement=sp.Le(symbols.t * VAR(TAU) / NORMALISER**2, sp.sinh(symbols.delta * symbols.r) ** 2),
         kind=Exact("<=", rtol=1e-9),
