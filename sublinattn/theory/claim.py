@@ -13,12 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import sympy
 
 from . import growth, sequential
+
+if TYPE_CHECKING:
+    from .adversary import Search
 
 Case = Mapping[str, Any]
 """Keyword arguments of a trial: JSON values only (they go to worker processes and into the ledger)."""
@@ -270,6 +273,8 @@ class Claim:
         Efforts "smoke", "standard", "full". A `standard` or `full` that is missing falls back to the next smaller.
     max_trials : mapping of effort to int
         Trials per case at most (replicates per grid point for `Growth`, exactly). Same fall-back.
+    search : Search, optional
+        How an adversary looks for a counterexample; of inequalities without exception only.
     remark : str
         What a reader must know to read the verdict: hidden constants, conventions, what was derived here.
     source_checked : bool
@@ -296,6 +301,7 @@ class Claim:
     drops: tuple[Drop, ...] = ()
     sabotages: tuple[Sabotage, ...] = ()
     vacuity: Vacuity | None = None
+    search: Search | None = None
     remark: str = ""
     source_checked: bool = True
     restated: str = ""
@@ -312,8 +318,12 @@ class Claim:
         raise ValueError(f"claim {self.id} has no entry for effort {effort!r}")
 
     @property
+    def file(self) -> Path:
+        """Where the trial stands."""
+        return Path(inspect.unwrap(self.trial).__code__.co_filename)
+
+    @property
     def where(self) -> str:
         """`file:line` of the trial; a file of this package is named from the folder that holds the package."""
-        code = inspect.unwrap(self.trial).__code__
-        file, root = Path(code.co_filename), Path(__file__).parents[2]
-        return f"{file.relative_to(root) if file.is_relative_to(root) else file.name}:{code.co_firstlineno}"
+        line, root = inspect.unwrap(self.trial).__code__.co_firstlineno, Path(__file__).parents[2]
+        return f"{self.file.relative_to(root) if self.file.is_relative_to(root) else self.file.name}:{line}"

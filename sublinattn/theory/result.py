@@ -72,6 +72,22 @@ class VacuityResult:
     variable: str
 
 
+@dataclass(frozen=True)
+class SearchResult:
+    """What an adversary found on the instances it climbed over: `ratio` is the largest measured / bound, on `case`.
+
+    `instances` were drawn by the claim's trials before; `steps` counts the instances measured in all of the `restarts`
+    climbs, the one from the instance on record among them.
+    """
+
+    instances: int
+    steps: int
+    restarts: int
+    ratio: float
+    case: dict[str, Any]
+    counterexample: bool
+
+
 _REPEATABLE = {
     "cases": ("case", "outcome", "trials", "vacuous"),
     "fits": ("variable", "theory", "outcome"),
@@ -102,6 +118,7 @@ class Verdict:
     trials: int
     failures: int
     vacuity: VacuityResult | None
+    search: SearchResult | None
     drops: tuple[DropResult, ...]
     sabotages: tuple[SabotageResult, ...]
     seconds: float

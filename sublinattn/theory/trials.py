@@ -14,9 +14,10 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -120,7 +121,7 @@ def _measure(stream: Stream, start: int, stop: int, seed: int, backend: str) -> 
     """Trials start..stop-1, on one BLAS thread (more would change rounding); ends with the error if one raises."""
     done: list[Trial | TrialError] = []
     xp = resolve(backend)
-    with _threads(len(sys.modules)).limit(limits=1):
+    with one_thread():
         for number in range(start, stop):
             try:
                 done.append(stream.trial(trial_rng(stream, number, seed), xp, **stream.case))
@@ -129,6 +130,11 @@ def _measure(stream: Stream, start: int, stop: int, seed: int, backend: str) -> 
                 done.append(TrialError(f"{stream}, trial {number}: {what}\n\n{traceback.format_exc()}"))
                 break
     return done
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """One BLAS thread, as long as the context lasts."""
+    return _threads(len(sys.modules)).limit(limits=1)
 
 
 @cache

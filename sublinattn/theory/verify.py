@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..core.backends import backend as resolve
-from .claim import Case, Claim, Growth, GrowthTest, Trial, evaluate
-from .result import CaseResult, DropResult, SabotageResult, VacuityResult, Verdict
+from . import adversary
+from .claim import Case, Claim, Exact, Growth, GrowthTest, Trial, evaluate
+from .result import CaseResult, DropResult, SabotageResult, SearchResult, VacuityResult, Verdict
 from .sequential import Outcome, SequentialTest
 from .trials import Stream, run_trials
 
@@ -41,7 +42,9 @@ def verify(
     the number of hypotheses of all claims, so that LEVEL bounds the probability of any false refutation in the ledger.
     A case gets no more trials once it is decided, a sabotage none once one of its hypotheses is refuted.
 
-    - *refuted*: at least one hypothesis is refuted.
+    An inequality without exception is also searched for a counterexample, if it says how (`adversary`).
+
+    - *refuted*: at least one hypothesis is refuted, or the search found a counterexample.
     - *vacuous*: none is refuted, and all cases are vacuous by the claim's `vacuity` predicate.
     - *supported*: every hypothesis, vacuous cases aside, is supported, and every sabotage is refuted. (A sabotage that
       is not refuted shows that the trials cannot tell the claim from a false one.)
@@ -90,7 +93,9 @@ def verify(
     sabotages = tuple(_sabotage_result(condition) for condition in conditions[1 + len(claim.drops) :])
     cases = tuple(_case_result(main, i) for i in range(len(main.cases)))
     vacuity = _vacuity(claim, cases)
-    outcome, reason = _conclude(main, cases, vacuity, sabotages)
+    instances = sum(c.trials for c in cases)
+    search = adversary.search(claim, effort, instances, seed=seed, backend=backend, executor=executor)
+    outcome, reason = _conclude(main, cases, vacuity, sabotages, search)
     return Verdict(
         claim=claim.id,
         outcome=outcome,
@@ -104,6 +109,7 @@ def verify(
         trials=sum(c.trials for c in cases),
         failures=sum(c.failures for c in cases),
         vacuity=vacuity,
+        search=search,
         drops=tuple(
             DropResult(drop.subject, dict(case), test.outcome, test.trials, test.failures, test.reason())
             for drop in drops
@@ -293,7 +299,11 @@ def _worst(outcomes: Sequence[tuple[Outcome, str]]) -> tuple[Outcome, str]:
 
 
 def _conclude(
-    main: Condition, cases: Sequence[CaseResult], vacuity: VacuityResult | None, sabotages: Sequence[SabotageResult]
+    main: Condition,
+    cases: Sequence[CaseResult],
+    vacuity: VacuityResult | None,
+    sabotages: Sequence[SabotageResult],
+    search: SearchResult | None,
 ) -> tuple[Outcome, str]:
     """Outcome of the whole claim, and one sentence that says why."""
     outcomes = main.outcomes()
@@ -303,6 +313,8 @@ def _conclude(
         order = sorted(range(len(cases)), key=lambda i: (cases[i].p_value, cases[i].slack["q05"]))
         outcomes = [outcomes[i] for i in order if not cases[i].vacuous or cases[i].outcome == "refuted"]
     refuted = any(outcome == "refuted" for outcome, _ in outcomes)
+    if search is not None and search.counterexample and not refuted:
+        return "refuted", f"Search found a counterexample: measured / bound = {search.ratio:.6g} at {search.case}."
     if vacuity is not None and vacuity.share == 1 and not refuted:
         onset = vacuity.onset
         begins = "" if onset is None else f"; it would begin to say something at {vacuity.variable} = {onset:.3g}"
@@ -311,6 +323,9 @@ def _conclude(
     missed = [s.name for s in sabotages if not s.caught]
     if outcome == "supported" and missed:
         return "undecided", f"Supported by its trials, but they do not catch sabotage ({', '.join(missed)})."
+    if outcome == "supported" and isinstance(main.claim.kind, Exact):
+        sought = f" and {search.steps} steps of search (closest: ratio {search.ratio:.4g})" if search else ""
+        return outcome, f"No counterexample in {sum(case.trials for case in cases)} instances{sought}."
     count = sum(one == outcome for one, _ in outcomes)
     others = f" ({count} of {len(outcomes)} {outcome})" if len(outcomes) > 1 else ""
     return outcome, f"{reason[0].upper()}{reason[1:]}{others}."

@@ -11,7 +11,7 @@ REAL = "real"
 
 MARKS = {"supported": "✓", "refuted": "✗", "undecided": "?", "vacuous": "○"}
 MEANINGS = {
-    "supported": "the statement held, with 99 % confidence",
+    "supported": "the statement held on every input tried; where it speaks of chances or growth, with 99 % confidence",
     "refuted": "the measurements contradict the statement",
     "undecided": "more trials are needed to decide, or the check misses a deliberate error",
     "vacuous": "on every input tried, the theorem needs at least as much work as the exact answer",
