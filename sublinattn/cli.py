@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from .terminal import COLOURS, console, counting, fail, print_frame, print_table, show_verdict
+from .terminal import console, counting, fail, print_frame, print_table, show_counts, show_verdict
 
 if TYPE_CHECKING:
     pass
@@ -47,6 +47,9 @@ def run(
     ] = None,
     effort: EffortOption = Effort.smoke,
     seed: SeedOption = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Run with this many seeds, from --seed on, and report how the verdicts agree.")
+    ] = 1,
     backend: BackendOption = Backend.auto,
     out: Annotated[Path, typer.Option(help="Folder for the ledger, the report and all other results.")] = Path("out"),
     only: Annotated[
@@ -72,13 +75,15 @@ def run(
 ) -> None:
     """Run the notebooks, which verify the claims; write the ledger of verdicts and the report.
 
-    The exit code is 1 when a notebook fails, or when a claim is refuted that the earlier ledger has as supported.
+    Every verdict that differs from the earlier ledger is listed. The exit code is 1 when a notebook fails, or when a
+    verdict is worse: refuted instead of supported, or, with the same effort and seed, no longer supported.
     """
-    from .suite import runner
+    from .suite import seeds as several
 
     try:
-        result = runner.run(
+        result = several.run(
             notebooks,
+            seeds=seeds,
             effort=effort.value,
             seed=seed,
             backend=backend.value,
@@ -92,15 +97,11 @@ def run(
         )
     except (ValueError, OSError) as error:
         fail(error)
-    counts = result.ledger["summary"]
-    console.print(
-        f"{counts['claims']} claims: "
-        + ", ".join(f"[{colour}]{counts[outcome]} {outcome}[/]" for outcome, colour in COLOURS.items())
-        + f"; {counts['sabotages_caught']} of {counts['sabotages']} sabotages caught"
-    )
-    for claim in result.flips:
-        reason = escape(result.ledger["claims"][claim]["reason"])
-        console.print(f"[red]{claim} is refuted, but the earlier ledger has it as supported[/]: {reason}")
+    show_counts(result.ledger)
+    for change in result.changes:
+        colour = "red" if change.fails else "yellow"
+        reason = escape(result.ledger["claims"].get(change.claim, {}).get("reason", ""))
+        console.print(f"[{colour}]{change.claim}: on record {change.was}, now {change.now}[/] {reason}")
     for outcome in result.failed:
         console.print(f"[red]notebook {escape(outcome.name)} failed[/]: {escape(outcome.error)}")
     console.print(f"Ledger: {out / 'ledger.json'}\nReport: {result.report}", soft_wrap=True, highlight=False)

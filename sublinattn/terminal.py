@@ -58,16 +58,42 @@ def print_frame(rows: pd.DataFrame) -> None:
     print_table(list(map(str, rows.columns)), values)
 
 
+def show_counts(ledger: Mapping[str, Any]) -> None:
+    """Print how many claims have each outcome, by what they rest on, theorems first; and whether seeds agree."""
+    counts = ledger["summary"]
+    lines = {**counts["by_basis"], "all": counts}
+    print_table(["claims", *COLOURS], [[name, *(line[outcome] for outcome in COLOURS)] for name, line in lines.items()])
+    console.print(
+        f"{counts['sabotages_caught']} of {counts['sabotages']} sabotages caught; {counts['sabotages_telling']} of "
+        "these break the algorithm of a claim that is supported without them",
+        highlight=False,
+    )
+    if seeds := ledger.get("seeds"):
+        differing = {name: claim for name, claim in seeds["claims"].items() if len(set(claim["outcomes"])) > 1}
+        agreeing = len(seeds["claims"]) - len(differing)
+        listed = ", ".join(map(str, seeds["seeds"]))
+        console.print(
+            f"Seeds {listed}: the outcomes of {agreeing} of {len(seeds['claims'])} claims agree.", highlight=False
+        )
+        for name, claim in differing.items():
+            console.print(
+                f"[yellow]{name}[/]: {', '.join(claim['outcomes'])}; merged {claim['merged']}", highlight=False
+            )
+
+
 def show_verdict(record: Mapping[str, Any], trial: str) -> None:
     """Print one verdict."""
     from rich.table import Table
 
     from .suite.report.views import claim_view, number, percent
+    from .theory.claim import BASES
 
     view = claim_view(record)
     colour = COLOURS[view["outcome"]]
     console.print(f"[bold]{escape(view['title'])}[/]  {escape(view['id'])}, [{view['paper']}] {escape(view['source'])}")
     console.print(f"[bold {colour}]{view['outcome']}[/]  {escape(view['reason'])}")
+    unchecked = "" if view["source_checked"] else "; the text of the source could not be read here"
+    console.print(f"rests on: {view['basis']}, {BASES[view['basis']]}{unchecked}", highlight=False)
     slack = "; ".join(view["slack_lines"]) or "–"
     console.print(f"promise: {escape(view['promise']['text'])}; slack {slack}", highlight=False)
     console.print(f"trial: {escape(trial)}", highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -78,7 +79,7 @@ def test_claims_lists_every_claim_and_where_its_trial_stands():
     merge = next(row for row in listed if row["id"] == "rs21.merge")
     assert (merge["paper"], merge["kind"], merge["sabotages"]) == ("RS21", "exact", 1)
     lines = call("claims").splitlines()
-    assert lines[0] == "id\tpaper\ttitle\tkind\tsabotages\ttrial" and len(lines) == 1 + len(listed)
+    assert lines[0] == "id\tpaper\tbasis\ttitle\tkind\tsabotages\ttrial" and len(lines) == 1 + len(listed)
     assert "\t".join(map(str, merge.values())) in lines
 
 
@@ -104,11 +105,18 @@ def test_verify_with_two_processes_finds_the_same(toy_claims):
 # ------------------------------------------------------------------------------------------------------- run and report
 def test_run_passes_its_options_on_and_says_where_the_report_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ledger.write("ledger.json", {"schema": 1, "claims": {"toy.fails": {"outcome": "supported"}}})
+    ledger.check([toys.FAILS, toys.OPEN], out="earlier")
+    earlier = ledger.merge(Path("earlier/verdicts").glob("*.json"))
+    earlier["claims"]["toy.fails"]["outcome"] = "supported"
+    ledger.write("ledger.json", earlier)
     toys.notebook(tmp_path / "notebooks/a.ipynb", toys.checking("a", "FAILS"), "assert n == 5 and seed == 2")
     toys.notebook(tmp_path / "notebooks/b.ipynb", "1 / 0")
     text = call("run", "--only", "a", "--param", "n=5", "--seed", "2", "--out", "here", code=1)
-    assert "toy.fails is refuted" in text and "here/report/index.html" in text
+    assert (
+        "toy.fails: on record supported, now refuted" in text
+        and "toy.open" not in text
+        and "here/report/index.html" in text
+    )
     assert ledger.load("here/ledger.json")["claims"]["toy.fails"]["seed"] == 2
     assert "here/report/index.html" in call("report", "here")
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..theory.result import Verdict
 
 OUTCOMES = ("supported", "refuted", "undecided", "vacuous")
-SCHEMA = 1
+SCHEMA = 2
 
 Path_ = str | os.PathLike[str]
 
@@ -145,15 +145,6 @@ def load(path: Path_) -> dict[str, Any]:
     if not isinstance(ledger, dict) or ledger.get("schema") != SCHEMA or "claims" not in ledger:
         raise ValueError(f"{Path(path).name} is not a ledger of schema {SCHEMA}")
     return ledger
-
-
-def flips(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Claims that `old` has as supported and `new` as refuted, sorted."""
-    return sorted(
-        name
-        for name, now in new["claims"].items()
-        if now["outcome"] == "refuted" and old["claims"].get(name, {}).get("outcome") == "supported"
-    )
 
 
 def comparable(value: Any) -> Any:

@@ -14,12 +14,12 @@ from typing import Any
 from ..core import files
 from ..core.provenance import source_hash
 
-COLUMNS = ("id", "paper", "title", "kind", "sabotages", "trial")
+COLUMNS = ("id", "paper", "basis", "title", "kind", "sabotages", "trial")
 STORED = Path(cache_from_source(__file__)).with_name("claims.json")
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """One mapping per claim, sorted by id: id, paper, title, kind, number of sabotages, place of the trial."""
+    """One mapping per claim, sorted by id: id, paper, basis, title, kind, number of sabotages, place of the trial."""
     source = source_hash()
     with suppress(OSError, ValueError):
         stored = files.read_json(STORED)
@@ -28,7 +28,7 @@ def catalogue() -> list[dict[str, Any]]:
     from ..theory import CLAIMS
 
     rows = [
-        (c.id, c.paper, c.title, type(c.kind).__name__.lower(), len(c.sabotages), c.where)
+        (c.id, c.paper, c.basis, c.title, type(c.kind).__name__.lower(), len(c.sabotages), c.where)
         for _, c in sorted(CLAIMS.items())
     ]
     with suppress(OSError):  # an installation that cannot be written to lists its claims slowly

@@ -14,6 +14,7 @@ from ..core import files
 from ..core.provenance import provenance, source_hash
 from ..core.threads import cpu_count
 from ..lab import ledger
+from ..lab.record import Change, changes
 from . import report
 from .notebook import Job, Outcome, content_hash, execute, kill_kernels, marks_of, parameters_of
 from .progress import Progress
@@ -27,7 +28,7 @@ class Result:
 
     outcomes: tuple[Outcome, ...]
     ledger: dict[str, Any]
-    flips: tuple[str, ...]
+    changes: tuple[Change, ...]
     report: Path
 
     @property
@@ -36,8 +37,8 @@ class Result:
 
     @property
     def exit_code(self) -> int:
-        """1 if a notebook failed, or a claim that the earlier ledger has as supported is now refuted; else 0."""
-        return int(bool(self.failed or self.flips))
+        """1 if a notebook failed, or a verdict differs from the record in a way that fails (`lab.record`); else 0."""
+        return int(bool(self.failed or any(change.fails for change in self.changes)))
 
 
 def run(
@@ -124,7 +125,8 @@ def run(
         "seconds": {o.name: round(o.seconds, 3) for o in outcomes if o.status != "resumed"},
     }
     ledger.write(out / "ledger.json", new)
-    return Result(tuple(outcomes), new, tuple(ledger.flips(old, new)) if old else (), report.build(out))
+    found = changes(old, new, complete=only is None) if old else ()
+    return Result(tuple(outcomes), new, found, report.build(out))
 
 
 def _folder(notebooks: Path | str | None) -> Path:

@@ -107,15 +107,6 @@ def test_one_claim_cannot_be_filed_twice(tmp_path):
         ledger.merge(tmp_path.rglob("verdicts/*.json"))
 
 
-def test_flips_are_supported_claims_that_are_refuted_now():
-    def book(**outcomes):
-        return {"claims": {name: {"outcome": outcome} for name, outcome in outcomes.items()}}
-
-    old = book(a="supported", b="supported", c="undecided", d="refuted", gone="supported")
-    new = book(a="refuted", b="undecided", c="refuted", d="refuted", e="refuted")
-    assert ledger.flips(old, new) == ["a"]
-
-
 def test_load_refuses_what_is_no_ledger(tmp_path):
     files.write_json(tmp_path / "x.json", {"schema": 0, "claims": {}})
     with pytest.raises(ValueError, match="x.json is not a ledger"):

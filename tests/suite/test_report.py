@@ -94,7 +94,7 @@ def test_every_address_within_the_report_leads_somewhere(site):
 def test_the_index_says_what_holds_and_shows_each_claim_with_its_outcome_in_words(site):
     text = site[1]["index.html"].text
     head = re.search(r"<h1>(.*?)</h1>", text, re.DOTALL)[1]
-    assert re.sub(r"<.*?>", "", head).strip() == "4 of 8 claims hold, 1 is refuted."
+    assert re.sub(r"<.*?>", "", head).strip() == "4 of 8 theorems hold where they were tried, 1 is refuted."
     rows = re.findall(r'<tr data-outcome="(\w+)".*?</tr>', text, re.DOTALL)
     assert sorted(rows) == sorted(["supported"] * 4 + ["refuted"] + ["undecided"] * 2 + ["vacuous"])
     for name in ("outcome", "paper", "notebook", "text"):

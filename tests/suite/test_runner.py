@@ -162,7 +162,7 @@ class Fake(Progress):
         out = Path(job.parameters["out"])
         ledger.check([toys.OPEN if job.name == "a" else toys.EMPTY], out=out, notebook=job.name)
         path = out / "verdicts" / ("toy.open.json" if job.name == "a" else "toy.empty.json")
-        files.write_json(path, {**files.read_json(path), "outcome": self.outcome})
+        files.write_json(path, {**files.read_json(path), "outcome": self.outcome, "seed": job.parameters["seed"]})
         return Outcome(job.name, "completed", 1.0)
 
 
@@ -259,14 +259,19 @@ def test_only_keeps_what_the_others_found_and_a_full_run_forgets_removed_noteboo
     assert set(go()[1].ledger["claims"]) == {"toy.open"}
 
 
-def test_a_verdict_that_turns_fails_the_run(go):
+def test_a_verdict_that_is_worse_than_on_record_fails_the_run(go):
     _, first = go()
-    assert first.exit_code == 0
+    assert first.exit_code == 0 and first.changes == ()
     ledger.write("ledger.json", first.ledger)  # on record from now on
     assert go()[1].exit_code == 0
-    assert go(outcome="undecided")[1].exit_code == 0
     _, turned = go(outcome="refuted")
-    assert turned.flips == ("toy.empty", "toy.open") and turned.exit_code == 1
+    assert [change.claim for change in turned.changes] == ["toy.empty", "toy.open"] and turned.exit_code == 1
+    assert go(outcome="undecided")[1].exit_code == 1, "the same draws"
+    assert go(outcome="undecided", seed=1)[1].exit_code == 0, "other draws"
+    Path("notebooks/b.ipynb").rename("b.ipynb")
+    assert go()[1].exit_code == 1, "a claim is gone"
+    assert go(only="a", out="elsewhere")[1].exit_code == 0
+    Path("b.ipynb").rename("notebooks/b.ipynb")
     ledger.write("elsewhere.json", turned.ledger)
     assert go(outcome="refuted", record="elsewhere.json")[1].exit_code == 0
     with pytest.raises(FileNotFoundError):

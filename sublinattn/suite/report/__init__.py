@@ -19,6 +19,7 @@ from pygments.formatters import HtmlFormatter
 
 from ...core import files
 from ...lab import ledger
+from ...theory.claim import BASES
 from . import views
 from .citations import citations
 from .mathml import mathml
@@ -55,13 +56,23 @@ def build(out: Path | str) -> Path:
 def _write_site(site: Path, out: Path, record: Mapping[str, Any]) -> None:
     claims = sorted(
         (views.claim_view(entry) for entry in record["claims"].values()),
-        key=lambda claim: (views.ORDER[claim["outcome"]], claim["paper"], claim["id"]),
+        key=lambda claim: (
+            list(BASES).index(claim["basis"]),
+            views.ORDER[claim["outcome"]],
+            claim["paper"],
+            claim["id"],
+        ),
     )
     figures = _figures(out / "figures", site / "figures")
     notebooks = _notebooks(out / "notebooks", record.get("notebooks", {}), claims)
     templates = environment(slack_domain=views.slack_domain(claim["slack_range"] for claim in claims))
     templates.globals.update(
-        record=record, summary=record["summary"], claims=claims, figures=figures, notebooks=notebooks
+        record=record,
+        summary=record["summary"],
+        seeds=record.get("seeds", {}).get("claims", {}),
+        claims=claims,
+        figures=figures,
+        notebooks=notebooks,
     )
 
     def page(name: str, template: str, **context: Any) -> None:
@@ -100,7 +111,7 @@ def environment(**settings: Any) -> Environment:
         lstrip_blocks=True,
     )
     templates.globals.update(
-        citations=citations(), marks=views.MARKS, meanings=views.MEANINGS, span=views.span, **settings
+        citations=citations(), marks=views.MARKS, meanings=views.MEANINGS, bases=BASES, span=views.span, **settings
     )
     templates.filters.update(
         number=views.number,

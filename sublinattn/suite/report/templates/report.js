@@ -8,7 +8,7 @@ function filter() {
   const words = want.text.toLowerCase().split(/\s+/);
   let shown = 0;
   for (const row of body.rows) {
-    const exact = ["outcome", "paper", "notebook"].every(key => !want[key] || row.dataset[key] === want[key]);
+    const exact = ["outcome", "basis", "paper", "notebook"].every(key => !want[key] || row.dataset[key] === want[key]);
     row.hidden = !(exact && words.every(word => row.dataset.text.includes(word)));
     shown += !row.hidden;
   }
