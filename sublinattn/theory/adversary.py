@@ -59,7 +59,7 @@ class Search:
     measure: Callable[..., Trial]
     keep: Callable[..., Arrays] = anywhere
     cases: tuple[Case, ...] = ({},)
-    steps: Mapping[str, int] = field(default_factory=lambda: {"smoke": 300, "standard": 6000, "full": 60000})
+    steps: Mapping[str, int] = field(default_factory=lambda: {"smoke": 600, "standard": 10000, "full": 100000})
 
 
 @dataclass(frozen=True)

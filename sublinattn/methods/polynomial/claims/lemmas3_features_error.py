@@ -17,11 +17,13 @@ from numpy.random import Generator
 from ....core.backends import asnumpy, to_device
 from ....core.timing import best_of
 from ....theory import symbols
+from ....theory.adversary import Arrays, Search
 from ....theory.claim import Claim, Exact, Growth, Sabotage, Trial
 from ....theory.cost import over, powers
 from ..approximants import approximant
 from ..monomials import Monomials, feature_matrix
 from ..polynomial import PolynomialState, polynomial_attention
+from ._instances import attention_kept, attention_start, factors_kept, factors_start
 
 
 def factored(rng: Generator, xp: Any, *, d: int, degree: int, basis: str, multinomials: bool = True) -> Trial:
@@ -59,12 +61,22 @@ def perturbed_output(
     else:
         a, v = np.exp(rng.standard_normal((8, n))), rng.standard_normal((n, 3))
         e = rng.uniform(-eps, eps, size=a.shape)
+    return moved_output(a, e, v, kind=kind, own_normaliser=own_normaliser)
+
+
+def moved_output(a: np.ndarray, e: np.ndarray, v: np.ndarray, *, kind: str, own_normaliser: bool = True) -> Trial:
+    """Largest error of the output when the entries a (m, n) are off by factors 1 + e (m, n), with values v (n, d_v)."""
     rough = a * (1 + e)
-    normaliser = rough.sum(axis=1) if own_normaliser else np.full(len(rough), float(n))
+    normaliser = rough.sum(axis=1) if own_normaliser else np.full(len(rough), float(a.shape[1]))
     error = np.abs(rough @ v / normaliser[:, None] - a @ v / a.sum(axis=1)[:, None]).max() / np.abs(v).max()
     realised = float(np.abs(rough / a - 1).max())  # the eps of these factors
     bound = {"paper": 2 * realised, "sharp": symbols.output_error(realised)}[kind]
-    return Trial(float(error), bound, scale=bound, facts={"n": n, "varepsilon": realised, "share": error / bound})
+    facts = {"n": a.shape[1], "varepsilon": realised, "share": error / bound}
+    return Trial(float(error), bound, scale=bound, facts=facts)
+
+
+def factors_measured(xp: Any, arrays: Arrays, *, kind: str) -> Trial:
+    return moved_output(np.exp(arrays["logits"]), arrays["e"], arrays["v"], kind=kind)
 
 
 def polynomial_output(
@@ -76,12 +88,26 @@ def polynomial_output(
     """
     q, k = (rng.uniform(-1, 1, size=(n, d)) for _ in range(2))
     v = rng.standard_normal((n, d))
-    a = np.exp(q @ k.T / d)
+    return output_distance(xp, q, k, v, eps=eps, basis=basis, degree=degree)
+
+
+def output_distance(
+    xp: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray, *, eps: float, basis: str, degree: int | None = None
+) -> Trial:
+    """Largest error of `polynomial_attention(eps=...)` on these arrays; scale 1/d."""
+    s = 1 / q.shape[1]
+    a = np.exp(s * (q @ k.T))
     exact = a @ v / a.sum(axis=1, keepdims=True)
     accuracy = {"eps": eps} if degree is None else {"degree": degree}
-    out = polynomial_attention(*(to_device(x, xp) for x in (q, k, v)), basis=basis, scale=1 / d, **accuracy)
+    out = polynomial_attention(*(to_device(x, xp) for x in (q, k, v)), basis=basis, scale=s, **accuracy)
     bound = 2 * eps * float(np.abs(v).max())
-    return Trial(float(np.abs(asnumpy(out) - exact).max()), bound, scale=bound, facts={"n": n, "varepsilon": eps})
+    return Trial(float(np.abs(asnumpy(out) - exact).max()), bound, scale=bound, facts={"n": len(k), "varepsilon": eps})
+
+
+def attention_measured(xp: Any, arrays: Arrays, *, basis: str, degree: int, radius: float) -> Trial:
+    """With eps the error of the polynomial of this degree on [-radius, radius]: none of it is spared."""
+    eps = approximant(basis, degree, radius).error * (1 + 1e-12)
+    return output_distance(xp, arrays["q"], arrays["k"], arrays["v"], eps=eps, basis=basis)
 
 
 def streamed(rng: Generator, xp: Any, *, n: int, parts: int, causal: bool, forget: bool = False) -> Trial:
@@ -140,6 +166,9 @@ OUT_ERROR = symbols.norm(r"\widetilde{D}^{-1}\widetilde{A}V-D^{-1}AV", r"{\max}"
 WITHIN_2_EPS = sp.Le(OUT_ERROR, 2 * symbols.eps * V_MAX)
 BASES = ("taylor", "chebyshev", "minimax")
 LAWS = tuple({"n": 400, "eps": eps, "law": law} for eps in (0.01, 0.3, 0.9) for law in ("worst", "uniform"))
+TIGHT = tuple(
+    {"basis": basis, "degree": degree, "radius": radius} for basis in BASES for degree, radius in ((1, 0.5), (2, 1.0))
+) + ({"basis": "minimax", "degree": 0, "radius": 4.0},)
 OUTPUT_ERROR = Claim(
     id="as23.output-error",
     paper="AS23",
@@ -158,6 +187,7 @@ OUTPUT_ERROR = Claim(
             {"own_normaliser": False},
         ),
     ),
+    search=Search(factors_start, factors_measured, factors_kept, ({"kind": "paper"},)),
     remark="Numerator and normaliser share the perturbed entries; as23.output-error-sharp has the best constant.",
 )
 STREAMING = Claim(
@@ -208,6 +238,7 @@ CLAIMS = (
         title="With the best constant the output is off by at most 2 (1 - sqrt(1 - eps^2)) / eps max|V| (about eps)",
         statement=sp.Le(OUT_ERROR, symbols.OUTPUT_ERROR * V_MAX),
         cases={"smoke": tuple({**case, "kind": "sharp"} for case in LAWS)},
+        search=Search(factors_start, factors_measured, factors_kept, ({"kind": "sharp"},)),
         remark=(
             "With weights P_j and errors e_j the output moves by sum_j P_j (e_j - m) v_j / (1 + m), m their mean: at "
             "most 4 p (1-p) eps / (1 + (2p-1) eps) when a share p has +eps and the rest -eps; its maximum over p is "
@@ -230,6 +261,7 @@ CLAIMS = (
         sabotages=(
             Sabotage("degree 0", "every entry of A is taken to be the constant of the polynomial", {"degree": 0}),
         ),
+        search=Search(attention_start, attention_measured, attention_kept, TIGHT),
         remark="Entries uniform in [-1, 1], s = 1/d, so R <= 1. The degree is the least that reaches eps on [-R, R].",
     ),
     STREAMING,
