@@ -165,6 +165,15 @@ def test_a_claim_that_lets_sabotage_pass_is_not_verified(claim, change, trials):
     assert trials in (None, verdict.sabotages[0].trials)
 
 
+def test_an_undecided_sabotage_is_not_caught():
+    """Trials that neither refute nor support the broken variant have not noticed that it is broken."""
+    verdict = check(
+        replace(SUPPORTED, sabotages=(Sabotage("on the edge", "the rate is p", {"rate": SUPPORTED.kind.p}),))
+    )
+    assert (verdict.sabotages[0].outcome, verdict.sabotages[0].caught) == ("undecided", False)
+    assert verdict.outcome == "undecided"
+
+
 @pytest.mark.parametrize(
     ("claim", "change", "reason", "maximum"),
     [
