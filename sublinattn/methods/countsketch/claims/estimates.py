@@ -1,4 +1,7 @@
-"""The estimate of an entry from one table of a CountSketch: its mean and its variance [CCF02, section 3]."""
+"""The estimate of an entry from one table of a CountSketch, its mean and variance, and the median over tables [CCF02].
+
+All three laws are those of section 3.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ import numpy as np
 import sympy as sp
 from numpy.random import Generator
 
-from ....core.backends import asnumpy
+from ....core.backends import asnumpy, to_device
 from ....theory import symbols
 from ....theory.claim import Claim, Mean, Sabotage, Trial
+from ..countsketch import median
 from ..hashing import MAX_INDEX, cubics
 from .signals import NO_SIGNS, by_table, sketched
 
@@ -60,6 +64,29 @@ def mean_square(
     return Trial(float(((estimates - x[0]) ** 2).mean()), law, scale=float(deviation), facts={"n": n, "w": width})
 
 
+def middle_of_estimates(
+    rng: Generator, xp: Any, *, width: int, tables: int, sketches: int, lower: bool = False
+) -> Trial:
+    """Average square of the median over `tables` tables of the estimates of the first of four ones.
+
+    One table's estimate is 1 plus, of each of the three others that is in its bucket, the product of the two signs.
+    Four indices are independent under a random cubic, so the median's law follows from all combinations of errors.
+    Sabotage (`lower`): the lower of the two middle estimates, or the one just below the middle.
+    """
+    estimates = first_estimates(rng, xp, np.ones(4), 0, width=width, tables=tables * sketches)
+    estimates = estimates.reshape(tables, sketches)
+    below = np.sort(estimates, axis=0)[tables // 2 - 1]
+    medians = below if lower else asnumpy(median(xp, to_device(estimates, xp)))
+    # Error of one table: a sum of three terms that are -1, 0 or 1 with these probabilities.
+    each = np.array([1, 2 * width - 2, 1]) / (2 * width)
+    one = np.convolve(np.convolve(each, each), each)
+    which = np.indices((7,) * tables).reshape(tables, -1)
+    chance, value = one[which].prod(axis=0), 1 + np.median(which - 3, axis=0)
+    law, fourth = (float(chance @ value**power) for power in (2, 4))
+    facts = {"w": width, "tables": tables, "mean": float(medians.mean())}
+    return Trial(float((medians**2).mean()), law, scale=float(np.sqrt((fourth - law**2) / sketches)), facts=facts)
+
+
 LAST = MAX_INDEX - 64  # the largest indices there are
 MEANS = tuple(
     {"family": family, "n": 64, "width": 16, "start": start, "tables": 2000}
@@ -69,7 +96,10 @@ SQUARES = tuple(
     {"family": family, "n": 12, "width": width, "start": start, "tables": 4000}
     for family, width, start in (("flat", 32, 0), ("power", 32, LAST), ("alternating", 64, 12345))
 )
+MIDDLES = tuple({"width": 2, "tables": tables, "sketches": 2000} for tables in (2, 4, 5))
 X, X_HAT = sp.IndexedBase("x"), sp.IndexedBase(r"\hat{x}")
+MEDIAN = sp.Symbol(r"\mathrm{median}_j\,\hat{x}_i^{(j)}")
+SQUARE_LAW = sp.Symbol(r"\sum_{e}\Pr[e]\,\mathrm{median}_j(x_i+e_j)^2", positive=True)
 i, j, E = symbols.i, symbols.j, symbols.E
 
 CLAIMS = (
@@ -105,6 +135,23 @@ CLAIMS = (
         remark=(
             "The test's standard deviation is an upper bound: a fourth moment at a given entry is about five indices, "
             "one more than a random cubic makes independent. Few entries keep the difference small."
+        ),
+    ),
+    Claim(
+        id="ccf02.median",
+        paper="CCF02",
+        source="Section 3 (the median over rows of the sketch)",
+        basis="derived",
+        title="The median over tables, an even or an odd number of them, has the law of independent tables",
+        statement=sp.Eq(E(MEDIAN**2), SQUARE_LAW),
+        kind=Mean(resolution=0.05),
+        trial=middle_of_estimates,
+        cases={"smoke": MIDDLES},
+        max_trials={"smoke": 200, "standard": 2000},
+        sabotages=(Sabotage("below the middle", "the lower of two middle estimates, or the next", {"lower": True}),),
+        remark=(
+            "Four ones: the law of the median follows from every combination of the tables' errors, and is symmetric "
+            "about 1. A median that leans to one side moves the mean of its square as much as one that spreads."
         ),
     ),
 )

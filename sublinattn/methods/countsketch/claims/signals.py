@@ -48,6 +48,7 @@ def signals(rng: Generator, family: str, n: int, k: int, *, eps1: float = 1.0, c
 
     - `power`: `1/i`, all positive.
     - `spikes`: k entries that hold 4/5 of the energy, over noise of one size and random signs.
+    - `dominant`: k entries of 1000 over ones, random signs.
     - `sparse`: k Gaussian entries, the others 0.
     - `flat`: all ones.
     - `ties`: k entries `1 + 4 eps1`, k entries 1, and n - 2k of random signs that together weigh as much as k ones.
@@ -62,6 +63,9 @@ def _ordered(rng: Generator, family: str, n: int, k: int, eps1: float) -> np.nda
         y /= np.arange(1, n + 1)
     elif family == "spikes":
         y[:k] = np.sqrt(4 * (n - k) / k)
+        y *= rng.choice((-1, 1), size=n)
+    elif family == "dominant":
+        y[:k] = 1000
         y *= rng.choice((-1, 1), size=n)
     elif family == "sparse":
         y[:k], y[k:] = rng.standard_normal(k), 0
