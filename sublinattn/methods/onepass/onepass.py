@@ -12,7 +12,7 @@ once, then queries once; no n rows are ever stored.
   arrives: sketch `Phi y` itself. `m1 d_v + t (d_v + 1)` numbers; no `Psi`, and none of its error.
 
 `Psi` is a CountSketch with one table of `m2` buckets, `Phi` one with `r` tables of `w` buckets and bit counters in `b`
-of them: `m1 = w (r + b log2 n)`, `w = 4 k / eps1`, `r = O(log n)`, `b = O(log k)`; see `primitives.recovery`. Both are
+of them: `m1 = w (r + b log2 n)`, `w = 4 k / eps1`, `r = O(log n)`, `b = O(log k)`; see `countsketch.recovery`. Both are
 implicit.
 
 Differs from the paper in:
@@ -84,7 +84,7 @@ class OnePassSketch(StreamingState):
     The paper's guarantee: with probability 0.99 each column of the result is within `(1 + eps1) min_{k-sparse y'} ||y'
     - y||_2 + eps2'` of `y`, the column of exact attention. Here `eps2'` is `2 + eps1` times the sum of the product's
     error (item 1 of this file's list) and the polynomial's, `2 eps max|v| sqrt(n)`. At these sizes it is
-    measured, not proven, and near-ties between the k-th and the next entries break it: see `primitives.recovery`. It
+    measured, not proven, and near-ties between the k-th and the next entries break it: see `countsketch.recovery`. It
     is worth something only if `y` has few large entries.
 
     Time per row: `O(t)` multiplications and `O(t d_v)` (fused) or `O(t b log n)` (paper) operations.

@@ -137,7 +137,7 @@ def test_sizes() -> None:
 
 # ---------------------------------------------------------------------------------------------------- what is proven
 def test_error_is_at_most_what_follows_from_the_estimates(xp: Any) -> None:
-    """`bounds.recovery_factor` with the true largest error of an estimate: holds always, no probability in it."""
+    """`symbols.recovery_factor` with the true largest error of an estimate: holds always, no probability in it."""
     rng = np.random.default_rng(8)
     tightest = {True: 0.0, False: 0.0}
     for trial in range(40):
