@@ -48,6 +48,7 @@ def signals(rng: Generator, family: str, n: int, k: int, *, eps1: float = 1.0, c
 
     - `power`: `1/i`, all positive.
     - `spikes`: k entries that hold 4/5 of the energy, over noise of one size and random signs.
+    - `positive spikes`: the same without signs.
     - `dominant`: k entries of 1000 over ones, random signs.
     - `sparse`: k Gaussian entries, the others 0.
     - `flat`: all ones.
@@ -61,9 +62,9 @@ def _ordered(rng: Generator, family: str, n: int, k: int, eps1: float) -> np.nda
     y = np.ones(n)
     if family == "power":
         y /= np.arange(1, n + 1)
-    elif family == "spikes":
+    elif family in ("spikes", "positive spikes"):
         y[:k] = np.sqrt(4 * (n - k) / k)
-        y *= rng.choice((-1, 1), size=n)
+        y *= rng.choice((-1, 1), size=n) if family == "spikes" else 1
     elif family == "dominant":
         y[:k] = 1000
         y *= rng.choice((-1, 1), size=n)
