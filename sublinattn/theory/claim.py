@@ -100,10 +100,11 @@ class Mean:
 
 @dataclass(frozen=True)
 class Growth:
-    """`measured` (a critical sample size, bytes, seconds) grows no faster than the theory says.
+    """`measured` (a critical sample size, bytes, seconds) grows no faster than the theory says, over the cases' grid.
 
-    A trial that finds no size up to its cap returns `measured = inf` and the measurement `cap`. A searched size must be
-    interpolated: rounded to the grid of the search, alike in all replicates, it looks like growth.
+    That is no verdict on an O(), whose local exponents may be larger (`growth`). A trial that finds no size up to its
+    cap returns `measured = inf` and the measurement `cap`. A searched size must be interpolated: rounded to the grid of
+    the search, alike in all replicates, it looks like growth.
 
     Attributes
     ----------
@@ -113,13 +114,19 @@ class Growth:
         alpha or kappa can serve.
     machine : bool
         The size is seconds or bytes of this machine, on which no two runs agree: it is reported apart.
-    resolution : float
-        Tolerance on the exponent. Needed (> 0) where the bound is tight: with 0 such a claim could never be supported.
+    resolution : mapping of str to float
+        For each variable the tolerance on its exponent, 0 if absent, a quarter of the theory's exponent on the grid at
+        most. Needed where the bound is tight: with 0 such a claim could never be supported. A theory that is constant
+        in a variable allows none: put the tolerance into the theory (`n**0.1`) and say so in the title.
     """
 
     variables: Mapping[str, sympy.Expr]
     machine: bool = False
-    resolution: float = 0.0
+    resolution: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.resolution) - set(self.variables):
+            raise ValueError(f"resolution of {sorted(unknown)}, the variables are {sorted(self.variables)}")
 
     def fit(self, variable: str, points: Sequence[Sequence[Trial]], level: float) -> growth.Fit:
         """Fit the growth in `variable` to the replicates at each grid point; `level` is the p-value that refutes."""
@@ -133,7 +140,7 @@ class Growth:
             table(lambda t: t.measured),
             table(lambda t: evaluate(theory, t.facts)),
             cap=table(lambda t: t.facts.get("cap", math.nan)),
-            resolution=self.resolution,
+            resolution=self.resolution.get(variable, 0.0),
             level=level,
             variable=variable,
             theory=sympy.latex(theory),
@@ -141,33 +148,20 @@ class Growth:
 
 
 class GrowthTest:
-    """The test of one variable of a `Growth` claim: a fit of all its cases, once each has the replicates of a look.
+    """The test of one variable of a `Growth` claim: a fit of all its cases, once each has all its replicates."""
 
-    A sabotaged growth (`early`) is fitted once before all is measured, since most are refuted by half of the work; its
-    level is then split over the two fits. `fit` is the latest one.
-    """
-
-    def __init__(
-        self, kind: Growth, variable: str, cases: Sequence[int], *, level: float, limit: int, early: bool
-    ) -> None:
-        self._kind, self._variable, self._limit = kind, variable, limit
-        self._looks = {min(growth.FIRST_LOOK, limit), limit} if early else {limit}
-        self._level = level / len(self._looks)
+    def __init__(self, kind: Growth, variable: str, cases: Sequence[int], *, level: float, limit: int) -> None:
+        self._kind, self._variable, self._level, self._limit = kind, variable, level, limit
         self._points: dict[int, list[Trial]] = {i: [] for i in cases}
         self.fit: growth.Fit | None = None
 
     def update(self, case: int, trial: Trial) -> None:
         self._points[case].append(trial)
-        if self._replicates in self._looks and self._replicates == len(self._points[case]):
-            points = [point[: self._replicates] for point in self._points.values()]
-            self.fit = self._kind.fit(self._variable, points, self._level)
+        if min(map(len, self._points.values())) == self._limit:
+            self.fit = self._kind.fit(self._variable, list(self._points.values()), self._level)
 
     @property
-    def _replicates(self) -> int:
-        return min(map(len, self._points.values()))
-
-    @property
-    def trials(self) -> int:  # 0 before the first fit
+    def trials(self) -> int:  # 0 before the fit
         return sum(map(len, self._points.values())) if self.fit else 0
 
     @property
@@ -176,9 +170,7 @@ class GrowthTest:
 
     @property
     def outcome(self) -> sequential.Outcome:
-        """Before all is measured, only a refutation counts."""
-        final = self._replicates == self._limit
-        return self.fit.outcome if self.fit and (final or self.fit.outcome == "refuted") else "undecided"
+        return self.fit.outcome if self.fit else "undecided"
 
     @property
     def p_value(self) -> float:

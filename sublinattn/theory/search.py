@@ -7,13 +7,16 @@ from collections.abc import Callable
 import numpy as np
 
 
-def critical_size(excess: Callable[[int], float], *, start: int, cap: int) -> float:
+def critical_size(excess: Callable[[int], float], *, start: float, cap: int, rng: np.random.Generator) -> float:
     """Smallest sample size m at which `excess(m)`, the error over its target, is at most 1; inf if none is up to `cap`.
 
-    Doubles m from `start` until the excess is at most 1, or halves m until it is above. Between the last two sizes the
-    log of the excess is interpolated linearly in log m, so that the answer is not rounded to a power of two.
+    Doubles m until the excess is at most 1, or halves m until it is above, from a first size between `start` and twice
+    that (log-uniform). Between the last two sizes the log of the excess is interpolated linearly in log m, so that the
+    answer is not rounded to a power of two. How far off this is depends on where those sizes fall; as the first is
+    random, it differs between replicates, and counts as noise.
     """
-    m, current = start, excess(start)
+    m = max(1, round(start * 2 ** rng.uniform()))
+    current = excess(m)
     if current <= 1:
         while m > 1:
             lower = excess(m // 2)

@@ -173,8 +173,7 @@ class Condition:
         self.hypotheses: list[tuple[str, Case, SequentialTest | GrowthTest]]
         if isinstance(claim.kind, Growth):
             varied = {v: [i for i, case in enumerate(cases) if case["variable"] == v] for v in claim.kind.variables}
-            settings: dict[str, Any] = {"level": level, "limit": limit, "early": kind == "sabotage"}
-            tests = {v: GrowthTest(claim.kind, v, varied[v], **settings) for v in varied if varied[v]}
+            tests = {v: GrowthTest(claim.kind, v, varied[v], level=level, limit=limit) for v in varied if varied[v]}
             self.tests = [tests[case["variable"]] for case in cases]
             self.hypotheses = [(f"in {v}", {"variable": v}, test) for v, test in tests.items()]
         else:

@@ -9,7 +9,7 @@ import sympy
 import toys
 
 from sublinattn.theory import CLAIMS
-from sublinattn.theory.claim import evaluate
+from sublinattn.theory.claim import Growth, evaluate
 from sublinattn.theory.symbols import kappa, norm
 
 ROOT = Path(__file__).parents[2]
@@ -35,3 +35,8 @@ def test_evaluate():
     assert evaluate(norm("P", "F") + 1, {r"\left\|P\right\|_F": 2.0}) == 3
     with pytest.raises(ValueError, match=r"speaks of \['b'\], which the trial does not report \(facts \['a'\]\)"):
         evaluate(sympy.Symbol("a") + sympy.Symbol("b"), {"a": 1.0})
+
+
+def test_a_resolution_is_of_a_variable():
+    with pytest.raises(ValueError, match=r"resolution of \['m'\], the variables are \['n'\]"):
+        Growth({"n": sympy.Symbol("n")}, resolution={"m": 0.1})

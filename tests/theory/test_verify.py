@@ -123,7 +123,7 @@ def test_rows_are_tidy_and_complete():
         (toy(Exact(), rounding, [{"error": 1e-3}], limit=20), "refuted", "trial 0"),
         (toy(Exact("<="), rounding, [{"error": -1e-3}], limit=20), "supported", "20 instances"),
         (replace(GROWTH, sabotages=()), "supported", "theory"),
-        (replace(GROWTH, sabotages=(), kind=Growth({"x": x**0.5, "y": y**3})), "refuted", "In x: grows faster"),
+        (replace(GROWTH, sabotages=(), kind=Growth({"x": x**0.5, "y": y**3})), "refuted", "In x: over this grid"),
     ],
 )
 def test_outcomes(claim, expected, reason):
@@ -143,17 +143,18 @@ def test_growth_has_fits_per_variable_and_exact_replicates():
         assert fit.outcome == "supported"
     assert verdict.fits[0].abscissas == (1, 2, 4, 8)
     assert np.shape(verdict.fits[0].sizes) == (4, 6)
-    # The sabotage is fitted at 4 replicates, too: `x` is refuted, and `y`, which has not come that far, stops as well.
+    # `x` is refuted, and `y`, which has not come that far, stops as well.
     sabotage, rows = verdict.sabotages[0], verdict.rows[verdict.rows["role"] == "sabotage:steep"]
-    assert rows.groupby("case").size().tolist() == [4] * 4 + [3] * 3
-    assert sabotage.caught and sabotage.trials == len(rows) == 25
-    assert "in x" in sabotage.reason and f"level {verdict.level / 2:.2g}" in sabotage.reason
+    assert rows.groupby("case").size().tolist() == [6] * 4 + [4] * 3
+    assert sabotage.caught and sabotage.trials == len(rows) == 36
+    assert "in x" in sabotage.reason and f"level {verdict.level:.2g}" in sabotage.reason
 
 
 @pytest.mark.parametrize(
     ("claim", "change", "trials"),
     [
         (GROWTH, {"steep": 0.0}, 42),  # all of its trials
+        (GROWTH, {"cap": 1e-3}, 42),  # no size found anywhere
         (GROWTH, {"steep": 0.001}, 42),
         (SUPPORTED, {"rate": 0.001}, None),
     ],
@@ -177,7 +178,7 @@ def test_an_undecided_sabotage_is_not_caught():
 @pytest.mark.parametrize(
     ("claim", "change", "reason", "maximum"),
     [
-        (GROWTH, {"cap": 1e-3}, "no size up to the cap", 42),
+        (GROWTH, {"steep": 3.0}, "in x", 42),
         # Refuted at once on the second case; on the first it would stay undecided for 2000 trials.
         (toy(Probability(0.1), scaled, [{"rate": 0.01}, {"rate": 0.1}]), {"factor": 10}, "case 1", 50),
     ],
@@ -228,6 +229,10 @@ def dropping(name="enough samples", **case):
         (but(cases={"smoke": ()}), "at least one case"),
         (toy(Mean(0.1), average, [{"sigma": 0.0}]), r"case 0 \(sigma=0.0\), trial 0: a mean needs"),
         (but(GROWTH, kind=Growth({"x": x})), "vary"),
+        (
+            but(GROWTH, kind=Growth({"x": x**2, "y": y**3}, resolution={"y": 0.8})),
+            r"claim, case 6 .*resolution 0.8 of the exponent in y is more than 0.25 of .*, 3$",
+        ),
         (but(GROWTH, max_trials={"smoke": 1}), r"claim, case 3 \(variable=x, x=8.0\), trial 0: a growth needs"),
         (toy(Exact(), hiding, [{}], limit=1), "facts are called"),
     ],

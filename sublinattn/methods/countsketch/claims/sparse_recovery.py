@@ -130,8 +130,7 @@ def critical_width(
     """Smallest width at which at most a share MISSES of draws violates `||T - y||^2 <= (1 + eps1) ||tail_k||^2`.
 
     T keeps the `keep * k` largest estimates. A draw is `tables` fresh hash tables on the same y. `measured` is inf if
-    no width up to 2n suffices. The search doubles or halves a width that is random within a factor of 2, so that its
-    steps do not coincide with those of the grid of cases. Sabotages: `eps1^eps_power / k^k_power` in place of `eps1`.
+    no width up to 2n suffices. Sabotages: `eps1^eps_power / k^k_power` in place of `eps1`.
     """
     (y,) = signals(rng, family, n, k, eps1=eps1, columns=1).T
     square, tail2 = (y**2).sum(), float(tail(y, k) ** 2)
@@ -148,7 +147,7 @@ def critical_width(
         # below 1 an increasing, positive function of it.
         return float(over if over >= 1 else np.exp(over - 1))
 
-    size = critical_size(excess, start=round(width_for(k, eps1) * 2 ** rng.uniform()), cap=2 * n)
+    size = critical_size(excess, start=width_for(k, eps1), cap=2 * n, rng=rng)
     return Trial(size, facts={"n": n, "k": k, "varepsilon": eps1, "varepsilon_ties": eps1, "cap": 2 * n})
 
 
@@ -258,7 +257,9 @@ CLAIMS = (
         basis="reading",
         title="Read with exactly k entries kept, where the theorem has O(k): k/eps1 buckets suffice CountSketch",
         statement=sp.Eq(W_STAR, symbols.O(symbols.k / symbols.eps)),
-        kind=Growth(variables={"varepsilon": 1 / symbols.eps, "k": symbols.k}, resolution=0.25),
+        kind=Growth(
+            variables={"varepsilon": 1 / symbols.eps, "k": symbols.k}, resolution={"varepsilon": 0.25, "k": 0.25}
+        ),
         trial=critical_width,
         cases={"smoke": width_cases(1, varepsilon=TIES, k=TIES_K)},
         max_trials={"smoke": 12, "standard": 24},
@@ -279,7 +280,8 @@ CLAIMS = (
         title="O(k/eps1) buckets suffice when 2k entries are kept",
         statement=sp.Eq(W_STAR, symbols.O(symbols.k / symbols.eps)),
         kind=Growth(
-            variables={"varepsilon": 1 / symbols.eps, "varepsilon_ties": 1 / EPS_TIES, "k": symbols.k}, resolution=0.25
+            variables={"varepsilon": 1 / symbols.eps, "varepsilon_ties": 1 / EPS_TIES, "k": symbols.k},
+            resolution={"varepsilon": 0.25, "varepsilon_ties": 0.25, "k": 0.25},
         ),
         trial=critical_width,
         cases={"smoke": width_cases(2, varepsilon=FLAT, varepsilon_ties=SHORT_TIES, k=FLAT_K)},

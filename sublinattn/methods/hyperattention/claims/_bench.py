@@ -193,7 +193,7 @@ def critical_sample(
         errors = error(x, *b.estimate(theory_maker(kappa=given, eps=eps, variant=variant)))
         return float(np.quantile(errors, 1 - MISSES, method="higher") / (allowed or eps))
 
-    size = critical_size(excess, start=32, cap=cap)
+    size = critical_size(excess, start=32, cap=cap, rng=rng)
     return Trial(size, facts={**x.facts, "varepsilon": eps, "kappa": kappa, "told_kappa": given, "cap": cap})
 
 

@@ -90,7 +90,8 @@ CLAIMS = (
         title="Row-norm sampling needs m = O(eps^-2 d srank(P)) samples for |P V - P S^T S V| <= eps |P| |V|",
         statement=sp.Eq(M_STAR, symbols.O(symbols.AMM_GROWTH)),
         kind=Growth(
-            variables={"varepsilon": symbols.eps**-2, "d_v": symbols.d_v, "srank": symbols.srank}, resolution=0.25
+            variables={"varepsilon": symbols.eps**-2, "d_v": symbols.d_v, "srank": symbols.srank},
+            resolution={"varepsilon": 0.25, "d_v": 0.25, "srank": 0.25},
         ),
         trial=product_samples,
         cases={"smoke": grid(), "standard": grid(trials=50)},

@@ -284,7 +284,7 @@ CLAIMS = (
         basis="implementation",
         title="The state absorbs n tokens in time that grows no faster than n",
         statement=sp.Eq(symbols.SECONDS, symbols.O(symbols.n)),
-        kind=Growth(variables={"n": symbols.n}, machine=True, resolution=0.1),
+        kind=Growth(variables={"n": symbols.n}, machine=True, resolution={"n": 0.1}),
         trial=absorb_seconds,
         cases={
             "smoke": over("n", powers(12, 15), d=8, degree=4),

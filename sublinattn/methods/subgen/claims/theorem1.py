@@ -167,7 +167,7 @@ def critical_slots(
     def errors(s: int) -> np.ndarray:
         return np.linalg.norm(_means(terms, s) - x.numerator, axis=1) / x.numerator_unit
 
-    return _critical(errors, x, eps, eps_power, total=slots, start=x.facts["srank"] / eps**2)
+    return _critical(rng, errors, x, eps, eps_power, total=slots, start=x.facts["srank"] / eps**2)
 
 
 def critical_samples(
@@ -190,7 +190,8 @@ def critical_samples(
     def errors(t: int) -> np.ndarray:
         return abs(_means(e[:, None], t)[:, 0] / x.e.mean() - 1)
 
-    trial = _critical(errors, x, eps, eps_power, total=samples, start=2 * np.sinh(delta_r) ** 2 / eps**2)
+    start = 2 * np.sinh(delta_r) ** 2 / eps**2
+    trial = _critical(rng, errors, x, eps, eps_power, total=samples, start=start)
     return Trial(trial.measured, facts={**trial.facts, "rho": np.exp(2 * delta_r)})
 
 
@@ -201,7 +202,14 @@ def _means(terms: np.ndarray, size: int) -> np.ndarray:
 
 
 def _critical(
-    errors: Callable[[int], np.ndarray], x: Problem, eps: float, eps_power: float, *, total: int, start: float
+    rng: np.random.Generator,
+    errors: Callable[[int], np.ndarray],
+    x: Problem,
+    eps: float,
+    eps_power: float,
+    *,
+    total: int,
+    start: float,
 ) -> Trial:
     """The size at which the quantile 1 - MISSES of `errors(size)` is `eps**eps_power`."""
     cap = total // 16  # a quantile of fewer draws says little
@@ -209,7 +217,7 @@ def _critical(
     def excess(size: int) -> float:
         return float(np.quantile(errors(size), 1 - MISSES, method="higher") / eps**eps_power)
 
-    size = critical_size(excess, start=max(1, round(start)), cap=cap)
+    size = critical_size(excess, start=start, cap=cap, rng=rng)
     return Trial(size, facts={**x.facts, "varepsilon": eps, "cap": cap})
 
 
@@ -276,7 +284,9 @@ CLAIMS = (
         basis="theorem",
         title="s = O(eps^-2 d) slots suffice for z",
         statement=sp.Eq(S_STAR, symbols.O(EPS**-2 * symbols.d_v)),
-        kind=Growth(variables={"varepsilon": EPS**-2, "d_v": symbols.d_v}, resolution=0.25),
+        kind=Growth(
+            variables={"varepsilon": EPS**-2, "d_v": symbols.d_v}, resolution={"varepsilon": 0.25, "d_v": 0.25}
+        ),
         trial=critical_slots,
         cases={"smoke": SLOTS},
         remark="Exponents only: the constant is hidden. d is the width of the values, on which srank(V) <= d depends.",
@@ -287,7 +297,7 @@ CLAIMS = (
         basis="theorem",
         title="t = O(eps^-2 e^(2 delta r)) samples per cluster suffice for tau, in the sharp form of the second factor",
         statement=sp.Eq(T_STAR, symbols.O(EPS**-2 * WITHIN)),
-        kind=Growth(variables={"varepsilon": EPS**-2, "rho": WITHIN}, resolution=0.25),
+        kind=Growth(variables={"varepsilon": EPS**-2, "rho": WITHIN}, resolution={"varepsilon": 0.25, "rho": 0.25}),
         trial=critical_samples,
         cases={"smoke": SAMPLES},
         remark=(
