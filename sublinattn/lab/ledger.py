@@ -185,7 +185,7 @@ def _promise(claim: Claim) -> dict[str, Any]:
             return {"kind": "mean", "text": text, "resolution": resolution}
         case Growth(variables=variables, resolution=resolution):
             theory = {name: _latex(expression) for name, expression in variables.items()}
-            tolerance = {name: resolution for name in variables if resolution}
+            tolerance = {name: width for name, width in resolution.items() if width}
             text = "grows no faster than the theory says"
             return {"kind": "growth", "text": text, "variables": theory, "resolution": tolerance}
     raise TypeError(f"claim {claim.id} has a kind of type {type(claim.kind).__name__}")
