@@ -65,26 +65,25 @@ def slope(log_x: np.ndarray, y: np.ndarray, points: ArrayLike = True) -> Slope:
     return Slope(value, weights * (y - level - value[..., None, None] * centred))
 
 
-def half(log_x: np.ndarray, *, upper: bool) -> np.ndarray:
-    """Which grid points are the upper (lower) half: G // 2 + 1 of G, at least two."""
+def upper_half(log_x: np.ndarray) -> np.ndarray:
+    """Which grid points are the upper half: the uppermost G // 2 + 1 of G, the fewest that span half of the grid."""
     ranks = np.argsort(np.argsort(log_x.mean(axis=1)))
-    return ranks >= (len(ranks) - 1) // 2 if upper else ranks <= len(ranks) // 2
+    return ranks >= (len(ranks) - 1) // 2
 
 
 def limits(log_x: np.ndarray, y: np.ndarray) -> tuple[Any, Any]:
-    """Lower and upper limit of the slope, wide enough for a log-log plot that bends.
+    """Lower and upper limit of the slope, wider where the log-log plot bends.
 
-    Replicates say nothing of a bend, which no number of them averages away. Where the slope over the upper or the lower
-    half differs from the slope over the whole grid by more than their noise explains (t test of the difference, each
-    side at CONFIDENCE), the limits take in that half's. For a power law this happens to at most 4 percent of the data,
-    and only widens.
+    The spread of replicates says nothing of a bend, and no number of them averages it away. Growth beyond the grid is
+    what its upper end shows. So where the slope over the upper half differs from that over the whole grid by more than
+    noise explains (t test of the difference, CONFIDENCE on each side), the limits take in those of the upper half. With
+    a power law this happens to at most 2 percent of the data.
     """
-    whole = slope(log_x, y)
+    whole, part = slope(log_x, y), slope(log_x, y, upper_half(log_x))
     lower, upper = whole.value - whole.reach, whole.value + whole.reach
-    for points in (half(log_x, upper=True), half(log_x, upper=False)):
-        part = slope(log_x, y, points)
-        bend = part.minus(whole)
-        bends = np.abs(bend.value) > bend.reach + ROUNDING
-        lower = np.where(bends, np.minimum(lower, part.value - part.reach), lower)
-        upper = np.where(bends, np.maximum(upper, part.value + part.reach), upper)
-    return lower, upper
+    bend = part.minus(whole)
+    bends = np.abs(bend.value) > bend.reach + ROUNDING
+    return (
+        np.where(bends, np.minimum(lower, part.value - part.reach), lower),
+        np.where(bends, np.maximum(upper, part.value + part.reach), upper),
+    )

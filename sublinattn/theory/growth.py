@@ -6,8 +6,8 @@ same grid (in this sense log n has an exponent too).
 
 A verdict speaks of this grid. A local exponent is no O(): what is O() of a law may be steeper than it on any finite
 grid (sinh(x)^2 = O(e^(2x)) is, everywhere), and what is not may be flatter. So a refutation must persist on the upper
-half of the grid, in the direction in which the theory grows: the uppermost G // 2 + 1 of G points, the fewest that span
-half of an evenly spaced grid.
+half of the grid, in the direction in which the theory grows, and a bend towards its upper end widens the limits that
+must support.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .exponents import ROUNDING, half, limits, slope
+from .exponents import ROUNDING, limits, slope, upper_half
 from .sequential import Outcome
 
 COARSEST = 0.25
@@ -122,8 +122,8 @@ def fit(
     direction = -1.0 if steepness < -ROUNDING else 1.0
     along = direction * log_x
     ratio = np.log(np.where(finite, size, cap)) - log_growth
-    upper_half = half(along, upper=True)
-    whole_p, upper_p = (_p_value(along[on], ratio[on], complete[on]) for on in (np.ones_like(complete), upper_half))
+    grids = (np.ones_like(complete), upper_half(along))
+    whole_p, upper_p = (_p_value(along[on], ratio[on], complete[on]) for on in grids)
     p_value = max(whole_p, upper_p)
     refuted = p_value <= level
     dropped = int((~complete).sum())

@@ -166,7 +166,7 @@ DEGREE_LAW = Claim(
     kind=Growth(variables={"L": symbols.DEGREE_GROWTH, "R": symbols.DEGREE_GROWTH}),
     trial=needed_degree,
     cases={"smoke": IN_L + IN_R},
-    max_trials={"smoke": 12, "standard": 24},
+    max_trials={"smoke": 8, "standard": 24},
     sabotages=(
         Sabotage(
             "a longer interval",
