@@ -12,8 +12,20 @@ import sympy as sp
 from ....core.backends import asnumpy, to_device
 from ....primitives.clustering import OnlineClusters
 from ....theory import symbols
+from ....theory.adversary import Search
 from ....theory.claim import Assumption, Claim, Drop, Exact, Sabotage, Trial
 from ._broken import BROKEN
+from ._instances import (
+    FEW_STEPS,
+    IN_DIGITS,
+    count_measured,
+    parted_kept,
+    parted_start,
+    radius_measured,
+    separation_measured,
+    stream_kept,
+    stream_start,
+)
 from .setting import Cache, chunks, fed, members, stream
 
 D = 8
@@ -189,6 +201,7 @@ CLAIMS = (
         cases={"smoke": STREAMS},
         assumptions=(CLUSTERABLE,),
         drops=(Drop("clusterable", WIDE),),
+        search=Search(parted_start, count_measured, parted_kept, IN_DIGITS, FEW_STEPS),
         sabotages=(CROWDED,),
         remark="Parts are farther apart than delta, so m clusters are also needed: the bound is met with equality.",
     ),
@@ -198,6 +211,7 @@ CLAIMS = (
         statement=APART,
         trial=separation,
         cases={"smoke": (*STREAMS, *WIDE, DRIFTING)},
+        search=Search(stream_start, separation_measured, stream_kept, IN_DIGITS, FEW_STEPS),
         sabotages=(CROWDED, DRIFT),
     ),
     exact_claim(
@@ -206,6 +220,7 @@ CLAIMS = (
         statement=sp.Le(DISTANCE(K, X), symbols.delta),
         trial=radius,
         cases={"smoke": (*STREAMS, *WIDE, DRIFTING)},
+        search=Search(stream_start, radius_measured, stream_kept, IN_DIGITS, FEW_STEPS),
         sabotages=(DRIFT,),
         remark="The centre must stay where it is: one that moves to the mean of its cluster leaves members behind.",
     ),
