@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.random import Generator
+from numpy.random import Generator, default_rng
 
 from ....core.backends import asnumpy
 from ....lab.workloads import make
 from ....lab.workloads.instance import Instance
 from ....theory import symbols
+from ....theory.adversary import Arrays, Search
 from ....theory.claim import Assumption, Case, Claim, Drop, Exact, Probability, Sabotage, Trial, Vacuity
 from ...countsketch.claims.signals import tail
 from ...polynomial.approximants import approximant
@@ -24,6 +25,7 @@ from ..variants import product_width
 
 SIZES: Mapping[str, Any] = {"n": 512, "d": 2, "d_v": 2, "degree": 8, "k": 8}
 EPS1, EPS2 = 0.5, 1.0
+FEW_STEPS = {"smoke": 100, "standard": 2000}
 PROMISED = 1.0
 """The `R` that the degree is chosen for."""
 
@@ -135,9 +137,14 @@ def floor(rng: Generator, xp: Any, *, variant: str, k: int, more: int = 1, **siz
 
     Infinite if fewer rows are 0 than k entries a column must leave. Sabotage: `more k` entries are kept.
     """
-    x, degree = problem(**sizes), sizes["degree"]
-    made = fed(x.x, xp, rng, degree=degree, sparsity=k * more, eps1=EPS1, eps2=0.5, variant=variant)
-    t, error, size, rest = decoded(made, x.y, k)
+    x = problem(**sizes)
+    made = fed(x.x, xp, rng, degree=sizes["degree"], sparsity=k * more, eps1=EPS1, eps2=0.5, variant=variant)
+    return floor_ratio(made, x.y, k)
+
+
+def floor_ratio(sketch: OnePassSketch, y: np.ndarray, k: int) -> Trial:
+    """The same of a sketch that has read all, and its exact output."""
+    t, error, size, rest = decoded(sketch, y, k)
     zero, least = float((t == 0).all(axis=1).mean()), 1 - k * t.shape[1] / len(t)
     facts = {
         "n": len(t),
@@ -147,7 +154,29 @@ def floor(rng: Generator, xp: Any, *, variant: str, k: int, more: int = 1, **siz
         "error_over_norm": float((error / size).max()),
         "tail_over_norm": float((rest / size).max()),
     }
-    return Trial(np.inf if zero < least else float((rest / error).max()), 1.0, facts=facts)
+    ratio = np.divide(rest, error, out=np.zeros_like(rest), where=rest > 0)  # 0 where k entries are all there are
+    return Trial(np.inf if zero < least else float(ratio.max()), 1.0, facts=facts)
+
+
+def few_start(rng: Generator, *, variant: str) -> Arrays:
+    """A compressible or a flat input of few tokens."""
+    x = make("compressible", 32, 2, d_v=2, rng=rng, dtype=np.float64, scale=1.0, decay=float(rng.integers(3)) / 2)
+    return {"q": x.q, "k": x.k, "v": x.v}
+
+
+def few_kept(arrays: Arrays, *, variant: str) -> Arrays:
+    """Rows of norm at most 1, the promised R, and values of size 1."""
+    lengths = {name: np.linalg.norm(a, axis=1, keepdims=True) for name, a in arrays.items()}
+    short = {name: arrays[name] / np.maximum(1, lengths[name]) for name in ("q", "k")}
+    return {**short, "v": arrays["v"] / (np.abs(arrays["v"]).max() or 1.0)}
+
+
+def few_measured(xp: Any, arrays: Arrays, *, variant: str) -> Trial:
+    """`floor_ratio` with four entries a column, and one fixed sketch."""
+    x = Instance(arrays["q"], arrays["k"], arrays["v"], scale=1.0)
+    a = np.exp(x.q @ x.k.T)
+    made = fed(x, xp, default_rng(0), degree=4, sparsity=4, eps1=EPS1, eps2=0.5, variant=variant)
+    return floor_ratio(made, a @ x.v / a.sum(axis=1, keepdims=True), 4)
 
 
 def theorem_cases(variant: str, **overrides: Any) -> tuple[Case, ...]:
@@ -216,6 +245,7 @@ CLAIMS = (
             )
         },
         max_trials={"smoke": 10, "standard": 100},
+        search=Search(few_start, few_measured, few_kept, ({"variant": "fused"}, {"variant": "paper"}), FEW_STEPS),
         sabotages=(Sabotage("2k entries", "a sketch that keeps twice as many entries", {"more": 2}, breaks="bound"),),
         remark="With decay 0 the output is flat and |tail_k(y)| / |y| about sqrt(1 - k/n): nearly all of it is lost.",
     ),
