@@ -117,15 +117,15 @@ def streamed(rng: Generator, xp: Any, *, n: int, parts: int, causal: bool, forge
     keys has a state, and these merge in random order. Sabotage (`forget`): the tokens at the chunks' first places, or
     the state of one chunk, are left out.
     """
-    d, degree = 4, 4
-    q, k, v = (rng.uniform(-1, 1, size=(n, d)) for _ in range(3))
-    entries = np.polyval([1 / 24, 1 / 6, 1 / 2, 1, 1], q @ k.T / d)  # Taylor's polynomial of degree 4
+    d, d_v, degree, scale = 4, 3, 4, float(rng.uniform(0.1, 0.4))
+    q, k, v = (rng.uniform(-1, 1, size=(n, width)) for width in (d, d, d_v))
+    entries = np.polyval([1 / 24, 1 / 6, 1 / 2, 1, 1], scale * (q @ k.T))  # Taylor's polynomial of degree 4
     if causal:
         entries *= np.tri(n)
     dense = entries @ v / entries.sum(axis=1, keepdims=True)
     cuts = np.sort(rng.choice(np.arange(1, n), parts - 1, replace=False))
     queries, keys, values = (to_device(x, xp) for x in (q, k, v))
-    new_state = partial(PolynomialState, d, d, degree=degree, scale=1 / d)
+    new_state = partial(PolynomialState, d, d_v, degree=degree, scale=scale)
     state, out = new_state(), np.empty_like(dense)
     if causal:
         for i in range(n):

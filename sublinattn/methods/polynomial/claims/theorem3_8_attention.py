@@ -1,0 +1,261 @@
+"""Theorem 3.8's algorithm as its callers see it: `polynomial_attention` against dense float64 attention [AS23]."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.random import Generator
+
+from ....core.backends import asnumpy, to_device
+from ....theory import symbols
+from ....theory.claim import Claim, Exact, Sabotage, Trial, Vacuity
+from ..approximants import approximant, minimal_degree
+from ..polynomial import PolynomialState, polynomial_attention, rounded_up
+from .lemmas3_features_error import BASES, WITHIN_2_EPS
+from .theorem1_4_phase import onset
+
+HEADS, D, D_V, DEGREE = (1, 2), 4, 3, 6  # of `algorithm`; d_v is not d
+POINTS = 200  # logits at which `entries` looks
+
+
+def attend(xp: Any, *arrays: np.ndarray, **options: Any) -> np.ndarray:
+    """`polynomial_attention` of host arrays, on the host."""
+    return asnumpy(polynomial_attention(*(to_device(x, xp) for x in arrays), **options))
+
+
+def largest_logit(q: np.ndarray, k: np.ndarray, scale: float) -> float:
+    """`R` as the algorithm takes it: `scale max|q_i| max|k_j|`, rounded up."""
+    q_norm, k_norm = (float(np.linalg.norm(x, axis=-1).max()) for x in (q, k))
+    return rounded_up(scale * q_norm * k_norm)
+
+
+def algorithm(
+    rng: Generator, xp: Any, *, n_q: int, n_k: int, basis: str, dtype: str, causal: bool = False, broken: str = ""
+) -> Trial:
+    """Largest distance between `polynomial_attention` and attention with p, computed densely in float64.
+
+    Two heads with inputs of their own, d_v other than d, a random scale. Sabotages, by `broken`: every head has the
+    first one's keys and values ("head"); the scale given is ignored ("scale"); row sums are those of the exponentials
+    ("normaliser"); causal, the second half of the queries does not see the first half of the keys ("prefix"), or
+    none its own key ("own key").
+    """
+    q, k, v = (rng.uniform(-1, 1, (*HEADS, n, d)).astype(dtype) for n, d in ((n_q, D), (n_k, D), (n_k, D_V)))
+    scale = float(rng.uniform(0.2, 0.4))
+    options = {"degree": DEGREE, "basis": basis, "causal": causal, "scale": None if broken == "scale" else scale}
+    keys, values = (np.repeat(x[:, :1], HEADS[1], axis=1) for x in (k, v)) if broken == "head" else (k, v)
+    out = attend(xp, q, keys, values, **options).astype(np.float64)
+    if broken == "prefix":
+        i, j = n_q // 2, n_k // 2
+        out[..., i:, :] = attend(xp, q[..., i:, :], k[..., j:, :], v[..., j:, :], **options)
+    if broken == "own key":
+        out[..., 1:, :] = attend(xp, q[..., 1:, :], k[..., :-1, :], v[..., :-1, :], **options)
+
+    coefficients = [1 / math.factorial(power) for power in range(DEGREE + 1)]
+    if basis != "taylor":
+        coefficients = list(approximant(basis, DEGREE, largest_logit(q, k, scale)).coefficients)
+    q, k, v = (x.astype(np.float64) for x in (q, k, v))
+    x = scale * (q @ k.swapaxes(-1, -2))
+    mask = np.tri(n_q, n_k) if causal else 1.0
+    entries = mask * np.polyval(coefficients[::-1], x)
+    sums = entries.sum(axis=-1, keepdims=True)
+    if broken == "normaliser":
+        out *= sums / (mask * np.exp(x)).sum(axis=-1, keepdims=True)
+    rounding = float(np.finfo(dtype).eps / np.finfo(np.float64).eps)
+    return Trial(float(np.abs(out - entries @ v / sums).max()), 0.0, scale=rounding, facts={"n_q": n_q, "n_k": n_k})
+
+
+def entry_factors(
+    rng: Generator, xp: Any, *, basis: str, default: bool = False, short: int = 0, part: float = 1.0
+) -> Trial:
+    """Largest over smallest factor by which the entries of a row of the softmax matrix are off, at logits from -R to R.
+
+    The values are the identity, so that the output is the softmax matrix itself. Queries and keys are multiples of one
+    vector, so the first query meets all logits. eps is drawn, or by `default` that of the algorithm, 1/n. Sabotages:
+    the degree is lower by `short`; degree and polynomial are those of the interval [-part R, part R].
+    """
+    d, scale = 3, float(rng.uniform(0.3, 1.0))
+    eps = 1 / POINTS if default else math.exp(rng.uniform(math.log(1e-6), math.log(0.1)))
+    direction = rng.standard_normal(d)
+    direction *= math.sqrt(rng.uniform(0.3, 3.0) / scale) / np.linalg.norm(direction)  # of length sqrt(R / scale)
+    q = np.array([1.0, 0.5, -0.9])[:, None] * direction
+    k = np.cos(np.linspace(0, np.pi, POINTS))[:, None] * direction
+    radius = part * largest_logit(q, k, scale)
+    degree = minimal_degree(basis, eps, radius) - short
+    if part != 1:
+        given = {} if basis == "taylor" else {"radius": radius}
+        state = PolynomialState(d, POINTS, degree=degree, scale=scale, basis=basis, **given)
+        out = asnumpy(state.update(*(to_device(x, xp) for x in (k, np.eye(POINTS)))).attend(to_device(q, xp)))
+    else:
+        accuracy = {"degree": degree} if short else {} if default else {"eps": eps}
+        out = attend(xp, q, k, np.eye(POINTS), basis=basis, scale=scale, **accuracy)
+    weights = np.exp(scale * q @ k.T)
+    factors = out * weights.sum(axis=1, keepdims=True) / weights
+    spread = (factors.max(axis=1) / factors.min(axis=1)).max() if factors.min() > 0 else math.inf
+    facts = {"varepsilon": eps, "R": radius, "g": degree}
+    return Trial(float(spread), (1 + eps) / (1 - eps), facts=facts)
+
+
+def inverse_n(rng: Generator, xp: Any, *, n: int, width: float, beta: float, power: float = 1.0) -> Trial:
+    """Largest error of `polynomial_attention(eps=1/n)` at d = width log n and entries +-B, B = (log n)^beta.
+
+    Over 64 queries and n keys that reach the largest logit, R = B^2. Sabotage: the algorithm is given n^-power.
+    """
+    d, b = math.ceil(width * math.log(n)), math.log(n) ** beta
+    q, k = (b * rng.choice([-1.0, 1.0], size=(rows, d)) for rows in (64, n))
+    v = b * np.sign(k @ rng.standard_normal((d, 2)))
+    a = np.exp(q @ k.T / d)
+    exact = a @ v / a.sum(axis=1, keepdims=True)
+    out = attend(xp, q, k, v, eps=n**-power, basis="minimax", scale=1 / d)
+    degree = minimal_degree("minimax", n**-power, largest_logit(q, k, 1 / d))
+    facts = {"n": n, "d": d, "g": degree, "t": math.comb(d + degree, degree), "B": b}
+    begins = onset(width=width, entries=1.0, beta=beta) / math.log(10)
+    return Trial(float(np.abs(out - exact).max()), 2 / n * b, scale=b, facts={**facts, "onset": begins})
+
+
+def state_bytes(rng: Generator, xp: Any, *, n: int, d: int, d_v: int, degree: int, keep: bool = False) -> Trial:
+    """Bytes that a state holds after n keys, against those of its moments and weights.
+
+    Sabotage (`keep`): the keys and values are kept, too.
+    """
+    k, v = (to_device(rng.standard_normal((n, width)), xp) for width in (d, d_v))
+    state = PolynomialState(d, d_v, degree=degree)
+    for rows in (slice(n // 3), slice(n // 3, n)):
+        state.update(k[rows], v[rows])
+    t = math.comb(d + degree, degree)
+    held = state.nbytes + (k.nbytes + v.nbytes if keep else 0)
+    return Trial(float(held), 8.0 * t * (d_v + 2), facts={"n": n, "d": d, "d_v": d_v, "t": t})
+
+
+OUTPUT = sp.Symbol(r"\mathrm{out}(Q, K, V)")
+FACTORS = sp.Symbol(r"\max_{j,j'}\frac{\widetilde{P}_{ij}/P_{ij}}{\widetilde{P}_{ij'}/P_{ij'}}", positive=True)
+ALGORITHM = Claim(
+    id="as23.algorithm",
+    paper="AS23",
+    source="Theorem 3.8 (the algorithm's output)",
+    basis="theorem",
+    title="polynomial_attention is attention with p in place of exp, for any heads, widths and scale",
+    statement=sp.Eq(OUTPUT, sp.Symbol(r"\frac{p(sQK^{\top})V}{p(sQK^{\top})\mathbf{1}}")),
+    kind=Exact("==", rtol=1e-12),
+    trial=algorithm,
+    cases={
+        "smoke": (
+            {"n_q": 50, "n_k": 80, "basis": "taylor", "dtype": "float64"},
+            {"n_q": 50, "n_k": 80, "basis": "chebyshev", "dtype": "float64"},
+            {"n_q": 120, "n_k": 70, "basis": "minimax", "dtype": "float64"},
+            {"n_q": 300, "n_k": 300, "basis": "taylor", "dtype": "float32"},
+        )
+    },
+    max_trials={"smoke": 2, "standard": 20},
+    sabotages=(
+        Sabotage("one head", "every head has the keys and values of the first", {"broken": "head"}),
+        Sabotage("another scale", "the scale given is ignored: it is 1/sqrt(d)", {"broken": "scale"}),
+        Sabotage("another normaliser", "row sums are those of exp, not those of p", {"broken": "normaliser"}),
+    ),
+    remark=(
+        "Against dense attention in float64 with 1/l! (Taylor) or the polynomial of `approximant`, degree 6. Two "
+        "heads, d = 4, d_v = 3. float32 may be off by as many units of its own rounding."
+    ),
+)
+
+CLAIMS = (
+    ALGORITHM,
+    replace(
+        ALGORITHM,
+        id="as23.algorithm-causal",
+        source="Theorem 3.8, with a causal mask (derived here)",
+        basis="derived",
+        title="With a causal mask polynomial_attention is causal attention with p",
+        statement=sp.Eq(OUTPUT, sp.Symbol(r"\frac{(M\circ p(sQK^{\top}))V}{(M\circ p(sQK^{\top}))\mathbf{1}}")),
+        cases={
+            "smoke": tuple(
+                {"n_q": n_q, "n_k": n_k, "basis": basis, "dtype": dtype, "causal": True}
+                for n_q, n_k, basis, dtype in (
+                    (1100, 1100, "taylor", "float64"),
+                    (900, 600, "minimax", "float64"),
+                    (40, 600, "chebyshev", "float64"),
+                    (700, 700, "taylor", "float32"),
+                )
+            )
+        },
+        sabotages=(
+            Sabotage("the prefix is lost", "later queries do not see the first half of the keys", {"broken": "prefix"}),
+            Sabotage("a key short", "no query sees its own key", {"broken": "own key"}),
+        ),
+        remark=ALGORITHM.remark + " More than one chunk of rows (512), and queries past the last key.",
+    ),
+    Claim(
+        id="as23.entries",
+        paper="AS23",
+        source="Corollary 2.2 in Theorem 3.8 (our choice of the degree)",
+        basis="derived",
+        title="polynomial_attention(eps=...) has every entry of A within a factor 1 +- eps",
+        statement=sp.Le(FACTORS, (1 + symbols.eps) / (1 - symbols.eps)),
+        kind=Exact("<="),
+        trial=entry_factors,
+        cases={"smoke": tuple({"basis": basis, "default": default} for basis in BASES for default in (False, True))},
+        max_trials={"smoke": 8, "standard": 100},
+        sabotages=(
+            Sabotage("a degree short", "the degree is one below the least that reaches eps on [-R, R]", {"short": 1}),
+            Sabotage("half the radius", "degree and polynomial are those of [-R/2, R/2]", {"part": 0.5}),
+        ),
+        remark=(
+            "Read off the output for V = I, at 200 logits from -R to R; the quotient of two entries of a row is free "
+            "of the normaliser. eps from 1e-6 to 0.1, or the algorithm's own 1/n. The bound is attained where the "
+            "least degree only just reaches eps."
+        ),
+    ),
+    Claim(
+        id="as23.inverse-n",
+        paper="AS23",
+        source="Theorem 1.4 (upper bound), run at eps = 1/n",
+        basis="theorem",
+        title="With d = O(log n), B = (log n)^(1/4) and eps = 1/n the output is within 2/n max|V|",
+        statement=WITHIN_2_EPS.subs(symbols.eps, 1 / symbols.n),
+        kind=Exact("<="),
+        trial=inverse_n,
+        cases={
+            "smoke": tuple(
+                {"n": n, "width": width, "beta": 0.25}
+                for n, width in ((256, 0.25), (2048, 0.25), (16384, 0.25), (256, 1.0), (1024, 1.0))
+            )
+        },
+        max_trials={"smoke": 2, "standard": 10},
+        sabotages=(Sabotage("accuracy 1/sqrt(n)", "the degree is that of eps = n^(-1/2)", {"power": 0.5}),),
+        vacuity=Vacuity(sp.Ge(symbols.t, symbols.n), variable="log10(n)", onset=symbols.ONSET),
+        remark=(
+            "Entries +-B, so that logits reach R = B^2; the minimax polynomial; s = 1/d. A case is vacuous where the "
+            "rank t = C(d+g, g) is at least n: exact attention then does less. At d = log n / 4 it is not, at "
+            "d = log n it is at any n that a computer holds."
+        ),
+    ),
+    Claim(
+        id="as23.state-space",
+        paper="AS23",
+        source="Theorem 3.8, read as a stream (space of this code)",
+        basis="implementation",
+        title="The state holds 8 t (d_v + 2) bytes, however many keys it has absorbed",
+        statement=sp.Eq(symbols.BYTES, 8 * symbols.t * (symbols.d_v + 2), evaluate=False),
+        kind=Exact("=="),
+        trial=state_bytes,
+        cases={
+            "smoke": tuple(
+                {"n": n, "d": d, "d_v": d_v, "degree": degree}
+                for n, d, d_v, degree in ((1000, 4, 4, 4), (10000, 4, 4, 4), (4000, 8, 5, 4), (256, 24, 24, 3))
+            )
+        },
+        max_trials={"smoke": 1},
+        sabotages=(Sabotage("keys are kept", "the state keeps the keys and values that it absorbs", {"keep": True}),),
+        vacuity=Vacuity(
+            sp.Ge(symbols.t * (symbols.d_v + 1), symbols.n * (symbols.d + symbols.d_v)),
+            onset=symbols.t * (symbols.d_v + 1) / (symbols.d + symbols.d_v),
+        ),
+        remark=(
+            "Moments, t (d_v + 1), and weights, t, in float64. A case is vacuous where the moments are no fewer than "
+            "the n (d + d_v) numbers of the keys and values themselves."
+        ),
+    ),
+)
