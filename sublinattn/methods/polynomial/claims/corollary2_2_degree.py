@@ -156,7 +156,7 @@ WIDE = grid("R", "minimax", (3.0,), (4.0, 5.5, 7.5, 10.0, 13.0, 17.0))
 ERROR = sp.Symbol(r"\max_{|x|\le R}\left|e^{-x}\textstyle\sum_{l\le g}\tfrac{x^l}{l!}-1\right|", positive=True)
 DEGREE, RANK_OF = sp.Symbol("g^*", positive=True), sp.Symbol(r"\mathrm{rank}\,p(s\,QK^{\top})", positive=True)
 LAW = symbols.DEGREE_GROWTH.subs(symbols.L, sp.log(1 / symbols.eps, evaluate=False))
-FIXED = "f3b104c: L and R were drawn anew in each replicate; the one that is not varied is now held fixed"
+FIXED = "f3b104c: L and R were drawn anew in each replicate; the one not varied is held fixed, R begins at e^-3 L"
 DEGREE_LAW = Claim(
     id="as23.degree-law",
     paper="AA22",
