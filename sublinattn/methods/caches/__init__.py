@@ -1,12 +1,14 @@
 """Key-value caches that SubGen is compared with: [SINK24] arXiv 2309.17453, [H2O23] arXiv 2306.14048, [GON85].
 
-One cache, one file. No paper's claim about them is tested; notebook 14 shows their errors at equal bytes.
+One cache, one file. What is tested is that each keeps and answers what its paper says, not how good that is: notebook 14
+shows their errors at equal bytes.
 
 | in the paper | here | claims | notebook |
 |---|---|---|---|
-| [SINK24]: sinks and a window | `sink.py`: `SinkCache` | - | 14-caches-error |
-| [H2O23]: heavy hitters | `heavy_hitter.py`: `HeavyHitterCache` | - | 14-caches-error |
-| [GON85]: greedy k-center | `k_center.py`: `KCenterCache` | - | 14-caches-error |
-| none: keys sampled by weight | `reservoir.py`: `ReservoirCache` | - | 14-caches-error |
+| [SINK24]: sinks and a window | `sink.py`: `SinkCache` | sink24.answer | 14-caches-error |
+| [H2O23]: heavy hitters | `heavy_hitter.py`: `HeavyHitterCache` | h2o23.eviction | 14-caches-error |
+| [GON85]: greedy k-center | `k_center.py`: `KCenterCache` | gon85.* | 14-caches-error |
+| [VIT85]: uniform reservoir | `reservoir.py`: `ReservoirCache` | vit85.subsets | 14-caches-error |
+| [SG24]: slots by value norm | `reservoir.py`: `ReservoirCache` | sg24.value-norm-cache | 14-caches-error |
 | none: yardsticks | `exact.py`: `ExactCache`, `ZeroCache` | - | 14-caches-error |
 """
