@@ -1,7 +1,7 @@
 """Key-value caches that SubGen is compared with: [SINK24] arXiv 2309.17453, [H2O23] arXiv 2306.14048, [GON85].
 
-One cache, one file. What is tested is that each keeps and answers what its paper says, not how good that is: notebook 14
-shows their errors at equal bytes.
+One cache, one file. Tested is that each keeps and answers what its paper says, not how good that is: notebook 14 shows
+their errors at equal bytes.
 
 | in the paper | here | claims | notebook |
 |---|---|---|---|
