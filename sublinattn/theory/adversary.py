@@ -123,9 +123,10 @@ def measured(claim: Claim, arrays: Arrays, case: Case, backend: str = "auto") ->
         return Found(arrays, case, -math.inf, False)
     test = kind.test(1.0, 1)
     test.update(float(trial.measured), float(trial.bound), float(trial.scale))
-    value, bound = float(trial.measured), float(trial.bound)
-    ratio = value / bound if bound > 0 else 0.0 if value <= bound else math.inf
-    return Found(arrays, case, math.inf if math.isnan(ratio) else ratio, test.outcome == "refuted")
+    broken = test.outcome == "refuted"
+    if trial.bound > kind.rtol * trial.scale and not math.isnan(trial.measured):
+        return Found(arrays, case, float(trial.measured / trial.bound), broken)
+    return Found(arrays, case, math.inf if broken else 0.0, broken)  # a bound of 0, up to rounding
 
 
 # ----------------------------------------------------------------------------------------------------------- one climb

@@ -6,6 +6,7 @@ Algorithm 4 (CausalApproxD) returns the sum of exact leaves and of one ApproxD f
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
@@ -17,6 +18,7 @@ import sympy as sp
 from ....core.backends import Array, asnumpy, to_device
 from ....core.exact import Partial
 from ....theory import symbols
+from ....theory.adversary import Arrays, Search
 from ....theory.claim import Assumption, Claim, Exact, Sabotage, Trial
 from ..estimators import Estimator
 from ..hyper import ESTIMATORS, Deliver, Problem
@@ -127,7 +129,24 @@ def causal_error(
     recursion: str = "paper",
 ) -> Trial:
     """Largest relative error of a causal normaliser, against the largest of a square's."""
-    arrays = _arrays(rng, 2, n)
+    how: dict[str, Any] = {"block_size": block_size, "sample_size": sample_size, "estimator": estimator}
+    return error_of(rng, xp, _arrays(rng, 2, n), exact_keys=exact_keys, shift=shift, recursion=recursion, **how)
+
+
+def error_of(
+    rng: np.random.Generator,
+    xp: Any,
+    arrays: Sequence[np.ndarray],
+    *,
+    block_size: int,
+    sample_size: int,
+    estimator: str,
+    exact_keys: int = 0,
+    shift: bool = False,
+    recursion: str = "paper",
+) -> Trial:
+    """The same of these queries, keys and values (heads, n, 3)."""
+    n = arrays[0].shape[1]
     how: dict[str, Any] = {"make_estimator": ESTIMATORS[estimator], "block_size": block_size, "rng": rng}
     problem = NOTING[recursion](
         xp, *(to_device(x, xp) for x in arrays), scale=1.0, shift=shift, sample_size=sample_size, **how
@@ -138,6 +157,22 @@ def causal_error(
     error = float(abs(np.exp(asnumpy(lse)) / exact - 1).max())
     worst = max(float(abs(e).max()) for e in problem.errors)
     return Trial(error, worst, scale=1.0, facts={"n": n, "b": block_size, "m": sample_size})
+
+
+def causal_start(rng: np.random.Generator, **case: Any) -> Arrays:
+    q, k, _ = _arrays(rng, 1, 24)
+    return {"q": q[0], "k": k[0]}
+
+
+def causal_kept(arrays: Arrays, **case: Any) -> Arrays:
+    """Logits of at most 27."""
+    return {name: np.clip(a, -3, 3) for name, a in arrays.items()}
+
+
+def causal_measured(xp: Any, arrays: Arrays, **case: Any) -> Trial:
+    """One fixed sample of every square."""
+    q, k = (arrays[name][None] for name in ("q", "k"))
+    return error_of(np.random.default_rng(0), xp, [q, k, k], **case)
 
 
 ENUMERATED = (
@@ -189,6 +224,13 @@ CLAIMS = (
         trial=causal_error,
         cases={"smoke": SQUARES},
         max_trials={"smoke": 10, "standard": 50},
+        search=Search(
+            causal_start,
+            causal_measured,
+            causal_kept,
+            cases=tuple({"block_size": 3, "sample_size": 6, "estimator": kind} for kind in ("practical", "theory")),
+            steps={"smoke": 200, "standard": 4000},
+        ),
         sabotages=(
             TOP,
             Sabotage("square added twice", "each square's sums enter twice", {"recursion": "square added twice"}),
