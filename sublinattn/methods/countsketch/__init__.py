@@ -12,5 +12,4 @@ Sparse recovery follows [NS19] Nakos, Song, STOC 2019; what k entries can reach,
 | [ALSY23] Psi: matrix product | `countsketch.py`: `CountSketch.add` | alsy23.amm* | 08-sparse-recovery |
 | [ALSY23] Phi: recovery | `recovery.py`: `identify`, `scan` | alsy23.recovery* | 08-sparse-recovery |
 | [ALSY23] Phi: its width | `recovery.py`: `width_for` | alsy23.width-* | 08-sparse-recovery |
-| [ALSY23] Phi: its size | `recovery.py`: `tables_for`, `bit_tables_for` | alsy23.sizes | 08-sparse-recovery |
 """

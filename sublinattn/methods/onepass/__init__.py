@@ -10,6 +10,8 @@ Its two sketches, and what the paper says of them alone, are in `countsketch`.
 | main theorem: error | `onepass.py`: `OnePassSketch.decode` | alsy23.theorem-* | 08-sparse-recovery |
 | main theorem: sparse columns | `onepass.py`: `OnePassSketch.decode` | alsy23.flat-floor | 09-flat-outputs |
 | main theorem: space | `onepass.py`: `OnePassSketch` | alsy23.space-* | 10-streaming-scaling |
+| main theorem: tables of Phi | `onepass.py`: `OnePassSketch` | alsy23.sizes | 08-sparse-recovery |
+| main theorem: product by Psi | `variants.py`: `product_width` | alsy23.psi-variance | 08-sparse-recovery |
 | main theorem: rows of Psi | `variants.py`: `product_width` | alsy23.psi-rows | 09-flat-outputs |
 | main theorem: decoding time | `onepass.py`: `OnePassSketch.decode` | alsy23.decode-* | 10-streaming-scaling |
 | abstract: error falls with n | `onepass.py`: `OnePassSketch` | alsy23.error-falls-* | 09-flat-outputs |

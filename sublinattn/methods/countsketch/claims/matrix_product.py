@@ -14,7 +14,7 @@ from ....theory import symbols
 from ....theory.claim import Claim, Exact, Probability, Sabotage, Trial, Vacuity
 from ...polynomial.monomials import Monomials, feature_matrix
 from ..hashing import PRIME, cubics
-from .signals import NO_SIGNS, sketched
+from .signals import NO_SIGNS, expected_square, sketched
 
 FAILURE = 0.1
 
@@ -26,13 +26,6 @@ def product_inputs(rng: Generator, xp: Any, n: int, values: str) -> tuple[np.nda
     if values == "aligned":
         return u, np.linalg.svd(u, full_matrices=False)[0][:, :1]
     return u, rng.standard_normal((n, 4)) if values == "independent" else np.ones((n, 1))
-
-
-def expected_square(u: np.ndarray, v: np.ndarray, width: int) -> float:
-    """`E ||U^T S^T S V - U^T V||_F^2 = (1/w) sum_{i != j} (|u_i|^2 |v_j|^2 + <u_i, u_j> <v_i, v_j>)`."""
-    each_u, each_v = (u**2).sum(axis=1), (v**2).sum(axis=1)
-    pairs = each_u.sum() * each_v.sum() + ((u.T @ v) ** 2).sum()
-    return float((pairs - 2 * (each_u * each_v).sum()) / width)
 
 
 def sketched_product(

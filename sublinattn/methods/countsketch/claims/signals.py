@@ -1,4 +1,7 @@
-"""What the trials about CountSketch share: vectors with known large entries, sketches of them, a hash without signs."""
+"""What the trials about CountSketch share: vectors with known large entries, sketches of them, a hash without signs.
+
+Also the mean squared error of a product of two sketches.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,13 @@ def sketched(
     sketch.allocate(xp, np.float64)
     sketch.add(start, to_device(x, xp))
     return sketch
+
+
+def expected_square(u: np.ndarray, v: np.ndarray, width: int) -> float:
+    """`E ||U^T S^T S V - U^T V||_F^2 = (1/w) sum_{i != j} (|u_i|^2 |v_j|^2 + <u_i, u_j> <v_i, v_j>)`."""
+    each_u, each_v = (u**2).sum(axis=1), (v**2).sum(axis=1)
+    pairs = each_u.sum() * each_v.sum() + ((u.T @ v) ** 2).sum()
+    return float((pairs - 2 * (each_u * each_v).sum()) / width)
 
 
 def by_table(xp: Any, sketch: CountSketch, index: Array) -> Array:

@@ -24,6 +24,7 @@ from ....plots.panels import finish, grid, theory_line
 from ....plots.style import COLUMN, METHODS, paper_style
 from ....theory import CLAIMS
 from ...polynomial.polynomial import PolynomialState, polynomial_attention
+from ..claims import space
 from ..onepass import OnePassSketch
 from . import flat_outputs
 
@@ -79,22 +80,8 @@ def stored_bytes(method: str, n: int, d: int) -> int:
 
 
 def crossing(method: str, d: int, *, longest: int = 2**30) -> int:
-    """The n from which on a method holds fewer bytes than the exact cache, 8 n d.
-
-    Bytes never fall as n grows, so `f(n) = bytes(n) // (8 d) + 1` does not, and iterating it downwards from a length
-    that is long enough ends at its largest fixed point: beyond, `n > f(n)`.
-
-    Raises
-    ------
-    ValueError
-        `longest` tokens are not enough.
-    """
-    n, below = longest, stored_bytes(method, longest, d) // (8 * d) + 1
-    if below > n:
-        raise ValueError(f"longest must be past the crossing, got {longest}, where {method} still holds more")
-    while below < n:
-        n, below = below, stored_bytes(method, below, d) // (8 * d) + 1
-    return n
+    """The n from which on a method holds fewer bytes than the exact cache, 8 n d; ValueError if `longest` is less."""
+    return space.crossing(lambda n: stored_bytes(method, n, d), 8 * d, longest=longest)
 
 
 def crossings() -> pd.DataFrame:
