@@ -53,6 +53,8 @@ ARRAYS: dict[str, tuple[Any, type[Exception], str]] = {
     "complex": (lambda x: x.astype(np.complex64), TypeError, "must have a floating dtype .* got complex64"),
     "vector": (lambda x: x[0, 0], ValueError, r"must have shape \(..., n, d\), got \("),
     "no rows": (lambda x: x[:, :0], ValueError, r"must not be empty, got shape \(2, 0, "),
+    "masked": (np.ma.masked_invalid, TypeError, "must be a plain array, got a MaskedArray"),
+    "matrix": (lambda x: np.asmatrix(x[0]), TypeError, "must be a plain array, got a matrix"),
     "no columns": (lambda x: x[..., :0], ValueError, r"must not be empty, got shape \(2, 20, 0\)"),
 }
 
@@ -117,12 +119,14 @@ HYPER: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"lsh_bits": 0}, ValueError, "lsh_bits must be at least 1, got 0"),
     ({"lsh_bits": 17}, ValueError, "lsh_bits must be at most 16, got 17"),
     ({"estimator": "best"}, ValueError, "estimator must be 'practical' or 'theory', got 'best'"),
+    ({"block_kernel": 1}, TypeError, "block_kernel must be a function or None, got int"),
     ({"estimator": "theory", "block_kernel": print}, ValueError, "block_kernel is only for estimator='practical'"),
 ]
 SCALE: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"scale": float("nan")}, ValueError, "scale must be finite, got nan"),
     ({"scale": float("inf")}, ValueError, "scale must be finite, got inf"),
     ({"scale": "1"}, TypeError, "scale must be a real number or None, got str"),
+    ({"scale": 10**400}, ValueError, "scale must fit in a float, got int beyond the largest"),
 ]
 RNG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"rng": -1}, ValueError, "rng must be a numpy.random.Generator, an int of at least 0 or None, got -1"),
@@ -134,6 +138,12 @@ DEGREE: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"degree": True}, TypeError, "degree must be an integer, got bool"),
     ({"degree": 500}, ValueError, r"degree 500 in d = 4 variables has 2.66e\+9 monomials, at most 4194304 are built"),
 ]
+FINITE: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"check_finite": "no"}, TypeError, "check_finite must be True or False, got 'no'"),
+    ({"check_finite": np.array([True, False])}, TypeError, r"check_finite must be True or False, got array\("),
+]
+CAUSAL = ({"causal": "no"}, TypeError, "causal must be True or False, got 'no'")
+LSE = ({"return_lse": 1}, TypeError, "return_lse must be True or False, got 1")
 BASIS = ({"basis": "best"}, ValueError, r"basis must be one of \('taylor', 'chebyshev', 'minimax'\), got 'best'")
 POLYNOMIAL: list[tuple[dict[str, Any], type[Exception], str]] = [
     *DEGREE,
@@ -152,6 +162,9 @@ PARAMETERS = [
     *(("uniform_attention", *case) for case in HYPER if "sample_size" in case[0]),
     *(("hardness", *case) for case in HYPER if case[0].keys() & {"block_size"}),
     *(("polynomial_attention", *case) for case in POLYNOMIAL),
+    *((name, *case) for name in FUNCTIONS for case in FINITE),
+    *((name, *CAUSAL) for name in FUNCTIONS if name != "uniform_attention"),
+    *((name, *LSE) for name in ("attention", "hyper_attention", "uniform_attention")),
     ("hardness", {"exact_keys": -1}, ValueError, "exact_keys must be at least 0, got -1"),
     ("hardness", {"exact_keys": 20}, ValueError, r"exact_keys must be below the number of keys \(20\), got 20"),
 ]

@@ -92,11 +92,12 @@ def synchronize(xp: Any) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- the boundary
-def enter(**named: Any) -> tuple[Any, list[Array], Callable[[Array], Any]]:
+def enter(**named: Any) -> tuple[Any, list[Array], Callable[..., Any]]:
     """Convert the caller's arrays: returns their namespace, the arrays in it, and `leave`, which converts back.
 
     NumPy and CuPy arrays pass as they are; PyTorch and JAX arrays go through DLPack (bfloat16 as float32, because
-    NumPy's DLPack lacks it). `leave(result)` returns a result in the caller's kind, device and dtype.
+    NumPy's DLPack lacks it). `leave(result)` returns a result in the caller's kind, device and dtype;
+    `leave(result, cast=False)` keeps the result's own dtype.
 
     Raises
     ------
@@ -107,6 +108,8 @@ def enter(**named: Any) -> tuple[Any, list[Array], Callable[[Array], Any]]:
     for name, x in named.items():
         if not hasattr(x, "dtype") or not hasattr(x, "shape"):
             raise TypeError(f"{name} must be an array (NumPy, CuPy, PyTorch or JAX), got {type(x).__name__}")
+        if isinstance(x, np.ma.MaskedArray | np.matrix):  # a mask would be ignored, and a matrix multiplies differently
+            raise TypeError(f"{name} must be a plain array, got a {type(x).__name__}")
         dtype = _name(x.dtype)
         if dtype not in _FLOATS:
             raise TypeError(f"{name} must have a floating dtype {_FLOATS}, got {dtype}")
@@ -121,19 +124,24 @@ def enter(**named: Any) -> tuple[Any, list[Array], Callable[[Array], Any]]:
     if _root(first) in NAMESPACES:
         xp = namespace(first)
         dtype = first.dtype
-        return xp, list(named.values()), lambda out: _cast(out, dtype)
+        return xp, list(named.values()), lambda out, cast=True: _cast(out, dtype) if cast else out
     if _root(first) == "torch":
         torch = sys.modules["torch"]
-        wide = (x.float() if _name(x.dtype) == "bfloat16" else x for x in named.values())
+        plain = (x.resolve_neg() for x in named.values())  # DLPack drops the bit of a lazy negation
+        wide = (x.float() if _name(x.dtype) == "bfloat16" else x for x in plain)
         arrays = [_from_dlpack(x, on_host=first.device.type == "cpu") for x in wide]
         xp = namespace(*arrays)
-        return xp, arrays, lambda out: torch.from_dlpack(out).to(first.dtype)
+        return (
+            xp,
+            arrays,
+            lambda out, cast=True: torch.from_dlpack(out).to(first.dtype if cast else torch.from_dlpack(out).dtype),
+        )
     if _root(first) in ("jax", "jaxlib"):
         jnp = import_module("jax.numpy")
         wide = (x.astype("float32") if _name(x.dtype) == "bfloat16" else x for x in named.values())
         arrays = [_from_dlpack(x, on_host=first.device.platform == "cpu") for x in wide]
         xp = namespace(*arrays)
-        return xp, arrays, lambda out: jnp.from_dlpack(out).astype(first.dtype)
+        return xp, arrays, lambda out, cast=True: jnp.from_dlpack(out).astype(first.dtype if cast else out.dtype)
     raise TypeError(f"{first_name} must be a NumPy, CuPy, PyTorch or JAX array, got {type(first).__name__}")
 
 

@@ -31,9 +31,17 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
+def flags(**named: Any) -> None:
+    """TypeError unless every argument is a bool: a string or an array would otherwise be taken by its truth."""
+    for name, value in named.items():
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
 def between(name: str, value: Any, minimum: float, maximum: float = np.inf, *, open_ends: bool = False) -> None:
     """ValueError unless `value` is a finite number in [minimum, maximum], or in (minimum, maximum)."""
-    inside = isinstance(value, int | float | np.number) and np.isfinite(value) and minimum <= value <= maximum
+    inside = isinstance(value, int | float | np.number) and math.isfinite(real(name, value))
+    inside = inside and minimum <= value <= maximum
     if not inside or (open_ends and value in (minimum, maximum)):
         strictly = "strictly " if open_ends else ""
         raise ValueError(f"{name} must be {strictly}between {minimum} and {maximum}, got {value!r}")
@@ -43,7 +51,10 @@ def real(name: str, value: Any) -> float:
     """`value` as a float, or a TypeError that names it."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must fit in a float, got {type(value).__name__} beyond the largest") from None
 
 
 def resolve_scale(scale: Any, d: int) -> float:
@@ -52,9 +63,9 @@ def resolve_scale(scale: Any, d: int) -> float:
         return 1 / math.sqrt(d)
     if isinstance(scale, bool) or not isinstance(scale, Real):
         raise TypeError(f"scale must be a real number or None, got {type(scale).__name__}")
-    if not math.isfinite(scale):
+    if not math.isfinite(factor := real("scale", scale)):
         raise ValueError(f"scale must be finite, got {scale}")
-    return float(scale)
+    return factor
 
 
 def generator(rng: np.random.Generator | int | None) -> np.random.Generator:
@@ -84,8 +95,10 @@ def shapes(q: Array, k: Array, v: Array | None = None) -> None:
 def largest_norms(xp: Any, check_finite: bool, **named: Array) -> list[float]:
     """Largest row norm of each `(B, n, d)` array, in one transfer to the host; ValueError for NaN or Inf.
 
-    A norm may overflow although all entries are finite: entries are scanned where a norm is not finite, and only there.
+    TypeError if `check_finite` is no bool. A norm may overflow although all entries are finite: entries are scanned
+    where a norm is not finite, and only there.
     """
+    flags(check_finite=check_finite)
     partial: list[Array] = []
 
     def worker(tile: tuple[int, Array]) -> None:

@@ -217,6 +217,7 @@ def partial_attention(
         In the accumulation dtype (float32 for half precision). Cost and errors as `attention` [RS21].
     """
     xp, (q, k, v), _ = backends.enter(q=q, k=k, v=v)
+    checks.flags(causal=causal, check_finite=check_finite)
     checks.shapes(q, k, v)
     scale = checks.resolve_scale(scale, q.shape[-1])
     dtype, batch_shape, n_q = backends.working_dtype(q), q.shape[:-2], q.shape[-2]
@@ -298,7 +299,8 @@ def attention(
     out : array, shape (..., n_q, d_v)
         Of the caller's kind, device and dtype; accumulated in float32 for half precision.
     lse : array, shape (..., n_q)
-        `log sum_j exp(scale <q_i, k_j>)`, if `return_lse`.
+        `log sum_j exp(scale <q_i, k_j>)`, if `return_lse`; float32 for half precision, in which merging by it would
+        lose more than the output does.
 
     Raises
     ------
@@ -310,6 +312,7 @@ def attention(
     `O(n_q n_k (d + d_v))` operations, `O(n (d + d_v))` memory [RS21]. Logits up to 1e4 in size are safe.
     """
     _, _, leave = backends.enter(q=q, k=k, v=v)
+    checks.flags(return_lse=return_lse)
     p = partial_attention(q, k, v, causal=causal, scale=scale, check_finite=check_finite)
     out = leave(p.output())
-    return (out, leave(p.lse())) if return_lse else out
+    return (out, leave(p.lse(), cast=False)) if return_lse else out

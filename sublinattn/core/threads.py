@@ -6,7 +6,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,7 +69,7 @@ def for_tiles(xp: Any, tiles: Sequence[Any], make_worker: Callable[[], Callable[
     """Run `worker(tile)` for every tile, in any order: on threads on the CPU, one after another on a device.
 
     `make_worker` is called once per thread, so a worker can have scratch arrays of its own. Different tiles must write
-    to disjoint parts of the output.
+    to disjoint parts of the output. An error in a tile, or Ctrl-C, ends all threads within the time of one tile.
     """
     if xp is not np:
         worker = make_worker()
@@ -77,15 +77,24 @@ def for_tiles(xp: Any, tiles: Sequence[Any], make_worker: Callable[[], Callable[
             worker(tile)
         return
     ticket = itertools.count()  # next() is atomic, so the threads can share one counter
+    stopped = threading.Event()
 
     def drain() -> None:
         worker = make_worker()
-        while (i := next(ticket)) < len(tiles):
+        while not stopped.is_set() and (i := next(ticket)) < len(tiles):
             worker(tiles[i])
 
     with _BLAS.single() as threads:
         if (threads := min(threads, len(tiles))) <= 1:
             drain()
-        else:
-            for future in [_BLAS.executor().submit(drain) for _ in range(threads)]:
+            return
+        futures = [_BLAS.executor().submit(drain) for _ in range(threads)]
+        try:
+            for future in as_completed(futures):
                 future.result()
+        except (
+            BaseException
+        ):  # an error in a tile, or Ctrl-C here: the other threads end with the tile that they are at
+            stopped.set()
+            wait(futures)  # before BLAS gets its threads back, and the caller its arrays
+            raise

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -46,6 +48,41 @@ def test_an_error_in_a_tile_is_raised_and_the_limit_restored() -> None:
     with pytest.raises(ZeroDivisionError, match="tile 7"):
         threads.for_tiles(np, range(10), lambda: worker)
     assert threadpool_info() == before
+
+
+class Tiles:
+    """Many short tiles, of which one does something; says how many were run, and whether one ran after the call."""
+
+    def __init__(self, at: int, action: Any) -> None:
+        self.at, self.action, self.done = at, action, 0
+
+    def __call__(self, tile: int) -> None:
+        self.done += 1
+        if tile == self.at:
+            self.action()
+        time.sleep(1e-3)
+
+    def run(self, error: type[BaseException]) -> None:
+        limits = blas_threads()
+        with pytest.raises(error):
+            threads.for_tiles(np, range(10_000), lambda: self)
+        assert self.done < 1000, "the other threads went on"
+        done = self.done
+        time.sleep(0.01)
+        assert self.done == done and blas_threads() == limits, "a thread outlived the call"
+
+
+@pytest.mark.skipif(threads.cpu_count() < 2, reason="tiles run in the caller's thread")
+def test_an_error_or_ctrl_c_ends_every_thread() -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    Tiles(5, fail).run(ZeroDivisionError)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        Tiles(5, lambda: signal.raise_signal(signal.SIGINT)).run(KeyboardInterrupt)
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def test_concurrent_calls_do_not_mix() -> None:

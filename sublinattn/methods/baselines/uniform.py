@@ -55,6 +55,7 @@ def uniform_attention(
         As `attention`; `sample_size` not in 1..n_k.
     """
     xp, (q, k, v), leave = backends.enter(q=q, k=k, v=v)
+    checks.flags(return_lse=return_lse)
     checks.shapes(q, k, v)
     n_k = k.shape[-2]
     if checks.integer("sample_size", sample_size, minimum=1) > n_k:
@@ -68,4 +69,4 @@ def uniform_attention(
     index = backends.to_device(rows.reshape(*k.shape[:-2], sample_size, 1), xp)
     k, v = (xp.take_along_axis(x, index, axis=-2) for x in (k, v))
     out, lse = attention(q, k, v, scale=scale, return_lse=True, check_finite=False)
-    return (leave(out), leave(lse + float(np.log(n_k / sample_size)))) if return_lse else leave(out)
+    return (leave(out), leave(lse + float(np.log(n_k / sample_size)), cast=False)) if return_lse else leave(out)

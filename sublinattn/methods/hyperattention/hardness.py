@@ -164,6 +164,7 @@ def hardness(
     """
     named = {"q": q, "k": k} | ({} if v is None else {"v": v})
     xp, (q, k, *rest), _ = backends.enter(**named)
+    checks.flags(causal=causal)
     checks.shapes(q, k, *rest)
     scale = checks.resolve_scale(scale, q.shape[-1])
     block_size = checks.integer("block_size", block_size, minimum=1)

@@ -128,6 +128,9 @@ def hyper_attention(
         raise ValueError(f"lsh_bits must be at most {MAX_BITS}, got {lsh_bits}")
     if estimator not in tuple(ESTIMATORS):
         raise ValueError(f"estimator must be 'practical' or 'theory', got {estimator!r}")
+    checks.flags(causal=causal, return_lse=return_lse)
+    if block_kernel is not None and not callable(block_kernel):
+        raise TypeError(f"block_kernel must be a function or None, got {type(block_kernel).__name__}")
     if block_kernel is not None and estimator != "practical":
         raise ValueError("block_kernel is only for estimator='practical': 'theory' needs the block's entries")
 
@@ -142,7 +145,7 @@ def hyper_attention(
     )  # fmt: skip
     out, lse = problem.causal(exact_keys) if causal else problem.full(exact_keys)
     out = leave(out.reshape(*batch_shape, n_q, d_v))
-    return (out, leave(lse.reshape(*batch_shape, n_q))) if return_lse else out
+    return (out, leave(lse.reshape(*batch_shape, n_q), cast=False)) if return_lse else out
 
 
 @dataclass(frozen=True)

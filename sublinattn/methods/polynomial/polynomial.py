@@ -221,6 +221,7 @@ def polynomial_attention(
     half as many again, and `O(CAUSAL_ROWS (d + d_v))` per row.
     """
     xp, (q, k, v), leave = backends.enter(q=q, k=k, v=v)
+    checks.flags(causal=causal)
     checks.shapes(q, k, v)
     scale = checks.resolve_scale(scale, q.shape[-1])
     check_basis(basis)
