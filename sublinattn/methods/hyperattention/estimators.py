@@ -101,8 +101,9 @@ class SharedSample:
     with `u = 0` (possible only if `m <= |B|`) the keys outside B count nothing. At `m = n` every weight is 1 and the
     result is exact.
 
-    Differs from the paper in: all of this. It is the estimator of the authors' public code; the theorems are about
-    `TheorySample`. `positions` (P, m) are the sampled keys, as places in the sorted order.
+    Differs from the paper in: all of this; the theorems are about `TheorySample`. One sample for both sums is also
+    in the authors' public code, which draws with replacement at the weight n/m, or takes the first keys at weight 1
+    (`claims/released_code.py`). `positions` (P, m) are the sampled keys, as places in the sorted order.
     """
 
     def __init__(self, problem: Problem, blocks: SortedBlocks, positions: np.ndarray) -> None:

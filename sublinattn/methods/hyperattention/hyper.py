@@ -9,8 +9,9 @@ With blocks of `b` keys, `m` sampled keys and exact computation up to `n0` keys:
 
 Differs from the paper in:
 
-1. *practical* (the default) is the estimator of the authors' public code, not that of the theorems: a query's own block
-   is computed exactly, and one sample of the keys outside it serves both normaliser and product (see `SharedSample`).
+1. *practical* (the default) is not the estimator of the theorems. As in the authors' public code, a query's own block
+   is computed exactly, and one sample of the keys outside it serves both normaliser and product; unlike there, the
+   sample is without replacement, and its weight makes it unbiased (see `SharedSample`).
 2. *theory* follows Algorithms 2 and 3; what they leave open is listed at `TheorySample`.
 3. When one block holds all keys the result is exact.
 4. Algorithm 4 recurses on the normaliser alone. Here, as in the authors' public code, the recursion merges each node's

@@ -8,10 +8,19 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from ....core.backends import asnumpy, to_device
+from ....core.backends import Array, asnumpy, to_device
 from ....theory import symbols
-from ....theory.claim import Claim, Exact, Sabotage, Trial
+from ....theory.claim import Claim, Exact, Probability, Sabotage, Trial
+from ..estimators import Lap
 from ..hyper import ESTIMATORS, Problem
+
+
+class QueriesInOrder(Problem):
+    """Sabotage: the keys are sorted, the queries are not, so that a query's block depends on its position alone."""
+
+    def hash(self, lap: Lap) -> tuple[Array, Array]:
+        q, k = super().hash(lap)
+        return self.xp.zeros_like(q), k
 
 
 class ForgetsTheTop(Problem):
@@ -26,6 +35,7 @@ RECURSIONS: dict[str, tuple[type[Problem], Callable[[Any, int], tuple[Any, Any]]
     "paper": (Problem, Problem.causal),
     "no mask": (Problem, Problem.full),
     "top left out": (ForgetsTheTop, Problem.causal),
+    "queries not sorted": (QueriesInOrder, Problem.causal),
 }
 
 
@@ -48,15 +58,27 @@ def _output(
     return asnumpy(call(problem, exact_keys)[0])[0]
 
 
-def leak(rng: np.random.Generator, xp: Any, *, n: int, queries: bool = False, **how: Any) -> Trial:
-    """Largest change of outputs 0..i when keys and values (and `queries`) after a random i are redrawn, same draws."""
+def _change(rng: np.random.Generator, xp: Any, *, n: int, redrawn: slice, how: dict[str, Any]) -> tuple[float, int]:
+    """Largest change of outputs 0..i, same draws, when rows after i of some of (q, k, v) are drawn again; and i."""
     arrays = [rng.standard_normal((n, 8)) for _ in range(3)]
     last = int(rng.integers(n // 4, n - 1))
     changed = [x.copy() for x in arrays]
-    for x in changed if queries else changed[1:]:
+    for x in changed[redrawn]:
         x[last + 1 :] = rng.standard_normal((n - last - 1, 8))
     before, after = (_output(x, xp, **how) for x in (arrays, changed))
-    return Trial(float(abs(before - after)[: last + 1].max()), 0.0, facts={"n": n, "i": last})
+    return float(abs(before - after)[: last + 1].max()), last
+
+
+def leak(rng: np.random.Generator, xp: Any, *, n: int, **how: Any) -> Trial:
+    """Largest change of outputs 0..i, under the same draws, when keys and values after a random i are redrawn."""
+    change, last = _change(rng, xp, n=n, redrawn=slice(1, 3), how=how)
+    return Trial(change, 0.0, facts={"n": n, "i": last})
+
+
+def later_queries(rng: np.random.Generator, xp: Any, *, n: int, **how: Any) -> Trial:
+    """The same when the queries after i are; negative, so that a claim can say how large the change is at least."""
+    change, last = _change(rng, xp, n=n, redrawn=slice(0, 1), how=how)
+    return Trial(-change, -SEEN, facts={"n": n, "i": last})
 
 
 def exact_limit(rng: np.random.Generator, xp: Any, *, n: int, **how: Any) -> Trial:
@@ -81,6 +103,9 @@ LIMITS = (
 o_i, k_j, v_j, q_j = (sp.Symbol(name) for name in ("o_i", "k_j", "v_j", "q_j"))
 d_dk, d_dv, d_dq = (sp.Symbol(rf"\partial o_i/\partial {name}_j") for name in "kvq")
 FUTURE = sp.Gt(symbols.j, symbols.i)
+SEEN = 1e-6
+"""Smallest change of an output that counts as one."""
+P = sp.Function(r"\Pr")
 NO_MASK = Sabotage("no mask", "the algorithm without the causal recursion", {"recursion": "no mask"})
 
 CLAIMS = (
@@ -104,19 +129,29 @@ CLAIMS = (
     Claim(
         id="ha24.causality-queries",
         paper="HA24",
-        source="Algorithm 4 (implied by its use in autoregressive models)",
+        source="Algorithm 4 (a consequence of sorting the queries of A21 together)",
         basis="property",
-        title="An output does not depend on later queries either",
-        statement=sp.Implies(FUTURE, sp.Eq(d_dq, 0)),
-        kind=Exact("==", rtol=0.0),
-        trial=leak,
-        cases={"smoke": tuple({**case, "queries": True} for case in LEAKS)},
-        max_trials={"smoke": 10, "standard": 50},
-        sabotages=(NO_MASK,),
+        title="An output may change with later queries: their ranks decide whose block it meets",
+        statement=sp.Implies(FUTURE, sp.Ge(P(sp.Ne(d_dq, 0)), sp.Rational(1, 4))),
+        kind=Probability(0.75),
+        trial=later_queries,
+        cases={"smoke": LEAKS},
+        max_trials={"smoke": 150, "standard": 400},
+        sabotages=(
+            Sabotage(
+                "queries not sorted", "a query's block follows from its position", {"recursion": "queries not sorted"}
+            ),
+        ),
         remark=(
-            "The paper does not state this; a decoder needs it. Inside A21 the queries are sorted together, and a "
-            "query's block depends on its rank among all queries of the later half, those after it included. No key or "
-            "value leaks, but the estimate of row i changes."
+            "A finding about the algorithm as printed, and about both public repositories, not a refutation: no paper "
+            "promises that later queries do not matter, but a decoder, which does not know them, needs it. Inside A21 "
+            "a query's block depends on its rank among all queries of the later half, those after it included. No key "
+            "or value leaks (ha24.causality). Asked here: that the queries after a random position, redrawn, move an "
+            "output before them by 1e-6 or more in at least a quarter of the trials."
+        ),
+        restated=(
+            "eaf5810: it said that later queries do not matter, which no paper states; its refutation counted beside "
+            "those of theorems"
         ),
     ),
     Claim(

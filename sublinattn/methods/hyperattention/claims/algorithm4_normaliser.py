@@ -195,7 +195,7 @@ CLAIMS = (
     Claim(
         id="ha24.causal-unbiased",
         paper="HA24",
-        source="Algorithm 4, with the estimator of the authors' public code",
+        source="Algorithm 4, with one sample for normaliser and product",
         basis="derived",
         title="The causal recursion's normaliser and product are unbiased",
         statement=sp.And(sp.Eq(symbols.E(D_TILDE), D_II), sp.Eq(symbols.E(O_TILDE), AV)),

@@ -217,7 +217,7 @@ law_claim = partial(
 CLAIMS = (
     law_claim(
         id="ha24.draws-shared",
-        source="Algorithm 3 (as in the authors' public code)",
+        source="Algorithm 3, with one sample for normaliser and product",
         basis="derived",
         title="The shared sample holds every key and every pair of keys equally often, and heads draw by themselves",
         statement=sp.And(
