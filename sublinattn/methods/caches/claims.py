@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from itertools import combinations
+from math import comb
 from typing import Any
 
 import numpy as np
-import scipy
 import sympy as sp
 from numpy.random import Generator
 
@@ -162,15 +162,21 @@ def uniform_law(
     stored = asnumpy(fed(cache, xp, k, k, cuts(rng, n, chunks)).contents()["keys"])[..., 0]
     if law == "heads":
         counts = np.array([np.intersect1d(*pair).size for pair in stored.reshape(heads // 2, 2, budget)], dtype=float)
-        count = scipy.stats.hypergeom(n, budget, budget)
+        mean, variance, fourth = hypergeometric(n, budget, budget)
     else:
         counts = (stored >= n - n // 4).sum(axis=1).astype(float)
-        count = scipy.stats.hypergeom(n, n // 4, budget)
-    mean, variance = map(float, count.stats("mv"))
+        mean, variance, fourth = hypergeometric(n, n // 4, budget)
     if law == "pair":
-        fourth = float(count.expect(lambda x: (x - mean) ** 4))
         counts, mean, variance = (counts - mean) ** 2, variance, fourth - variance**2
     return Trial(float(counts.mean()), mean, scale=(variance / len(counts)) ** 0.5, facts={"n": n, "m": budget})
+
+
+def hypergeometric(n: int, marked: int, drawn: int) -> tuple[float, float, float]:
+    """Mean, variance and fourth central moment of the marked ones among `drawn` of n."""
+    x = np.arange(max(0, drawn - n + marked), min(marked, drawn) + 1)
+    law = np.array([comb(marked, i) * comb(n - marked, drawn - i) / comb(n, drawn) for i in x.tolist()])
+    mean = float(law @ x)
+    return mean, float(law @ (x - mean) ** 2), float(law @ (x - mean) ** 4)
 
 
 class AlikeSlots(ReservoirCache):
@@ -278,16 +284,17 @@ CLAIMS = (
         source_checked=False,
         title="The uniform reservoir stores every set of tokens with equal probability, apart for each head",
         statement=sp.Eq(sp.Symbol(r"\Pr[S]"), 1 / sp.binomial(symbols.n, symbols.m)),
-        kind=Mean(resolution=0.05),
+        kind=Mean(resolution=0.1),
         trial=uniform_law,
         cases={
             "smoke": tuple(
-                {"law": law, "n": 80, "budget": 20, "heads": 64, "chunks": 5} for law in ("token", "pair", "heads")
+                {"law": law, "n": 80, "budget": 20, "heads": 64, "chunks": 3} for law in ("token", "pair", "heads")
             )
         },
         max_trials={"smoke": 400, "standard": 2000},
         sabotages=(Sabotage("one draw", "all heads make the same draws", {"apart_heads": False}),),
         remark="Counts in the last quarter of the stream, their spread, and what two heads have in common.",
+        restated="f55379f: it took 250 trials and ten seconds to rule out 0.05, where the bugs it is for are far larger",
     ),
     Claim(
         id="sg24.value-norm-cache",
