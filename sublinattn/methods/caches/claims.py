@@ -294,7 +294,7 @@ CLAIMS = (
         max_trials={"smoke": 400, "standard": 2000},
         sabotages=(Sabotage("one draw", "all heads make the same draws", {"apart_heads": False}),),
         remark="Counts in the last quarter of the stream, their spread, and what two heads have in common.",
-        restated="f55379f: it took 250 trials and ten seconds to rule out 0.05, where the bugs it is for are far larger",
+        restated="f55379f: ruling out 0.05 took 250 trials, ten seconds; the bugs it is for are far larger",
     ),
     Claim(
         id="sg24.value-norm-cache",
