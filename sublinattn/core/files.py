@@ -26,7 +26,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary file has the name of `path`, because some writers choose their format by it, and is in a hidden folder
     beside `path`, so that nobody who lists `*.json` meanwhile finds a half-written file. Its bytes are forced to the
-    disk before the rename, because after a power cut the rename may be there and the bytes not.
+    disk before the rename, because after a power cut the rename may be there and the bytes not. An OSError names `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,6 +36,10 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         with open(folder / path.name, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(folder / path.name, path)
+    except OSError as error:
+        if error.errno and not error.filename:  # a full disk, say, found by a writer that knows no name
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

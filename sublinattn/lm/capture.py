@@ -65,6 +65,8 @@ def capture(
     TypeError, ValueError
         As `Decoder.logits`, before any work; several texts; more tokens than the context; another dtype; numbers that
         float16 cannot hold.
+    OSError
+        The disk has no room for the file, before any work; nothing is left of it.
 
     Notes
     -----
@@ -116,10 +118,10 @@ def _recorded(xp: Any, arrays: dict[str, np.memmap], start: int, layer: int, q: 
 
 def _create(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, about: dict) -> dict[str, np.memmap]:
     """Create a safetensors file of zeros and map its tensors for writing: the library writes only arrays in memory."""
-    size, offset = np.dtype(dtype).itemsize, 0
+    item, offset = np.dtype(dtype).itemsize, 0
     header: dict = {"__metadata__": {ENTRY: json.dumps(about, sort_keys=True)}}
     for name, shape in shapes.items():
-        end = offset + size * int(np.prod(shape, dtype=np.int64))
+        end = offset + item * int(np.prod(shape, dtype=np.int64))
         header[name] = {"dtype": _DTYPES[dtype], "shape": shape, "data_offsets": [offset, end]}
         offset = end
     # The format: the header's length in 8 bytes, the header in JSON, the tensors one after another.
@@ -127,7 +129,13 @@ def _create(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, about
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + offset)
+        size = 8 + len(text) + offset
+        if hasattr(
+            os, "posix_fallocate"
+        ):  # a hole in the file would be a bus error when the disk is full, not an OSError
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
     return {
         name: np.memmap(path, dtype, "r+", 8 + len(text) + header[name]["data_offsets"][0], shape)
         for name, shape in shapes.items()

@@ -34,8 +34,8 @@ def read_weights(folder: str | os.PathLike[str], config: Config, xp: Any) -> dic
         bfloat16 weights without the package ml_dtypes.
     """
     shapes, weights = config.shapes(), {}
-    for path in _files(Path(folder)):
-        for name, tensor in _tensors(path, shapes, tied=config.tied):
+    for path, listed in _files(Path(folder)).items():
+        for name, tensor in _tensors(path, listed, shapes, tied=config.tied):
             weights[name] = backends.to_device(tensor, xp)
     if missing := [name for name in shapes if name not in weights]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -43,16 +43,21 @@ def read_weights(folder: str | os.PathLike[str], config: Config, xp: Any) -> dic
     return weights
 
 
-def _files(folder: Path) -> list[Path]:
-    """The files of weights in a folder: the shards that its index lists, or the one file."""
+def _files(folder: Path) -> dict[Path, set[str] | None]:
+    """The files of weights in a folder, each with the tensors that it gives: those of the index, or all of one file.
+
+    A shard may hold more than the index says, left over from an earlier writing of the folder: that is not read.
+    """
     if (folder / INDEX).exists():
+        paths: dict[Path, set[str] | None] = {}
         try:
-            shards = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-            paths = [folder / name for name in sorted(shards)]
+            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+            for shard in sorted(set(index.values())):
+                paths[folder / shard] = {name for name, where in index.items() if where == shard}
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"{folder / INDEX} is not an index of shards: {error!r}") from error
     else:
-        paths = [folder / WHOLE]
+        paths = {folder / WHOLE: None}
     for path in paths:
         if not path.exists():
             expected = f"weights come as {WHOLE}, or as {INDEX} and its shards"
@@ -60,10 +65,14 @@ def _files(folder: Path) -> list[Path]:
     return paths
 
 
-def _tensors(path: Path, shapes: dict[str, tuple[int, ...]], *, tied: bool) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and float32 arrays of the tensors in a file, each checked against `shapes`."""
+def _tensors(
+    path: Path, listed: set[str] | None, shapes: dict[str, tuple[int, ...]], *, tied: bool
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and float32 arrays of the tensors in a file, each checked against `shapes`; of a shard, those `listed`."""
     with open_safetensors(path) as file:
         for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+            if listed is not None and name not in listed:
+                continue
             if name.endswith(_IGNORED) or (tied and name == "lm_head.weight"):
                 continue
             if name not in shapes:

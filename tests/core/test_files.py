@@ -67,3 +67,11 @@ def test_safetensors_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)  # as if it were not installed
     with pytest.raises(ImportError, match=rf"^{path} is in bfloat16, .* pip install 'sublinattn\[lm\]'$"):
         files.open_safetensors(path)
+
+
+def test_a_full_disk_names_the_file_and_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"), files.atomic(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]

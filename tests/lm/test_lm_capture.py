@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,3 +138,26 @@ def test_numbers_that_half_precision_cannot_hold(tmp_path: Path) -> None:
         capture(model, some_tokens(8, 5), path, dtype="float16")
     assert list(path.parent.iterdir()) == []
     capture(model, some_tokens(8, 5), path)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space is reserved by posix_fallocate")
+def test_the_space_is_reserved_before_the_text_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file with holes ends in a bus error when the disk is full, hours later."""
+    model, seen = decoder(tmp_path), []
+
+    def logits(*_: Any, **__: Any) -> None:
+        file = next((tmp_path / "out").glob(".writing-*/*")).stat()
+        seen.append(file.st_blocks * 512 >= file.st_size > 0)
+
+    monkeypatch.setattr(type(model), "logits", logits)
+    capture(model, some_tokens(0, N), tmp_path / "out" / "qkv.safetensors")
+    assert seen == [True]
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = decoder(tmp_path)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: (_ for _ in ()).throw(full), raising=False)
+    with pytest.raises(OSError, match="No space left"):
+        capture(model, some_tokens(0, N), tmp_path / "out" / "qkv.safetensors")
+    assert list((tmp_path / "out").iterdir()) == []

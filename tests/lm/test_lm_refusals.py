@@ -214,6 +214,19 @@ def test_a_shard_that_the_index_leaves_out(tmp_path: Path) -> None:
     refused(tmp_path, ValueError, rf"^{tmp_path} lacks the tensor '({'|'.join(lost)})' and {len(lost) - 1} more$")
 
 
+def test_a_tensor_left_over_in_another_shard_is_not_read(tmp_path: Path) -> None:
+    """A folder that was sharded anew: the index says which file's tensor is meant."""
+    index = sharded(tmp_path)
+    right = Decoder.load(tmp_path).logits(np.arange(12))
+    places = json.loads(index.read_text())["weight_map"]
+    last = max(places.values())
+    stale = next(name for name, shard in places.items() if shard != last)
+    tensors = safetensors.numpy.load_file(tmp_path / last)
+    shape = safetensors.numpy.load_file(tmp_path / places[stale])[stale].shape
+    safetensors.numpy.save_file(tensors | {stale: np.zeros(shape, np.float32)}, tmp_path / last)
+    np.testing.assert_array_equal(Decoder.load(tmp_path).logits(np.arange(12)), right)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
 def test_an_index_that_is_none(tmp_path: Path, content: str) -> None:
     index = sharded(tmp_path)
