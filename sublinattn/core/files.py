@@ -26,7 +26,9 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary file has the name of `path`, because some writers choose their format by it, and is in a hidden folder
     beside `path`, so that nobody who lists `*.json` meanwhile finds a half-written file. Its bytes are forced to the
-    disk before the rename, because after a power cut the rename may be there and the bytes not. An OSError names `path`.
+    disk before the rename, because after a power cut the rename may be there and the bytes not.
+
+    OSError, which names `path`, where it cannot be written (a full disk, a folder that refuses).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
