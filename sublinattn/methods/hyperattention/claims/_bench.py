@@ -1,13 +1,14 @@
 """What the trials of HyperAttention's claims share: small instances with everything known, batched runs, broken parts.
 
-A theorem speaks of a fixed input and random draws. So an instance is made once per case, with a seed of its own, and
-cached with its dense float64 softmax matrix as the reference; a trial redraws only what the algorithm draws.
+A theorem speaks of a fixed input and random draws. So the instance of a claim with a failure probability is made once
+per case and cached, with its dense float64 softmax matrix as the reference; a trial redraws only what the algorithm
+draws. A growth needs a fresh instance in every replicate: what is peculiar to one would look like growth.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -23,31 +24,60 @@ from ....lab.workloads.reference import Reference, operator_norms
 from ....theory import symbols
 from ....theory.claim import Assumption, Trial, Vacuity
 from ....theory.search import critical_size
-from ..estimators import Estimator, MakeEstimator, TheorySample, draw_theory, row_norm_law, unmasked_row_sums
+from ..estimators import (
+    Estimator,
+    MakeEstimator,
+    TheoryDraws,
+    TheorySample,
+    draw_theory,
+    row_norm_law,
+    unmasked_row_sums,
+)
 from ..hyper import Problem
 from ..sort_lsh import SortedBlocks, hash_rows, sort_blocks
 
 
-def dense(
-    workload: str, n: int, d: int, *, d_v: int, values: str = "given", knobs: Any = None, seed: int = 0
+def fresh(
+    workload: str,
+    n: int,
+    d: int,
+    *,
+    d_v: int,
+    values: str = "given",
+    knobs: Mapping[str, Any] | None = None,
+    row_sums: float | None = None,
+    seed: int = 0,
 ) -> Reference:
-    """The instance of these parameters, cached.
+    """The instance of these parameters.
 
-    `values` says what becomes of the workload's V: "given" leaves it; "mean" adds 2 to every entry; "aligned" replaces
-    it by `P^T W`, W Gaussian. With independent zero-mean values `||P V||` is far below `||P|| ||V||`, and then
-    answering 0 meets every bound relative to the latter.
+    Parameters
+    ----------
+    values : str
+        What becomes of the workload's V. "given" leaves it; "mean" adds 2 to every entry; "orthonormal" replaces it by
+        orthonormal columns, so that srank(V) = d_v, the first of them along `P^T 1`, so that `||P V||` is near
+        `||P|| ||V||`. With independent zero-mean values `||P V||` is far below that, and then answering 0 meets every
+        bound relative to it.
+    row_sums : float, optional
+        The ratio kappa of the largest to the smallest row sum of A; their logarithms are spaced evenly, in random
+        order. One more coordinate, 1 in every key, shifts the logits of each query; P and alpha stay as they are.
     """
-    return _dense(workload, n, d, d_v, values, json.dumps(knobs or {}, sort_keys=True), seed)
+    made = make(workload, n, d, d_v=d_v, rng=seed, dtype=np.float64, **(knobs or {}))
+    x, rng = Reference(made), np.random.default_rng([seed, 1])
+    if values == "mean":
+        made = replace(made, v=made.v + 2)
+    elif values == "orthonormal":
+        along = x.p.sum(axis=0)[:, None]
+        made = replace(made, v=np.linalg.qr(np.hstack([along, rng.standard_normal((n, d_v - 1))]))[0])
+    if row_sums is not None:
+        wanted = np.log(row_sums) * (rng.permutation(n) / (n - 1) - 0.5)
+        shift = (wanted - x.log_normaliser)[:, None] / x.scale
+        made = replace(made, q=np.hstack([made.q, shift]), k=np.hstack([made.k, np.ones((n, 1))]))
+    return Reference(made)
 
 
-@lru_cache(maxsize=64)
-def _dense(workload: str, n: int, d: int, d_v: int, values: str, knobs: str, seed: int) -> Reference:
-    made = make(workload, n, d, d_v=d_v, rng=seed, dtype=np.float64, **json.loads(knobs))
-    given = Reference(made)
-    if values == "given":
-        return given
-    v = made.v + 2 if values == "mean" else given.p.T @ np.random.default_rng([seed, 1]).standard_normal(made.v.shape)
-    return Reference(replace(made, v=v))
+@lru_cache(maxsize=16)
+def _cached(parameters: str) -> Reference:
+    return fresh(**json.loads(parameters))
 
 
 def random_dense(rng: np.random.Generator, n: int, d: int, d_v: int) -> Reference:
@@ -77,6 +107,17 @@ class Bench:
         replace(self.problem, make_estimator=make_estimator).estimate(self.blocks, sinks, deliver)
         return log_d.reshape(t, n), out.reshape(t, n, -1)
 
+    @property
+    def mask(self) -> np.ndarray:
+        """The sortLSH mask M of the first copy, (n, n) bool."""
+        n = self.problem.q.shape[1]
+        m = np.zeros((n, n), bool)
+        for group in self.blocks.groups:
+            for rows, keys, problem in zip(asnumpy(group.q_rows), asnumpy(group.k_rows), group.problem, strict=True):
+                if problem == 0:
+                    m[np.ix_(rows, keys)] = True
+        return m
+
 
 def bench(
     x: Reference,
@@ -88,18 +129,21 @@ def bench(
     sample_size: int,
     mask_seed: int = 0,
     dtype: type = np.float32,
+    v: np.ndarray | None = None,
 ) -> Bench:
-    """Copies of `x`, in `dtype`, under the mask that `mask_seed` gives."""
-    q, k, v = (
+    """Copies of `x`, in `dtype`, under the mask that `mask_seed` gives; with the values `v` if these are given."""
+    q, k, values = (
         to_device(np.ascontiguousarray(np.broadcast_to(a.astype(dtype), (copies, *a.shape))), xp)
-        for a in (x.q, x.k, x.v)
+        for a in (x.q, x.k, x.v if v is None else v)
     )
     shift = needs_shift(x.scale, *(float(np.linalg.norm(a, axis=1).max()) for a in (x.q, x.k)))
     one = hash_rows(xp, np.random.default_rng(mask_seed), q[:1], k[:1], block_size=block_size)
     start = np.arange(copies) * len(x.q)
     q_buckets, k_buckets = (xp.broadcast_to(a, (copies, a.shape[1])) for a in one)
     blocks = sort_blocks(xp, q_buckets, k_buckets, block_size=block_size, q_start=start, k_start=start)
-    problem = Problem(xp, q, k, v, scale=x.scale, shift=shift, block_size=block_size, sample_size=sample_size, rng=rng)
+    problem = Problem(
+        xp, q, k, values, scale=x.scale, shift=shift, block_size=block_size, sample_size=sample_size, rng=rng
+    )
     return Bench(problem, blocks)
 
 
@@ -126,7 +170,16 @@ class UnscaledSample(TheorySample):
         self.weight = 1.0
 
 
-THEORY = {"paper": TheorySample, "no n/m weight": UnscaledSample}
+class ConsecutiveSample(TheorySample):
+    """Sabotage: one random place in the sorted order, and the `m` keys that follow it, in place of `m` uniform keys."""
+
+    def __init__(self, problem: Problem, blocks: SortedBlocks, draws: TheoryDraws, **kwargs: Any) -> None:
+        m, n = draws.uniform.shape[1], blocks.k_order.shape[1]
+        window = (draws.uniform[:, :1] + np.arange(m)) % n
+        super().__init__(problem, blocks, replace(draws, uniform=window), **kwargs)
+
+
+THEORY = {"paper": TheorySample, "no n/m weight": UnscaledSample, "consecutive keys": ConsecutiveSample}
 
 
 def theory_maker(*, kappa: float, eps: float | None, law: str = "row-norm", variant: str = "paper") -> MakeEstimator:
@@ -143,9 +196,7 @@ def theory_maker(*, kappa: float, eps: float | None, law: str = "row-norm", vari
 MISSES = 0.1
 """Failure probability that defines the critical sample size m*."""
 CAP = 2048
-"""Largest sample size tried by default: 2.6 n or more everywhere, and n keys make exact attention."""
-BASE = {"n": 256, "d": 16, "d_v": 4, "eps": 0.5, "block_size": 16}
-EPSILONS = (0.7, 0.5, 0.36, 0.25)
+"""Largest sample size tried: at least 2 n everywhere, and n keys make exact attention."""
 M_STAR = sp.Symbol("m^*", positive=True)
 
 
@@ -155,46 +206,55 @@ def critical_sample(
     error: Callable[[Reference, np.ndarray, np.ndarray], np.ndarray],
     *,
     eps: float,
-    block_size: int,
+    blocks: int,
     trials: int = 20,
     told_kappa: float | None = None,
-    allowed: float | None = None,
-    cap: int = CAP,
     variant: str = "paper",
+    columns: str = "together",
     **instance: Any,
 ) -> Trial:
-    """Smallest sample size at which at most a tenth of `trials` draws miss `error <= allowed`.
+    """Smallest sample size at which at most a tenth of `trials` draws miss `error <= eps`.
 
     The papers' constants are hidden, so this size is measured as a function of one variable at a time, and the theory's
-    exponent must dominate. Every replicate has an instance and a mask of its own.
+    exponent must dominate. Every replicate has an instance and a mask of its own. What is held fixed is among the
+    facts: n, d_v, alpha, kappa, the stable ranks of P and V.
 
     Parameters
     ----------
     error : function of the instance, the estimated log normalisers (t, n) and outputs (t, n, d_v)
         The error of each of t draws, relative to the theorem's norm.
+    blocks : int
+        Blocks of the mask: its share 1/blocks of the entries stays the same when n grows. A block of fixed size would
+        hold a falling share of the row sums, and ApproxD's cap C_i with it.
     told_kappa : float, optional
         ApproxD's input kappa; by default the instance's own.
-    allowed : float, optional
-        Error that a draw must meet; by default eps.
-    cap : int
-        Largest size tried.
     variant : str
         A key of `THEORY`.
+    columns : str
+        "together": one sample for all columns of V; "apart" (a sabotage): each draws its own m/d_v keys.
     **instance
-        Arguments of `dense`.
+        Arguments of `fresh`.
     """
-    x = dense(seed=int(rng.integers(2**31)), **instance)
-    mask: dict[str, Any] = {"block_size": block_size, "mask_seed": int(rng.integers(2**31))}
+    x = fresh(seed=int(rng.integers(2**31)), **instance)
+    mask: dict[str, Any] = {"block_size": len(x.k) // blocks, "mask_seed": int(rng.integers(2**31))}
     kappa = measured_kappa(bench(x, xp, rng, copies=1, sample_size=1, **mask))
     given = kappa if told_kappa is None else told_kappa
+    make_estimator = theory_maker(kappa=given, eps=eps, variant=variant)
+    d_v = x.v.shape[1]
+    parts = {"together": [slice(None)], "apart": [slice(c, c + 1) for c in range(d_v)]}[columns]
 
     def excess(m: int) -> float:
-        b = bench(x, xp, rng, copies=trials, sample_size=m, **mask)
-        errors = error(x, *b.estimate(theory_maker(kappa=given, eps=eps, variant=variant)))
-        return float(np.quantile(errors, 1 - MISSES, method="higher") / (allowed or eps))
+        copies: dict[str, Any] = {"copies": trials, "sample_size": max(1, m // len(parts)), **mask}
+        each = [bench(x, xp, rng, v=x.v[:, part], **copies).estimate(make_estimator) for part in parts]
+        log_d = each[0][0]  # every part's product D~ out, over one normaliser
+        out = np.concatenate([out * np.exp(own - log_d)[..., None] for own, out in each], axis=-1)
+        return float(np.quantile(error(x, log_d, out), 1 - MISSES, method="higher") / eps)
 
-    size = critical_size(excess, start=32, cap=cap, rng=rng)
-    return Trial(size, facts={**x.facts, "varepsilon": eps, "kappa": kappa, "told_kappa": given, "cap": cap})
+    size = critical_size(excess, start=32, cap=CAP, rng=rng)
+    v_srank = float((np.linalg.norm(x.v) / x.v_norm) ** 2)
+    return Trial(
+        size, facts={**x.facts, "varepsilon": eps, "kappa": kappa, "told_kappa": given, "v_srank": v_srank, "cap": CAP}
+    )
 
 
 def output_errors(x: Reference, out: np.ndarray) -> np.ndarray:
@@ -223,7 +283,7 @@ def prescribed(
 
     The copy samples as many keys as Lemma 2 asks for, times `shrink`.
     """
-    x = dense(**instance)
+    x = _cached(json.dumps(instance, sort_keys=True))
     size = symbols.amm_sample_size(x.v.shape[1], x.facts["srank"], eps=eps, delta=delta)
     m = max(1, round(size * shrink))
     facts = {**x.facts, "m": m, "varepsilon": eps, "delta": delta, "prescribed": size}
