@@ -88,7 +88,7 @@ CLAIMS = (
         ),
         trial=product_samples,
         cases={"smoke": grid(), "standard": grid(trials=50)},
-        max_trials={"smoke": 8, "standard": 16},
+        max_trials={"smoke": 12, "standard": 16},
         sabotages=(
             Sabotage("columns apart", "each column of V draws its own m/d_v keys", {"columns": "apart", "trials": 8}),
         ),

@@ -1,4 +1,4 @@
-"""What [HA24] reports of trained decoders, on the one that ships: alpha over n, perplexity with approximate layers."""
+"""What [HA24] reports of trained decoders, on the one that ships: perplexity with approximate layers."""
 
 from __future__ import annotations
 
@@ -10,24 +10,7 @@ import sympy as sp
 
 from ....lab.models import open_model
 from ....theory.claim import Claim, Probability, Sabotage, Trial
-from ....theory.cost import over
-from ...caches.sink import SINKS
 from .replaced_layers import AFTER, BEFORE, HYPER, ZERO, losses, methods
-from .section2_alpha import alpha_claim, mean_alpha
-
-
-def decoder_alpha(
-    rng: np.random.Generator, xp: Any, *, variable: str, n: int, exact_keys: int = 0, power: int = 1
-) -> Trial:
-    """alpha of A21, the largest unmasked block of Algorithm 4, on a fresh passage: geometric mean over heads.
-
-    `power` is that of the leading n (a sabotage raises it).
-    """
-    model = open_model(backend=xp.__name__)
-    q, k, _ = (x.reshape(-1, *x.shape[2:]) for x in model.qkv(model.passage(rng, n)))
-    q, k = xp.ascontiguousarray(q[:, n // 2 :]), xp.ascontiguousarray(k[:, : n // 2])
-    value = mean_alpha(xp, q, k, scale=q.shape[-1] ** -0.5, exact_keys=exact_keys)
-    return Trial(value * n ** (power - 1), facts={"n": n, "alpha": value})
 
 
 def relative_loss(rng: np.random.Generator, xp: Any, *, n: int, replaced: int, method: str = HYPER) -> Trial:
@@ -43,28 +26,7 @@ def relative_loss(rng: np.random.Generator, xp: Any, *, n: int, replaced: int, m
     return Trial(approximate / exact, math.log(AFTER) / math.log(BEFORE), facts=facts)
 
 
-def _decoder_claim(slug: str, words: str, exact_keys: int) -> Claim:
-    lengths = {"smoke": (128, 256, 512, 1024), "standard": (128, 256, 512, 1024, 2048)}
-    return alpha_claim(
-        slug,
-        words,
-        trial=decoder_alpha,
-        cases={effort: over("n", sizes, exact_keys=exact_keys) for effort, sizes in lengths.items()},
-        max_trials={"smoke": 8, "standard": 24},
-        reported="alpha of ChatGLM2-6B's heads grows sublinearly in n on LongBench",
-        remark=(
-            "Of the model that ships (byte-level, 4 layers of 4 heads), on modules that it was not trained on; "
-            "geometric mean over heads. P is the later half's queries over the earlier half's keys, which is what the "
-            "causal algorithm samples in: under the mask itself the first rows have few keys, and alpha is of the "
-            "order of n for any model. A small model with heads that look for one place each may differ from a large "
-            "one."
-        ),
-    )
-
-
 CLAIMS = (
-    _decoder_claim("decoder", "heads of a trained decoder", 0),
-    _decoder_claim("decoder-first-removed", f"heads of a trained decoder, the first {SINKS} keys exact", SINKS),
     Claim(
         id="ha24.perplexity-half",
         paper="HA24",
