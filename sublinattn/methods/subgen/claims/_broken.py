@@ -49,6 +49,13 @@ class TwinSlots(WeightedSlots):
         return token
 
 
+class SharedSlots(WeightedSlots):
+    """All reservoirs of one seed make the same draws: those of another head too."""
+
+    def __init__(self, size: int, seed: int, stream: int) -> None:
+        super().__init__(size, seed, 0)
+
+
 class CoinSlots(WeightedSlots):
     """When two streams merge, every other slot takes the other stream's token, whatever the streams' weights."""
 
@@ -68,6 +75,40 @@ class EagerSamples(GroupSamples):
             u = uniforms(self.seed, self.stream, group, samples, self.seen + item)
             token[group, u < 1 / max(1, self.counts[group])] = item
             self.counts[group] += 1
+        self.seen += len(labels)
+        group, sample = changed = np.nonzero(token >= 0)
+        return group, sample, token[changed]
+
+
+class StaleSamples(GroupSamples):
+    """All tokens of a chunk replace with probability `1 / (count + 1)`, with the count before the chunk."""
+
+    def absorb(self, labels: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self.counts = np.concatenate([self.counts, np.zeros(groups - len(self.counts), np.int64)])
+        changed = []
+        for group in np.unique(labels):
+            here = np.flatnonzero(labels == group)
+            u = uniforms(self.seed, self.stream, group, np.arange(self.size), self.seen)
+            with np.errstate(divide="ignore"):  # from the chunk's last token back to the one that replaces
+                back = np.minimum(np.log(u) / np.log1p(-1 / (self.counts[group] + 1)), len(here)).astype(int)
+            sample = np.flatnonzero(back < len(here))
+            changed.append((np.full(len(sample), group), sample, here[len(here) - 1 - back[sample]]))
+            self.counts[group] += len(here)
+        self.seen += len(labels)
+        group, sample, item = (np.concatenate(x) for x in zip(*changed, strict=True))
+        return group, sample, item
+
+
+class SharedSamples(GroupSamples):
+    """The samples of all clusters make the same draws, at the same number of their cluster's tokens."""
+
+    def absorb(self, labels: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self.counts = np.concatenate([self.counts, np.zeros(groups - len(self.counts), np.int64)])
+        token, samples = np.full((groups, self.size), -1), np.arange(self.size)
+        for item, group in enumerate(labels):
+            self.counts[group] += 1
+            u = uniforms(self.seed, self.stream, samples, self.counts[group])
+            token[group, u < 1 / self.counts[group]] = item
         self.seen += len(labels)
         group, sample = changed = np.nonzero(token >= 0)
         return group, sample, token[changed]
@@ -129,17 +170,47 @@ class CrowdedClusters(OnlineClusters):
         return labels
 
 
+class WideClusters(OnlineClusters):
+    """A key joins a center within twice delta."""
+
+    @property
+    def square(self) -> float:
+        return 4 * super().square
+
+
+class EndlessClusters(OnlineClusters):
+    """There may be any number of clusters."""
+
+    def absorb(self, xp: Any, x: Array, *, maximum: float = np.inf) -> np.ndarray:
+        return super().absorb(xp, x)
+
+
+class FullClusters(OnlineClusters):
+    """Once there are as many clusters as there may be, keys join the nearest center, however far it is."""
+
+    def absorb(self, xp: Any, x: Array, *, maximum: float = np.inf) -> np.ndarray:
+        labels = super().absorb(xp, x, maximum=maximum)
+        index, _ = nearest(xp, x[len(labels) :], self.centers.rows)
+        return np.concatenate([labels, index])
+
+
 BROKEN: dict[str, dict[str, Any]] = {
     "nothing": {},
     "eager slots": {"slots": EagerSlots},
     "uniform slots": {"slots": UniformSlots},
     "twin slots": {"slots": TwinSlots},
+    "shared slots": {"slots": SharedSlots},
     "coin slots": {"slots": CoinSlots},
     "eager samples": {"samples": EagerSamples},
+    "stale samples": {"samples": StaleSamples},
+    "shared samples": {"samples": SharedSamples},
     "twin samples": {"samples": TwinSamples},
     "coin samples": {"samples": CoinSamples},
     "drifting centres": {"clusters": DriftingCenters},
     "blind clusters": {"clusters": BlindClusters},
     "crowded clusters": {"clusters": CrowdedClusters},
+    "wide clusters": {"clusters": WideClusters},
+    "endless clusters": {"clusters": EndlessClusters},
+    "full clusters": {"clusters": FullClusters},
 }
 """What is broken, and the part of a `Head` that is replaced for it."""

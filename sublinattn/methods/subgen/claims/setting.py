@@ -5,7 +5,7 @@ cut into chunks, tokens that carry their number, and one query over a stream wit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -18,23 +18,28 @@ from ._broken import BROKEN
 
 
 class Cache(SubGenCache):
-    """A SubGenCache of one problem; `broken` names what is broken in it, a key of `BROKEN`."""
+    """A SubGenCache; `broken` names what is broken in it, a key of `BROKEN`."""
 
     def __init__(self, *args: Any, broken: str = "nothing", **parameters: Any) -> None:
         super().__init__(*args, **parameters)
+        self.breaking(broken)
+
+    def breaking(self, broken: str) -> Self:
+        """Break it, before the first token; returns self."""
         self._parts = BROKEN[broken]
+        return self
 
     @property
     def head(self) -> Head:
-        """The state of the only problem."""
-        return self.heads[0]
+        """The state of the only problem, or of the last one."""
+        return self.heads[-1]
 
 
 def fed(cache: Cache, xp: Any, k: np.ndarray, v: np.ndarray, cuts: Iterable[slice]) -> Cache:
-    """The cache after the chunks `cuts` of keys and values that are on the host."""
+    """The cache after the chunks `cuts` of keys and values (..., n, d) that are on the host."""
     k, v = to_device(k, xp), to_device(v, xp)
     for chunk in cuts:
-        cache.update(k[chunk], v[chunk])
+        cache.update(k[..., chunk, :], v[..., chunk, :])
     return cache
 
 
@@ -53,6 +58,13 @@ def random_chunks(rng: np.random.Generator, n: int, count: int) -> Iterator[slic
 def stream(rng: np.random.Generator, n: int, d: int, *, workload: str = "clusterable", **knobs: Any) -> Instance:
     """A stream in float64 with scale 1."""
     return make(workload, n, d, rng=rng, dtype=np.float64, scale=1.0, **knobs)
+
+
+def several(rng: np.random.Generator, heads: int, n: int, d: int, **knobs: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Keys (heads, n, d) and values (heads, n, d_v) of as many streams; of a single one (n, d) and (n, d_v)."""
+    made = [stream(rng, n, d, **knobs) for _ in range(heads)]
+    k, v = np.stack([x.k for x in made]), np.stack([x.v for x in made])
+    return (k, v) if heads > 1 else (k[0], v[0])
 
 
 def members(k: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
