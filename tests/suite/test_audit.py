@@ -192,3 +192,37 @@ def test_files_hold_the_measurements_and_the_page_says_them(result, tmp_path):
         assert f'src="figures/{name}.svg"' in text and (tmp_path / f"figures/{name}.svg").exists()
         assert json.loads((tmp_path / f"figures/{name}.json").read_text())["params"]["tokens"] == N
     assert page.summary(result)["take"].tolist() == recommended["method"].tolist()
+
+
+def test_one_bad_head_does_not_cost_the_others(model, heads, tmp_path, recwarn):
+    """A dead head is audited; one with NaN is not, and says why; padding and outlier keys cost nothing."""
+    dead, padded, broken, sharp = ([x.copy() for x in heads[0]] for _ in range(4))
+    dead[2][:] = 0
+    for x in padded:
+        x[:5] = 0
+    broken[1][7, 3] = np.nan
+    sharp[0][:] *= 100
+    sharp[1][::37] *= 1e4
+    found = audit(model(*map(np.stack, zip(dead, padded, broken, sharp, strict=True))), share=1 / 4)
+    assert found.heads["problem"].map(bool).tolist() == [False, False, True, False]
+    assert "must be finite, got NaN or Inf" in found.heads["problem"][2]
+    assert found.errors["head"].unique().tolist() == [0, 1, 3]
+    assert (found.errors.query("head == 0")["relative"] == 0).all(), "every method answers 0, which is right"
+    assert (
+        not found.errors[["error", "relative"]]
+        .drop(index=found.errors.query("method == 'streaming state'").index)
+        .isna()
+        .any(axis=None)
+    )
+    advised = advice(found)
+    assert advised["method"][2] == "exact" and advised["reason"][2].startswith("not audited: ")
+    text = page.write(found, tmp_path).read_text()
+    assert "not audited: " in text and len(pd.read_csv(tmp_path / "heads.csv")) == 4
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+def test_a_model_of_bad_heads_is_refused(model, heads):
+    q, k, v = (x.copy()[None] for x in heads[0])
+    v[0, 3, 3] = np.inf
+    with pytest.raises(ValueError, match=r"^no head can be audited; layer 0, head 0: v must be finite"):
+        audit(model(q, k, v), share=1 / 4)

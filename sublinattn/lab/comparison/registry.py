@@ -104,10 +104,21 @@ class Stream:
         return cache
 
     def errors(self, out: Any) -> tuple[float, float]:
-        """Mean over queries of `||out - Attn||_2 / (||softmax(Kq)||_2 ||V||)`, and `||out - Attn||_F / ||Attn||_F`."""
+        """Mean over queries of `||out - Attn||_2 / (||softmax(Kq)||_2 ||V||)`, and `||out - Attn||_F / ||Attn||_F`.
+
+        An answer of 0 where that is right has error 0, also if all values are 0. One that overflowed has error inf.
+        """
         gap = asnumpy(out).astype(np.float64) - self.exact
-        in_unit = np.linalg.norm(gap, axis=1) / self.unit
-        return float(in_unit.mean()), float(np.linalg.norm(gap) / np.linalg.norm(self.exact))
+        if not np.isfinite(gap).all():
+            return np.inf, np.inf
+        in_unit = _over(np.linalg.norm(gap, axis=1), self.unit)
+        return float(in_unit.mean()), float(_over(np.linalg.norm(gap), np.linalg.norm(self.exact)))
+
+
+def _over(gap: Any, size: Any) -> Any:
+    """`gap / size`, where nothing over nothing is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(gap == 0, 0.0, gap / size)
 
 
 def drawn(what: Input, n: int, replicate: int, run: Run) -> tuple[Stream, np.random.Generator]:
@@ -172,8 +183,9 @@ def subgen_hindsight(
 
 
 def first_delta(x: Instance) -> float:
-    """A 64th of the first key's norm."""
-    return float(np.linalg.norm(asnumpy(x.k[0]).astype(np.float64))) / 64
+    """A 64th of the norm of the first key that is not 0, as keys of padding are; if all are, any delta will do."""
+    norms = np.linalg.norm(asnumpy(x.k).astype(np.float64), axis=1)
+    return float(norms[np.flatnonzero(norms)[0]] if norms.any() else 1.0) / 64
 
 
 def filling_delta(x: Instance, maximum: int) -> float:

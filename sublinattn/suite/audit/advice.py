@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ...methods.caches.sink import SINKS
@@ -30,7 +31,8 @@ def advice(audit: Audit, *, tolerance: float = 0.1) -> pd.DataFrame:
     DataFrame
         layer, head, method (the cache of smallest error, or "exact" if that error exceeds the tolerance), best and
         best_relative (that cache and its error), hyper and uniform (errors of HyperAttention and of uniform sampling),
-        theorems (papers whose theorem needs a size below n), reason (a sentence).
+        theorems (papers whose theorem needs a size below n), reason (a sentence). A head that could not be audited
+        keeps exact attention, and its reason says why.
 
     Raises
     ------
@@ -43,6 +45,11 @@ def advice(audit: Audit, *, tolerance: float = 0.1) -> pd.DataFrame:
     rows = []
     for facts in records(audit.heads):
         layer, head = facts["layer"], facts["head"]
+        if facts["problem"]:
+            unknown = {"best": "", "best_relative": np.nan, "hyper": np.nan, "uniform": np.nan, "theorems": ""}
+            reason = f"not audited: {facts['problem']}"
+            rows.append({"layer": layer, "head": head, "method": KEEP, **unknown, "reason": reason})
+            continue
         best, error = caches.loc[layer, head].idxmin(), float(caches.loc[layer, head].min())
         method = best if error <= tolerance else KEEP
         rows.append(

@@ -106,7 +106,8 @@ def errors(measured: pd.DataFrame, advice: pd.DataFrame) -> Figure:
     ax.set_yticks(np.arange(len(table)) + 0.5, [METHODS[name]["label"] for name in table.index])
     if few:
         rows = {name: row for row, name in enumerate(table.index)}
-        for column, (best, method) in enumerate(zip(advice["best"], advice["method"], strict=True)):
+        audited = advice[advice["best"] != ""]
+        for column, (best, method) in enumerate(zip(audited["best"], audited["method"], strict=True)):
             for color, width, style in (("white", 1.6, "-"), ("#D55E00", 1.0, "-" if method == best else ":")):
                 frame = Rectangle((column, rows[best]), 1, 1, fill=False, clip_on=False, edgecolor=color)
                 frame.set(linewidth=width, linestyle=style)
@@ -118,6 +119,8 @@ def _short(value: float) -> str:
     """About three characters, since a cell is narrow."""
     if np.isnan(value):
         return "–"
+    if np.isinf(value):
+        return "∞"
     if value >= 1000:
         return f"1e{int(np.log10(value))}"
     return f"{value:.2f}".lstrip("0") if value < 1 else f"{value:.1f}" if value < 10 else f"{value:.0f}"

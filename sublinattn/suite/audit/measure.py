@@ -64,7 +64,8 @@ class Audit:
     about : mapping
         source, tokens, layers, heads, kv_heads, scale; share (the memory budget) and queries (how many are compared).
     heads : DataFrame
-        One row per head with the columns layer, head, n;
+        One row per head with the columns layer, head, n, and problem: why the head could not be audited (its other
+        columns are NaN then, and it is in no other table), or "";
 
         - of the block without a mask: alpha, alpha_residual (the first `SINKS` keys computed exactly), alpha_exponent
           (exponent of n in alpha_residual, fitted over such blocks of the text's first quarter, first half and whole),
@@ -115,8 +116,7 @@ def audit(
     Raises
     ------
     ValueError
-        Fewer than 128 tokens; a share that leaves the caches fewer than 16 tokens; arrays of a head that are not valid
-        (the message names layer and head).
+        Fewer than 128 tokens; a share that leaves the caches fewer than 16 tokens; no head that can be audited.
 
     Notes
     -----
@@ -130,15 +130,19 @@ def audit(
     heads, errors, radii = [], [], []
     places = [(layer, head) for layer in range(captured.layers) for head in range(captured.heads)]
     for done, (layer, head) in enumerate(places, 1):
-        x, place = captured.head(layer, head), {"layer": layer, "head": head}
+        place = {"layer": layer, "head": head}
         try:
-            measured = _Head(x, share, generator(seed, "audit", layer, head))
-            heads.append(place | measured.facts())
-            errors += [place | row for row in measured.errors()]
-        except ValueError as error:
-            raise ValueError(f"layer {layer}, head {head}: {error}") from error
-        radii += [place | {"m": m, "radius": radius} for m, radius in measured.radii.items()]
+            measured = _Head(captured.head(layer, head), share, generator(seed, "audit", layer, head))
+            facts, answers = measured.facts(), list(measured.errors())
+        except ValueError as error:  # one bad head must not cost the others
+            heads.append(place | {"n": n, "problem": str(error)})
+        else:
+            heads.append(place | {"n": n, "problem": ""} | facts)
+            errors += [place | row for row in answers]
+            radii += [place | {"m": m, "radius": radius} for m, radius in measured.radii.items()]
         progress(done, len(places))
+    if not errors:
+        raise ValueError(f"no head can be audited; layer 0, head 0: {heads[0]['problem']}")
     about = {name: getattr(captured, name) for name in ("source", "tokens", "layers", "heads", "kv_heads", "scale")}
     about |= {"share": share, "queries": _queries(n)}
     return Audit(about, *map(pd.DataFrame, (heads, errors, radii)))
@@ -170,7 +174,6 @@ class _Head:
         tails = _tails(attention(x.q, x.k, x.v, scale=x.scale, causal=True))
         window, heavy = self._masses()
         return {
-            "n": n,
             "alpha": float(h.alpha),
             "alpha_residual": float(h.alpha_residual),
             "alpha_exponent": self._growth(float(h.alpha_residual)),
@@ -189,7 +192,7 @@ class _Head:
             "hyper_size": 2 * amm_sample_size(x.v.shape[1], float(h.srank), eps=EPS, delta=FAILURE),
             "subgen_size": self._subgen_size(r),
             # [ALSY23]: k log n rows, k the least number of entries per column of the output that leaves a tail <= EPS.
-            "onepass_size": int((tails > EPS).sum()) * math.ceil(math.log2(n)),
+            "onepass_size": max(1, int((tails > EPS).sum())) * math.ceil(math.log2(n)),
             "polynomial_size": _monomials(x.k.shape[1], r * key_norm),
         }
 
@@ -238,7 +241,8 @@ class _Head:
         inequality `t = sinh(delta r)^2 / (EPS^2 FAILURE)` samples suffice, and `s = srank(V) / (EPS^2 FAILURE)` slots.
         """
         v = self.x.v
-        slots = float((v**2).sum() / np.linalg.norm(v.T @ v, 2)) / (EPS**2 * FAILURE)
+        squared_norm = np.linalg.norm(v.T @ v, 2)
+        slots = float((v**2).sum() / squared_norm) / (EPS**2 * FAILURE) if squared_norm else 1.0
         # sinh(300)^2 is below the largest float
         variances = {m: math.sinh(min(radius * r, 300.0)) ** 2 for m, radius in self.radii.items()}
         return min(m * (1 + max(1.0, variance / (EPS**2 * FAILURE))) for m, variance in variances.items()) + slots
@@ -267,7 +271,7 @@ def _tails(out: np.ndarray) -> np.ndarray:
     """Relative error if only the k largest entries of every column of the output are kept, for k = 0..n."""
     squares = -np.sort(-(asnumpy(out).astype(np.float64) ** 2), axis=0)
     kept = np.concatenate([[0.0], squares.sum(axis=1).cumsum()])
-    return np.sqrt(np.maximum(0, kept[-1] - kept) / kept[-1])
+    return np.sqrt(np.maximum(0, kept[-1] - kept) / (kept[-1] or 1.0))  # an output of 0 leaves no tail
 
 
 def _monomials(d: int, radius: float) -> float:
