@@ -3,6 +3,7 @@
 | in the paper | here | claims | notebook |
 |---|---|---|---|
 | Corollary 2.2: degree | `approximants.py`: `approximant`, `minimal_degree` | as23.degree-* | 06-degree-and-rank |
+| Corollary 2.2: best polynomial | `approximants.py`: `approximant` | as23.minimax | 06-degree-and-rank |
 | Corollary 2.2: Taylor | `approximants.py`: `taylor_bound` | as23.taylor | 06-degree-and-rank |
 | Lemma 3.2: features | `monomials.py`: `Monomials.fill` | as23.factorisation | 06-degree-and-rank |
 | Lemma 3.2: rank | `monomials.py`: `Monomials` | as23.rank* | 06-degree-and-rank |

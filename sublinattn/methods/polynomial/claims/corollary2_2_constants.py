@@ -28,6 +28,7 @@ import sympy as sp
 from numpy.random import Generator
 
 from ....theory import symbols
+from ....theory.adversary import Arrays, Search
 from ....theory.claim import Claim, Exact, Sabotage, Trial
 from ..approximants import minimal_degree, taylor_degree
 from .corollary2_2_degree import DEGREE, Range, log_uniform
@@ -67,14 +68,28 @@ def sufficient_degree(
 
     Sabotage: the interval is [-R^power, R^power].
     """
-    log_eps, r = log_uniform(rng, *log_inverse), log_uniform(rng, *radius)
-    degree = (
-        taylor_degree(-log_eps, r**power)
-        if basis == "explicit"
-        else minimal_degree(basis, math.exp(-log_eps), r**power)
-    )
+    return sufficient_at(log_uniform(rng, *log_inverse), log_uniform(rng, *radius), basis=basis, power=power)
+
+
+def sufficient_at(log_eps: float, r: float, *, basis: str, power: float = 1.0) -> Trial:
+    """The same at one eps and R."""
+    wide = r**power
+    degree = taylor_degree(-log_eps, wide) if basis == "explicit" else minimal_degree(basis, math.exp(-log_eps), wide)
     bound = upper_degree(log_eps, r)
     return Trial(float(degree), bound, facts={"L": log_eps, "R": r, "g": degree, "share": degree / bound})
+
+
+def place_start(rng: Generator, *, basis: str) -> Arrays:
+    return {"log_L": np.log([log_uniform(rng, 2.4, 30.0)]), "log_R": np.log([log_uniform(rng, 0.1, 8.0)])}
+
+
+def place_kept(arrays: Arrays, *, basis: str) -> Arrays:
+    ranges = ((2.4, 1e6), (0.01, 1e4)) if basis == "explicit" else ((2.4, 30.0), (0.1, 8.0))
+    return {name: np.clip(arrays[name], *np.log(one)) for name, one in zip(arrays, ranges, strict=True)}
+
+
+def place_measured(xp: Any, arrays: Arrays, *, basis: str) -> Trial:
+    return sufficient_at(*(math.exp(arrays[name][0]) for name in ("log_L", "log_R")), basis=basis)
 
 
 def least_degree(rng: Generator, xp: Any, *, log_inverse: Range, radius: Range, relative: bool = True) -> Trial:
@@ -114,6 +129,9 @@ CLAIMS = (
         },
         max_trials={"smoke": 10, "standard": 100},
         sabotages=(Sabotage("a longer interval", "the error is that on [-R^1.5, R^1.5]", {"power": 1.5}),),
+        search=Search(
+            place_start, place_measured, place_kept, ({"basis": "explicit"}, {"basis": "taylor"}), {"smoke": 200}
+        ),
         remark="The worst constants are those of Taylor's bound near L = 4R. The proof stands in the file.",
     ),
     Claim(

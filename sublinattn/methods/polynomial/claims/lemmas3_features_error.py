@@ -110,7 +110,9 @@ def attention_measured(xp: Any, arrays: Arrays, *, basis: str, degree: int, radi
     return output_distance(xp, arrays["q"], arrays["k"], arrays["v"], eps=eps, basis=basis)
 
 
-def streamed(rng: Generator, xp: Any, *, n: int, parts: int, causal: bool, forget: bool = False) -> Trial:
+def streamed(
+    rng: Generator, xp: Any, *, n: int, parts: int, causal: bool, basis: str = "taylor", forget: bool = False
+) -> Trial:
     """Largest distance between the answers of a state and attention with the same polynomial, computed densely.
 
     Causal: one state takes the tokens one by one and answers after each. Otherwise each of `parts` random chunks of the
@@ -119,13 +121,15 @@ def streamed(rng: Generator, xp: Any, *, n: int, parts: int, causal: bool, forge
     """
     d, d_v, degree, scale = 4, 3, 4, float(rng.uniform(0.1, 0.4))
     q, k, v = (rng.uniform(-1, 1, size=(n, width)) for width in (d, d, d_v))
-    entries = np.polyval([1 / 24, 1 / 6, 1 / 2, 1, 1], scale * (q @ k.T))  # Taylor's polynomial of degree 4
+    radius = None if basis == "taylor" else d * scale  # no logit is larger
+    coefficients = (1, 1, 1 / 2, 1 / 6, 1 / 24) if radius is None else approximant(basis, degree, radius).coefficients
+    entries = np.polyval(coefficients[::-1], scale * (q @ k.T))
     if causal:
         entries *= np.tri(n)
     dense = entries @ v / entries.sum(axis=1, keepdims=True)
     cuts = np.sort(rng.choice(np.arange(1, n), parts - 1, replace=False))
     queries, keys, values = (to_device(x, xp) for x in (q, k, v))
-    new_state = partial(PolynomialState, d, d_v, degree=degree, scale=scale)
+    new_state = partial(PolynomialState, d, d_v, degree=degree, scale=scale, basis=basis, radius=radius)
     state, out = new_state(), np.empty_like(dense)
     if causal:
         for i in range(n):
@@ -202,10 +206,16 @@ STREAMING = Claim(
     ),
     kind=Exact("==", rtol=1e-12),
     trial=streamed,
-    cases={"smoke": tuple({"n": 60, "parts": parts, "causal": False} for parts in (2, 5, 20))},
+    cases={
+        "smoke": tuple(
+            {"n": 60, "parts": parts, "causal": False, "basis": basis}
+            for parts, basis in zip((2, 5, 20), BASES, strict=True)
+        )
+    },
     max_trials={"smoke": 3, "standard": 20},
     sabotages=(Sabotage("a part is lost", "one of the states is not merged", {"forget": True}),),
-    remark="float64, Taylor's polynomial of degree 4.",
+    remark="float64, degree 4; 1/l! (Taylor) or the polynomial of `approximant`.",
+    restated="fce1123: Taylor's polynomial only",
 )
 
 CLAIMS = (
@@ -273,7 +283,7 @@ CLAIMS = (
             sp.Symbol(r"\frac{u_1(q_i)\sum_{j\le i}u_2(k_j)^{\top}v_j}{u_1(q_i)\sum_{j\le i}u_2(k_j)^{\top}}"),
             sp.Symbol(r"\frac{\sum_{j\le i}p(s\langle q_i,k_j\rangle)v_j}{\sum_{j\le i}p(s\langle q_i,k_j\rangle)}"),
         ),
-        cases={"smoke": ({"n": 60, "parts": 6, "causal": True},)},
+        cases={"smoke": tuple({"n": 60, "parts": 6, "causal": True, "basis": basis} for basis in BASES)},
         sabotages=(Sabotage("tokens are lost", "the tokens at five random places are not absorbed", {"forget": True}),),
         remark="float64, one token at a time.",
     ),

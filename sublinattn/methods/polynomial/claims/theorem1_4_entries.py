@@ -76,7 +76,7 @@ ENTRIES = Claim(
     kind=Growth(variables={"n": sp.sqrt(symbols.LOG_N)}),
     trial=largest_entry,
     cases={"smoke": over("n", (32, 64, 128, 256, 512), model="encoder")},
-    max_trials={"smoke": 8, "standard": 12},
+    max_trials={"smoke": 12},
     sabotages=(Sabotage("another norm", "a matrix is measured by its Frobenius norm", {"norm": "Frobenius"}),),
     remark=(
         "Random stretches of one text, 24 random heads, in the paper's scale 1/d. The theorem needs o(sqrt(log n)); a "
