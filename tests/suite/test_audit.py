@@ -160,10 +160,6 @@ def test_what_cannot_be_audited_is_refused(model):
     for share in (0.01, 1.5, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=f"share must be between .* got {share}"):
             audit(model(x, x, x), share=share)
-    broken = x.copy()
-    broken[1, 3] = np.nan
-    with pytest.raises(ValueError, match="^layer 0, head 1: v must be finite"):
-        audit(model(x, x, broken), share=1 / 4)
 
 
 def test_the_streaming_state_is_given_the_logits_of_the_queries_held_out_too(monkeypatch):
@@ -208,12 +204,8 @@ def test_one_bad_head_does_not_cost_the_others(model, heads, tmp_path, recwarn):
     assert "must be finite, got NaN or Inf" in found.heads["problem"][2]
     assert found.errors["head"].unique().tolist() == [0, 1, 3]
     assert (found.errors.query("head == 0")["relative"] == 0).all(), "every method answers 0, which is right"
-    assert (
-        not found.errors[["error", "relative"]]
-        .drop(index=found.errors.query("method == 'streaming state'").index)
-        .isna()
-        .any(axis=None)
-    )
+    measured = found.errors[found.errors["method"] != "streaming state"]  # which outlier keys leave unbuilt
+    assert not measured[["error", "relative"]].isna().any(axis=None)
     advised = advice(found)
     assert advised["method"][2] == "exact" and advised["reason"][2].startswith("not audited: ")
     text = page.write(found, tmp_path).read_text()
