@@ -13,6 +13,7 @@ Its two sketches, and what the paper says of them alone, are in `countsketch`.
 | main theorem: tables of Phi | `onepass.py`: `OnePassSketch` | alsy23.sizes | 08-sparse-recovery |
 | main theorem: product by Psi | `variants.py`: `product_width` | alsy23.psi-variance | 08-sparse-recovery |
 | main theorem: rows of Psi | `variants.py`: `product_width` | alsy23.psi-rows | 09-flat-outputs |
+| main theorem: one pass, time | `variants.py`: `ThreeSketches` | alsy23.stream-time | 10-streaming-scaling |
 | main theorem: decoding time | `onepass.py`: `OnePassSketch.decode` | alsy23.decode-* | 10-streaming-scaling |
 | abstract: error falls with n | `onepass.py`: `OnePassSketch` | alsy23.error-falls-* | 09-flat-outputs |
 """

@@ -1,9 +1,8 @@
-"""Sparse recovery from a CountSketch: its error, and the width that it needs [ALSY23, CCF02, PW11].
+"""Sparse recovery from a CountSketch: its error [ALSY23, CCF02].
 
 T, the recovered column, keeps the k (or 2k) largest estimates of the entries of y, and `tail_k(y)` is y without its k
 largest entries. [ALSY23] promises `||T - y|| <= (1 + eps1) ||tail_k(y)||` by the sparse recovery of [NS19]; here it is
-CountSketch with the median [CCF02]. Theory of the width that this needs [PW11]: of the order of `k/eps1^2` if T has
-exactly k entries, of `k/eps1` if it may have 2k. The trial `critical_width` measures it.
+CountSketch with the median [CCF02].
 """
 
 from __future__ import annotations
@@ -17,12 +16,11 @@ from numpy.random import Generator
 
 from ....core.backends import asnumpy
 from ....theory import symbols
-from ....theory.claim import Case, Claim, Growth, Probability, Sabotage, Trial, Vacuity
-from ....theory.search import critical_size
-from ..countsketch import CountSketch, median
+from ....theory.claim import Claim, Probability, Sabotage, Trial, Vacuity
+from ..countsketch import CountSketch
 from ..hashing import cubics
 from ..recovery import SparseColumns, bit_tables_for, identify, scan, tables_for, width_for
-from .signals import NO_SIGNS, by_table, signals, sketched, tail
+from .signals import NO_SIGNS, signals, sketched, tail
 
 RECOVERY_FAILURE = 0.01
 COLUMNS = 2
@@ -109,48 +107,6 @@ def proven_recovery(
     return Trial(float((error / tails).max()), bound, facts=facts)
 
 
-MISSES = 0.1  # largest share of draws that may miss the bound at the critical width
-
-
-def critical_width(
-    rng: Generator,
-    xp: Any,
-    *,
-    variable: str,
-    family: str,
-    n: int,
-    k: int,
-    eps1: float,
-    keep: int,
-    draws: int = 20,
-    tables: int = 5,
-    eps_power: float = 1.0,
-    k_power: float = 0.0,
-) -> Trial:
-    """Smallest width at which at most a share MISSES of draws violates `||T - y||^2 <= (1 + eps1) ||tail_k||^2`.
-
-    T keeps the `keep * k` largest estimates. A draw is `tables` fresh hash tables on the same y. `measured` is inf if
-    no width up to 2n suffices. Sabotages: `eps1^eps_power / k^k_power` in place of `eps1`.
-    """
-    (y,) = signals(rng, family, n, k, eps1=eps1, columns=1).T
-    square, tail2 = (y**2).sum(), float(tail(y, k) ** 2)
-
-    def excess(width: int) -> float:
-        sketch = sketched(xp, cubics(rng, draws * tables), y[:, None], width=width)  # the tables of all draws at once
-        each = by_table(xp, sketch, xp.arange(n)).reshape(draws, tables, n)
-        estimates = asnumpy(median(xp, each.swapaxes(0, 1)))
-        kept = np.argpartition(-np.abs(estimates), keep * k - 1, axis=1)[:, : keep * k]
-        true, estimate = y[kept], np.take_along_axis(estimates, kept, axis=1)
-        errors = square + ((estimate - true) ** 2 - true**2).sum(axis=1)  # ||T - y||^2 of each draw
-        over = np.quantile((errors / tail2 - 1) / (eps1**eps_power / k**k_power), 1 - MISSES, method="higher")
-        # `critical_size` takes logs, but with more than k entries T may be better than tail_k, and `over` negative:
-        # below 1 an increasing, positive function of it.
-        return float(over if over >= 1 else np.exp(over - 1))
-
-    size = critical_size(excess, start=width_for(k, eps1), cap=2 * n, rng=rng)
-    return Trial(size, facts={"n": n, "k": k, "varepsilon": eps1, "varepsilon_ties": eps1, "cap": 2 * n})
-
-
 RECOVERIES = tuple(  # sizes at which the counters of a column are fewer than its entries
     {"family": family, "decoder": decoder, "n": n, "k": k, "eps1": 0.5}
     for family, decoder, n, k in (
@@ -177,29 +133,11 @@ MORE_PROVEN = (
     {**PROVEN[-1], "family": "flat"},
     {"what": "k", "family": "power", "n": 2600, "k": 3, "width": 120, "tables": 21},
 )
-TIES = tuple({"family": "ties", "n": 2048, "k": 1, "tables": 9, "eps1": x} for x in (0.05, 0.029, 0.017, 0.01))
-SHORT_TIES = tuple({**case, "n": 1024} for case in TIES)
-TIES_K = tuple({"family": "ties", "n": 1024, "k": x, "eps1": 0.2} for x in (2, 4, 8, 16))
-FLAT = tuple({"family": "flat", "n": 2048, "k": 4, "eps1": x} for x in (0.4, 0.2, 0.1, 0.05))
-FLAT_K = tuple({"family": "flat", "n": 1024, "k": x, "eps1": 0.2} for x in (2, 4, 8, 16))
 
-
-def width_cases(keep: int, **grids: tuple[Case, ...]) -> tuple[Case, ...]:
-    """Cases that keep `keep * k` entries, one grid for each variable."""
-    return tuple({**case, "variable": name, "keep": keep} for name, grid in grids.items() for case in grid)
-
-
-EPS_TIES, FACTOR, W_STAR, COUNTERS = sp.symbols("varepsilon_ties factor w^* counters", positive=True)
+FACTOR, COUNTERS = sp.symbols("factor counters", positive=True)
 DISTANCE, TAIL = symbols.norm("T-y", "2"), symbols.norm(r"\mathrm{tail}_k(y)", "2")
 NARROW = Sabotage("a sixteenth of the width", "w is divided by 16", {"narrow": 16})
 ONE_TABLE = Sabotage("a single table", "no median", {"tables": 1})
-STRONGER = Sabotage(
-    "a stronger theorem", "the error must be eps1^2 at the price of eps1", {"eps_power": 2.0, "draws": 8}, "bound"
-)
-FALLING = Sabotage(
-    "a stronger theorem", "the error must be eps1/k^2 at the price of eps1", {"k_power": 2.0, "draws": 8}, "bound"
-)
-
 CLAIMS = (
     Claim(
         id="alsy23.recovery",
@@ -248,48 +186,6 @@ CLAIMS = (
         restated=(
             "5ed4fec: the power law with k = 3 took more than half of the time, and moved to standard; before, "
             "f3b104c: at n = 256 the counters were more than ten times the entries"
-        ),
-    ),
-    Claim(
-        id="alsy23.width-k",
-        paper="ALSY23",
-        source="Sparse recovery (Phi) with w = O(k/eps1), k entries kept",
-        basis="reading",
-        title="Read with exactly k entries kept, where the theorem has O(k): k/eps1 buckets suffice CountSketch",
-        statement=sp.Eq(W_STAR, symbols.O(symbols.k / symbols.eps)),
-        kind=Growth(
-            variables={"varepsilon": 1 / symbols.eps, "k": symbols.k}, resolution={"varepsilon": 0.25, "k": 0.25}
-        ),
-        trial=critical_width,
-        cases={"smoke": width_cases(1, varepsilon=TIES, k=TIES_K)},
-        max_trials={"smoke": 12, "standard": 24},
-        sabotages=(FALLING,),
-        remark=(
-            "The paper promises O(k)-sparse columns, so a refutation does not contradict it. Few tables. Near-ties: k "
-            "entries 1 + 4 eps1, k entries 1, and noise of their weight. PW11 proves that exactly k entries need "
-            "k/eps1^2 (any method), and non-sparse outputs only k/eps1: alsy23.width-2k, on the same trial, is what "
-            "this one's support would look like. Small eps1, where the law shows: above about 0.05 the width has a "
-            "floor of some 20 k. An excess of 0.25 must be ruled out for support."
-        ),
-    ),
-    Claim(
-        id="alsy23.width-2k",
-        paper="ALSY23",
-        source="Sparse recovery (Phi) with w = O(k/eps1), 2k entries kept: an O(k)-sparse output",
-        basis="theorem",
-        title="O(k/eps1) buckets suffice when 2k entries are kept",
-        statement=sp.Eq(W_STAR, symbols.O(symbols.k / symbols.eps)),
-        kind=Growth(
-            variables={"varepsilon": 1 / symbols.eps, "varepsilon_ties": 1 / EPS_TIES, "k": symbols.k},
-            resolution={"varepsilon": 0.25, "varepsilon_ties": 0.25, "k": 0.25},
-        ),
-        trial=critical_width,
-        cases={"smoke": width_cases(2, varepsilon=FLAT, varepsilon_ties=SHORT_TIES, k=FLAT_K)},
-        max_trials={"smoke": 8, "standard": 16},
-        sabotages=(STRONGER,),
-        remark=(
-            "eps1 and k on flat columns, where false positives cost k/eps1; eps1 also on the near-ties of "
-            "alsy23.width-k (varepsilon_ties), which cost nothing here. For support an excess of 0.25 is ruled out."
         ),
     ),
 )

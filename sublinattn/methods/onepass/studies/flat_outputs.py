@@ -26,7 +26,7 @@ from ....plots.panels import finish, grid, lines, theory_line
 from ....plots.style import LOOKS, METHODS, method, paper_style, series
 from ...baselines.uniform import uniform_attention
 from ...polynomial.polynomial import PolynomialState
-from ..claims.main_theorem_cost import FALLS
+from ..claims.main_theorem_cost import FALLING_COLUMNS, FALLS
 from ..onepass import OnePassSketch
 
 D, DEGREE, SPARSITY, EPS = 8, 4, 64, 0.5
@@ -38,7 +38,7 @@ KEPT = 1 / 64
 FLAT = Input("flat (decay 0)", "compressible", {"decay": 0.0})
 COMPRESSIBLE = Input("compressible (decay 1)", "compressible", {"decay": 1.0})
 FALLING = ("compressible", "flat")
-FALLING_ROW = 4 * (6 + 8)  # bytes of a key and a value in the trials of those claims
+FALLING_ROW = 4 * (2 + FALLING_COLUMNS)  # bytes of a key and a value in the trials of those claims
 SYNTHETIC = (COMPRESSIBLE, FLAT, GAUSSIAN, CLUSTERED, SINKS)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sublinattn.methods.countsketch.claims import estimates, independence, point_error
+from sublinattn.methods.countsketch.claims import estimates, independence, point_error, width
 from sublinattn.methods.countsketch.claims.matrix_product import all_cubics
 from sublinattn.methods.countsketch.countsketch import median
 from sublinattn.methods.countsketch.hashing import IndexHash
@@ -71,3 +71,18 @@ def test_point_error_of_dominant_entries(change: dict[str, Any]) -> None:
     assert trials[0].bound == pytest.approx(8 * math.sqrt(398 / 16))
     wrong = sum(t.measured > t.bound for t in trials)
     assert wrong >= 2 if change else wrong == 0
+
+
+def test_no_more_buckets_than_bytes_can_number() -> None:
+    case: dict[str, Any] = {"variable": "varepsilon", "family": "flat", "n": 500, "k": 4, "eps1": 0.03, "keep": 2}
+    right, broken = (width.critical_width(np.random.default_rng(0), np, **case, byte=b) for b in (False, True))
+    assert 256 < right.measured < 1000 and broken.measured == math.inf and broken.facts["cap"] == 1000
+
+
+def test_near_ties_cost_width_only_where_k_entries_are_kept() -> None:
+    case: dict[str, Any] = {"variable": "varepsilon", "family": "ties", "n": 300, "k": 1, "eps1": 0.03, "columns": 3}
+    found = [
+        np.median([width.critical_width(np.random.default_rng(s), np, **case, keep=keep).measured for s in range(5)])
+        for keep in (1, 2)
+    ]
+    assert found[0] > 2 * found[1] > 2

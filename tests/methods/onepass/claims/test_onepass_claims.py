@@ -12,6 +12,7 @@ from sublinattn import OnePassSketch
 from sublinattn.methods.countsketch.hashing import IndexHash, cubics
 from sublinattn.methods.countsketch.recovery import bit_tables_for, tables_for, width_for
 from sublinattn.methods.onepass.claims import algorithm1, main_theorem, sizes, space
+from sublinattn.methods.onepass.claims import main_theorem_cost as cost
 
 VARIANTS = ["paper", "fused"]
 
@@ -68,7 +69,45 @@ def test_from_the_crossing_on_fewer_numbers_are_held(variant: str) -> None:
     assert held[0] >= 0 > max(held[1:])
 
 
+def test_numbers_grow_as_the_parameter_that_is_squared() -> None:
+    case = {"k": 3, "eps1": 0.5, "eps2": 0.5}
+    for name in case:
+        right, broken = (
+            space.allocated(np.random.default_rng(0), np, variable=name, **case, squared=squared)
+            for squared in ("", name)
+        )
+        assert right.facts == broken.facts and right.measured < broken.measured
+        assert right.facts[name] != case[name] or name == "k"
+
+
+def test_numbers_with_a_width_of_log_n() -> None:
+    """At log n = 20: d = d_v = 20, the degree of Taylor's bound for e^-20 on [-1, 1]."""
+    held, replaced = space.wide_logs(20.0)
+    degree = next(g for g in range(40) if math.exp(2) / math.factorial(g + 1) <= math.exp(-20))
+    sizes: dict[str, Any] = {"degree": degree, "sparsity": 8, "eps1": 0.5, "eps2": 1.0, "variant": "paper"}
+    assert held == pytest.approx(math.log(space.numbers(int(math.exp(20)), 20, 20, **sizes)))
+    assert replaced == pytest.approx(20 + math.log(40)) and held > replaced
+    at = math.log(space.wide_onset())
+    (fewer, more), (before, limit) = (space.wide_logs(at + shift) for shift in (0.0, -0.05))
+    assert fewer < more and before >= limit
+    assert space.wide_logs(60.0, True)[0] > 2 * space.wide_logs(60.0)[0]
+
+
 # -------------------------------------------------------------------------------------------------------------- trials
+def test_rows_of_psi_and_error_over_n() -> None:
+    """Known from their definitions: at the found rows an answer as far off as 0; flat outputs lose all but k rows."""
+    case = {"variable": "n", "n": 150, "d": 2, "d_v": 2, "degree": 2, "k": 4}
+    with_signs, without = (
+        np.median([cost.psi_rows(np.random.default_rng(s), np, **case, signs=signs).measured for s in range(3)])
+        for signs in (True, False)
+    )
+    assert 1 < with_signs < 150 * 64 and with_signs != without
+    for shifted, low, high in ((False, 0.9, 1.05), (True, 1.0, 1.5)):
+        trial = cost.relative_error(np.random.default_rng(0), np, variable="n", n=400, decay=0.0, shifted=shifted)
+        assert low < trial.facts["error"] < high
+        assert trial.measured == pytest.approx(trial.facts["error"] * trial.facts["n"] ** 0.1)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_sketch_of_the_output_and_what_breaks_it(variant: str) -> None:
     for broken, low, high in (("", 0, 1e-12), ("normaliser", 1, math.inf), ("weights", 1e-2, math.inf)):

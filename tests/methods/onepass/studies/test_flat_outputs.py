@@ -7,6 +7,7 @@ import pytest
 from sublinattn.core import files
 from sublinattn.lab.run import Run, generator
 from sublinattn.methods.onepass.studies import flat_outputs, questions
+from sublinattn.theory import CLAIMS
 
 RUN = Run(backend="numpy")
 
@@ -82,7 +83,7 @@ def test_falling_reads_what_the_claims_left(tmp_path):
         files.write_json(tmp_path / "verdicts" / f"{name}.json", record)
         trials = {"role": ["claim", "sabotage"], "n": [100, 100], "error": [0.5, 9.0], "nbytes": [7, 7]}
         pd.DataFrame(trials).to_parquet(tmp_path / "rows" / f"{name}.parquet")
-    assert flat_outputs.falling(run)[["n", "error", "cache"]].to_numpy().tolist() == [[100, 0.5, 5600]] * 2
+    assert flat_outputs.falling(run)[["n", "error", "cache"]].to_numpy().tolist() == [[100, 0.5, 13600]] * 2
     rates = flat_outputs.falling_rates(run).set_index("output")
     assert rates["measured"].to_dict() == {"compressible": pytest.approx(0.0), "flat": pytest.approx(0.15)}
     assert rates["wanted"].tolist() == [-0.1, -0.1]
@@ -125,7 +126,7 @@ def test_verdicts_are_those_of_the_folder(tmp_path):
     nothing = questions.verdicts(Run(out=tmp_path))
     assert set(nothing["paper"]) == {"AS23", "ALSY23"} and nothing["outcome"].isna().all()
     for name, outcome in (("alsy23.psi-rows", "refuted"), ("alsy23.merge", "supported")):
-        record = {"id": name, "outcome": outcome, "sabotages": []}
+        record = {"id": name, "outcome": outcome, "basis": CLAIMS[name].basis, "sabotages": []}
         files.write_json(tmp_path / "verdicts" / f"{name}.json", record)
     outcomes = questions.verdicts(Run(out=tmp_path)).set_index("claim")["outcome"].dropna()
     assert outcomes.to_dict() == {"alsy23.psi-rows": "refuted", "alsy23.merge": "supported"}
