@@ -16,5 +16,5 @@
 | Theorem 1.4: threshold | `approximants.py`: `taylor_degree` | as23.phase | 07-phase-picture |
 | Theorem 1.4: at 1/n | `polynomial.py`: `polynomial_attention` | as23.inverse-n | 07-phase-picture |
 | Theorem 1.4: B = o(sqrt(log n)) | `lab/models.py`: `open_model` | as23.entries-* | 07-phase-picture |
-| Theorem 1.5: reduction | `core/exact.py`: `attention` | as23.reduction | 07-phase-picture |
+| Theorem 1.5: reduction | `core/exact.py`: `attention` | as23.reduction* | 07-phase-picture |
 """
