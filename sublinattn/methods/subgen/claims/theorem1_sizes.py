@@ -121,7 +121,7 @@ STALE = Sabotage(
     {"broken": "stale samples"},
 )
 
-size_claim = partial(Claim, paper="SG24", basis="theorem", max_trials={"smoke": 10, "standard": 20})
+size_claim = partial(Claim, paper="SG24", basis="theorem", max_trials={"smoke": 12, "standard": 20})
 
 CLAIMS = (
     size_claim(
