@@ -6,7 +6,8 @@
 |---|---|---|---|
 | Definition 1: hash | `sort_lsh.py`: `buckets`, `gray_rank` | ha24.lsh-collision, ha24.gray-adjacency | 01-sortlsh |
 | Algorithm 1: sortLSH | `sort_lsh.py`: `sort_blocks` | ha24.mask-* | 01-sortlsh |
-| Algorithm 2: ApproxD | `estimators.py`: `TheorySample` | ha24.unbiased-theory, ha24.draws-normaliser | 01-sortlsh |
+| Algorithm 2: ApproxD | `estimators.py`: `TheorySample` | ha24.approxd, ha24.unbiased-theory | 01-sortlsh |
+| Algorithm 2: its draws | `estimators.py`: `draw_theory` | ha24.draws-normaliser | 01-sortlsh |
 | Lemma 1: its samples | `estimators.py`: `TheorySample` | ha24.lemma1, ha24.floor | 03-spectral-error |
 | Lemma 2: row norms | `estimators.py`: `row_norm_law`, `draw_theory` | ha24.draws-product | 01-sortlsh |
 | Lemma 2: its variance | `estimators.py`: `TheorySample` | ha24.amm-variance | 01-sortlsh |

@@ -129,7 +129,7 @@ CLAIMS = (
         id="ha24.approxd",
         paper="HA24",
         source="Algorithm 2, and line 3 of Algorithm 3",
-        basis="theorem",
+        basis="implementation",
         title="The code's ApproxD and sampled product are those of a dense A, line by line",
         statement=sp.And(
             sp.Eq(D_TILDE, BLOCK + sp.Max(D_I, TAU / symbols.kappa)), sp.Eq(PRODUCT, sp.Symbol(r"AS^{\top}SV"))

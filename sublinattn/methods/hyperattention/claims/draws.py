@@ -218,7 +218,7 @@ CLAIMS = (
     law_claim(
         id="ha24.draws-shared",
         source="Algorithm 3, with one sample for normaliser and product",
-        basis="derived",
+        basis="implementation",
         title="The shared sample holds every key and every pair of keys equally often, and heads draw by themselves",
         statement=sp.And(
             sp.Eq(Pr(IN), m / n), sp.Eq(Pr(BOTH), m * (m - 1) / (n * (n - 1))), sp.Eq(Pr(TWO), (m / n) ** 2)
@@ -230,7 +230,7 @@ CLAIMS = (
     law_claim(
         id="ha24.draws-product",
         source="Lemma 2 (row-norm sampling)",
-        basis="theorem",
+        basis="implementation",
         title="The product's keys are drawn independently by each head's own squared row norms",
         statement=sp.And(sp.Eq(p_j, symbols.norm("v_j") ** 2 / symbols.norm("V", "F") ** 2), REPLACED),
         cases={"smoke": _cases("product's keys", *ONE_KEY, ([], [N - 1]), TWO_KEYS, TWO_HEADS)},
@@ -244,7 +244,7 @@ CLAIMS = (
     law_claim(
         id="ha24.draws-normaliser",
         source="Algorithm 2, lines 2 and 3",
-        basis="theorem",
+        basis="implementation",
         title="ApproxD's keys and test queries are drawn uniformly and independently, and heads draw by themselves",
         statement=sp.And(sp.Eq(p_j, 1 / n), REPLACED),
         cases={
