@@ -194,7 +194,7 @@ BASES: Mapping[Basis, str] = {
     "reported": "what a paper measured in an experiment",
     "reading": "our formalisation of a loose sentence of a paper",
     "derived": "a statement of ours about a method, its variant or its constants, proved here",
-    "implementation": "time or bytes of this code at fixed sizes",
+    "implementation": "this code: its time and bytes at fixed sizes, or that it computes and draws what it says",
     "property": "a finding that no paper states",
 }
 """What a claim can rest on. Only a refuted "theorem" contradicts a paper's mathematics, so each is counted apart."""
