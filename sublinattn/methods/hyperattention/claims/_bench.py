@@ -171,12 +171,16 @@ class UnscaledSample(TheorySample):
 
 
 class ConsecutiveSample(TheorySample):
-    """Sabotage: one random place in the sorted order, and the `m` keys that follow it, in place of `m` uniform keys."""
+    """Sabotage: `m` consecutive keys of the sorted order (all, if there are fewer) in place of `m` uniform ones."""
 
     def __init__(self, problem: Problem, blocks: SortedBlocks, draws: TheoryDraws, **kwargs: Any) -> None:
-        m, n = draws.uniform.shape[1], blocks.k_order.shape[1]
-        window = (draws.uniform[:, :1] + np.arange(m)) % n
-        super().__init__(problem, blocks, replace(draws, uniform=window), **kwargs)
+        super().__init__(problem, blocks, draws, **kwargs)
+        xp, (_, k, _) = problem.xp, problem.rows
+        n = blocks.k_order.shape[1]
+        m = min(draws.uniform.shape[1], n)
+        window = draws.uniform[:, :1] % (n - m + 1) + np.arange(m)
+        self.weight, self.block_of = n / m, window // blocks.block_size
+        self.k_uniform = k[xp.take_along_axis(blocks.k_order, to_device(window, xp), axis=1)]
 
 
 THEORY = {"paper": TheorySample, "no n/m weight": UnscaledSample, "consecutive keys": ConsecutiveSample}

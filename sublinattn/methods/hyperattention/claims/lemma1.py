@@ -75,7 +75,7 @@ DROPS = (
 )
 CONSECUTIVE = Sabotage(
     "consecutive keys",
-    "the m keys follow one random place in the sorted order, in place of m uniform draws",
+    "m consecutive keys of the sorted order, from a random one on, in place of m uniform draws",
     {"variant": "consecutive keys", "trials": 8},
 )
 # With constant 1: m >= n says nothing, since n keys make exact attention. The onset solves n = FACTOR log n.
