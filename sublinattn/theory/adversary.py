@@ -135,13 +135,24 @@ def _climb(claim: Claim, number: int, first: Found | None, steps: int, seed: int
     how, _ = _parts(claim)
     case = how.cases[number % len(how.cases)] if first is None else first.case
     rng = trial_rng(Stream(claim.trial, claim.id, "search", number, case, steps), 0, seed)
-    best = measured(claim, how.start(rng, **case) if first is None else first.arrays, case, backend)
-    sizes, count = dict.fromkeys(best.arrays, 0.3), 1
+    start = how.start(rng, **case) if first is None else first.arrays
+    return climb(start, partial(measured, claim, case=case, backend=backend), partial(how.keep, **case), rng, steps)
+
+
+def climb(
+    start: Arrays,
+    measure: Callable[[Arrays], Found],
+    keep: Callable[[Arrays], Arrays],
+    rng: np.random.Generator,
+    steps: int,
+) -> tuple[Found, int]:
+    """Climb from `start` for so many measurements, or to a counterexample; also returns how many there were."""
+    best, count = measure(start), 1
+    sizes = dict.fromkeys(best.arrays, 0.3)
     while count < steps and not best.counterexample:
         name = str(rng.choice(sorted(best.arrays)))
         move = MOVES[int(rng.integers(len(MOVES)))]
-        moved = move(rng, best.arrays[name], sizes[name])
-        tried = measured(claim, how.keep({**best.arrays, name: moved}, **case), case, backend)
+        tried = measure(keep({**best.arrays, name: move(rng, best.arrays[name], sizes[name])}))
         count += 1
         if move in GAUSSIAN:  # at rest where one step in five succeeds
             sizes[name] *= 2.0 if tried.ratio > best.ratio else 2.0**-0.25
