@@ -1,13 +1,11 @@
-"""Attention with a polynomial in place of exp: its features, the error of its output, and its state [AS23, section 3].
+"""Attention with a polynomial in place of exp: its features, and the error of its output [AS23, section 3].
 
-Lemma 3.2 factorises the polynomial, Lemmas 3.5 and 3.6 carry an error of the entries over to the output, and Theorem
-3.8 puts them together.
+Lemma 3.2 factorises the polynomial, Lemmas 3.5 and 3.6 carry an error of the entries over to the output.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,14 +13,12 @@ import sympy as sp
 from numpy.random import Generator
 
 from ....core.backends import asnumpy, to_device
-from ....core.timing import best_of
 from ....theory import symbols
 from ....theory.adversary import Arrays, Search
-from ....theory.claim import Claim, Exact, Growth, Sabotage, Trial
-from ....theory.cost import over, powers
-from ..approximants import approximant
+from ....theory.claim import Claim, Exact, Sabotage, Trial
+from ..approximants import BASES, approximant
 from ..monomials import Monomials, feature_matrix
-from ..polynomial import PolynomialState, polynomial_attention
+from ..polynomial import polynomial_attention
 from ._instances import attention_kept, attention_start, factors_kept, factors_start
 
 
@@ -110,65 +106,9 @@ def attention_measured(xp: Any, arrays: Arrays, *, basis: str, degree: int, radi
     return output_distance(xp, arrays["q"], arrays["k"], arrays["v"], eps=eps, basis=basis)
 
 
-def streamed(
-    rng: Generator, xp: Any, *, n: int, parts: int, causal: bool, basis: str = "taylor", forget: bool = False
-) -> Trial:
-    """Largest distance between the answers of a state and attention with the same polynomial, computed densely.
-
-    Causal: one state takes the tokens one by one and answers after each. Otherwise each of `parts` random chunks of the
-    keys has a state, and these merge in random order. Sabotage (`forget`): the tokens at the chunks' first places, or
-    the state of one chunk, are left out.
-    """
-    d, d_v, degree, scale = 4, 3, 4, float(rng.uniform(0.1, 0.4))
-    q, k, v = (rng.uniform(-1, 1, size=(n, width)) for width in (d, d, d_v))
-    radius = None if basis == "taylor" else d * scale  # no logit is larger
-    coefficients = (1, 1, 1 / 2, 1 / 6, 1 / 24) if radius is None else approximant(basis, degree, radius).coefficients
-    entries = np.polyval(coefficients[::-1], scale * (q @ k.T))
-    if causal:
-        entries *= np.tri(n)
-    dense = entries @ v / entries.sum(axis=1, keepdims=True)
-    cuts = np.sort(rng.choice(np.arange(1, n), parts - 1, replace=False))
-    queries, keys, values = (to_device(x, xp) for x in (q, k, v))
-    new_state = partial(PolynomialState, d, d_v, degree=degree, scale=scale, basis=basis, radius=radius)
-    state, out = new_state(), np.empty_like(dense)
-    if causal:
-        for i in range(n):
-            if not (forget and i in cuts):
-                state.update(keys[i], values[i])
-            out[i] = asnumpy(state.attend(queries[i]))
-    else:
-        edges = [0, *cuts, n]
-        for part in rng.permutation(parts)[int(forget) :]:
-            chunk = slice(edges[part], edges[part + 1])
-            state.merge(new_state().update(keys[chunk], values[chunk]))
-        out[:] = asnumpy(state.attend(queries))
-    return Trial(float(np.abs(out - dense).max()), 0.0, facts={"n": n, "parts": parts})
-
-
-def absorb_seconds(
-    rng: Generator, xp: Any, *, variable: str, n: int, d: int, degree: int, restart: bool = False
-) -> Trial:
-    """Seconds to absorb n tokens in eight chunks, fastest of three.
-
-    Sabotage (`restart`): at each chunk of 1024 tokens a new state absorbs all tokens so far.
-    """
-    k, v = (to_device(rng.standard_normal((n, d), dtype=np.float32) / d, xp) for _ in range(2))
-    state, step = PolynomialState(d, d, degree=degree), 1024 if restart else -(-n // 8)
-
-    def absorb() -> None:
-        for stop in range(step, n + step, step):
-            if restart:
-                PolynomialState(d, d, degree=degree).update(k[:stop], v[:stop])
-            else:
-                state.update(k[stop - step : stop], v[stop - step : stop])
-
-    return Trial(best_of(xp, absorb, 1 if restart else 3), facts={"n": n, "nbytes": state.nbytes})
-
-
 V_MAX = symbols.norm("V", r"{\max}")
 OUT_ERROR = symbols.norm(r"\widetilde{D}^{-1}\widetilde{A}V-D^{-1}AV", r"{\max}")
 WITHIN_2_EPS = sp.Le(OUT_ERROR, 2 * symbols.eps * V_MAX)
-BASES = ("taylor", "chebyshev", "minimax")
 LAWS = tuple({"n": 400, "eps": eps, "law": law} for eps in (0.01, 0.3, 0.9) for law in ("worst", "uniform"))
 TIGHT = tuple(
     {"basis": basis, "degree": degree, "radius": radius} for basis in BASES for degree, radius in ((1, 0.5), (2, 1.0))
@@ -194,30 +134,6 @@ OUTPUT_ERROR = Claim(
     search=Search(factors_start, factors_measured, factors_kept, ({"kind": "paper"},)),
     remark="Numerator and normaliser share the perturbed entries; as23.output-error-sharp has the best constant.",
 )
-STREAMING = Claim(
-    id="as23.streaming",
-    paper="AS23",
-    source="Theorem 3.8, read as a stream",
-    basis="derived",
-    title="The state U2^T [V, 1] over any split of the keys, merged in any order, answers as attention with p",
-    statement=sp.Eq(
-        sp.Symbol(r"\frac{u_1(q)\sum_S U_{2,S}^{\top}V_S}{u_1(q)\sum_S U_{2,S}^{\top}\mathbf{1}}"),
-        sp.Symbol(r"\frac{p(sqK^{\top})V}{p(sqK^{\top})\mathbf{1}}"),
-    ),
-    kind=Exact("==", rtol=1e-12),
-    trial=streamed,
-    cases={
-        "smoke": tuple(
-            {"n": 60, "parts": parts, "causal": False, "basis": basis}
-            for parts, basis in zip((2, 5, 20), BASES, strict=True)
-        )
-    },
-    max_trials={"smoke": 3, "standard": 20},
-    sabotages=(Sabotage("a part is lost", "one of the states is not merged", {"forget": True}),),
-    remark="float64, degree 4; 1/l! (Taylor) or the polynomial of `approximant`.",
-    restated="fce1123: Taylor's polynomial only",
-)
-
 CLAIMS = (
     Claim(
         id="as23.factorisation",
@@ -273,38 +189,5 @@ CLAIMS = (
         ),
         search=Search(attention_start, attention_measured, attention_kept, TIGHT),
         remark="Entries uniform in [-1, 1], s = 1/d, so R <= 1. The degree is the least that reaches eps on [-R, R].",
-    ),
-    STREAMING,
-    replace(
-        STREAMING,
-        id="as23.streaming-causal",
-        title="Asked as the stream goes by, the state is causal attention with p",
-        statement=sp.Eq(
-            sp.Symbol(r"\frac{u_1(q_i)\sum_{j\le i}u_2(k_j)^{\top}v_j}{u_1(q_i)\sum_{j\le i}u_2(k_j)^{\top}}"),
-            sp.Symbol(r"\frac{\sum_{j\le i}p(s\langle q_i,k_j\rangle)v_j}{\sum_{j\le i}p(s\langle q_i,k_j\rangle)}"),
-        ),
-        cases={"smoke": tuple({"n": 60, "parts": 6, "causal": True, "basis": basis} for basis in BASES)},
-        sabotages=(Sabotage("tokens are lost", "the tokens at five random places are not absorbed", {"forget": True}),),
-        remark="float64, one token at a time.",
-    ),
-    Claim(
-        id="as23.time",
-        paper="AS23",
-        source="Theorem 3.8 (time)",
-        basis="implementation",
-        title="The state absorbs n tokens in time that grows no faster than n",
-        statement=sp.Eq(symbols.SECONDS, symbols.O(symbols.n)),
-        kind=Growth(variables={"n": symbols.n}, machine=True, resolution={"n": 0.1}),
-        trial=absorb_seconds,
-        cases={
-            "smoke": over("n", powers(12, 15), d=8, degree=4),
-            "standard": over("n", powers(14, 18), d=8, degree=4),
-        },
-        max_trials={"smoke": 8},
-        sabotages=(Sabotage("no state", "at each chunk the sum is taken from the start", {"restart": True}),),
-        remark=(
-            "Seconds of this machine, d = d_v = 8, degree 4 (t = 495). The exponent is 1 where the fixed cost of a "
-            "chunk no longer counts, so support means that an excess of 0.1 is ruled out."
-        ),
     ),
 )

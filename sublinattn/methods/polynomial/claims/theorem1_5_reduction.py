@@ -152,6 +152,7 @@ CLAIMS = (
         cases={"smoke": tuple({"n": n, "near": near} for n in (32, 64, 128) for near in (True, False))},
         max_trials={"smoke": 2, "standard": 20},
         sabotages=(Sabotage("small entries", "the vectors are not scaled up: B = 1", {"scaled": False}),),
+        source_checked=False,
         remark=(
             "The least error of any polynomial of a degree is found by linear programming, for all outputs of the "
             "instance at once; within n^-3 / 8, as in as23.reduction. With d = Theta(log n) a degree of log n has rank "

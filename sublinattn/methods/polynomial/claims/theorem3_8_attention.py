@@ -14,13 +14,12 @@ from ....core.backends import asnumpy, to_device
 from ....theory import symbols
 from ....theory.claim import Claim, Exact, Sabotage, Trial, Vacuity
 from ..approximants import approximant, minimal_degree
-from ..polynomial import PolynomialState, polynomial_attention, rounded_up
-from .lemmas3_features_error import BASES, WITHIN_2_EPS
+from ..polynomial import polynomial_attention, rounded_up
+from .lemmas3_features_error import WITHIN_2_EPS
 from .theorem1_4_phase import onset
 
 HEADS, D, D_V = (1, 2), 4, 3  # of `algorithm`; d_v is not d
 ROWS = 100  # queries of a head that `algorithm` looks at, the last ones among them
-POINTS = 200  # logits at which `entries` looks
 
 
 def attend(xp: Any, *arrays: np.ndarray, **options: Any) -> np.ndarray:
@@ -80,37 +79,6 @@ def algorithm(
     return Trial(float(error), 0.0, scale=rounding, facts={"n_q": n_q, "n_k": n_k})
 
 
-def entry_factors(
-    rng: Generator, xp: Any, *, basis: str, default: bool = False, short: int = 0, part: float = 1.0
-) -> Trial:
-    """Largest over smallest factor by which the entries of a row of the softmax matrix are off, at logits from -R to R.
-
-    The values are the identity, so that the output is the softmax matrix itself. Queries and keys are multiples of one
-    vector, so the first query meets all logits. eps is drawn, or by `default` that of the algorithm, 1/n. Sabotages:
-    the degree is lower by `short`; degree and polynomial are those of the interval [-part R, part R].
-    """
-    d, scale = 3, float(rng.uniform(0.3, 3.0))
-    eps = 1 / POINTS if default else math.exp(rng.uniform(math.log(1e-6), math.log(0.1)))
-    direction = rng.standard_normal(d)
-    direction *= math.sqrt(rng.uniform(0.3, 3.0) / scale) / np.linalg.norm(direction)  # of length sqrt(R / scale)
-    q = np.array([1.0, 0.5, -0.9])[:, None] * direction
-    k = np.cos(np.linspace(0, np.pi, POINTS))[:, None] * direction
-    radius = part * largest_logit(q, k, scale)
-    degree = minimal_degree(basis, eps, radius) - short
-    if part != 1:
-        given = {} if basis == "taylor" else {"radius": radius}
-        state = PolynomialState(d, POINTS, degree=degree, scale=scale, basis=basis, **given)
-        out = asnumpy(state.update(*(to_device(x, xp) for x in (k, np.eye(POINTS)))).attend(to_device(q, xp)))
-    else:
-        accuracy = {"degree": degree} if short else {} if default else {"eps": eps}
-        out = attend(xp, q, k, np.eye(POINTS), basis=basis, scale=scale, **accuracy)
-    weights = np.exp(scale * q @ k.T)
-    factors = out * weights.sum(axis=1, keepdims=True) / weights
-    spread = (factors.max(axis=1) / factors.min(axis=1)).max() if factors.min() > 0 else math.inf
-    facts = {"varepsilon": eps, "R": radius, "g": degree}
-    return Trial(float(spread), (1 + eps) / (1 - eps), facts=facts)
-
-
 def inverse_n(rng: Generator, xp: Any, *, n: int, width: float, beta: float, power: float = 1.0) -> Trial:
     """Largest error of `polynomial_attention(eps=1/n)` at d = width log n and entries +-B, B = (log n)^beta.
 
@@ -128,22 +96,7 @@ def inverse_n(rng: Generator, xp: Any, *, n: int, width: float, beta: float, pow
     return Trial(float(np.abs(out - exact).max()), 2 / n * b, scale=b, facts={**facts, "onset": begins})
 
 
-def state_bytes(rng: Generator, xp: Any, *, n: int, d: int, d_v: int, degree: int, keep: bool = False) -> Trial:
-    """Bytes that a state holds after n keys, against those of its moments and weights.
-
-    Sabotage (`keep`): the keys and values are kept, too.
-    """
-    k, v = (to_device(rng.standard_normal((n, width)), xp) for width in (d, d_v))
-    state = PolynomialState(d, d_v, degree=degree)
-    for rows in (slice(n // 3), slice(n // 3, n)):
-        state.update(k[rows], v[rows])
-    t = math.comb(d + degree, degree)
-    held = state.nbytes + (k.nbytes + v.nbytes if keep else 0)
-    return Trial(float(held), 8.0 * t * (d_v + 2), facts={"n": n, "d": d, "d_v": d_v, "t": t})
-
-
 OUTPUT = sp.Symbol(r"\mathrm{out}(Q, K, V)")
-FACTORS = sp.Symbol(r"\max_{j,j'}\frac{\widetilde{P}_{ij}/P_{ij}}{\widetilde{P}_{ij'}/P_{ij'}}", positive=True)
 ALGORITHM = Claim(
     id="as23.algorithm",
     paper="AS23",
@@ -204,27 +157,6 @@ CLAIMS = (
         restated="fce1123: one lane of rows only, so that queries past the last key had one prefix sum to choose from",
     ),
     Claim(
-        id="as23.entries",
-        paper="AS23",
-        source="Corollary 2.2 in Theorem 3.8 (our choice of the degree)",
-        basis="derived",
-        title="polynomial_attention(eps=...) has every entry of A within a factor 1 +- eps",
-        statement=sp.Le(FACTORS, (1 + symbols.eps) / (1 - symbols.eps)),
-        kind=Exact("<="),
-        trial=entry_factors,
-        cases={"smoke": tuple({"basis": basis, "default": default} for basis in BASES for default in (False, True))},
-        max_trials={"smoke": 8, "standard": 100},
-        sabotages=(
-            Sabotage("a degree short", "the degree is one below the least that reaches eps on [-R, R]", {"short": 1}),
-            Sabotage("half the radius", "degree and polynomial are those of [-R/2, R/2]", {"part": 0.5}),
-        ),
-        remark=(
-            "Read off the output for V = I, at 200 logits from -R to R; the quotient of two entries of a row is free "
-            "of the normaliser. eps from 1e-6 to 0.1, or the algorithm's own 1/n. The bound is attained where the "
-            "least degree only just reaches eps."
-        ),
-    ),
-    Claim(
         id="as23.inverse-n",
         paper="AS23",
         source="Theorem 1.4 (upper bound), run at eps = 1/n",
@@ -246,32 +178,6 @@ CLAIMS = (
             "Entries +-B, so that logits reach R = B^2; the minimax polynomial; s = 1/d. A case is vacuous where the "
             "rank t = C(d+g, g) is at least n: exact attention then does less. At d = log n / 4 it is not, at "
             "d = log n it is at any n that a computer holds."
-        ),
-    ),
-    Claim(
-        id="as23.state-space",
-        paper="AS23",
-        source="Theorem 3.8, read as a stream (space of this code)",
-        basis="implementation",
-        title="The state holds 8 t (d_v + 2) bytes, however many keys it has absorbed",
-        statement=sp.Eq(symbols.BYTES, 8 * symbols.t * (symbols.d_v + 2), evaluate=False),
-        kind=Exact("=="),
-        trial=state_bytes,
-        cases={
-            "smoke": tuple(
-                {"n": n, "d": d, "d_v": d_v, "degree": degree}
-                for n, d, d_v, degree in ((1000, 4, 4, 4), (10000, 4, 4, 4), (4000, 8, 5, 4), (256, 24, 24, 3))
-            )
-        },
-        max_trials={"smoke": 1},
-        sabotages=(Sabotage("keys are kept", "the state keeps the keys and values that it absorbs", {"keep": True}),),
-        vacuity=Vacuity(
-            sp.Ge(symbols.t * (symbols.d_v + 1), symbols.n * (symbols.d + symbols.d_v)),
-            onset=symbols.t * (symbols.d_v + 1) / (symbols.d + symbols.d_v),
-        ),
-        remark=(
-            "Moments, t (d_v + 1), and weights, t, in float64. A case is vacuous where the moments are no fewer than "
-            "the n (d + d_v) numbers of the keys and values themselves."
         ),
     ),
 )
