@@ -73,9 +73,9 @@ def test_point_error_of_dominant_entries(change: dict[str, Any]) -> None:
     assert wrong >= 2 if change else wrong == 0
 
 
-def test_no_more_buckets_than_bytes_can_number() -> None:
+def test_no_more_buckets_than_the_hash_knows() -> None:
     case: dict[str, Any] = {"variable": "varepsilon", "family": "flat", "n": 500, "k": 4, "eps1": 0.03, "keep": 2}
-    right, broken = (width.critical_width(np.random.default_rng(0), np, **case, byte=b) for b in (False, True))
+    right, broken = (width.critical_width(np.random.default_rng(0), np, **case, most=most) for most in (None, 256))
     assert 256 < right.measured < 1000 and broken.measured == math.inf and broken.facts["cap"] == 1000
 
 
