@@ -229,7 +229,7 @@ CLAIMS = (
         trial=psi_rows,
         cases={"smoke": over("n", powers(6, 12, 2), d=2, d_v=4, degree=3, k=8)},
         max_trials={"smoke": 12, "standard": 24},
-        sabotages=(Sabotage("9 bits", "the hash of Psi knows no more than 512 rows", {"most": 512, "draws": 4}),),
+        sabotages=(Sabotage("9 bits", "the hash of Psi knows no more than 512 rows", {"most": 512}),),
         remark=(
             "Where eps2 is relative to |D^-1 U1| |U2|_F |V|_F, as in this package, the theorem says nothing of an "
             "error below |y|, and a refutation does not contradict it; what it is relative to in the paper could not "
