@@ -77,10 +77,31 @@ def mask(
 
 # --------------------------------------------------------------------------------------------------- planted clusters
 def recall(
-    rng: np.random.Generator, xp: Any, *, angle: float, bits: int, blocks: int, block_size: int, queries: int,
-    heads: int = 150, hashing: str = "paper",
-) -> Trial:  # fmt: skip
-    """Share of heads whose mask holds one planted pair: a query at `angle * pi` to its key, in random places.
+    rng: np.random.Generator, xp: Any, *, angle: float, bits: int, blocks: int, heads: int = 150, **how: Any
+) -> Trial:
+    """Share of heads whose mask holds one planted pair, against its law; `how` as for `held`."""
+    law = recall_law(angle, bits, blocks)
+    return Trial(
+        float(held(rng, xp, angle=angle, bits=bits, blocks=blocks, heads=heads, **how).mean()),
+        law,
+        scale=math.sqrt(law * (1 - law) / heads),
+        facts={"theta": angle * math.pi, "r": bits, "random": 1 / blocks, "collision": (1 - angle) ** bits},
+    )
+
+
+def held(
+    rng: np.random.Generator,
+    xp: Any,
+    *,
+    angle: float,
+    bits: int,
+    blocks: int,
+    heads: int,
+    block_size: int,
+    queries: int,
+    hashing: str = "paper",
+) -> np.ndarray:
+    """Whether each head's mask holds one planted pair: a query at `angle * pi` to its key, in random places.
 
     Each head has `blocks` clusters of `block_size` equal keys and `queries` equal queries, each cluster in a plane of
     its own, all of random lengths.
@@ -96,21 +117,14 @@ def recall(
         axes[c[p]] * rng.uniform(0.5, 2, (*p.shape, 1))
         for axes, c, p in zip((q_axes, k_axes), cluster, places, strict=True)
     )
-    held = mask(rng, xp, q, k, block_size=block_size, bits=bits, hashing=hashing)
+    counts = mask(rng, xp, q, k, block_size=block_size, bits=bits, hashing=hashing)
     q_place, k_place = (np.argmin(p, axis=1) for p in places)  # where the first query and key of cluster 0 stand
-    law = recall_law(angle, bits, blocks)
-    return Trial(
-        float((held[np.arange(heads), q_place, k_place] > 0).mean()),
-        law,
-        scale=math.sqrt(law * (1 - law) / heads),
-        facts={"theta": angle * math.pi, "r": bits, "n": len(cluster[1]), "random": 1 / blocks,
-               "collision": (1 - angle) ** bits},
-    )  # fmt: skip
+    return counts[np.arange(heads), q_place, k_place] > 0
 
 
 @lru_cache(maxsize=64)
 def recall_law(angle: float, bits: int, blocks: int) -> float:
-    """The probability that `recall` measures.
+    """The probability that `held` is true.
 
     A cluster's queries and keys fall into buckets (u, w) with probability `2^-r a^h (1 - a)^(r - h)`, h the number of
     bits in which u and w differ, `a = theta/pi`; the clusters do so independently. Given L_q clusters whose queries lie

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -23,12 +24,16 @@ from ....plots.panels import facets, finish, grid, lines, theory_line
 from ....plots.style import LOOKS, paper_style, series
 from ....theory import symbols
 from ....theory.claim import evaluate
+from ..claims.algorithm1_mask import held
 from ..sort_lsh import buckets, default_bits, hyperplanes, sort_blocks
 
 BITS = (1, 2, 4, 8)
 D = 16  # dimension of the points; the laws do not depend on it
 HEAVY = 10.0
 """An entry of P is heavy if it is at least this many times the mean entry 1/n."""
+
+CLUSTERS = 16
+"""Planted clusters, each as large as a block, of `recall_over_bits`."""
 
 LAWS = {"same bucket": symbols.LSH_COLLISION, "neighbouring bucket": symbols.GRAY_ADJACENCY}
 
@@ -144,6 +149,25 @@ def heavy_caught(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def recall_over_bits(run: Run) -> pd.DataFrame:
+    """Share of planted pairs that the mask holds, over the number of hyperplanes; n/b clusters as large as a block.
+
+    Returns
+    -------
+    DataFrame
+        angle (degrees, of a query to its key), bits, heads (draws of the hash and of the places), rate with exact 99
+        percent limits low and high, collision (the probability of a common bucket).
+    """
+    heads = run.pick(smoke=500, standard=4000, full=20000)
+    how: dict[str, Any] = {"blocks": CLUSTERS, "block_size": 4, "queries": 4, "heads": heads}
+    rows = []
+    for angle in (0.02, 0.05, 0.1):
+        for bits in range(1, 11):
+            hits = held(run.rng("recall", bits, angle), run.xp, angle=angle, bits=bits, **how).sum()
+            rows.append((180 * angle, bits, heads, *proportion(int(hits), heads), (1 - angle) ** bits))
+    return pd.DataFrame(rows, columns=["angle", "bits", "heads", "rate", "low", "high", "collision"])
+
+
 # -------------------------------------------------------------------------------------------------------------- figures
 @paper_style()
 def draw_collisions(rates: pd.DataFrame, laws: pd.DataFrame) -> Figure:
@@ -161,6 +185,21 @@ def draw_collisions(rates: pd.DataFrame, laws: pd.DataFrame) -> Figure:
         ax.set(title=event, xlim=(0, 180), xticks=range(0, 181, 45), ylim=(-0.02, 1.02))
     finish(fig, xlabel="angle between the points (degrees)", ylabel="probability")
     return fig
+
+
+@paper_style()
+def draw_recall(rows: pd.DataFrame) -> Figure:
+    """A panel per angle: the rates of `recall_over_bits`, the probability of a common bucket, and the share b/n."""
+
+    def known(ax: Axes, panel: pd.DataFrame) -> None:
+        panel = panel.drop_duplicates("bits")
+        theory_line(ax, panel["bits"], panel["collision"], r"common bucket: $(1-\theta/\pi)^r$")
+        theory_line(ax, panel["bits"], 1 / CLUSTERS, "random mask: $b/n$", linestyle=(0, (1, 1.5)))
+        ax.set(xticks=range(1, 11), ylim=(0, 1.02))
+
+    look = {"looks": {None: {**LOOKS["blue"], "label": "in the mask"}}, "limits": ("low", "high"), "bars": True}
+    options: dict[str, Any] = {"facet": "angle", "titles": lambda angle: f"{angle:g} degrees", "height": 1.9, **look}
+    return facets(rows, x="bits", y="rate", xlabel="hyperplanes $r$", ylabel="probability", each=known, **options)
 
 
 @paper_style()

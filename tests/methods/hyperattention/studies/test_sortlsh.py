@@ -28,3 +28,11 @@ def test_mask_finds_clusters_and_no_sinks():
     shares = sortlsh.heavy_caught(RUN).groupby(["input", "mask"])["heavy_share"].median()
     assert shares["clustered", "sortLSH"] > 3 * shares["clustered", "random"]
     assert shares["4 sinks", "sortLSH"] == pytest.approx(64 / 1024, rel=0.05)  # all keys meet a sink's block equally
+
+
+def test_recall_stays_below_the_common_bucket_and_grows_with_the_hyperplanes():
+    rates = sortlsh.recall_over_bits(RUN).set_index(["angle", "bits"])
+    assert (rates["low"] <= rates["collision"]).all()
+    small = rates.loc[3.6, "rate"]
+    assert small[8] > 2 * small[2] > 4 / sortlsh.CLUSTERS  # a random mask holds b/n = 1/16
+    assert len(sortlsh.draw_recall(rates.reset_index()).axes) == 3
