@@ -171,16 +171,21 @@ class UnscaledSample(TheorySample):
 
 
 class ConsecutiveSample(TheorySample):
-    """Sabotage: `m` consecutive keys of the sorted order (all, if there are fewer) in place of `m` uniform ones."""
+    """Sabotage: `m` consecutive keys of the sorted order (all, if there are fewer) stand for all of them.
+
+    In the normaliser they take the place of `m` uniform keys, in the product that of keys drawn by their values' norms.
+    """
 
     def __init__(self, problem: Problem, blocks: SortedBlocks, draws: TheoryDraws, **kwargs: Any) -> None:
         super().__init__(problem, blocks, draws, **kwargs)
-        xp, (_, k, _) = problem.xp, problem.rows
+        xp, (_, k, v) = problem.xp, problem.rows
         n = blocks.k_order.shape[1]
         m = min(draws.uniform.shape[1], n)
         window = draws.uniform[:, :1] % (n - m + 1) + np.arange(m)
         self.weight, self.block_of = n / m, window // blocks.block_size
-        self.k_uniform = k[xp.take_along_axis(blocks.k_order, to_device(window, xp), axis=1)]
+        rows = xp.take_along_axis(blocks.k_order, to_device(window, xp), axis=1)
+        self.k_uniform = self.k_norm = k[rows]
+        self.v_norm = v[rows] * self.weight
 
 
 THEORY = {"paper": TheorySample, "no n/m weight": UnscaledSample, "consecutive keys": ConsecutiveSample}

@@ -75,7 +75,7 @@ DROPS = (
 )
 CONSECUTIVE = Sabotage(
     "consecutive keys",
-    "m consecutive keys of the sorted order, from a random one on, in place of m uniform draws",
+    "m consecutive keys of the sorted order, from a random one on, stand for all, in place of m independent draws",
     {"variant": "consecutive keys"},
 )
 # With constant 1: m >= n says nothing, since n keys make exact attention. The onset solves n = FACTOR log n.

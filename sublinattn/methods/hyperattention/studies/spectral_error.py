@@ -1,4 +1,7 @@
-"""Spectral error of HyperAttention over its budget, beside exact attention, uniform sampling and answering zero."""
+"""Spectral error of HyperAttention over its budget, beside exact attention, uniform sampling and answering zero.
+
+And from which n on the theorems say something, whatever the constant that they hide. Notebook 03.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 from matplotlib.figure import Figure
 
 from ....core.exact import attention
@@ -16,12 +20,21 @@ from ....lab.workloads.instance import Instance
 from ....lab.workloads.reference import Reference
 from ....plots.panels import facets
 from ....plots.style import paper_style
+from ....theory import symbols
+from ....theory.claim import evaluate
 from ...baselines.uniform import uniform_attention
 from ..hyper import hyper_attention
 
 D = 64
 INPUTS = (GAUSSIAN, GAUSSIAN_MEAN, CLUSTERED, PLANTED, HEAVY_VALUES, SINKS, REAL)
 SINKS_EXACT = "hyper practical, sinks exact"
+PRESCRIBED = {
+    "ha24.lemma1": symbols.APPROXD_SIZE,
+    "ha24.lemma2": symbols.AMM_GROWTH,
+    "ha24.theorem1-exponents": symbols.APPROXD_SIZE,
+}
+"""Sample size of each theorem without its hidden constant: a multiple of log n (Lemma 1), or free of n (Lemma 2)."""
+CONSTANTS = tuple(10.0**-i for i in range(9))
 
 
 def methods(x: Instance, budget: int, exact_keys: int, rng: np.random.Generator) -> Iterator[tuple[str, Any]]:
@@ -104,3 +117,33 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
             lines.append((name, method, float(min(below, default=np.nan)), ratio))
     columns = ["input", "method", "budget to beat zero", "error / uniform's"]
     return pd.DataFrame(lines, columns=columns).set_index(["input", "method"]).round(3)
+
+
+def onsets(run: Run) -> pd.DataFrame:
+    """From which n on a theorem asks for fewer than n samples, over the constant that it hides.
+
+    Its claims must have been checked by this run: alpha, kappa, the stable rank, d_v and eps are those of their cases.
+
+    Returns
+    -------
+    DataFrame
+        By claim and constant c: smallest and largest onset over the cases (1 where c is so small that every n will do),
+        and the share of the cases whose own n is beyond their onset.
+    """
+    lines = []
+    for claim, size in PRESCRIBED.items():
+        facts = [case["facts"] for case in run.record(claim)["cases"]]
+        for constant in CONSTANTS:
+            found = [onset(constant * evaluate(size, one), one["n"], in_log_n=size.has(symbols.n)) for one in facts]
+            beyond = np.mean([n < one["n"] for n, one in zip(found, facts, strict=True)])
+            lines.append((claim, constant, min(found), max(found), float(beyond)))
+    columns = ["claim", "constant", "smallest onset", "largest onset", "cases beyond it"]
+    return pd.DataFrame(lines, columns=columns).set_index(["claim", "constant"])
+
+
+def onset(size: float, n: float, *, in_log_n: bool) -> float:
+    """The n from which on `m < n`, for m that is `size` at `n` and grows like log n, or not at all."""
+    if not in_log_n:
+        return max(size, 1.0)
+    factor = size / np.log(n)  # n = factor log n has two solutions if factor > e, of which this is the larger one
+    return float(-factor * scipy.special.lambertw(-1 / factor, -1).real) if factor > np.e else 1.0
