@@ -71,15 +71,14 @@ def upper_half(log_x: np.ndarray) -> np.ndarray:
     return ranks >= (len(ranks) - 1) // 2
 
 
-def limits(log_x: np.ndarray, y: np.ndarray) -> tuple[Any, Any]:
-    """Lower and upper limit of the slope, wider where the log-log plot bends.
+def limits(whole: Slope, part: Slope) -> tuple[Any, Any]:
+    """Lower and upper limit of the slope over a grid, wider where the log-log plot bends; `part`: over its upper half.
 
     The spread of replicates says nothing of a bend, and no number of them averages it away. Growth beyond the grid is
     what its upper end shows. So where the slope over the upper half differs from that over the whole grid by more than
     noise explains (t test of the difference, CONFIDENCE on each side), the limits take in those of the upper half. With
     a power law this happens to at most 2 percent of the data.
     """
-    whole, part = slope(log_x, y), slope(log_x, y, upper_half(log_x))
     lower, upper = whole.value - whole.reach, whole.value + whole.reach
     bend = part.minus(whole)
     bends = np.abs(bend.value) > bend.reach + ROUNDING

@@ -136,10 +136,11 @@ def fit(
         return replace(nothing_found, outcome="refuted" if refuted else "undecided", p_value=p_value, reason=reason)
 
     # Exponents over the complete points: measured = theory's effective exponent + excess.
-    excess = float(slope(along[complete], ratio[complete]).value)
-    lower, upper = map(float, limits(along[complete], ratio[complete]))
+    log_z, log_ratio = along[complete], ratio[complete]
+    whole = slope(log_z, log_ratio)
+    lower, upper = map(float, limits(whole, slope(log_z, log_ratio, upper_half(log_z))))
     effective = float(slope(log_x[complete], log_growth[complete]).value)
-    measured = effective + direction * excess
+    measured = effective + direction * float(whole.value)
     low, high = sorted((effective + direction * lower, effective + direction * upper))
     outcome: Outcome = "undecided"
     reason = f"measured exponent {measured:.3g} [{low:.3g}, {high:.3g}], theory {effective:.3g}"
@@ -158,7 +159,7 @@ def fit(
         theory_exponent=effective,
         lower=low,
         upper=high,
-        excess=excess,
+        excess=float(whole.value),
         p_value=p_value,
         reason=reason + note,
     )
