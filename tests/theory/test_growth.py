@@ -97,7 +97,7 @@ def test_limits_that_exclude_the_theory_from_above_do_not_support():
 
 
 def test_a_refutation_must_persist_on_the_upper_half():
-    """Steeper than the theory at the lower end alone: no larger grid would show it. The upper half of 5 points is 3."""
+    """Steeper than the theory at the lower end alone: a larger grid might not show it. Of 5 points 3 are the upper half."""
     x, noise = grid(), noisy(grid(), 0.0, noise=0.02)
     early, late = np.where(x < x[2], x**2 / x[2], x), np.where(x < x[2], x, x**2 / x[2])
     result = fit(x, early * noise, x)
@@ -105,6 +105,8 @@ def test_a_refutation_must_persist_on_the_upper_half():
     assert "not on the upper half" in result.reason
     result = fit(x, late * noise, x)
     assert result.outcome == "refuted" and result.p_value <= LEVEL and "over this grid" in result.reason
+    dip = np.where(x < x[2], x[2] ** 3 / x**2, x**1.5 / x[2] ** 0.5)  # steep above the middle only, and less before
+    assert fit(x, dip * noise, x).outcome == "undecided"
     # eps^-1: the theory grows towards small eps, and there lies its upper half
     assert fit(1 / x, early * noise, x).outcome == "undecided"
     assert fit(1 / x, late * noise, x).outcome == "refuted"
