@@ -97,7 +97,7 @@ def test_limits_that_exclude_the_theory_from_above_do_not_support():
 
 
 def test_a_refutation_must_persist_on_the_upper_half():
-    """Steeper than the theory at the lower end alone: a larger grid might not show it. Of 5 points 3 are the upper half."""
+    """Steeper than the theory at the lower end alone: a larger grid might not be. Of 5 points 3 are its upper half."""
     x, noise = grid(), noisy(grid(), 0.0, noise=0.02)
     early, late = np.where(x < x[2], x**2 / x[2], x), np.where(x < x[2], x, x**2 / x[2])
     result = fit(x, early * noise, x)
