@@ -26,7 +26,7 @@ _NEVER = np.iinfo(np.int64).max
 
 
 def measure(simulations: int = 2000, rng: int | np.random.Generator | None = 0) -> pd.DataFrame:
-    """Table of error rates, one line per kind of claim, setting and level. About a minute on two cores.
+    """Table of error rates, one line per kind of claim, setting and level. About two minutes on one core.
 
     Returns
     -------
