@@ -130,14 +130,18 @@ def bench(
     mask_seed: int = 0,
     dtype: type = np.float32,
     v: np.ndarray | None = None,
+    bits: int | None = None,
 ) -> Bench:
-    """Copies of `x`, in `dtype`, under the mask that `mask_seed` gives; with the values `v` if these are given."""
+    """Copies of `x`, in `dtype`, under the mask that `mask_seed` gives; with the values `v` if these are given.
+
+    `bits` is the number of hyperplanes of the hash, by default that of `hyper_attention`.
+    """
     q, k, values = (
         to_device(np.ascontiguousarray(np.broadcast_to(a.astype(dtype), (copies, *a.shape))), xp)
         for a in (x.q, x.k, x.v if v is None else v)
     )
     shift = needs_shift(x.scale, *(float(np.linalg.norm(a, axis=1).max()) for a in (x.q, x.k)))
-    one = hash_rows(xp, np.random.default_rng(mask_seed), q[:1], k[:1], block_size=block_size)
+    one = hash_rows(xp, np.random.default_rng(mask_seed), q[:1], k[:1], block_size=block_size, bits=bits)
     start = np.arange(copies) * len(x.q)
     q_buckets, k_buckets = (xp.broadcast_to(a, (copies, a.shape[1])) for a in one)
     blocks = sort_blocks(xp, q_buckets, k_buckets, block_size=block_size, q_start=start, k_start=start)
@@ -220,6 +224,7 @@ def critical_sample(
     told_kappa: float | None = None,
     variant: str = "paper",
     columns: str = "together",
+    bits: int | None = None,
     **instance: Any,
 ) -> Trial:
     """Smallest sample size at which at most a tenth of `trials` draws miss `error <= eps`.
@@ -241,11 +246,13 @@ def critical_sample(
         A key of `THEORY`.
     columns : str
         "together": one sample for all columns of V; "apart" (a sabotage): each draws its own m/d_v keys.
+    bits : int, optional
+        Hyperplanes of the hash, by default as in `hyper_attention`.
     **instance
         Arguments of `fresh`.
     """
     x = fresh(seed=int(rng.integers(2**31)), **instance)
-    mask: dict[str, Any] = {"block_size": len(x.k) // blocks, "mask_seed": int(rng.integers(2**31))}
+    mask: dict[str, Any] = {"block_size": len(x.k) // blocks, "mask_seed": int(rng.integers(2**31)), "bits": bits}
     kappa = measured_kappa(bench(x, xp, rng, copies=1, sample_size=1, **mask))
     given = kappa if told_kappa is None else told_kappa
     make_estimator = theory_maker(kappa=given, eps=eps, variant=variant)

@@ -31,8 +31,9 @@ def normaliser_samples(rng: np.random.Generator, xp: Any, *, variable: str, erro
 
 BASE = {"d": 32, "d_v": 4, "eps": 0.5, "blocks": 16, "values": "mean", "row_sums": 3.0}
 HEAVY_KEY = {**BASE, "n": 256, "trials": 12, "workload": "alpha", "knobs": {"alpha": 64.0, "noise": 0.5}}
-TWO_CLUSTERS = {**BASE, "workload": "clustered", "knobs": {"clusters": 2, "spread": 0.05}}
-"""Dials hold kappa (`row_sums`) and alpha: the knob of the one, 2.6 of the other, where the keys' order matters."""
+TWO_CLUSTERS = {**BASE, "workload": "clustered", "knobs": {"clusters": 2, "spread": 0.05}, "bits": 12}
+"""Dials hold kappa (`row_sums`) and alpha: the knob of the one, 2.6 of the other, where the keys' order matters:
+12 bits leave the two clusters in one bucket with probability 2^-12."""
 
 
 def grid(error: str, **overrides: Any) -> tuple[dict[str, Any], ...]:
@@ -54,6 +55,11 @@ FOUR = {
     "n": sp.log(symbols.n),
 }
 RESOLUTION = {"varepsilon": 0.25, "kappa": 0.25, "alpha": 0.25, "n": 0.04}
+RESTATED = (
+    "1cef2ee: in f3b104c alpha and kappa rose with n, the mask's share fell, and the smallest eps asked for more than "
+    "n samples; in 63b6ca8 8 replicates could refute no sabotage at this level; in 1cef2ee 4 hyperplanes left the two "
+    "clusters together, where the sabotage does no harm, in 6 % of the masks"
+)
 TOLD = sp.Symbol("told_kappa", positive=True)
 KAPPA_KNOWN = Assumption("kappa is known", sp.Ge(TOLD * 1.0001, symbols.kappa))
 EPS_LARGE = Assumption("eps above kappa^-4", symbols.eps > symbols.kappa**-4)
@@ -148,8 +154,7 @@ CLAIMS = (
             "is 1. The lemma's preconditions are from memory. alpha and kappa are held by dials, and the mask by its "
             "share (16 blocks). Support means that an excess of 0.25 (in n: 0.04) is ruled out over this grid."
         ),
-        restated="63b6ca8: f3b104c let alpha and kappa rise with n, the mask's share fall, and the smallest eps ask "
-        "for more than n samples; 63b6ca8 had 8 replicates, too few to refute a sabotage at this level, and larger n",
+        restated=RESTATED,
     ),
     Claim(
         id="ha24.floor",

@@ -26,7 +26,7 @@ from ._bench import (
     prescribed,
     theory_maker,
 )
-from .lemma1 import ALPHA_LARGE, CONSECUTIVE, EPS_LARGE, FOUR, KAPPA_KNOWN, RESOLUTION, VACUOUS, grid
+from .lemma1 import ALPHA_LARGE, CONSECUTIVE, EPS_LARGE, FOUR, KAPPA_KNOWN, RESOLUTION, RESTATED, VACUOUS, grid
 
 
 def output_samples(rng: np.random.Generator, xp: Any, *, variable: str, error: str, **case: Any) -> Trial:
@@ -121,8 +121,7 @@ CLAIMS = (
             "The same m for ApproxD and for the product. Exponents only; vacuity is judged with constant 1. What is "
             "held fixed, as in ha24.lemma1."
         ),
-        restated="63b6ca8: f3b104c let alpha and kappa rise with n, the mask's share fall, and the smallest eps ask "
-        "for more than n samples; 63b6ca8 had 8 replicates, too few to refute a sabotage at this level, and larger n",
+        restated=RESTATED,
     ),
     Claim(
         id="ha24.theorem1-end-to-end",
