@@ -120,10 +120,10 @@ def _means(simulations: int, rng: np.random.Generator) -> Iterator[dict[str, Any
             batches = [mean_decisions(draw((size, horizon)) + deviation, resolution) for size in portions(simulations)]
             truth = "at the limit" if deviation == 0 else f"off by {deviation} standard deviations"
             yield from lines("mean", f"{name} noise", truth, horizon, batches)
-    yield from _rare_refutations(simulations, rng, horizon)
+    yield from rare_refutations(simulations, rng, horizon)
 
 
-def _rare_refutations(simulations: int, rng: np.random.Generator, horizon: int) -> Iterator[dict[str, Any]]:
+def rare_refutations(simulations: int, rng: np.random.Generator, horizon: int) -> Iterator[dict[str, Any]]:
     """False refutations of a mean under normal noise, by importance sampling [Siegmund 1976].
 
     Paths drift, one way or the other, at one of several speeds. A refutation at trial t counts with the likelihood

@@ -41,7 +41,7 @@ def test_simulated_means_are_judged_as_by_the_engine():
 def test_importance_sampling_gives_the_share_of_refuted_means(monkeypatch):
     monkeypatch.setattr(error_rates, "LEVELS", (0.05,))
     rng = np.random.default_rng(2)
-    (line,) = error_rates._rare_refutations(2000, rng, horizon=60)
+    (line,) = error_rates.rare_refutations(2000, rng, horizon=60)
     (decided,) = error_rates.mean_decisions(rng.standard_normal((5_000, 60)), 0.0).values()
     assert line["refuted_high"] - line["refuted_low"] < 0.2 * line["refuted"]
     assert line["refuted"] == pytest.approx(np.mean(decided > 0), rel=0.3)  # four standard errors
