@@ -49,24 +49,24 @@ def _output(
     exact_keys: int = 0,
     recursion: str = "paper",
 ) -> np.ndarray:
-    """The algorithm's output on these queries, keys and values, always with the same draws."""
-    q, k, v = (to_device(x[None], xp) for x in arrays)
+    """The algorithm's output on these queries, keys and values (heads, n, d), always with the same draws."""
+    q, k, v = (to_device(x, xp) for x in arrays)
     kind, call = RECURSIONS[recursion]
     sizes = {"block_size": block_size, "sample_size": sample_size}
     how: dict[str, Any] = {"make_estimator": ESTIMATORS[estimator], "rng": np.random.default_rng(0), **sizes}
     problem = kind(xp, q, k, v, scale=q.shape[-1] ** -0.5, shift=True, **how)
-    return asnumpy(call(problem, exact_keys)[0])[0]
+    return asnumpy(call(problem, exact_keys)[0])
 
 
 def _change(rng: np.random.Generator, xp: Any, *, n: int, redrawn: slice, how: dict[str, Any]) -> tuple[float, int]:
     """Largest change of outputs 0..i, same draws, when rows after i of some of (q, k, v) are drawn again; and i."""
-    arrays = [rng.standard_normal((n, 8)) for _ in range(3)]
+    arrays = [rng.standard_normal((2, n, 8)) for _ in range(3)]
     last = int(rng.integers(n // 4, n - 1))
     changed = [x.copy() for x in arrays]
     for x in changed[redrawn]:
-        x[last + 1 :] = rng.standard_normal((n - last - 1, 8))
+        x[:, last + 1 :] = rng.standard_normal((2, n - last - 1, 8))
     before, after = (_output(x, xp, **how) for x in (arrays, changed))
-    return float(abs(before - after)[: last + 1].max()), last
+    return float(abs(before - after)[:, : last + 1].max()), last
 
 
 def leak(rng: np.random.Generator, xp: Any, *, n: int, **how: Any) -> Trial:
@@ -81,12 +81,15 @@ def later_queries(rng: np.random.Generator, xp: Any, *, n: int, **how: Any) -> T
     return Trial(-change, -SEEN, facts={"n": n, "i": last})
 
 
-def exact_limit(rng: np.random.Generator, xp: Any, *, n: int, **how: Any) -> Trial:
-    """Largest distance from exact causal attention when every key is sampled."""
-    q, k, v = (rng.standard_normal((n, 8)) for _ in range(3))
+def exact_limit(rng: np.random.Generator, xp: Any, *, n: int, queries: int | None = None, **how: Any) -> Trial:
+    """Largest distance from exact causal attention when every key is sampled; two heads.
+
+    `queries` of them where their number is not n: query i sees keys 0..i.
+    """
+    q, k, v = (rng.standard_normal((2, size, 8)) for size in (queries or n, n, n))
     out = _output([q, k, v], xp, sample_size=n, **how)
-    a = np.tril(np.exp(q @ k.T / np.sqrt(8)))
-    return Trial(float(abs(out - (a @ v) / a.sum(axis=1, keepdims=True)).max()), 0.0, facts={"n": n})
+    a = np.exp(q @ k.swapaxes(1, 2) / np.sqrt(8)) * np.tri(queries or n, n)
+    return Trial(float(abs(out - (a @ v) / a.sum(axis=2, keepdims=True)).max()), 0.0, facts={"n": n})
 
 
 LEAKS = tuple(
@@ -99,6 +102,8 @@ LIMITS = (
     {"n": 333, "block_size": 7},
     {"n": 250, "block_size": 16, "exact_keys": 5},
     {"n": 65, "block_size": 64},
+    {"n": 90, "queries": 141, "block_size": 8},
+    {"n": 141, "queries": 90, "block_size": 8, "exact_keys": 2},
 )
 o_i, k_j, v_j, q_j = (sp.Symbol(name) for name in ("o_i", "k_j", "v_j", "q_j"))
 d_dk, d_dv, d_dq = (sp.Symbol(rf"\partial o_i/\partial {name}_j") for name in "kvq")
@@ -168,6 +173,10 @@ CLAIMS = (
         sabotages=(
             Sabotage("top left out", "the topmost off-diagonal block is never added", {"recursion": "top left out"}),
         ),
-        remark="Odd sizes, blocks that do not divide them, sinks in the exact part.",
+        remark=(
+            "Two heads, odd sizes, blocks that do not divide them, sinks in the exact part, more and fewer queries than "
+            "keys (the mask is aligned at the top left)."
+        ),
+        restated="eaf5810: one head, and as many queries as keys",
     ),
 )
