@@ -174,8 +174,8 @@ CLAIMS = (
             Sabotage("top left out", "the topmost off-diagonal block is never added", {"recursion": "top left out"}),
         ),
         remark=(
-            "Two heads, odd sizes, blocks that do not divide them, sinks in the exact part, more and fewer queries than "
-            "keys (the mask is aligned at the top left)."
+            "Two heads, odd sizes, blocks that do not divide them, sinks in the exact part, more and fewer queries "
+            "than keys (the mask is aligned at the top left)."
         ),
         restated="eaf5810: one head, and as many queries as keys",
     ),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import combinations, product
 from typing import Any
 
@@ -135,6 +136,28 @@ def first_bias(
     return Trial(float(abs(mean / law - 1).max()), 0.0, facts=facts)
 
 
+def causal_bias(
+    rng: np.random.Generator, xp: Any, *, half: int, block_size: int, sample_size: int, broken: str = "nothing"
+) -> Trial:
+    """The same of one step of the causal recursion: two leaves of `half` tokens and the square below them."""
+    square, v, own = _problem(rng, xp, half, block_size)
+    a = np.exp(rng.standard_normal((2 * half, 2 * half)))
+    a[half:, :half] = square
+    weight = half / sample_size if broken == "n/m weight" else 1.0
+
+    def below(rows: slice, keys: slice, *, sample: np.ndarray) -> Sums:
+        return columns(a[rows, keys], v, own, sample, weight=weight, masked=broken == "masked")
+
+    values = np.concatenate([v, v])
+    sets = (np.array(s) for s in combinations(range(half), sample_size))
+    mean = _mean(recursion(a, values, half, partial(below, sample=s)) for s in sets)
+    exact = np.tril(a).sum(axis=1)
+    law = exact.copy()
+    law[half:] -= square.sum(axis=1) - (square * own).sum(axis=1) - sample_size / half * square.sum(axis=1)
+    facts = {"n": half, "b": block_size, "m": sample_size, "bias": float((law / exact - 1).min())}
+    return Trial(float(abs(mean / law - 1).max()), 0.0, facts=facts)
+
+
 def neighbours(rng: np.random.Generator, xp: Any, *, bits: int, order: str = "released") -> Trial:
     """Most sign bits in which two buckets that follow each other differ."""
     pattern = np.arange(2**bits, dtype=np.uint16)
@@ -151,6 +174,7 @@ SIZES = (
 )
 D_II, D_TILDE, BLOCK = (sp.Symbol(name) for name in ("D_{ii}", r"\tilde{D}_{ii}", r"\langle M_i, A_i\rangle"))
 FILLED, TWICE = sp.Symbol("f_i", nonnegative=True), sp.Symbol("c", nonnegative=True)
+LEAF, SQUARE = sp.Symbol(r"D_{ii}^{A_{22}}", positive=True), sp.Symbol(r"D_{ii}^{A_{21}}", positive=True)
 MEAN = symbols.E(D_TILDE)
 SOURCE = "the authors' two public repositories (their code, not the paper)"
 
@@ -195,6 +219,31 @@ CLAIMS = (
             "By enumeration of all sets of keys that may come first. Weight 1 cancels in the output where the block "
             "weighs little and the keys come in random order; where partial results merge, as in the causal recursion, "
             "it is the weight of the whole square against the exact leaves."
+        ),
+    ),
+    Claim(
+        id="ha24.released-causal",
+        paper="HA24",
+        source=SOURCE,
+        basis="property",
+        title="Released code, first keys: the causal recursion merges a square's block and m/n of it with exact leaves",
+        statement=sp.Eq(MEAN, LEAF + BLOCK + symbols.m / symbols.n * SQUARE),
+        kind=Exact("==", rtol=1e-10),
+        trial=causal_bias,
+        cases={
+            "smoke": (
+                {"half": 6, "block_size": 2, "sample_size": 2},
+                {"half": 7, "block_size": 3, "sample_size": 1},
+            )
+        },
+        max_trials={"smoke": 3},
+        sabotages=(
+            Sabotage("n/m weight", "the first columns at weight n/m", {"broken": "n/m weight"}),
+            Sabotage("masked", "those of the own block are left out", {"broken": "masked"}),
+        ),
+        remark=(
+            "As ha24.released-first-keys, for one square of n earlier keys: no factor cancels here, since the leaves "
+            "are exact."
         ),
     ),
     Claim(
