@@ -45,11 +45,11 @@ def encoder(backend: str, n: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=PASSAGES)
-def _passage(backend: str, number: int, tokens: int) -> tuple[Array, Array]:
+def passage(backend: str, number: int, tokens: int) -> tuple[Array, Array]:
     """Queries and keys (heads of all layers, tokens, d) of the decoder on the beginning of a passage."""
     model = open_model(backend=backend)
-    passage = model.passage(np.random.default_rng([2402, number]), LONGEST)
-    q, k, _ = (x.reshape(-1, *x.shape[2:]) for x in model.qkv(passage[:tokens]))
+    text = model.passage(np.random.default_rng([2402, number]), LONGEST)
+    q, k, _ = (x.reshape(-1, *x.shape[2:]) for x in model.qkv(text[:tokens]))
     return q, k
 
 
@@ -57,7 +57,7 @@ def _passage(backend: str, number: int, tokens: int) -> tuple[Array, Array]:
 def decoder(backend: str, number: int, n: int) -> np.ndarray:
     """`column_squares` of A21, the largest unmasked block of Algorithm 4, on the first n tokens of a passage."""
     # No token sees a later one, so that within the trained context one run of the decoder serves all lengths.
-    q, k = _passage(backend, number, max(n, open_model(backend=backend).decoder.trained))
+    q, k = passage(backend, number, max(n, open_model(backend=backend).decoder.trained))
     return column_squares(backends.backend(backend), q[:, n // 2 : n], k[:, : n // 2], scale=q.shape[-1] ** -0.5)
 
 

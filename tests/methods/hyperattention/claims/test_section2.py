@@ -69,11 +69,11 @@ def test_alpha_over_n_of_the_encoder_and_a_workload() -> None:
 def test_the_decoder_is_measured_on_its_largest_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "LONGEST", 128)
     growth.decoder.cache_clear()
-    growth._passage.cache_clear()
+    growth.passage.cache_clear()
     model = open_model()
     tokens = model.passage(np.random.default_rng([2402, 3]), 128)[:64]
     q, k, _ = (x.reshape(-1, *x.shape[2:]) for x in model.qkv(tokens))
     p = SoftmaxMatrix(np, q[:, 32:], np.ascontiguousarray(k[:, :32]), scale=q.shape[-1] ** -0.5, causal=False)
     np.testing.assert_allclose(growth.decoder("numpy", 3, 64), p.column_squares(), rtol=1e-3)
     growth.decoder.cache_clear()
-    growth._passage.cache_clear()
+    growth.passage.cache_clear()
