@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sublinattn.methods.hyperattention.claims import _bench, lemma1, lemma2, theorem1
-from sublinattn.methods.hyperattention.claims._bench import bench, critical_sample, fresh, laws
-from sublinattn.methods.hyperattention.estimators import draw_theory
+from sublinattn.methods.hyperattention.claims import lemma1, lemma2, theorem1
+from sublinattn.methods.hyperattention.claims.lemma1 import bench, critical_sample, fresh
+from sublinattn.methods.hyperattention.claims.theorem1 import theory_maker
 
 ALPHA: dict[str, Any] = {"workload": "alpha", "n": 60, "d": 8, "d_v": 3, "knobs": {"alpha": 30.0, "noise": 0.3}}
 
@@ -37,8 +37,7 @@ def test_the_mask_is_a_block_diagonal_in_sorted_order() -> None:
 @pytest.mark.parametrize("m", [7, 60, 90])
 def test_consecutive_keys_are_a_window_and_at_most_all(m: int) -> None:
     b = bench(fresh(**ALPHA), np, np.random.default_rng(0), copies=1, block_size=10, sample_size=m, dtype=np.float64)
-    draws = draw_theory(np.random.default_rng(1), b.blocks, m, laws(b.problem, b.blocks, "row-norm"))
-    sample = _bench.ConsecutiveSample(b.problem, b.blocks, draws, kappa=1.0, eps=0.5)
+    sample: Any = theory_maker(kappa=1.0, eps=0.5, variant="consecutive keys")(b.problem, b.blocks)
     keys = b.problem.k[0][b.blocks.k_order[0]]  # in sorted order
     places = [int(np.flatnonzero((keys == k).all(axis=1))[0]) for k in sample.k_uniform[0]]
     assert np.array_equal(places, places[0] + np.arange(min(m, 60)))
@@ -48,39 +47,38 @@ def test_consecutive_keys_are_a_window_and_at_most_all(m: int) -> None:
     np.testing.assert_allclose(sample.v_norm[0], values * 60 / min(m, 60))
 
 
-def test_columns_apart_need_their_number_times_the_samples() -> None:
-    """Without noise in the error, m* is d_v times as large: here the error is 1/sqrt(m), whatever was drawn."""
+def test_both_ways_of_drawing_columns_give_the_product() -> None:
+    """No error is small enough here, so the search ends at its cap, with very many samples."""
+    errors: dict[str, list[float]] = {}
+    for columns in ("together", "apart"):
+
+        def error(x: Any, log_d: np.ndarray, out: np.ndarray, key: str = columns) -> np.ndarray:
+            errors.setdefault(key, []).append(float(lemma2.product_errors(x, log_d, out).max()))
+            return np.full(len(out), 10.0)
+
+        trial = critical_sample(
+            np.random.default_rng(0), np, error, eps=0.5, blocks=6, trials=4, columns=columns, **ALPHA, row_sums=4.0
+        )
+        assert np.isinf(trial.measured) and trial.facts["kappa"] == pytest.approx(4, rel=0.5)
+    together, apart = errors["together"], errors["apart"]
+    assert max(together[-1], apart[-1]) < 0.15 < min(together[0], apart[0])
+
+
+def test_the_critical_size_is_where_a_tenth_of_the_draws_miss() -> None:
+    """An error of 8/sqrt(m), whatever was drawn, is at most 0.5 from m = 256 on."""
+    sizes: list[int] = []
 
     def error(x: Any, log_d: np.ndarray, out: np.ndarray) -> np.ndarray:
-        assert out.shape == (4, 60, 3)
-        sizes.append(out.shape)
-        return np.full(4, 8 / len(sizes))
+        return np.array([8 * sizes[-1] ** -0.5] * 19 + [100.0])
 
-    found = {}
-    for columns in ("together", "apart"):
-        sizes: list[tuple[int, ...]] = []
-        trial = critical_sample(
-            np.random.default_rng(3), np, error, eps=0.5, blocks=6, trials=4, columns=columns, **ALPHA, row_sums=4.0
-        )
-        found[columns] = trial
-    assert found["together"].measured == found["apart"].measured  # the search is the same, the draws are not
-    assert found["apart"].facts["kappa"] == pytest.approx(4, rel=0.5)
+    def counted(*args: Any, **given: Any) -> Any:
+        sizes.append(given["sample_size"])
+        return bench(*args, **given)
 
-
-def test_the_product_is_scaled_by_the_normaliser_of_its_own_part() -> None:
-    """With very many samples both ways of drawing give P V."""
-    x = fresh(**ALPHA, row_sums=3.0)
-    errors = []
-
-    def error(given: Any, log_d: np.ndarray, out: np.ndarray) -> np.ndarray:
-        errors.append(lemma2.product_errors(given, log_d, out).max())
-        return np.zeros(len(out))
-
-    for columns in ("together", "apart"):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_bench, "critical_size", lambda excess, **_: excess(60_000))
-            critical_sample(np.random.default_rng(0), np, error, eps=0.5, blocks=6, trials=1, columns=columns, **ALPHA)
-    assert x.p_norm > 0 and max(errors) < 0.03
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(critical_sample.__globals__, "bench", counted)
+        trial = critical_sample(np.random.default_rng(0), np, error, eps=0.5, blocks=6, trials=20, **ALPHA)
+    assert trial.measured == pytest.approx(256, rel=0.01)
 
 
 def test_the_floor_is_the_smallest_sum_once_the_largest_is_tested() -> None:
