@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import re
 from html.parser import HTMLParser
 from urllib.parse import unquote
@@ -131,7 +134,7 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(tmp_path):
     fill(tmp_path)
     before = report.build(tmp_path).read_bytes()
     assert report.build(tmp_path).read_bytes() == before
-    nothing = {"schema": ledger.SCHEMA, "claims": {"x": {}}, "summary": {}}
+    nothing = {"schema": ledger.SCHEMA, "claims": {"toy.x": {"id": "toy.x", "outcome": "vacuous"}}, "summary": {}}
     files.write_json(tmp_path / "ledger.json", nothing)
     with pytest.raises(KeyError):
         report.build(tmp_path)
@@ -166,3 +169,46 @@ def test_citations_are_plain_text():
 def test_what_is_no_latex_is_shown_as_it_is():
     assert mathml("x^2").startswith("<math")
     assert mathml(r"\frac{") == r"<code>\frac{</code>"
+
+
+# ---------------------------------------------------------------------------------------------- a ledger from elsewhere
+@pytest.mark.parametrize(
+    "latex", [r"\text{<script>alert(1)</script>}", r"\href{javascript:alert(2)}{x}", r"\text{<img src=x onerror=y>}"]
+)
+def test_formulas_let_nothing_but_mathematics_through(latex):
+    shown = mathml(latex)
+    assert not re.search(r"<(script|img|a)\b|<[^>]+(href|onerror)=", shown), shown
+    assert "<math" in mathml(r"\frac{\alpha^2}{n} \leq \text{a bound}")
+
+
+def test_no_script_but_the_reports_own_may_run(site):
+    text = site[1]["index.html"].text
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    for page in site[1].values():
+        policy = html.unescape(re.search(r'Content-Security-Policy" content="(.*?)"', page.text)[1])
+        assert f"script-src 'sha256-{digest}'" in policy and "default-src 'none'" in policy
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda book: book["claims"]["toy.holds"].update(id="../../escaped"), "has a claim 'toy.holds' with the id"),
+        (lambda book: book["claims"].update({"../x": {"id": "../x"}}), "has a claim '../x'"),
+        (lambda book: book["claims"]["toy.holds"].update(outcome="<b>"), "toy.holds with the outcome '<b>'"),
+        (lambda book: book["notebooks"].update({"../y": {"ok": True}}), "has a notebook '../y'"),
+    ],
+)
+def test_names_that_would_leave_the_folder_are_refused(tmp_path, change, message):
+    book = fill(tmp_path / "out")
+    change(book)
+    ledger.write(tmp_path / "out" / "ledger.json", book)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        report.build(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_damaged_ledger_is_named(tmp_path):
+    (tmp_path / "ledger.json").write_text('{"schema": 2')
+    with pytest.raises(ValueError, match="^ledger.json is not a ledger: "):
+        report.build(tmp_path)

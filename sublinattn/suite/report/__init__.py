@@ -6,6 +6,8 @@ figures. Formulas are MathML.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import shutil
 import tempfile
@@ -103,6 +105,7 @@ def stylesheet() -> str:
 
 def environment(**settings: Any) -> Environment:
     """The templates, with the functions and filters that they use; `settings` are further names for them."""
+    script = (Path(__file__).parent / "templates" / "report.js").read_text(encoding="utf-8")
     templates = Environment(
         loader=PackageLoader("sublinattn.suite.report"),
         autoescape=select_autoescape(default_for_string=True, default=True),
@@ -111,7 +114,14 @@ def environment(**settings: Any) -> Environment:
         lstrip_blocks=True,
     )
     templates.globals.update(
-        citations=citations(), marks=views.MARKS, meanings=views.MEANINGS, bases=BASES, span=views.span, **settings
+        citations=citations(),
+        marks=views.MARKS,
+        meanings=views.MEANINGS,
+        bases=BASES,
+        script=Markup(script),
+        policy=_policy(script),
+        span=views.span,
+        **settings,
     )
     templates.filters.update(
         number=views.number,
@@ -120,6 +130,23 @@ def environment(**settings: Any) -> Environment:
         display_math=lambda latex: Markup(mathml(latex, display=True)),
     )
     return templates
+
+
+def _policy(script: str) -> str:
+    """What a page may load: pictures and styles beside it, and no script but this one, whatever a ledger brings along.
+
+    The pages are opened from a folder, where 'self' names nothing in some browsers, so that files are named too.
+    """
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    rules = {
+        "default-src": "'none'",
+        "img-src": "'self' file: data:",
+        "style-src": "'self' file: 'unsafe-inline'",
+        "script-src": f"'sha256-{digest}'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return "; ".join(f"{name} {value}" for name, value in rules.items())
 
 
 def _figures(source: Path, target: Path) -> dict[str, dict[str, Any]]:

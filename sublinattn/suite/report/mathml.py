@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import html
+from xml.etree import ElementTree
 
 from latex2mathml import converter
 
+_NAMESPACE = "{http://www.w3.org/1998/Math/MathML}"
+_ELEMENTS = (
+    *("math", "merror", "mfenced", "mfrac", "mi", "mmultiscripts", "mn", "mo", "mover", "mpadded", "mphantom"),
+    *("mprescripts", "mroot", "mrow", "mspace", "msqrt", "mstyle", "msub", "msubsup", "msup", "mtable", "mtd", "mtext"),
+    *("mtr", "munder", "munderover", "none", "menclose"),
+)
+
 
 def mathml(latex: str, display: bool = False) -> str:
-    """LaTeX as MathML; what cannot be converted is shown as it was written."""
+    """LaTeX as MathML; what cannot be converted, or is more than mathematics, is shown as it was written."""
     try:
-        return converter.convert(latex, display="block" if display else "inline")
+        converted = converter.convert(latex, display="block" if display else "inline")
+        if _is_mathematics(converted):
+            return converted
     except Exception:  # latex2mathml raises a family of its own, and IndexError on some input
-        return f"<code>{html.escape(latex)}</code>"
+        pass
+    return f"<code>{html.escape(latex)}</code>"
+
+
+def _is_mathematics(converted: str) -> bool:
+    r"""Whether there are only elements of MathML, and no links: `\text` and `\href` let other things through."""
+    for element in ElementTree.fromstring(converted).iter():
+        name = element.tag.removeprefix(_NAMESPACE)
+        if name not in _ELEMENTS or any(key.startswith("on") or "href" in key for key in element.attrib):
+            return False
+    return True
