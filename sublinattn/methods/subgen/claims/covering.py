@@ -10,13 +10,20 @@ import sympy as sp
 from ....core.backends import asnumpy, to_device
 from ....primitives.kcenter import greedy_radii
 from ....theory import symbols
+from ....theory.adversary import Arrays, Search
 from ....theory.claim import Claim, Exact, Sabotage, Trial, Vacuity
+from ..head import Head
+from ._instances import FEW_STEPS
 from .setting import Cache, chunks, fed, members, several
 
 AMBIENT = 16
 """Width of the keys whose ball has fewer dimensions."""
 ROWS = 64
 """Tokens in a chunk."""
+FIRST = 0.01
+"""delta before it doubles."""
+FEW_KEYS = 40
+"""Keys of an instance that the adversary changes."""
 
 
 def covering(
@@ -59,21 +66,62 @@ def within_budget(
     d_v, t = 3, 4
     k, v = (x.astype(dtype) for x in several(rng, heads, n, d, d_v=d_v, **knobs))
     cache = Cache.within(
-        nbytes, d, d_v, delta=0.01, cluster_samples=t, value_samples=10, recent=recent, dtype=dtype, rng=rng
+        nbytes, d, d_v, delta=FIRST, cluster_samples=t, value_samples=10, recent=recent, dtype=dtype, rng=rng
     ).breaking(broken)
     most = cache.max_clusters or 0
     ratios = [fed(cache, xp, k, v, [chunk]).nbytes / (heads * nbytes) for chunk in chunks(n, ROWS)]
     for head, keys in zip(cache.heads, k.reshape(heads, n, d)[:, : n - recent], strict=True):
-        centers, samples = (asnumpy(x.rows).astype(np.float64) for x in (head.clusters.centers, head.sampled))
-        distance, nearest = members(keys.astype(np.float64), centers)
-        farthest = max(
-            distance[np.arange(len(keys)), nearest].max(), np.linalg.norm(samples - centers[:, None], axis=2).max()
-        )
-        # Before delta doubled last, m centers and a key were farther than delta/2 apart: no m centers cover them within
-        # delta/4. A key is within delta + delta/2 + ... < 2 delta of its center.
-        least = greedy_radii(xp, to_device(np.ascontiguousarray(keys), xp), most)[-1]
-        ratios += [farthest / head.radius, head.radius / (8 * least)]
+        ratios += reaches(xp, head, keys, most)
     return Trial(float(max(ratios)), 1.0, facts={"n": n, "m": len(cache.head.samples.counts), "most": most})
+
+
+def reaches(xp: Any, head: Head, k: np.ndarray, most: int) -> list[float]:
+    """How far a key is from the nearest center, or a sample from its own, over `radius`; and that over its bound.
+
+    The bound is 8 times the covering radius of `most` greedy centers, but not less than delta at first.
+    """
+    centers, samples = (asnumpy(x.rows).astype(np.float64) for x in (head.clusters.centers, head.sampled))
+    distance, _ = members(k.astype(np.float64), centers)
+    farthest = max(distance.min(axis=1).max(), np.linalg.norm(samples - centers[:, None], axis=2).max())
+    # Before delta doubled last, m centers and a key were farther than delta/2 apart: no m centers cover them within
+    # delta/4. A key is within delta + delta/2 + ... < 2 delta of its center.
+    least = greedy_radii(xp, to_device(np.ascontiguousarray(k), xp), most)[-1]
+    return [float(farthest / head.radius), float(head.radius / max(8 * least, FIRST))]
+
+
+# -------------------------------------------------------------------------------------------- the adversary's instances
+def ball_start(rng: np.random.Generator, *, dimensions: int, ratio: float) -> Arrays:
+    """Keys in the ball, in the order of the stream."""
+    return ball_kept({"k": ratio * rng.standard_normal((FEW_KEYS, dimensions))}, dimensions=dimensions, ratio=ratio)
+
+
+def ball_kept(arrays: Arrays, *, dimensions: int, ratio: float) -> Arrays:
+    """Keys beyond the ball come onto its surface."""
+    length = np.linalg.norm(arrays["k"], axis=1, keepdims=True)
+    return {"k": arrays["k"] * np.minimum(1.0, ratio / np.maximum(length, 1e-300))}
+
+
+def ball_measured(xp: Any, arrays: Arrays, *, dimensions: int, ratio: float) -> Trial:
+    """Clusters of radius 1 against the bound."""
+    k = arrays["k"]
+    cache = fed(Cache(1.0, 1, 1, rng=0), xp, k, k, chunks(len(k), 7))
+    return Trial(len(cache.counts), (1 + 2 * ratio) ** dimensions, facts={"n": len(k), "m": len(cache.counts)})
+
+
+def budget_start(rng: np.random.Generator, *, most: int) -> Arrays:
+    """Keys in a plane, in the order of the stream."""
+    return {"k": rng.standard_normal((FEW_KEYS, 2))}
+
+
+def budget_kept(arrays: Arrays, *, most: int) -> Arrays:
+    return {"k": np.clip(arrays["k"], -100, 100)}
+
+
+def budget_measured(xp: Any, arrays: Arrays, *, most: int) -> Trial:
+    """The larger of the ratios `reaches` with at most so many clusters."""
+    k = arrays["k"]
+    cache = fed(Cache(FIRST, 4, 1, max_clusters=most, rng=0), xp, k, k, chunks(len(k), 7))
+    return Trial(max(reaches(xp, cache.head, k, most)), 1.0, facts={"n": len(k), "m": len(cache.counts), "most": most})
 
 
 R, MOST = sp.symbols("R m_max", positive=True)
@@ -82,6 +130,7 @@ BALLS: tuple[dict[str, Any], ...] = tuple(
     for d, ratio in ((1, 8.0), (2, 4.0), (3, 2.0), (4, 1.5), (8, 1.0))
     for order in ("random", "outwards")
 )
+SMALL_BALLS = ({"dimensions": 1, "ratio": 3.0}, {"dimensions": 2, "ratio": 1.5})
 BUDGETS: tuple[dict[str, Any], ...] = (
     {
         "n": 500,
@@ -117,6 +166,7 @@ CLAIMS = (
         trial=covering,
         cases={"smoke": BALLS},
         max_trials={"smoke": 10, "standard": 100},
+        search=Search(ball_start, ball_measured, ball_kept, SMALL_BALLS, FEW_STEPS),
         sabotages=(
             Sabotage(
                 "half of delta", "a key opens a cluster from a distance of delta/2 on", {"broken": "crowded clusters"}
@@ -133,12 +183,14 @@ CLAIMS = (
         paper="SG24",
         source="derived here: the doubling algorithm of [CCFM97] on Algorithm 1's clusters",
         basis="derived",
-        title="Within a budget of bytes, whatever the keys, every key is within 8 times the least radius of a centre",
-        statement=sp.Le(sp.Symbol("radius"), 8 * sp.Function("radius")(MOST)),
-        kind=Exact("<=", rtol=0.0),
+        title="Within a budget of bytes, whatever the keys, each is within 8 times the least radius, or delta, of a centre",
+        restated="58c0d5d: keys in no more places than there may be clusters keep the delta that they began with",
+        statement=sp.Le(sp.Symbol("radius"), sp.Max(symbols.delta, 8 * sp.Function("radius")(MOST))),
+        kind=Exact("<=", rtol=1e-9),
         trial=within_budget,
         cases={"smoke": BUDGETS},
         max_trials={"smoke": 10, "standard": 100},
+        search=Search(budget_start, budget_measured, budget_kept, ({"most": 2}, {"most": 5}), FEW_STEPS),
         sabotages=(
             Sabotage("no bound", "delta does not double when the budget is used up", {"broken": "endless clusters"}),
             Sabotage("full", "once it is used up, keys join their nearest centre", {"broken": "full clusters"}),
