@@ -183,7 +183,7 @@ CLAIMS = (
         paper="SG24",
         source="derived here: the doubling algorithm of [CCFM97] on Algorithm 1's clusters",
         basis="derived",
-        title="Within a budget of bytes, whatever the keys, each is within 8 times the least radius, or delta, of a centre",
+        title="Within a budget of bytes, each key is within 8 times the least radius, or delta, of a centre",
         restated="58c0d5d: keys in no more places than there may be clusters keep the delta that they began with",
         statement=sp.Le(sp.Symbol("radius"), sp.Max(symbols.delta, 8 * sp.Function("radius")(MOST))),
         kind=Exact("<=", rtol=1e-9),
