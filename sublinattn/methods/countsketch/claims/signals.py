@@ -5,6 +5,7 @@ Also the mean squared error of a product of two sketches.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def by_table(xp: Any, sketch: CountSketch, index: Array) -> Array:
 
 
 def signals(rng: Generator, family: str, n: int, k: int, *, eps1: float = 1.0, columns: int = 2) -> np.ndarray:
-    """Columns (n, columns) of one family, each in random order.
+    """Columns (n, columns) of one family, or of several in turn ("sparse and spikes"), each in random order.
 
     - `power`: `1/i`, all positive.
     - `spikes`: k entries that hold 4/5 of the energy, over noise of one size and random signs.
@@ -64,7 +65,10 @@ def signals(rng: Generator, family: str, n: int, k: int, *, eps1: float = 1.0, c
     - `flat`: all ones.
     - `ties`: k entries `1 + 4 eps1`, k entries 1, and n - 2k of random signs that together weigh as much as k ones.
     """
-    return np.stack([rng.permutation(_ordered(rng, family, n, k, eps1)) for _ in range(columns)], axis=1)
+    families = itertools.cycle(family.split(" and "))
+    return np.stack(
+        [rng.permutation(_ordered(rng, one, n, k, eps1)) for one in itertools.islice(families, columns)], axis=1
+    )
 
 
 def _ordered(rng: Generator, family: str, n: int, k: int, eps1: float) -> np.ndarray:

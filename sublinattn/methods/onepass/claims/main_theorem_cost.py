@@ -181,7 +181,7 @@ CLAIMS = (
         kind=Growth(variables={"n": symbols.LOG_N}, machine=True, resolution={"n": 0.02}),
         trial=decode_seconds,
         cases={"smoke": over("n", powers(14, 20, 2), method="identify")},
-        max_trials={"smoke": 8, "standard": 16},
+        max_trials={"smoke": 12, "standard": 16},
         sabotages=(Sabotage("all indices", "every index is hashed once to invert a table", {"invert": True}),),
         remark="Seconds of this machine: k = 64, 8 columns, eps1 = 0.5. n^{o(1)} is read as log n, an index's bits.",
         restated="f3b104c: the tolerance on the exponent is at most a quarter of that of log n, 0.02 instead of 0.1",
@@ -196,7 +196,7 @@ CLAIMS = (
         kind=Growth(variables={"n": symbols.n * symbols.LOG_N}, machine=True, resolution={"n": 0.1}),
         trial=decode_seconds,
         cases={"smoke": over("n", powers(10, 13), method="scan")},
-        max_trials={"smoke": 8, "standard": 16},
+        max_trials={"smoke": 12, "standard": 16},
         sabotages=(Sabotage("a scan per 1024 rows", "the scan starts anew for every 1024 rows", {"rescan": True}),),
         remark="Seconds of this machine, the same sketches as for identification.",
     ),
@@ -210,7 +210,7 @@ CLAIMS = (
         kind=Growth(variables={"n": symbols.LOG_N}, machine=True, resolution={"n": 0.02}),
         trial=chunk_seconds,
         cases={"smoke": over("n", powers(12, 21, 3), variant="paper")},
-        max_trials={"smoke": 8, "standard": 16},
+        max_trials={"smoke": 12, "standard": 16},
         sabotages=(Sabotage("every index", "all n buckets are made anew with each chunk", {"every_index": True}),),
         remark=(
             "Seconds of this machine for 1024 tokens at random places; three sketches, d = 4, degree 2, k = 8. The "
