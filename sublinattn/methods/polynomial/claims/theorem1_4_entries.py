@@ -80,8 +80,8 @@ ENTRIES = Claim(
     sabotages=(Sabotage("another norm", "a matrix is measured by its Frobenius norm", {"norm": "Frobenius"}),),
     remark=(
         "Random stretches of one text, 24 random heads, in the paper's scale 1/d. The theorem needs o(sqrt(log n)); a "
-        "growth over one decade is no limit. `share` is B over sqrt(log n); `log10_t` is the smallest rank that any "
-        "polynomial accurate to 1/n on these logits has (as23.degree-lower), R their largest, both of the median head."
+        "growth over one decade is no limit. `share` is B over sqrt(log n), R the largest logit, t the rank that any "
+        "polynomial accurate to 1/n on [-R, R] has at least (as23.degree-lower), as `log10_t`; all of a median head."
     ),
 )
 
