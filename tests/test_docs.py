@@ -16,6 +16,7 @@ import pytest
 import typer
 
 from sublinattn import cli
+from sublinattn.lab import ledger
 from sublinattn.theory import CLAIMS
 
 ROOT = Path(__file__).parents[1]
@@ -123,6 +124,15 @@ def test_counts_are_those_of_the_record(page):
     outcomes = Counter(entry["outcome"] for entry in RECORD["claims"].values())
     counts = [len(RECORD["claims"])] + [outcomes[o] for o in ("supported", "refuted", "undecided", "vacuous")]
     assert [list(map(int, found)) for found in COUNTS.findall(said)] == [counts]
+
+
+def test_counts_by_basis_are_those_of_the_record():
+    page = (ROOT / "docs/results.md").read_text()
+    (table,) = re.findall(r"^\| what the claims rest on \|.*\n\|[-:|]+\n((?:\|.*\n)+)", page, re.MULTILINE)
+    said = {row[0]: list(map(int, row[1:])) for row in (line.strip("| ").split(" | ") for line in table.splitlines())}
+    outcomes = ("supported", "refuted", "undecided", "vacuous")
+    counts = ledger.summary(RECORD["claims"])["by_basis"]
+    assert said == {basis: [count[outcome] for outcome in outcomes] for basis, count in counts.items()}
 
 
 def test_results_give_every_claim_the_verdict_on_record():
