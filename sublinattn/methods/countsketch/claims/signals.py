@@ -55,20 +55,20 @@ def by_table(xp: Any, sketch: CountSketch, index: Array) -> Array:
 
 
 def signals(rng: Generator, family: str, n: int, k: int, *, eps1: float = 1.0, columns: int = 2) -> np.ndarray:
-    """Columns (n, columns) of one family, or of several in turn ("sparse and spikes"), each in random order.
+    """Columns (n, columns) of one family, or of several in turn ("sinks and spikes"), each in random order but `sinks`.
 
     - `power`: `1/i`, all positive.
     - `spikes`: k entries that hold 4/5 of the energy, over noise of one size and random signs.
     - `positive spikes`: the same without signs.
     - `dominant`: k entries of 1000 over ones, random signs.
     - `sparse`: k Gaussian entries, the others 0.
+    - `sinks`: the same, and they are the first k.
     - `flat`: all ones.
     - `ties`: k entries `1 + 4 eps1`, k entries 1, and n - 2k of random signs that together weigh as much as k ones.
     """
     families = itertools.cycle(family.split(" and "))
-    return np.stack(
-        [rng.permutation(_ordered(rng, one, n, k, eps1)) for one in itertools.islice(families, columns)], axis=1
-    )
+    ordered = ((one, _ordered(rng, one, n, k, eps1)) for one in itertools.islice(families, columns))
+    return np.stack([y if one == "sinks" else rng.permutation(y) for one, y in ordered], axis=1)
 
 
 def _ordered(rng: Generator, family: str, n: int, k: int, eps1: float) -> np.ndarray:
@@ -82,7 +82,7 @@ def _ordered(rng: Generator, family: str, n: int, k: int, eps1: float) -> np.nda
     elif family == "dominant":
         y[:k] = 1000
         y *= rng.choice((-1, 1), size=n)
-    elif family == "sparse":
+    elif family in ("sparse", "sinks"):
         y[:k], y[k:] = rng.standard_normal(k), 0
     elif family == "ties":
         y[:k] = 1 + 4 * eps1
