@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import digamma, polygamma
+from scipy.special import digamma, ndtr, polygamma, stdtrit
 
 from . import exponents, growth
 from .claim import Exact
@@ -193,19 +193,21 @@ def _growths(simulations: int, rng: np.random.Generator) -> Iterator[dict[str, A
     def left_skewed(shape: tuple[int, ...]) -> np.ndarray:
         return (np.log(rng.gamma(gamma, size=shape)) - digamma(gamma)) / np.sqrt(polygamma(1, gamma))
 
+    def noisy(mean: np.ndarray, noise: float, count: int, draw: Any = rng.standard_normal) -> np.ndarray:
+        return mean + noise * np.linspace(2 / 3, 4 / 3, len(mean))[:, None] * draw((count, *mean.shape))
+
     def decided(mean: np.ndarray, noise: float, count: int, draw: Any = rng.standard_normal, **options: float) -> Any:
-        spread = noise * np.linspace(2 / 3, 4 / 3, len(mean))[:, None]
-        log_x = np.broadcast_to(np.log(2.0) * np.arange(len(mean))[:, None], mean.shape)
-        portion = portions(count, 50_000)
-        return [growth_decisions(log_x, mean + spread * draw((size, *mean.shape)), **options) for size in portion]
+        log_x = np.tile(np.log(2.0) * np.arange(len(mean))[:, None], mean.shape[1])
+        return [growth_decisions(log_x, noisy(mean, noise, n, draw), **options) for n in portions(count, 50_000)]
 
     many = 1000 * simulations  # Student's t is the one test without a guarantee for all noise
-    noises = {"normal": rng.standard_normal, "left-skewed": left_skewed}
-    for name, points, replicates in product(noises, (3, 4, 5), (4, 6, 8, 12)):
-        mean = np.zeros((points, replicates))
-        mean[: (points - 1) // 2] = -100.0
-        setting = f"{points} points, {replicates} replicates, {name} noise"
-        yield from lines("growth", setting, "at the limit", mean.size, decided(mean, 0.1, many, noises[name]))
+    for points, replicates in product((3, 4, 5), (4, 6, 8, 12)):
+        log_x = np.tile(np.log(2.0) * np.arange(points)[:, None], replicates)
+        yield from rare_growths(log_x, noisy(0 * log_x, 0.1, many // 20))
+        steep = np.zeros_like(log_x)
+        steep[: (points - 1) // 2] = -100.0
+        setting = f"{points} points, {replicates} replicates, left-skewed noise"
+        yield from lines("growth", setting, "at the limit", steep.size, decided(steep, 0.1, many, left_skewed))
     for points, replicates, noise, excess in product((4, 5), (8, 12), (0.1, 0.2), (0.25, 0.5, 1.0)):
         mean = np.tile(excess * np.log(2.0) * np.arange(points)[:, None], replicates)
         setting = f"{points} points, {replicates} replicates, noise {noise}"
@@ -217,6 +219,23 @@ def _growths(simulations: int, rng: np.random.Generator) -> Iterator[dict[str, A
         for truth, mean in ((POWER, 0.3 * log_n - np.log(log_n)), (LOGARITHM, np.zeros_like(log_n))):
             decisions = decided(mean, noise, simulations, resolution=resolution)
             yield from lines("growth", setting, truth, mean.size, decisions)
+
+
+def rare_growths(log_x: np.ndarray, y: np.ndarray) -> Iterator[dict[str, Any]]:
+    """False refutations over the upper half of the grid, by conditioning: `y` is normal noise.
+
+    The slope is then independent of its estimated error, and normal: given the error, the probability that it is as
+    many errors as the level takes is known.
+    """
+    points, replicates = log_x.shape
+    error = exponents.slope(log_x, y, exponents.upper_half(log_x)).error
+    relative = error / np.sqrt(np.mean(error**2))  # the mean of the squares is the slope's variance
+    setting = f"{points} points, {replicates} replicates, normal noise, given the errors"
+    for level in LEVELS:
+        shares = ndtr(stdtrit(replicates - 1, level) * relative)
+        rate, reach = shares.mean(), 2 * shares.std() / np.sqrt(len(shares))
+        numbers = {"refuted": rate, "refuted_low": rate - reach, "refuted_high": rate + reach}
+        yield line("growth", setting, "at the limit", level, log_x.size, len(shares), **numbers)
 
 
 def growth_decisions(log_x: np.ndarray, y: np.ndarray, resolution: float = 0.0) -> Decisions:

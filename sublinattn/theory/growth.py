@@ -129,7 +129,7 @@ def fit(
     dropped = int((~complete).sum())
     note = f"; {dropped} of {len(x)} points left out, where no size up to the cap was found" if dropped else ""
     if whole_p <= level < upper_p:
-        note = f"; faster than the theory says (p-value {whole_p:.2g}), but not on the upper half of the grid" + note
+        note = f"; refuted over the whole grid alone (p-value {whole_p:.2g}), over its upper half not" + note
     if complete.sum() < 2 or np.ptp(log_x[complete]) == 0:
         note = note or "; fewer than two abscissas"
         reason = f"growth beyond the theory's has p-value {p_value:.2g} over this grid, level {level:.2g}{note}"

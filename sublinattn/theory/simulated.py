@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-FAMILY = 100
-"""Number of hypotheses in a ledger."""
+FAMILY = 500
+"""Number of hypotheses in a ledger, about."""
 LEVELS = (1e-4, 1e-4 / FAMILY)
 """p-values that refute: of a claim that stands alone, and of each hypothesis of a ledger."""
 

@@ -47,6 +47,17 @@ def test_importance_sampling_gives_the_share_of_refuted_means(monkeypatch):
     assert line["refuted"] == pytest.approx(np.mean(decided > 0), rel=0.3)  # four standard errors
 
 
+def test_conditioning_gives_the_share_of_refuted_growths(monkeypatch):
+    monkeypatch.setattr(error_rates, "LEVELS", (0.01,))
+    u, rng = np.repeat(np.log(2.0) * np.arange(4)[:, None], 6, axis=1), np.random.default_rng(4)
+    y = np.array([[1.0], [1.0], [2.0], [3.0]]) * rng.standard_normal((100_000, 4, 6))
+    (line,) = error_rates.rare_growths(u, y[:10_000])
+    y[:, 0] -= 100.0
+    (decided,) = error_rates.growth_decisions(u, y).values()
+    assert line["refuted_high"] - line["refuted_low"] < 0.2 * line["refuted"]
+    assert line["refuted"] == pytest.approx(np.mean(decided > 0), rel=0.2)  # four standard errors
+
+
 def test_simulated_growths_are_judged_as_by_the_engine():
     rng, x = np.random.default_rng(3), np.repeat(2.0 ** np.arange(5)[:, None], 8, axis=1)
     u = np.log(x)
