@@ -140,7 +140,7 @@ CLAIMS = (
             "smoke": over("n", powers(12, 15), d=8, degree=4),
             "standard": over("n", powers(14, 18), d=8, degree=4),
         },
-        max_trials={"smoke": 8},
+        max_trials={"smoke": 12},
         sabotages=(Sabotage("no state", "at each chunk the sum is taken from the start", {"restart": True}),),
         remark=(
             "Seconds of this machine, d = d_v = 8, degree 4 (t = 495). The exponent is 1 where the fixed cost of a "
