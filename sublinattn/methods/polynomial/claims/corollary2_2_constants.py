@@ -97,11 +97,19 @@ def least_degree(rng: Generator, xp: Any, *, log_inverse: Range, radius: Range, 
 
     Sabotage (`relative=False`): the error is absolute, on the half [-R, 0] where `exp` is at most 1.
     """
-    log_eps, r = log_uniform(rng, *log_inverse), log_uniform(rng, *radius)
+    return least_at(log_uniform(rng, *log_inverse), log_uniform(rng, *radius), relative=relative)
+
+
+def least_at(log_eps: float, r: float, *, relative: bool = True) -> Trial:
+    """The same at one eps and R."""
     eps = math.exp(-log_eps)
     degree = minimal_degree("minimax", eps, r) if relative else absolute_degree(eps, r)
     bound = lower_degree(log_eps, r)
-    return Trial(bound, float(degree), facts={"L": log_eps, "R": r, "g": degree, "share": bound / degree})
+    return Trial(bound, float(degree), facts={"L": log_eps, "R": r, "g": degree, "share": bound / max(degree, 1)})
+
+
+def least_measured(xp: Any, arrays: Arrays, *, basis: str) -> Trial:
+    return least_at(*(math.exp(arrays[name][0]) for name in ("log_L", "log_R")))
 
 
 UPPER_BOUND = sp.Piecewise(
@@ -158,6 +166,7 @@ CLAIMS = (
                 {"relative": False},
             ),
         ),
+        search=Search(place_start, least_measured, place_kept, ({"basis": "minimax"},), {"smoke": 60, "standard": 600}),
         remark=(
             "The law's constant lies between 1/2 (first term, for L = log(1/eps) >= 4R; 1/log(3 + sqrt 8) = 0.57 of R "
             "in the second) and that of as23.degree-law. The degree is Remez' minimax polynomial's, the least there "

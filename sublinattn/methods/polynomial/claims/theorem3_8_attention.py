@@ -12,6 +12,7 @@ from numpy.random import Generator
 
 from ....core.backends import asnumpy, to_device
 from ....theory import symbols
+from ....theory.adversary import Arrays, Search
 from ....theory.claim import Claim, Exact, Sabotage, Trial, Vacuity
 from ..approximants import approximant, minimal_degree
 from ..polynomial import polynomial_attention, rounded_up
@@ -86,14 +87,38 @@ def inverse_n(rng: Generator, xp: Any, *, n: int, width: float, beta: float, pow
     """
     d, b = math.ceil(width * math.log(n)), math.log(n) ** beta
     q, k = (b * rng.choice([-1.0, 1.0], size=(rows, d)) for rows in (64, n))
-    v = b * np.sign(k @ rng.standard_normal((d, 2)))
+    arrays = {"q": q, "k": k, "v": b * np.sign(k @ rng.standard_normal((d, 2)))}
+    trial = inverse_n_measured(xp, arrays, beta=beta, power=power)
+    begins = onset(width=width, entries=1.0, beta=beta) / math.log(10)
+    return replace(trial, facts={**trial.facts, "onset": begins})
+
+
+def inverse_n_measured(xp: Any, arrays: Arrays, *, beta: float, power: float = 1.0) -> Trial:
+    """The same on given arrays."""
+    q, k, v = (arrays[name] for name in "qkv")
+    n, d = k.shape
     a = np.exp(q @ k.T / d)
     exact = a @ v / a.sum(axis=1, keepdims=True)
     out = attend(xp, q, k, v, eps=n**-power, basis="minimax", scale=1 / d)
     degree = minimal_degree("minimax", n**-power, largest_logit(q, k, 1 / d))
-    facts = {"n": n, "d": d, "g": degree, "t": math.comb(d + degree, degree), "B": b}
-    begins = onset(width=width, entries=1.0, beta=beta) / math.log(10)
-    return Trial(float(np.abs(out - exact).max()), 2 / n * b, scale=b, facts={**facts, "onset": begins})
+    largest = float(np.abs(v).max())
+    facts = {"n": n, "d": d, "g": degree, "t": math.comb(d + degree, degree), "B": math.log(n) ** beta}
+    return Trial(float(np.abs(out - exact).max()), 2 / n * largest, scale=largest, facts=facts)
+
+
+def inverse_n_start(rng: Generator, *, beta: float) -> Arrays:
+    """8 queries and 64 keys of d = log(64) / 4, rounded up, with any entries up to B."""
+    q, k, v = (rng.uniform(-2, 2, size=(rows, 2)) for rows in (8, 64, 64))
+    return inverse_n_kept({"q": q, "k": k, "v": v}, beta=beta)
+
+
+def inverse_n_kept(arrays: Arrays, *, beta: float) -> Arrays:
+    """Entries cut at B; the first query and key reach it, so that R is the same throughout, and so the polynomial."""
+    b = math.log(len(arrays["k"])) ** beta
+    kept = {name: np.clip(x, -b, b) for name, x in arrays.items()}
+    for name in kept:
+        kept[name][0] = b
+    return kept
 
 
 OUTPUT = sp.Symbol(r"\mathrm{out}(Q, K, V)")
@@ -173,6 +198,7 @@ CLAIMS = (
         },
         max_trials={"smoke": 2, "standard": 10},
         sabotages=(Sabotage("accuracy 1/sqrt(n)", "the degree is that of eps = n^(-1/2)", {"power": 0.5}),),
+        search=Search(inverse_n_start, inverse_n_measured, inverse_n_kept, ({"beta": 0.25},)),
         vacuity=Vacuity(sp.Ge(symbols.t, symbols.n), variable="log10(n)", onset=symbols.ONSET),
         remark=(
             "Entries +-B, so that logits reach R = B^2; the minimax polynomial; s = 1/d. A case is vacuous where the "
