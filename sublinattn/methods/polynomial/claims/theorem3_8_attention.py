@@ -198,7 +198,9 @@ CLAIMS = (
         },
         max_trials={"smoke": 2, "standard": 10},
         sabotages=(Sabotage("accuracy 1/sqrt(n)", "the degree is that of eps = n^(-1/2)", {"power": 0.5}),),
-        search=Search(inverse_n_start, inverse_n_measured, inverse_n_kept, ({"beta": 0.25},)),
+        search=Search(
+            inverse_n_start, inverse_n_measured, inverse_n_kept, ({"beta": 0.25},), {"smoke": 200, "standard": 5000}
+        ),
         vacuity=Vacuity(sp.Ge(symbols.t, symbols.n), variable="log10(n)", onset=symbols.ONSET),
         remark=(
             "Entries +-B, so that logits reach R = B^2; the minimax polynomial; s = 1/d. A case is vacuous where the "

@@ -9,6 +9,9 @@ from sublinattn.methods.polynomial.approximants import BASES
 from sublinattn.methods.polynomial.claims.theorem3_8_attention import (
     algorithm,
     inverse_n,
+    inverse_n_kept,
+    inverse_n_measured,
+    inverse_n_start,
     largest_logit,
 )
 
@@ -46,3 +49,12 @@ def test_inverse_n_at_small_n():
 def test_largest_logit_is_rounded_up():
     q, k = np.array([[3.0, 4.0], [1.0, 0.0]]), np.array([[0.0, 2.0]])
     assert 10 * 0.1 <= largest_logit(q, k, 0.1) <= 10 * 0.1 * (1 + 2**-9)
+
+
+def test_search_keeps_entries_and_the_largest_logit():
+    far = {name: 10 * x for name, x in inverse_n_start(np.random.default_rng(0), beta=0.25).items()}
+    kept = inverse_n_kept(far, beta=0.25)
+    b = math.log(64) ** 0.25
+    assert all(np.abs(x).max() <= b for x in kept.values())
+    assert largest_logit(kept["q"], kept["k"], 1 / 2) == pytest.approx(b**2, rel=2**-9)
+    assert inverse_n_measured(np, kept, beta=0.25).bound == pytest.approx(2 / 64 * b)
