@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from sublinattn.methods.hyperattention.claims.released_code import columns, filled, first_keys, recursion, sampled_keys
+from sublinattn.methods.hyperattention.claims.released_code import (
+    causal_bias,
+    columns,
+    filled,
+    first_bias,
+    first_keys,
+    neighbours,
+    recursion,
+    sampled_bias,
+    sampled_keys,
+)
 
 RNG = np.random.default_rng(0)
 A, V = np.exp(RNG.standard_normal((6, 8))), RNG.standard_normal((8, 2))
@@ -44,3 +56,24 @@ def test_recursion_covers_the_triangle_once() -> None:
     normaliser, product = recursion(a, v, 2, lambda rows, keys: (a[rows, keys].sum(axis=1), a[rows, keys] @ v[keys]))
     np.testing.assert_allclose(normaliser, np.tril(a).sum(axis=1))
     np.testing.assert_allclose(product, np.tril(a) @ v)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("broken", ["nothing", "no weight", "filling masked", "other path"])
+def test_bias_of_sampled_keys(xp: Any, masked: bool, broken: str) -> None:
+    sizes: dict[str, Any] = {"n": 5, "block_size": 3, "sample_size": 2, "masked": masked}
+    trial = sampled_bias(np.random.default_rng(0), xp, **sizes, broken=broken)
+    assert trial.measured < 1e-13 if broken == "nothing" else trial.measured > 0.05
+
+
+@pytest.mark.parametrize("broken", ["nothing", "n/m weight", "masked"])
+def test_bias_of_first_keys(xp: Any, broken: str) -> None:
+    first = first_bias(np.random.default_rng(0), xp, n=5, block_size=2, sample_size=2, broken=broken)
+    causal = causal_bias(np.random.default_rng(0), xp, half=5, block_size=2, sample_size=2, broken=broken)
+    for trial in (first, causal):
+        assert trial.measured < 1e-13 if broken == "nothing" else trial.measured > 0.05
+
+
+def test_neighbours_in_both_orders(xp: Any) -> None:
+    rng = np.random.default_rng(0)
+    assert neighbours(rng, xp, bits=7).measured == 4 and neighbours(rng, xp, bits=7, order="inverse").measured == 1
