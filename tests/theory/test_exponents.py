@@ -79,7 +79,7 @@ def test_limits_of_a_bent_plot_hold_the_upper_half_too(points, noise, sign):
 
 
 def test_false_alarms_and_coverage_where_the_noise_doubles():
-    """Excess 0: of 100000 fits at level 1e-3 at most 100, whatever the spreads. Satterthwaite's degrees give 130."""
+    """Excess 0: of 100000 fits at level 1e-3 at most 100, whatever the spreads. Satterthwaite's degrees gave 111."""
     spread = np.linspace(2 / 3, 4 / 3, 3)[:, None]
     fitted = slope(grid(3, 6), spread * np.random.default_rng(5).standard_normal((100_000, 3, 6)))
     assert 1 <= (fitted.p_value() <= 1e-3).sum() <= 50
