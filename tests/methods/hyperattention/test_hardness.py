@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
 from sublinattn import Hardness, hardness
-from sublinattn.core import backends, timing
+from sublinattn.core import backends, softmax_matrix, timing
 from sublinattn.core.softmax_matrix import SoftmaxMatrix
 from sublinattn.methods.hyperattention.sort_lsh import buckets, default_bits, hyperplanes
 
@@ -96,6 +96,21 @@ def test_operator_norm_converges(xp: Any) -> None:
     matrix = SoftmaxMatrix(xp, xp.asarray(q), xp.asarray(k), scale=0.5, causal=False)
     dense = [np.linalg.norm(references.softmax_matrix(a, b, scale=0.5)[0], 2) for a, b in zip(q, k, strict=True)]
     np.testing.assert_allclose(backends.asnumpy(matrix.operator_norm(rtol=1e-13, max_steps=2000)), dense, rtol=1e-9)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_more_strips_of_rows_than_groups(xp: Any, monkeypatch: pytest.MonkeyPatch, causal: bool) -> None:
+    """Every group sums up several strips: `P^T P x` is that of the dense matrix."""
+    monkeypatch.setattr(softmax_matrix, "STRIP", 2)
+    q, k, _ = references.qkv(3, 70, 60, lead=(2,))
+    x = np.random.default_rng(3).standard_normal((2, 60))
+    matrix = SoftmaxMatrix(xp, xp.asarray(q), xp.asarray(k), scale=0.5, causal=causal)
+    square, product = map(backends.asnumpy, matrix.gram_times(xp.asarray(x)))
+    for head in range(2):
+        p, _ = references.softmax_matrix(q[head], k[head], scale=0.5, causal=causal)
+        y = p @ x[head]
+        np.testing.assert_allclose(square[head], y @ y, rtol=1e-12)
+        np.testing.assert_allclose(product[head], p.T @ y, rtol=1e-12, atol=1e-14)
 
 
 def test_kappa_past_the_largest_float_is_infinite(xp: Any) -> None:
