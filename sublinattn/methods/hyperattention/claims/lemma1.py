@@ -9,8 +9,10 @@ import scipy
 import sympy as sp
 
 from ....core.backends import asnumpy
+from ....lab.workloads.instance import Instance
 from ....lab.workloads.reference import Reference, row_scaled_norms
 from ....theory import symbols
+from ....theory.adversary import Arrays, Search
 from ....theory.claim import Assumption, Claim, Drop, Exact, Growth, Sabotage, Trial, Vacuity
 from ..estimators import TheorySample, draw_theory
 from ._bench import M_STAR, bench, critical_sample, fresh, laws
@@ -107,6 +109,20 @@ def floor_over_rows(
     `told` times the true kappa is what ApproxD is told. Sabotages: another `tau`.
     """
     x = fresh(workload, n, d, d_v=1, knobs=knobs, row_sums=row_sums, seed=int(rng.integers(2**31)))
+    return floor_of(rng, xp, x, sample_size=sample_size, told=told, tau=tau)
+
+
+def floor_of(
+    rng: np.random.Generator,
+    xp: Any,
+    x: Reference,
+    *,
+    sample_size: int,
+    told: float = 1.0,
+    tau: str = "largest unmasked sum",
+) -> Trial:
+    """The same of one instance, under a mask of eight blocks."""
+    n = len(x.k)
     b = bench(x, xp, rng, copies=1, block_size=n // 8, sample_size=sample_size, dtype=np.float64)
     sums = scipy.special.logsumexp(np.where(b.mask, -np.inf, x.scale * (x.q @ x.k.T)), axis=1)
     kappa = float(np.exp(sums.max() - sums.min()))
@@ -120,6 +136,21 @@ def floor_over_rows(
         log_floor += float(scipy.special.logsumexp(sums[tested]) - sums[tested].max())
     facts = {"n": n, "m": sample_size, "kappa": kappa, "told_kappa": told * kappa}
     return Trial(float(np.exp(log_floor - sums.min())), 1.0, facts=facts)
+
+
+def head_start(rng: np.random.Generator, **case: Any) -> Arrays:
+    return {"q": rng.standard_normal((32, 4)), "k": rng.standard_normal((32, 4))}
+
+
+def head_kept(arrays: Arrays, **case: Any) -> Arrays:
+    """Logits of at most 64."""
+    return {name: np.clip(a, -4, 4) for name, a in arrays.items()}
+
+
+def head_floor(xp: Any, arrays: Arrays, **case: Any) -> Trial:
+    """The floor for one fixed hash and sample."""
+    q, k = arrays["q"], arrays["k"]
+    return floor_of(np.random.default_rng(0), xp, Reference(Instance(q, k, np.ones((32, 1)), scale=1.0)), **case)
 
 
 FLOORS: tuple[dict[str, Any], ...] = (
@@ -168,6 +199,13 @@ CLAIMS = (
         cases={"smoke": FLOORS},
         max_trials={"smoke": 5, "standard": 100},
         assumptions=(KAPPA_KNOWN,),
+        search=Search(
+            head_start,
+            head_floor,
+            head_kept,
+            ({"sample_size": 4}, {"sample_size": 16}),
+            {"smoke": 200, "standard": 4000},
+        ),
         drops=(Drop("kappa is known", ({**FLOORS[1], "told": 0.5}, {**FLOORS[6], "told": 0.5})),),
         sabotages=(
             Sabotage("own block left in", "tau is the largest whole row sum", {"tau": "largest row sum"}),
