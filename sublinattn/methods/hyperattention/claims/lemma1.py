@@ -204,7 +204,7 @@ CLAIMS = (
             head_floor,
             head_kept,
             ({"sample_size": 4}, {"sample_size": 16}),
-            {"smoke": 200, "standard": 4000},
+            {"smoke": 100, "standard": 4000},
         ),
         drops=(Drop("kappa is known", ({**FLOORS[1], "told": 0.5}, {**FLOORS[6], "told": 0.5})),),
         sabotages=(
