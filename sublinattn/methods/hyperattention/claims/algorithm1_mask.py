@@ -122,9 +122,17 @@ def held(
     return counts[np.arange(heads), q_place, k_place] > 0
 
 
+ORDERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "paper": gray_rank,
+    "released": lambda pattern: pattern ^ (pattern >> 1),
+    "binary": lambda pattern: pattern,
+}
+"""The place of each pattern of sign bits: in the Gray code; the Gray code of it (the released code); the pattern."""
+
+
 @lru_cache(maxsize=64)
-def recall_law(angle: float, bits: int, blocks: int) -> float:
-    """The probability that `held` is true.
+def recall_law(angle: float, bits: int, blocks: int, order: str = "paper") -> float:
+    """The probability that `held` is true, if buckets come in the order that `ORDERS` names.
 
     A cluster's queries and keys fall into buckets (u, w) with probability `2^-r a^h (1 - a)^(r - h)`, h the number of
     bits in which u and w differ, `a = theta/pi`; the clusters do so independently. Given L_q clusters whose queries lie
@@ -133,7 +141,7 @@ def recall_law(angle: float, bits: int, blocks: int) -> float:
     over (u, w) and, cluster by cluster, over (L_q, E_q, L_k, E_k).
     """
     pattern = np.arange(2**bits, dtype=np.uint16)
-    place = gray_rank(pattern).astype(int)
+    place = ORDERS[order](pattern).astype(int)
     differing = np.bitwise_count(pattern[:, None] ^ pattern)
     joint = np.zeros((2**bits, 2**bits))
     joint[np.ix_(place, place)] = 2.0**-bits * angle**differing * (1 - angle) ** (bits - differing)

@@ -260,7 +260,9 @@ CLAIMS = (
         sabotages=(Sabotage("inverse", "the place in the Gray code, as in the paper", {"order": "inverse"}),),
         remark=(
             "Enumerates all buckets. The released table holds the Gray code of each pattern, not the pattern's place "
-            "in it, so that an increment which changes j bits of the place changes every other one of j sides."
+            "in it, so that an increment which changes j bits of the place changes every other one of j sides. It "
+            "costs little: the mask's recall of planted pairs falls by 0.1 to 0.3 percent (6 clusters, r = 4), and by "
+            "0.5 to 2.4 percent in binary order."
         ),
     ),
 )

@@ -24,7 +24,7 @@ from ....plots.panels import facets, finish, grid, lines, theory_line
 from ....plots.style import LOOKS, paper_style, series
 from ....theory import symbols
 from ....theory.claim import evaluate
-from ..claims.algorithm1_mask import held
+from ..claims.algorithm1_mask import ORDERS, held, recall_law
 from ..sort_lsh import buckets, default_bits, hyperplanes, sort_blocks
 
 BITS = (1, 2, 4, 8)
@@ -166,6 +166,19 @@ def recall_over_bits(run: Run) -> pd.DataFrame:
             hits = held(run.rng("recall", bits, angle), run.xp, angle=angle, bits=bits, **how).sum()
             rows.append((180 * angle, bits, heads, *proportion(int(hits), heads), (1 - angle) ** bits))
     return pd.DataFrame(rows, columns=["angle", "bits", "heads", "rate", "low", "high", "collision"])
+
+
+def recall_of_orders() -> pd.DataFrame:
+    """The exact probability that the mask holds a planted pair (6 clusters, 4 hyperplanes) in each order of buckets.
+
+    Returns
+    -------
+    DataFrame
+        A row per angle (degrees), a column per order of `ORDERS`.
+    """
+    angles = {180 * angle: angle for angle in (0.02, 0.05, 0.1, 0.2)}
+    table = {order: [recall_law(angle, 4, 6, order) for angle in angles.values()] for order in ORDERS}
+    return pd.DataFrame(table, index=pd.Index(angles, name="angle"))
 
 
 # -------------------------------------------------------------------------------------------------------------- figures

@@ -36,3 +36,9 @@ def test_recall_stays_below_the_common_bucket_and_grows_with_the_hyperplanes():
     small = rates.loc[3.6, "rate"]
     assert small[8] > 2 * small[2] > 4 / sortlsh.CLUSTERS  # a random mask holds b/n = 1/16
     assert len(sortlsh.draw_recall(rates.reset_index()).axes) == 3
+
+
+def test_the_order_of_buckets_matters_little():
+    table = sortlsh.recall_of_orders()
+    assert list(table) == ["paper", "released", "binary"] and table.index.is_monotonic_increasing
+    assert (table["paper"] > table["binary"]).all() and (table["paper"] / table["binary"] < 1.06).all()
