@@ -101,7 +101,7 @@ def _critical(
 
 
 SLOTS: tuple[dict[str, Any], ...] = (
-    *({"variable": "varepsilon", "eps": eps, "n": 2048, "slots": 2**14, "mean": 1.0} for eps in (0.4, 0.28, 0.2, 0.14)),
+    *({"variable": "varepsilon", "eps": eps, "n": 2048, "slots": 2**15, "mean": 1.5} for eps in (0.3, 0.2, 0.14, 0.1)),
     *cost.over("d_v", (4, 8, 16, 32), eps=0.4, n=2048, slots=2**15, flat=True),
 )
 SAMPLES: tuple[dict[str, Any], ...] = tuple(
@@ -128,7 +128,10 @@ CLAIMS = (
         id="sg24.theorem-slots",
         source="Theorem 1 (s)",
         basis="theorem",
-        restated="f3b104c: srank(V) was far below d, so that d could not bite, with more slots than tokens",
+        restated=(
+            "f3b104c: srank(V) was far below d, so that d could not bite, with more slots than tokens; 58c0d5d: eps from "
+            "0.4 to 0.14 on values of mean 1, where a sabotage was not told from the theorem on every seed"
+        ),
         title="s = O(eps^-2 d) slots suffice for z",
         statement=sp.Eq(S_STAR, symbols.O(EPS**-2 * D_V)),
         kind=Growth(variables={"varepsilon": EPS**-2, "d_v": D_V}, resolution={"varepsilon": 0.25, "d_v": 0.25}),
