@@ -158,7 +158,7 @@ PAIRS = tuple(
 HEADS = "f3b104c: one head and no recent window were all that was tried"
 ALIKE = "clusters that become one give equally many samples, whatever their counts"
 
-law_claim = partial(Claim, paper="SG24", kind=Mean(resolution=0.1), max_trials={"smoke": 200, "standard": 2000})
+law_claim = partial(Claim, paper="SG24", kind=Mean(resolution=0.1), max_trials={"smoke": 300, "standard": 2000})
 
 CLAIMS = (
     law_claim(

@@ -129,13 +129,14 @@ CLAIMS = (
         source="Theorem 1 (s)",
         basis="theorem",
         restated=(
-            "f3b104c: srank(V) was far below d, so that d could not bite, with more slots than tokens; 58c0d5d: eps from "
-            "0.4 to 0.14 on values of mean 1, where a sabotage was not told from the theorem on every seed"
+            "f3b104c: srank(V) was far below d, so that d could not bite, with more slots than tokens; 58c0d5d: eps "
+            "from 0.4 to 0.14 on values of mean 1, where a sabotage was not told from the theorem on every seed"
         ),
         title="s = O(eps^-2 d) slots suffice for z",
         statement=sp.Eq(S_STAR, symbols.O(EPS**-2 * D_V)),
         kind=Growth(variables={"varepsilon": EPS**-2, "d_v": D_V}, resolution={"varepsilon": 0.25, "d_v": 0.25}),
         trial=critical_slots,
+        max_trials={"smoke": 16, "standard": 20},
         cases={"smoke": SLOTS},
         sabotages=(UNIFORM,),
         remark=(
