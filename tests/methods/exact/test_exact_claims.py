@@ -34,6 +34,10 @@ def test_tiles_and_merges_are_exact_up_to_rounding(xp: Any, dtype: str) -> None:
         assert ratio(claims.tiled, xp, n_q=50, n_k=30, peak=peak, dtype=dtype, causal=True) < 8
 
 
+def test_a_negative_scale_may_overflow_too(xp: Any) -> None:
+    assert ratio(claims.tiled, xp, n_q=50, n_k=30, peak=200.0, dtype="float32", scale=-0.3) < 8
+
+
 def test_a_threshold_past_the_range_of_float32_is_noticed(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "SAFE_LOGIT", 100.0)
     with np.errstate(over="ignore", invalid="ignore"):

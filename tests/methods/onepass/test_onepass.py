@@ -107,6 +107,13 @@ def test_sparse_outputs_come_back_exactly(xp: Any, variant: str, decoder: str, s
     np.testing.assert_allclose(backends.asnumpy(found.todense()), y, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.parametrize("eps2", [1.0, 0.5, 0.3, 0.01])
+def test_psi_has_as_many_rows_as_the_variance_asks_for(eps2: float) -> None:
+    """Markov's inequality on `E ||error||^2 <= (2 / m2) ||U2||^2 ||V||^2`: the failure probability, and no row more."""
+    rows = variants.product_width(eps2)
+    assert 2 / (rows * eps2**2) <= variants.AMM_FAILURE < 2 / ((rows - 1) * eps2**2)
+
+
 # ----------------------------------------------------------------------------------------------------------- the stream
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_chunks_and_their_order_do_not_matter(xp: Any, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,27 @@ def test_eps_takes_the_smallest_degree(basis: str) -> None:
     assert abs(few - references.attention(q, k[:5], v[:5])[0]).max() <= 0.2 * abs(v).max()
 
 
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("scale", [0.3, 3.0])
+def test_a_scale_counts_like_longer_queries(basis: str, scale: float) -> None:
+    """To the radius and to the degree, too."""
+    q, k, v = references.qkv(14, 30, 40, size=0.5)
+    found, expected = (
+        polynomial_attention(scale * q, k, v, eps=1e-3, basis=basis, scale=1.0),
+        polynomial_attention(q, k, v, eps=1e-3, basis=basis, scale=scale),
+    )
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_sums_over_keys_are_kept_in_float64(small_chunks: None) -> None:
+    """One value of 2^25 and, in chunks of 3, values of 1: in float32 each chunk after it would count 4."""
+    v = np.ones((48000, 1), np.float32)
+    v[0] = 2**25
+    k = np.zeros((48000, 1), np.float32)
+    state = PolynomialState(1, 1, degree=0).update(k, v)
+    np.testing.assert_allclose(state.attend(k[0]), v.mean(dtype=np.float64), rtol=1e-6)
+
+
 def test_radius_is_rounded_up() -> None:
     rng = np.random.default_rng(5)
     assert rounded_up(0.0) == 0
