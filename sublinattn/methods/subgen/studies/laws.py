@@ -30,7 +30,7 @@ from .clusterability import PART, longest_query, stacks
 LAWS = {
     "sg24.slot-law": "slots",
     "sg24.merge-law": "merged caches",
-    "sg24.slot-independence": "pairs of slots",
+    "sg24.slot-independence": "pairs",
     "sg24.sample-law": "samples of a cluster",
 }
 """Claims about what slots and samples hold."""
