@@ -38,3 +38,16 @@ def _crossing(low: int, above: float, high: int, below: float) -> float:
         return float(high)
     share = np.log(above) / np.log(above / below)
     return float(low * (high / low) ** share)
+
+
+def last_miss(excess: Callable[[int], float], *, start: float) -> float:
+    """Largest size up to `start`, on a grid with steps of 8 percent, at which `excess` is above 1; 0 if there is none.
+
+    For errors that do not fall all the way: where something rare decides, few samples miss it and are off by little.
+    """
+    size = max(1, round(start))
+    while size >= 1:
+        if excess(size) > 1:
+            return float(size)
+        size = min(size - 1, round(size / 1.08))
+    return 0.0

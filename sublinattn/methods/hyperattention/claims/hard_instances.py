@@ -6,6 +6,7 @@ instances and not draws; what it reaches is measured again with fresh ones, sinc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from ....lab.workloads.instance import Instance
 from ....lab.workloads.reference import Reference, row_scaled_norms
 from ....theory.adversary import Arrays, Found, climb
-from ....theory.search import critical_size
+from ....theory.search import critical_size, last_miss
 from ._bench import MISSES, bench, measured_kappa, theory_maker
 from .lemma2 import product_errors
 
@@ -41,10 +42,10 @@ def kappa_of(xp: Any, x: Reference) -> float:
     return measured_kappa(bench(x, xp, np.random.default_rng(0), copies=1, sample_size=1, **MASK))
 
 
-def size_of(xp: Any, x: Reference, *, part: str, draws: int, trials: int, start: float = 24) -> float:
-    """Critical size of the "normaliser" or the "product"; the same `draws` are the same random numbers.
+def excess_of(xp: Any, x: Reference, *, part: str, draws: int, trials: int) -> Callable[[int], float]:
+    """The error of the "normaliser" or the "product" that a tenth of the draws exceed, over eps, at a sample size.
 
-    Where what is rare decides, few samples miss it and are off by little: a large `start` finds the largest such size.
+    The same `draws` are the same random numbers.
     """
     maker = theory_maker(kappa=kappa_of(xp, x), eps=EPS)
 
@@ -52,7 +53,13 @@ def size_of(xp: Any, x: Reference, *, part: str, draws: int, trials: int, start:
         b = bench(x, xp, np.random.default_rng([draws, m]), copies=trials, sample_size=m, **MASK)
         return float(np.quantile(ERRORS[part](x, *b.estimate(maker)), 1 - MISSES, method="higher") / EPS)
 
-    return critical_size(excess, start=start, cap=CAP, rng=np.random.default_rng(draws))
+    return excess
+
+
+def size_of(xp: Any, x: Reference, *, draws: int, trials: int) -> float:
+    """Critical size of ApproxD."""
+    excess = excess_of(xp, x, part="normaliser", draws=draws, trials=trials)
+    return critical_size(excess, start=24, cap=CAP, rng=np.random.default_rng(draws))
 
 
 # ------------------------------------------------------------------------------- Lemma 1, kappa and alpha at most given
@@ -94,7 +101,7 @@ def approxd_size(xp: Any, arrays: Arrays, *, kappa: float, alpha: float, draws: 
     beyond = max(x.facts["alpha"] / alpha, kappa_of(xp, x) / kappa)
     if beyond > 1:
         return Found(arrays, {}, -beyond, False)
-    return Found(arrays, {}, size_of(xp, x, part="normaliser", draws=draws, trials=trials), False)
+    return Found(arrays, {}, size_of(xp, x, draws=draws, trials=trials), False)
 
 
 def worst_for_approxd(
@@ -110,7 +117,8 @@ def product_ratio(xp: Any, arrays: Arrays, *, draws: int, trials: int) -> Found:
     """Critical size of the product over `eps^-2 d_v srank(P)`: at most 10, by Markov's inequality."""
     x = reference(arrays)
     unit = D_V * x.facts["srank"] / EPS**2
-    return Found(arrays, {}, size_of(xp, x, part="product", draws=draws, trials=trials, start=10 * unit) / unit, False)
+    excess = excess_of(xp, x, part="product", draws=draws, trials=trials)
+    return Found(arrays, {}, last_miss(excess, start=10 * unit) / unit, False)
 
 
 def product_start(rng: np.random.Generator) -> Arrays:
@@ -121,7 +129,8 @@ def product_start(rng: np.random.Generator) -> Arrays:
     q, k = rng.standard_normal((N, D)), rng.standard_normal((N, D))
     v = np.sqrt(N) * np.linalg.qr(rng.standard_normal((N, D_V)))[0]
     if rng.random() < 0.5:
-        q[:, 0], k[:, 0], k[0], v[0] = 3.0, 0.0, np.eye(D)[0] * 3, v[0] * 0.2
+        q, k, v[0] = 0.3 * q, 0.3 * k, 0.33 * v[0] * np.sqrt(D_V) / np.linalg.norm(v[0])
+        q[:, 0], k[:, 0], k[0] = 3.0, 0.0, np.eye(D)[0] * 3
     return {"q": q, "k": k, "v": v}
 
 
