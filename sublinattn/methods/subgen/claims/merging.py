@@ -83,8 +83,8 @@ CLAIMS = (
         source="derived here from Algorithm 1",
         basis="derived",
         restated=(
-            "f3b104c: tried with one head, no window, no sum of squared norms, and delta = 1; 58c0d5d: rounding was not "
-            "tolerated"
+            "f3b104c: tried with one head, no window, no sum of squared norms, and delta = 1; 58c0d5d: rounding was "
+            "not tolerated"
         ),
         title="Merging keeps the clusters' number, separation, radius and counts, and the sum of squared norms",
         statement=sp.And(FEW, APART, sp.Le(DISTANCE(K, X), sp.Symbol("radius")), evaluate=False),
