@@ -37,14 +37,15 @@ class Counted(np.ndarray):
             self.counts["products"] += result.size * inputs[0].shape[-1]
         if ufunc is np.subtract:
             self.counts["differences"] += result.size
-        return _counting(result, self.counts) if isinstance(result, np.ndarray) else result
+        return counting(result, self.counts) if isinstance(result, np.ndarray) else result
 
 
 def _plain(x: Any) -> Any:
     return x.view(np.ndarray) if isinstance(x, Counted) else x
 
 
-def _counting(x: np.ndarray, counts: Counter[str]) -> Counted:
+def counting(x: np.ndarray, counts: Counter[str]) -> Counted:
+    """A view of the array that counts into `counts`."""
     out = x.view(Counted)
     out.counts = counts
     return out
@@ -100,7 +101,7 @@ def operations(
     k, v = several(rng, 1, n, d, d_v=d_v, **knobs)
     cache, m = fed(Cache(1.0, t, s, broken=broken, rng=rng), np, k, v, chunks(n, 300)), parts(n, **knobs)
     counts: Counter[str] = Counter()
-    x = _counting(rng.standard_normal((1, 1, d)) if of == "query" else k[:1], counts)
+    x = counting(rng.standard_normal((1, 1, d)) if of == "query" else k[:1], counts)
     if of == "query":
         numerators(np, cache.heads, x, 1.0)
         normalisers(np, cache.heads, x, 1.0)

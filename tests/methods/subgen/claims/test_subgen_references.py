@@ -61,7 +61,7 @@ def test_strangers_are_pairs_that_did_not_come_and_samples_far_from_their_centre
 # -------------------------------------------------------------------------------------------------------------- counts
 def test_counted_arrays_count_products_and_differences_wherever_the_result_goes():
     counts: Counter[str] = Counter()
-    x = theorem1_counts._counting(np.arange(6.0).reshape(2, 3), counts)
+    x = theorem1_counts.counting(np.arange(6.0).reshape(2, 3), counts)
     y = np.ones((3, 4))
     product = np.matmul(x, y, out=np.empty((2, 4)))
     assert counts == {"products": 24} and (product == np.arange(6.0).reshape(2, 3) @ y).all()
