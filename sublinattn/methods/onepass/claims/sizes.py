@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.random import Generator
+from numpy.random import Generator, default_rng
 
 from ....core.backends import asnumpy, to_device
 from ....theory import symbols
+from ....theory.adversary import Arrays, Search
 from ....theory.claim import Claim, Exact, Probability, Sabotage, Trial
 from ...countsketch.claims.signals import expected_square
 from ...countsketch.hashing import IndexHash
@@ -60,12 +61,33 @@ def psi_variance(
 
     Values are constant, which with the constant feature is the worst. Sabotage: rows divided by `fewer`.
     """
+    x, v = rng.uniform(-1, 1, (n, d)), np.ones((n, d_v))
+    return variance_of(rng, xp, x, v, degree=degree, eps2=eps2, fewer=fewer)
+
+
+def variance_of(
+    rng: Generator, xp: Any, x: np.ndarray, v: np.ndarray, *, degree: int, eps2: float, fewer: int = 1
+) -> Trial:
+    """The same of these keys (n, d), of which U2 has the features, and values (n, d_v)."""
     sizes: dict[str, Any] = {"degree": degree, "sparsity": 1, "eps1": 1.0, "eps2": eps2, "variant": "paper"}
-    state: Any = OnePassSketch(n, d, d_v, rng=rng, **sizes).state
-    u2 = asnumpy(feature_matrix(xp, state.monomials, to_device(rng.uniform(-1, 1, (n, d)), xp)))
-    v, rows = np.ones((n, d_v)), state.psi.hash.width // fewer
+    state: Any = OnePassSketch(len(x), x.shape[1], v.shape[1], rng=rng, **sizes).state
+    u2, rows = asnumpy(feature_matrix(xp, state.monomials, to_device(x, xp))), state.psi.hash.width // fewer
     law = expected_square(u2, v, rows) / (np.linalg.norm(u2) * np.linalg.norm(v)) ** 2
-    return Trial(float(law), AMM_FAILURE * eps2**2, scale=float(law), facts={"n": n, "m_2": rows})
+    return Trial(float(law), AMM_FAILURE * eps2**2, scale=float(law), facts={"n": len(x), "m_2": rows})
+
+
+def rows_start(rng: Generator, *, degree: int) -> Arrays:
+    return {"x": rng.uniform(-1, 1, (32, 1)), "v": rng.standard_normal((32, 1))}
+
+
+def rows_kept(arrays: Arrays, *, degree: int) -> Arrays:
+    """Keys between -1 and 1, values of size 1."""
+    v = arrays["v"] / (np.abs(arrays["v"]).max() or 1.0)
+    return {"x": np.clip(arrays["x"], -1, 1), "v": v if v.any() else v + 1}
+
+
+def rows_measured(xp: Any, arrays: Arrays, *, degree: int) -> Trial:
+    return variance_of(default_rng(0), xp, arrays["x"], arrays["v"], degree=degree, eps2=0.5)
 
 
 PSI_ERROR = symbols.norm(r"(\Psi U_2)^{\top}\Psi V-U_2^{\top}V", "F")
@@ -118,6 +140,7 @@ CLAIMS = (
             )
         },
         max_trials={"smoke": 3, "standard": 30},
+        search=Search(rows_start, rows_measured, rows_kept, ({"degree": 0}, {"degree": 2})),
         sabotages=(Sabotage("half of the rows", "1 / (0.005 eps2^2) rows, without the 2", {"fewer": 2}),),
         remark=(
             "The mean is the formula of alsy23.amm-expectation, which is enumerated there, at the rows that the sketch "

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ....core.backends import asnumpy
+from ....core.backends import asnumpy, to_device
+from ....primitives.clustering import OnlineClusters
 from ....theory.adversary import Arrays
 from ....theory.claim import Case, Trial
+from ._broken import BROKEN
 from .setting import Cache, chunks, fed, members, stream
 
 N, D, PARTS = 24, 3, 6
@@ -41,7 +43,7 @@ def stream_kept(arrays: Arrays, **case: Any) -> Arrays:
     return {"k": np.clip(arrays["k"], -4, 4), "order": np.clip(arrays["order"], -4, 4)}
 
 
-def parted_kept(arrays: Arrays, *, offset: float, dtype: str) -> Arrays:
+def parted_kept(arrays: Arrays, *, offset: float, dtype: str, **case: Any) -> Arrays:
     """Every part shrunk about its mean until no two of its tokens are farther apart than delta, once rounded."""
     k, margin = np.clip(arrays["k"], -4, 4), 8 * np.finfo(dtype).eps * (1 + offset)
     for part in range(PARTS):
@@ -52,11 +54,13 @@ def parted_kept(arrays: Arrays, *, offset: float, dtype: str) -> Arrays:
     return {"k": k, "order": np.clip(arrays["order"], -4, 4)}
 
 
-def clustering(xp: Any, arrays: Arrays, *, offset: float, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+def clustering(
+    xp: Any, arrays: Arrays, *, offset: float, dtype: str, broken: str = "nothing"
+) -> tuple[np.ndarray, np.ndarray]:
     """Keys, as they are rounded, and the centers, delta = 1, chunks of seven tokens."""
     k = (arrays["k"] + offset).astype(dtype)
     arriving = k[np.argsort(arrays["order"])]
-    cache = fed(Cache(1.0, 1, 1, rng=0), xp, arriving, arriving, chunks(N, 7))
+    cache = fed(Cache(1.0, 1, 1, broken=broken, rng=0), xp, arriving, arriving, chunks(N, 7))
     return k.astype(np.float64), asnumpy(cache.centers).astype(np.float64)
 
 
@@ -75,10 +79,15 @@ def separation_measured(xp: Any, arrays: Arrays, **case: Any) -> Trial:
     return Trial(float(1.0 / distance.min(initial=np.inf)), 1.0, facts={"n": N, "m": len(centers)})
 
 
-def radius_measured(xp: Any, arrays: Arrays, **case: Any) -> Trial:
-    """Largest distance of a key to its nearest center."""
-    k, centers = clustering(xp, arrays, **case)
-    return Trial(float(members(k, centers)[0].min(axis=1).max()), 1.0, facts={"n": N, "m": len(centers)})
+def radius_measured(xp: Any, arrays: Arrays, *, offset: float, dtype: str, broken: str = "nothing") -> Trial:
+    """Largest distance of a key to the center that it joined."""
+    k = (arrays["k"] + offset).astype(dtype)[np.argsort(arrays["order"])]
+    keys = to_device(k, xp)
+    clusters = BROKEN[broken].get("clusters", OnlineClusters)(1.0, keys[:0])
+    labels = np.concatenate([clusters.absorb(xp, keys[chunk]) for chunk in chunks(N, 7)])
+    centers = asnumpy(clusters.centers.rows).astype(np.float64)
+    distance = np.linalg.norm(k.astype(np.float64) - centers[labels], axis=1)
+    return Trial(float(distance.max()), 1.0, facts={"n": N, "m": len(centers)})
 
 
 def query_start(rng: np.random.Generator, **case: Any) -> Arrays:
