@@ -84,7 +84,7 @@ DROPS = (
 CONSECUTIVE = Sabotage(
     "consecutive keys",
     "m consecutive keys of the sorted order, from a random one on, stand for all, in place of m independent draws",
-    {"variant": "consecutive keys"},
+    {"variant": "consecutive keys", "trials": 10},
 )
 # With constant 1: m >= n says nothing, since n keys make exact attention. The onset solves n = FACTOR log n.
 FACTOR = symbols.APPROXD_SIZE / sp.log(symbols.n)
