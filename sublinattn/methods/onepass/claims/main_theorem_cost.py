@@ -206,7 +206,7 @@ CLAIMS = (
         paper="ALSY23",
         source="main theorem (one pass; work per row)",
         basis="implementation",
-        title="This code reads a chunk of keys and queries in time that grows no faster than log n, the tokens to come",
+        title="This code reads a chunk of keys and of queries in time that grows no faster than log n",
         statement=sp.Eq(symbols.SECONDS, symbols.O(symbols.LOG_N)),
         kind=Growth(variables={"n": symbols.LOG_N}, machine=True, resolution={"n": 0.02}),
         trial=chunk_seconds,
