@@ -43,9 +43,10 @@ CLAIMS = (
         statement=sp.Eq(sp.Symbol(r"\mathrm{out}"), sp.Symbol(r"\mathrm{Attn}(q, K, V)")),
         kind=Exact("==", rtol=1e-11),
         trial=exact_answer,
-        cases={"smoke": tuple({"n": 80, "streams": streams, "chunks": 6} for streams in (1, 2, 5))},
+        cases={"smoke": tuple({"n": 200, "streams": streams, "chunks": 40} for streams in (1, 2, 5))},
         max_trials={"smoke": 3, "standard": 20},
         sabotages=(Sabotage("spare room", "merging takes over the other's spare room", {"only_tokens": False}),),
-        remark="Tokens come in chunks, so that the arrays have room to spare.",
+        remark="Tokens come in small chunks, so that the arrays have room to spare.",
+        restated="88e56c5: with chunks above an eighth of the tokens there was no room to spare",
     ),
 )
