@@ -11,7 +11,7 @@ import pytest
 from sublinattn.methods.caches.claims import answers, covering_radius, yardstick
 
 EXACT = {
-    "exact": (partial(yardstick.exact_answer, n=120, streams=3, chunks=40), {"only_tokens": False}),
+    "exact": (partial(yardstick.exact_answer, n=120, streams=3, chunks=40), {"own_count": False}),
     "sink": (partial(answers.sink_answer, n=30, window=5, sinks=2, chunks=3), {"keep_sinks": False}),
     "heavy hitters": (partial(answers.heavy_hitters, n=30, budget=8, recent=3, chunks=9), {"accumulate": False}),
     "k-center": (partial(answers.k_center_answer, n=30, budget=9, recent=4, different=26), {"farthest": False}),
