@@ -129,12 +129,12 @@ def product_start(rng: np.random.Generator) -> Arrays:
     q, k = rng.standard_normal((N, D)), rng.standard_normal((N, D))
     v = np.sqrt(N) * np.linalg.qr(rng.standard_normal((N, D_V)))[0]
     if rng.random() < 0.5:
-        q, k, v[0] = 0.3 * q, 0.3 * k, 0.33 * v[0] * np.sqrt(D_V) / np.linalg.norm(v[0])
+        q, k, v[0] = 0.3 * q, 0.3 * k, 0.4 * v[0] * np.sqrt(D_V) / np.linalg.norm(v[0])
         q[:, 0], k[:, 0], k[0] = 3.0, 0.0, np.eye(D)[0] * 3
     return {"q": q, "k": k, "v": v}
 
 
 def worst_for_product(xp: Any, start: Arrays, rng: np.random.Generator, *, steps: int) -> Arrays:
-    """The end of a climb with fixed draws, 40 of them for each size."""
-    measure = partial(product_ratio, xp, draws=int(rng.integers(2**31)), trials=40)
+    """The end of a climb with fixed draws, 400 of them for each size."""
+    measure = partial(product_ratio, xp, draws=int(rng.integers(2**31)), trials=400)
     return climb(within(start), measure, within, rng, steps)[0].arrays

@@ -102,7 +102,7 @@ def product(run: Run) -> pd.DataFrame:
     DataFrame
         Index: instance. ratio (median over draws), bound (Markov's inequality at a tenth of misses).
     """
-    replicates, trials = run.pick(smoke=(3, 30), standard=(9, 400), full=(9, 1000))
+    replicates, trials = run.pick(smoke=(1, 300), standard=(5, 1000), full=(9, 2000))
     rng = run.rng("product")
     gaussian = {"q": rng.standard_normal((hard.N, hard.D)), "k": rng.standard_normal((hard.N, hard.D))}
     gaussian["v"] = rng.standard_normal((hard.N, hard.D_V))
