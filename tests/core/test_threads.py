@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -80,7 +81,7 @@ def test_an_error_or_ctrl_c_ends_every_thread() -> None:
     Tiles(5, fail).run(ZeroDivisionError)
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try:
-        Tiles(5, lambda: signal.raise_signal(signal.SIGINT)).run(KeyboardInterrupt)
+        Tiles(5, lambda: os.kill(os.getpid(), signal.SIGINT)).run(KeyboardInterrupt)
     finally:
         signal.signal(signal.SIGINT, handler)
 
