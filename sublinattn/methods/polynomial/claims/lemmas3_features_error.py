@@ -118,6 +118,7 @@ OUTPUT_ERROR = Claim(
     paper="AS23",
     source="Lemmas 3.5 and 3.6 (error propagation)",
     basis="theorem",
+    source_checked=False,
     title="If every entry of A is off by a factor within 1 +- eps, the output is off by at most 2 eps max|V|",
     statement=WITHIN_2_EPS,
     kind=Exact("<="),
@@ -140,6 +141,7 @@ CLAIMS = (
         paper="AS23",
         source="Lemma 3.2 (features)",
         basis="theorem",
+        source_checked=False,
         title="p(s<q,k>) is a scalar product of C(d+g, g) monomial features",
         statement=sp.Eq(
             sp.Symbol(r"\langle u_1(q), u_2(k)\rangle"), sp.Function("p")(sp.Symbol(r"s\langle q, k\rangle"))
