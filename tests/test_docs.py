@@ -126,6 +126,13 @@ def test_counts_are_those_of_the_record(page):
     assert [list(map(int, found)) for found in COUNTS.findall(said)] == [counts]
 
 
+def test_the_front_door_counts_theorems_first():
+    said = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
+    counts = ledger.summary(RECORD["claims"])["by_basis"]["theorem"]
+    outcomes = " and ".join(", ".join(f"{counts[o]} {o}" for o in ledger.OUTCOMES).rsplit(", ", 1))
+    assert said.index(f"{counts['claims']} theorems of these papers: {outcomes}") < said.index(" claims: ")
+
+
 def test_counts_by_basis_are_those_of_the_record():
     page = (ROOT / "docs/results.md").read_text()
     (table,) = re.findall(r"^\| what the claims rest on \|.*\n\|[-:|]+\n((?:\|.*\n)+)", page, re.MULTILINE)
