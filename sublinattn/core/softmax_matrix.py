@@ -107,7 +107,7 @@ class SoftmaxMatrix:
         return squares
 
     def operator_norm(self, *, rtol: float = 1e-4, max_steps: int = 50) -> Array:
-        """`||P||`, shape (B,), by Lanczos' method from below, until it grows by less than `rtol` in a step.
+        """`||P||`, shape (B,), by Lanczos' method from below, to a relative error of `rtol`.
 
         `P^T P` has no negative entry, so its leading eigenvector has none either (Perron), and the constant start
         vector is never orthogonal to it. A step takes one pass over the entries.
@@ -120,8 +120,10 @@ def largest_eigenvalue(
 ) -> Array:
     """Largest eigenvalue (B,) of positive semi-definite matrices G (B, n, n), from below, by Lanczos' method.
 
-    `times(x)` is `x^T G x` (B,) and `G x` (B, n), for `x` (B, n); `shape` is `(B, n)`. Starts from the constant vector
-    and stops when the eigenvalue's root grows by less than `rtol` in a step.
+    `times(x)` is `x^T G x` (B,) and `G x` (B, n), for `x` (B, n); `shape` is `(B, n)`. Starts from the constant vector.
+    Stops when the largest Ritz value theta has grown by at most `2 rtol theta` in a step and its residual
+    `||G x - theta x||` is at most that: an eigenvalue lies within the residual, and its root within `rtol`. (Little
+    growth alone is no such sign: where two eigenvalues are near each other, theta may rest before it grows again.)
     """
     b, n = shape
     steps = min(n, max_steps)
@@ -131,13 +133,15 @@ def largest_eigenvalue(
     for step in range(steps):
         diagonal, x = times(basis[-1])
         tridiagonal[:, step, step] = backends.asnumpy(diagonal)
-        before, largest = largest, np.linalg.eigvalsh(tridiagonal[:, : step + 1, : step + 1])[:, -1]
-        if step + 1 == steps or (largest - before <= 2 * rtol * largest).all():  # 2: the root grows by half of it
-            break
+        values, vectors = np.linalg.eigh(tridiagonal[:, : step + 1, : step + 1])
+        before, largest = largest, values[:, -1]
         for _ in range(2):  # to make x orthogonal once loses its orthogonality to rounding
             for v in basis:
                 x -= (x * v).sum(axis=1, keepdims=True) * v
         length = xp.sqrt((x * x).sum(axis=1))
+        residual = backends.asnumpy(length) * abs(vectors[:, -1, -1])
+        if step + 1 == steps or (np.maximum(residual, largest - before) <= 2 * rtol * largest).all():
+            break
         tridiagonal[:, step, step + 1] = tridiagonal[:, step + 1, step] = backends.asnumpy(length)
         basis.append(x / xp.where(length == 0, 1, length)[:, None])
     return xp.asarray(largest)

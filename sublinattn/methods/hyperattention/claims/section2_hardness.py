@@ -221,7 +221,7 @@ CLAIMS = (
         cases={"smoke": _cases("srank")},
         max_trials={"smoke": 3, "standard": 20},
         sabotages=SABOTAGES,
-        remark="Lanczos' method stops when a step adds less than 1e-4 to the norm, from below: hence the tolerance.",
+        remark="Lanczos' method stops when its residual says that the norm is within 1e-4, from below.",
         **FACTS,
     ),
 )
