@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from typing import Any, ClassVar, Self
@@ -15,7 +16,16 @@ from .backends import Array
 from .files import atomic, open_safetensors
 
 _ENTRY = "sublinattn.checkpoint"  # the file's one metadata entry: safetensors writes several in no fixed order
-VERSION = 1
+VERSION = 2
+
+
+def _digest(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 of a checkpoint: of its header, and of the names, dtypes, shapes and bytes of its arrays."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True, allow_nan=False).encode())
+    for name, x in sorted(arrays.items()):
+        digest.update(f"{name} {x.dtype} {x.shape}".encode())
+        digest.update(x.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 class StreamingState:
@@ -55,9 +65,10 @@ class StreamingState:
             If the disk does not take it: the file that was at `path` is then still there.
         """
         header = {"kind": type(self).__name__, "version": VERSION, "about": self._about()}
-        metadata = {_ENTRY: json.dumps(header, sort_keys=True, allow_nan=False)}
         # asarray, not ascontiguousarray: an array without axes keeps its shape.
         arrays = {name: np.asarray(backends.asnumpy(x), order="C") for name, x in self.contents().items()}
+        header["sha256"] = _digest(header, arrays)
+        metadata = {_ENTRY: json.dumps(header, sort_keys=True, allow_nan=False)}
         with atomic(path) as temporary:
             try:
                 safetensors.numpy.save_file(arrays, temporary, metadata)
@@ -73,19 +84,25 @@ class StreamingState:
         FileNotFoundError
             No such file.
         ValueError
-            Not a whole safetensors file, or not a state of this class, written by this version of the format.
+            Not a whole safetensors file, or not a state of this class, written by this version of the format; or its
+            header and arrays are not those that were written.
         """
         with open_safetensors(path) as file:
             note = (file.metadata() or {}).get(_ENTRY)
             if note is None:
                 raise ValueError(f"{path} is not a checkpoint of a streaming state: it has no {_ENTRY!r} metadata")
-            header = json.loads(note)
-            if header["version"] != VERSION:
-                raise ValueError(f"{path} is a checkpoint of version {header['version']}, this is version {VERSION}")
-            if header["kind"] != cls.__name__:
-                raise ValueError(f"{path} is a checkpoint of a {header['kind']}, not of a {cls.__name__}")
+            try:
+                header = dict(json.loads(note))
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path} is a damaged checkpoint: its header is no JSON object") from error
+            if (version := header.get("version")) != VERSION:
+                raise ValueError(f"{path} is a checkpoint of version {version}, this is version {VERSION}")
+            if (kind := header.get("kind")) != cls.__name__:
+                raise ValueError(f"{path} is a checkpoint of a {kind}, not of a {cls.__name__}")
             names: list[str] = file.keys()
             arrays = {name: file.get_tensor(name) for name in names}
+        if header.pop("sha256", None) != _digest(header, arrays):
+            raise ValueError(f"{path} is a damaged checkpoint: its header and arrays are not those that were written")
         about = header["about"]
         parameters = about.get("parameters", about)  # the caches write them as an entry of their own
         state = cls(**{name: parameters[name] for name in cls.PARAMETERS})

@@ -56,7 +56,9 @@ def test_metadata_is_one_entry_of_strict_json(tmp_path: Path) -> None:
     with safetensors.safe_open(tmp_path / "x", framework="np") as file:
         ((entry, note),) = file.metadata().items()
     assert entry == "sublinattn.checkpoint"
-    assert json.loads(note) == {"kind": "Toy", "version": 1, "about": {"name": "a", "numbers": NUMBERS}}
+    header = json.loads(note)
+    assert len(header.pop("sha256")) == 64
+    assert header == {"kind": "Toy", "version": 2, "about": {"name": "a", "numbers": NUMBERS}}
     for bad, error in ((np.int64(1), TypeError), (float("nan"), ValueError)):
         with pytest.raises(error):
             Toy("b", numbers=bad).save(tmp_path / "y")
@@ -79,9 +81,42 @@ def test_load_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(ValueError, match=r"x\.ckpt is not a checkpoint of a streaming state"):
             Toy.load(path)
     path.write_bytes(whole)
-    monkeypatch.setattr(state, "VERSION", 2)
-    with pytest.raises(ValueError, match=r"x\.ckpt is a checkpoint of version 1, this is version 2"):
+    monkeypatch.setattr(state, "VERSION", 3)
+    with pytest.raises(ValueError, match=r"x\.ckpt is a checkpoint of version 2, this is version 3"):
         Toy.load(path)
+
+
+def rewritten(path: Path, change: Any = lambda header: header, flip: int | None = None) -> None:
+    """A checkpoint whose header says something else, or with one bit of its arrays flipped."""
+    whole = path.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    head, body = json.loads(whole[8:start]), bytearray(whole[start:])
+    note = change(json.loads(head["__metadata__"]["sublinattn.checkpoint"]))
+    head["__metadata__"]["sublinattn.checkpoint"] = json.dumps(note)
+    if flip is not None:
+        body[flip] ^= 64
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_damaged_checkpoint_is_refused_and_never_answers(name: str, tmp_path: Path) -> None:
+    """One flipped bit, or a header that was edited, gave a wrong answer or an error that named no file."""
+    made, path = feed(STATES[name](), stream(0)), tmp_path / "x.ckpt"
+    made.save(path)
+    with safetensors.safe_open(path, framework="np") as file:
+        about = json.loads(file.metadata()["sublinattn.checkpoint"])["about"]
+    damages: list[dict[str, Any]] = [{"change": lambda header: [1]}, *([{"flip": 3}] if made.nbytes else [])]
+    for key in ("version", "kind", "about", "sha256"):
+        damages.append({"change": lambda header, key=key: {k: v for k, v in header.items() if k != key}})
+    for entry in about:
+        damages.append({"change": lambda header, entry=entry: header | {"about": about | {entry: -5}}})
+    for damage in damages:
+        made.save(path)
+        rewritten(path, **damage)
+        with pytest.raises(ValueError, match=r"x\.ckpt is a (damaged checkpoint|checkpoint of)"):
+            type(made).load(path)
 
 
 SCRIPT = """
