@@ -54,7 +54,7 @@ ARRAYS: dict[str, tuple[Any, type[Exception], str]] = {
     "vector": (lambda x: x[0, 0], ValueError, r"must have shape \(..., n, d\), got \("),
     "no rows": (lambda x: x[:, :0], ValueError, r"must not be empty, got shape \(2, 0, "),
     "masked": (np.ma.masked_invalid, TypeError, "must be a plain array, got a MaskedArray"),
-    "matrix": (lambda x: np.asmatrix(x[0]), TypeError, "must be a plain array, got a matrix"),
+    "matrix": (lambda x: x[0].view(np.matrix), TypeError, "must be a plain array, got a matrix"),
     "no columns": (lambda x: x[..., :0], ValueError, r"must not be empty, got shape \(2, 20, 0\)"),
 }
 
