@@ -1,5 +1,5 @@
 """`python -m sublinattn`."""
 
-from .cli import app
+from .cli import main
 
-app(prog_name="sublinattn")
+main()

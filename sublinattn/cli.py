@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import sys
+import traceback
 from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from .terminal import console, counting, fail, print_frame, print_table, show_counts, show_verdict
 
-if TYPE_CHECKING:
-    pass
+INTERNAL_ERROR = 3
 
 app = typer.Typer(
     help="Verify the statements of papers on sublinear attention, and audit a model.\n\n"
+    "Exit code: 0 as wished; 1 a claim is refuted, or a run is worse than the record or has a failed notebook; "
+    f"2 the command or a file is wrong; {INTERNAL_ERROR} an error of this program.\n\n"
     "Example: [bold]sublinattn run --effort smoke[/]",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -25,6 +28,18 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def main() -> None:
+    """The program: its own errors have an exit code apart, and what a terminal cannot show is replaced."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    try:
+        app(prog_name="sublinattn")
+    except Exception:
+        traceback.print_exc()
+        sys.exit(INTERNAL_ERROR)
+
 
 Effort = StrEnum("Effort", ["smoke", "standard", "full"])
 Backend = StrEnum("Backend", ["auto", "numpy", "cupy"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import toys
 from typer.testing import CliRunner
 
-from sublinattn import theory
+from sublinattn import cli, theory
 from sublinattn.cli import app
 from sublinattn.lab import ledger
 from sublinattn.lab.models import TINY, open_model
@@ -174,3 +175,43 @@ def test_a_bad_request_ends_with_one_clear_line_and_leaves_nothing(tmp_path, mon
     text = call(*arguments.split(), code=2)
     assert words in text and "Traceback" not in text
     assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------------------------------------------- the program
+def program(*arguments, **environment):
+    """The program in a process of its own, as a shell starts it."""
+    command = [sys.executable, "-m", "sublinattn", *arguments]
+    return subprocess.run(command, capture_output=True, env=os.environ | environment, timeout=120)
+
+
+def test_what_a_terminal_cannot_show_is_replaced():
+    """A dash in a verdict ended in a UnicodeEncodeError, and with it the exit code of a refutation."""
+    done = program("verify", "ha24.gray-adjacency", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and b"supported" in done.stdout
+
+
+def test_an_error_of_the_program_is_no_refutation(monkeypatch, capsys):
+    def crash(**_):
+        raise ZeroDivisionError("of the program")
+
+    monkeypatch.setattr(cli, "app", crash)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == cli.INTERNAL_ERROR and "of the program" in capsys.readouterr().err
+    assert f"{cli.INTERNAL_ERROR} an error of this program" in " ".join(call("--help").split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("report", "cut"), ("report", "old"), ("audit", "folder"), ("capture", "-n", "128", "--out", "folder")],
+)
+def test_an_error_names_the_file_or_folder(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("cut", "{"), ("old", '{"schema": 1, "claims": {}}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "ledger.json").write_text(text)
+    (tmp_path / "folder").mkdir()
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 2
+    assert {"cut": "cut/ledger.json", "old": "old/ledger.json"}.get(arguments[1], "folder") in result.output
+    assert list((tmp_path / "folder").iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -31,6 +32,8 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     OSError, which names `path`, where it cannot be written (a full disk, a folder that refuses).
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
     try:
@@ -65,9 +68,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 def open_safetensors(path: str | os.PathLike[str]) -> Any:
     """Open a safetensors file whose tensors are read as NumPy arrays, one by one: `safetensors.safe_open`'s handle.
 
-    FileNotFoundError where there is no such file, ValueError where it is not a whole one, ImportError where it holds
-    bfloat16 and ml_dtypes is missing.
+    FileNotFoundError where there is no such file, ValueError where it is not a whole one or a folder, ImportError where
+    it holds bfloat16 and ml_dtypes is missing.
     """
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder, not a safetensors file")
     try:
         file: Any = safetensors.safe_open(path, framework="np")
     except safetensors.SafetensorError as error:

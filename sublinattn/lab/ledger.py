@@ -144,19 +144,17 @@ def load(path: Path_) -> dict[str, Any]:
     try:
         ledger = files.read_json(path)
     except ValueError as error:
-        raise ValueError(f"{Path(path).name} is not a ledger: {error}") from error
+        raise ValueError(f"{path} is not a ledger: {error}") from error
     if not isinstance(ledger, dict) or ledger.get("schema") != SCHEMA or "claims" not in ledger:
-        raise ValueError(f"{Path(path).name} is not a ledger of schema {SCHEMA}")
+        raise ValueError(f"{path} is not a ledger of schema {SCHEMA}")
     for key, entry in ledger["claims"].items():
         if not re.fullmatch(r"[a-z0-9]+\.[a-z0-9-]+", key) or entry.get("id") != key:
-            raise ValueError(
-                f"{Path(path).name} has a claim {key!r} with the id {entry.get('id')!r}: not of this suite"
-            )
+            raise ValueError(f"{path} has a claim {key!r} with the id {entry.get('id')!r}: not of this suite")
         if entry.get("outcome") not in OUTCOMES:
-            raise ValueError(f"{Path(path).name} has claim {key} with the outcome {entry.get('outcome')!r}")
+            raise ValueError(f"{path} has claim {key} with the outcome {entry.get('outcome')!r}")
     for name in ledger.get("notebooks", {}):
         if not re.fullmatch(r"\w[\w.-]*", name):
-            raise ValueError(f"{Path(path).name} has a notebook {name!r}, which is no file's name")
+            raise ValueError(f"{path} has a notebook {name!r}, which is no file's name")
     return ledger
 
 
