@@ -20,6 +20,8 @@ from .notebook import Job, Outcome, content_hash, execute, kill_kernels, marks_o
 from .progress import Progress
 
 EFFORTS = ("smoke", "standard", "full")
+CONNECT_SECONDS = 10
+"""How long a run waits for its scheduler."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def run(
         An unknown effort, a parameter that no notebook has, no notebook at all, `jobs` below 1.
     FileNotFoundError
         There is no file `record`.
+    OSError
+        No scheduler answers at its address; nothing was removed then.
     """
     if effort not in EFFORTS:
         raise ValueError(f"effort must be one of {EFFORTS}, got {effort!r}")
@@ -103,15 +107,14 @@ def run(
     if any(job not in finished for job in selected):  # what a last notebook has read is about to change
         finished = [job for job in finished if not job.last]
     pending = [job for job in selected if job not in finished]
-    _clear(out, pending, None if only else finished)
-
     progress = progress or Progress()
     outcomes = [Outcome(job.name, "resumed") for job in finished]
     workers = jobs or cpu_count()
     last = [job for job in pending if job.last]
     side_by_side = sorted((j for j in pending if not (j.exclusive or j.last)), key=lambda job: not job.long)
     one_by_one = [[job] for job in pending if job.exclusive and not job.last]
-    with progress.track(pending), _executor(workers, scheduler) as pool:
+    with _executor(workers, scheduler) as pool, progress.track(pending):
+        _clear(out, pending, None if only else finished)  # not before the workers are there
         for batch in (side_by_side, *one_by_one, last):
             outcomes += _run_batch(pool, batch, out, progress, remote=scheduler is not None)
     outcomes.sort(key=lambda outcome: outcome.name)
@@ -172,7 +175,7 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
         from distributed import Client
 
         # No retries: an error in a notebook comes again. The scheduler reruns a notebook whose worker has died.
-        with Client(scheduler) as client, client.get_executor(retries=0) as pool:
+        with Client(scheduler, timeout=CONNECT_SECONDS) as client, client.get_executor(retries=0) as pool:
             yield pool
 
 
@@ -202,6 +205,14 @@ def _outcome(future: Future[Outcome], job: Job) -> Outcome:
         return Outcome(job.name, "failed", error=f"{type(error).__name__}: {error}")
 
 
+def _owner(verdict: Path) -> str | None:
+    """The notebook that wrote a verdict's file; None where the file cannot be read, which is as good as none."""
+    try:
+        return str(files.read_json(verdict)["notebook"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def _clear(out: Path, pending: Sequence[Job], keep: Sequence[Job] | None) -> None:
     """Remove what this run replaces, and with `keep` the verdicts of every other notebook that is not listed there."""
     running = {job.name for job in pending}
@@ -209,8 +220,8 @@ def _clear(out: Path, pending: Sequence[Job], keep: Sequence[Job] | None) -> Non
     for job in pending:
         _stamp_path(job).unlink(missing_ok=True)
     for path in (out / "verdicts").glob("*.json"):
-        owner = files.read_json(path)["notebook"]
-        if owner in running or (kept is not None and owner not in kept):
+        owner = _owner(path)
+        if owner is None or owner in running or (kept is not None and owner not in kept):
             path.unlink()
             (out / "rows" / f"{path.stem}.parquet").unlink(missing_ok=True)
 
@@ -235,7 +246,7 @@ def _products(job: Job, out: Path) -> list[str]:
     """The files that a notebook has written, relative to `out`."""
     products = [job.output.relative_to(out.resolve()).as_posix()]
     for path in sorted((out / "verdicts").glob("*.json")):
-        if files.read_json(path)["notebook"] == job.name:
+        if _owner(path) == job.name:
             products += [f"verdicts/{path.name}", f"rows/{path.stem}.parquet"]
     for path in sorted((out / "figures").glob("*.json")):
         if files.read_json(path)["params"].get("notebook") == job.name:
@@ -247,5 +258,8 @@ def _is_finished(job: Job, out: Path) -> bool:
     path = _stamp_path(job)
     if not path.exists():
         return False
-    stamp = files.read_json(path)
+    try:
+        stamp = files.read_json(path)
+    except ValueError:  # half a stamp is none: the notebook runs again
+        return False
     return stamp == _stamp(job, out) and all((out / product).exists() for product in stamp["files"])

@@ -276,3 +276,21 @@ def test_a_verdict_that_is_worse_than_on_record_fails_the_run(go):
     assert go(outcome="refuted", record="elsewhere.json")[1].exit_code == 0
     with pytest.raises(FileNotFoundError):
         go(record="missing.json")
+
+
+def test_a_scheduler_that_is_not_there_costs_no_result(go):
+    pytest.importorskip("distributed")
+    go()
+    before = sorted(Path("out").rglob("*"))
+    with pytest.raises(OSError, match=r"Timed out|connect"):
+        go(scheduler="tcp://127.0.0.1:9")
+    assert sorted(Path("out").rglob("*")) == before
+
+
+@pytest.mark.parametrize("file", ["notebooks/a.done.json", "verdicts/toy.open.json"])
+@pytest.mark.parametrize("content", ["", '{"cut', "[]", "3"])
+def test_a_damaged_stamp_or_verdict_is_none_and_its_notebook_runs_again(go, file, content):
+    go()
+    (Path("out") / file).write_text(content)
+    ran, result = go(resume=True)
+    assert ran == ["a"] and set(result.ledger["claims"]) == {"toy.open", "toy.empty"}
