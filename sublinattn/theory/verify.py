@@ -317,7 +317,7 @@ def _conclude(
     if vacuity is not None and vacuity.share == 1 and not refuted:
         onset = vacuity.onset
         begins = "" if onset is None else f"; it would begin to say something at {vacuity.variable} = {onset:.3g}"
-        return "vacuous", f"The theorem's own prescription is the trivial one on all {len(cases)} cases{begins}."
+        return "vacuous", f"The theorem's own prescription is the trivial one on every case ({len(cases)}){begins}."
     outcome, reason = _worst(outcomes)
     missed = [s.name for s in sabotages if not s.caught]
     if outcome == "supported" and missed:

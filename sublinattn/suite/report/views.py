@@ -14,7 +14,7 @@ MEANINGS = {
     "supported": "the statement held on every input tried; where it speaks of chances or growth, with 99 % confidence",
     "refuted": "the measurements contradict the statement",
     "undecided": "more trials are needed to decide, or the check misses a deliberate error",
-    "vacuous": "on every input tried, the theorem needs at least as much work as the exact answer",
+    "vacuous": "on every input tried, the statement promises no more than the exact answer or zero would give",
 }
 ORDER = {outcome: rank for rank, outcome in enumerate(("refuted", "undecided", "vacuous", "supported"))}
 

@@ -67,7 +67,7 @@ def all_queries(
     return Trial(float(np.abs(tau / exact - 1).max()), eps, facts=facts)
 
 
-EPS, T, RHO, P, N = symbols.eps, symbols.t, symbols.rho, sp.Symbol("p", positive=True), symbols.n
+EPS, T, P, N = symbols.eps, symbols.t, sp.Symbol("p", positive=True), symbols.n
 W = symbols.delta * symbols.r
 ENOUGH = 2 * (sp.sinh(W) ** 2 + (sp.exp(2 * W) - 1) * EPS / 3) * sp.log(2 * N / P) / EPS**2
 CASES: tuple[dict[str, Any], ...] = tuple(
