@@ -65,7 +65,7 @@ class Tiles:
 
     def run(self, error: type[BaseException]) -> None:
         limits = blas_threads()
-        with pytest.raises(error):
+        with threadpool_limits(2, user_api="blas"), pytest.raises(error):  # as many threads as BLAS has
             threads.for_tiles(np, range(10_000), lambda: self)
         assert self.done < 1000, "the other threads went on"
         done = self.done
