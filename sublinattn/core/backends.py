@@ -236,16 +236,45 @@ def gray_kernel(xp: Any) -> Callable[[Any, Array], Array] | None:
 
 
 @functools.cache
-def _module(file: str) -> Any:
-    source = (Path(__file__).parents[1] / file).read_text()
-    return import_module("cupy").RawModule(code=source, options=("--std=c++17",))
+def _module(device: int, files: tuple[str, ...], options: tuple[str, ...]) -> Any:
+    source = "\n".join((Path(__file__).parents[1] / file).read_text() for file in files)
+    return import_module("cupy").RawModule(code=source, options=("--std=c++17", *options))
+
+
+def cuda_module(*files: str, options: tuple[str, ...] = ()) -> Any:
+    """CUDA C++ sources of the package, joined and compiled for the device in use, once in a process."""
+    return _module(current_device(), files, options)
+
+
+def cuda_constants(module: Any, name: str, count: int) -> list[int]:
+    """Integers that a module holds as a `__constant__` array (a host sync)."""
+    cupy = import_module("cupy")
+    return [int(x) for x in cupy.ndarray(count, dtype=np.int32, memptr=module.get_global(name)).get()]
+
+
+def current_device() -> int:
+    """Number of the GPU in use."""
+    return int(import_module("cupy").cuda.runtime.getDevice())
+
+
+@functools.cache
+def device_limits(device: int) -> tuple[int, int]:
+    """Compute capability of a GPU, times 10, and the bytes of shared memory that a thread block may have there."""
+    gpu = import_module("cupy").cuda.Device(device)
+    return int(gpu.compute_capability), gpu.attributes["MaxSharedMemoryPerBlockOptin"]
+
+
+def aligned(xp: Any, x: Array) -> Array:
+    """`x`, or a copy of it, with rows one after the other from an address that is a multiple of 16."""
+    x = xp.ascontiguousarray(x)
+    return x.copy() if getattr(getattr(x, "data", None), "ptr", 0) % 16 else x
 
 
 def _gray_buckets(xp: Any, projections: Array) -> Array:
     rows, bits = projections.shape
     projections = xp.ascontiguousarray(projections, dtype=np.float32)
     out, threads = xp.empty(rows, dtype=np.uint16), 256
-    kernel = _module("methods/hyperattention/lsh.cu").get_function("gray_buckets")
+    kernel = cuda_module("methods/hyperattention/lsh.cu").get_function("gray_buckets")
     kernel((-(-rows // threads),), (threads,), (projections, out, np.int64(rows), np.int32(bits)))
     return out
 
