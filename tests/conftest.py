@@ -33,6 +33,7 @@ def xp(request: pytest.FixtureRequest) -> Any:
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles so small that every loop over tiles turns several times, with a short one at the end."""
     monkeypatch.setattr(backends, "tile_shape", lambda xp, batch: (2, 12, 7))
+    monkeypatch.setattr(backends, "STRIP_BYTES", 1500)
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
 """A device without a GPU: arrays that refuse whatever would move data to the host or mix with host arrays, over NumPy.
 
 This module is itself the array namespace (`xp`) of its arrays. What CuPy does silently (a transfer, an upload) or
-refuses raises here; `Array.get` is the one way out, counted in `syncs`; `asarray` is the one way in. Names and keywords
-that CuPy lacks raise as they would there (when CuPy is installed: it needs no GPU for that).
+refuses raises here; `Array.get` is the one way out, `asarray` the one way in. Names and keywords that CuPy lacks raise
+as they would there (when CuPy is installed: it needs no GPU for that).
+
+Every call adds to `counts` what it would cost in CuPy. There are several devices: what launches a kernel is refused
+unless its arrays lie on the current one (`with cuda.Device(1):`), where the result lies then.
 """
 
 from __future__ import annotations
@@ -10,9 +13,11 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import cupy_costs
 import numpy as np
 
 try:
@@ -20,15 +25,66 @@ try:
 except ImportError:
     cupy = None
 
-syncs = 0
-"""Transfers to the host so far."""
+counts = cupy_costs.Counts()
+"""Spent since the last `counts.reset()`."""
 
 
-def _out(x: Any) -> Any:
-    """A result of NumPy's as the device holds it: scalars are 0-d arrays."""
+class Device:
+    """A device by its number; inside `with` the current one."""
+
+    current = 0
+
+    def __init__(self, id: int) -> None:
+        self.id, self._before = id, list[int]()
+
+    def __enter__(self) -> Device:
+        self._before.append(Device.current)
+        Device.current = self.id
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        Device.current = self._before.pop()
+
+    def __repr__(self) -> str:
+        return f"<Fake Device {self.id}>"
+
+
+def _launch(arrays: list[Array], launches: int = 1) -> None:
+    """Charge launches on arrays, all of which must lie on the current device."""
+    if elsewhere := {x.number for x in arrays} - {Device.current}:
+        raise ValueError(f"arrays on device {sorted(elsewhere)} are used while device {Device.current} is current")
+    counts.launches += launches
+
+
+def _call(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A call of NumPy's on what the device arrays hold, at the price of CuPy's of that name."""
+    operands, given = tuple(map(_in, args)), {key: _in(x) for key, x in kwargs.items()}
+    arrays = [*_arrays(args), *_arrays(tuple(kwargs.values()))]
+    result, out = function(*operands, **given), kwargs.get("out")
+    made = [np.asarray(x) if isinstance(x, np.generic) else x for x in (result if type(result) is tuple else (result,))]
+    launches = cupy_costs.launches(name, [x.host for x in arrays], made, out)
+    if launches:
+        _launch(arrays, launches)
+    counts.syncs += cupy_costs.syncs(name, operands)
+    if name in ("matmul", "dot"):
+        counts.copies += cupy_costs.matmul_copies(*operands[:2], given.get("out"))
+    return out if out is not None else _out(result, arrays[0].number if arrays and not launches else Device.current)
+
+
+def _arrays(x: Any) -> Iterator[Array]:
+    """The device arrays among arguments."""
+    if isinstance(x, Array):
+        yield x
+    elif isinstance(x, (tuple, list)):
+        for part in x:
+            yield from _arrays(part)
+
+
+def _out(x: Any, number: int) -> Any:
+    """A result of NumPy's as a device holds it: scalars are 0-d arrays."""
     if type(x) is tuple:  # such as nonzero's
-        return tuple(map(_out, x))
-    return Array(np.asarray(x)) if isinstance(x, (np.ndarray, np.generic)) else x
+        return tuple(_out(part, number) for part in x)
+    return Array(np.asarray(x), number) if isinstance(x, (np.ndarray, np.generic)) else x
 
 
 def _in(x: Any) -> Any:
@@ -81,30 +137,35 @@ def _binary(name: str) -> tuple[Any, Any, Any]:
     function = getattr(operator, name)
 
     def forward(self: Array, other: Any) -> Any:
-        return _out(function(self.host, _in(other)))
+        return _call(name, function, self, other)
 
     def backward(self: Array, other: Any) -> Any:
-        return _out(function(_in(other), self.host))
+        return _call(name, function, other, self)
 
     def in_place(self: Array, other: Any) -> Array:
         self.host[...] = getattr(operator, f"i{name.strip('_')}")(self.host.view(), _in(other))
+        if self.host.size:
+            _launch([self, *_arrays(other)])
         return self
 
     return forward, backward, in_place
 
 
 class Array:
-    """An array on the fake device."""
+    """An array on the fake device of that number."""
 
     __array_ufunc__ = None  # NumPy's operators leave mixed operands to ours, which refuse them
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, host: np.ndarray) -> None:
-        self.host = host
+    def __init__(self, host: np.ndarray, number: int) -> None:
+        self.host, self.number = host, number
+
+    @property
+    def device(self) -> Device:
+        return Device(self.number)
 
     def get(self) -> np.ndarray:
-        global syncs
-        syncs += 1
+        counts.syncs += 1
         return self.host.copy()
 
     def __getattr__(self, name: str) -> Any:
@@ -114,12 +175,14 @@ class Array:
             raise AttributeError(f"CuPy's arrays have no {name!r}")
         value = getattr(self.host, name)
         if not callable(value):
-            return _out(value)
+            return _out(value, self.number)
+        if name in ("sort", "partition") and not self.host.flags.c_contiguous:
+            raise NotImplementedError("CuPy sorts no array in place that is not contiguous")
 
         def method(*args: Any, **kwargs: Any) -> Any:
             if cupy is not None:
                 _check_keywords(cupy.ndarray, name, kwargs)
-            return _out(value(*map(_in, args), **{key: _in(x) for key, x in kwargs.items()}))
+            return _call(name, getattr(np.ndarray, name), self, *args, **kwargs)
 
         return method
 
@@ -127,25 +190,39 @@ class Array:
         return len(self.host)
 
     def __getitem__(self, key: Any) -> Array:
-        return _out(self.host[_index(key)])
+        index = _index(key)
+        counts.syncs += cupy_costs.masks(index)
+        return _call("getitem", lambda x, *_: x[_view(index)], self, *_arrays(key))
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self.host[_index(key)] = _in(value)
+        index, source = _index(key), _in(value)
+        counts.syncs += cupy_costs.masks(index)
+        into = self.host[_view(index)]
+        into_itself = isinstance(source, np.ndarray) and into.__array_interface__ == source.__array_interface__
+        self.host[index] = source
+        if into.size and not into_itself:  # `x[...] += y` assigns to itself: CuPy then does nothing
+            _launch([self, *_arrays(key), *_arrays(value)])
 
     def __neg__(self) -> Array:
-        return _out(-self.host)
+        return _call("negative", operator.neg, self)
 
     def __abs__(self) -> Array:
-        return _out(abs(self.host))
+        return _call("absolute", abs, self)
 
     def __invert__(self) -> Array:
-        return _out(~self.host)
+        return _call("invert", operator.invert, self)
 
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("an implicit transfer from the device to the host")
 
     __array__ = __float__ = __int__ = __index__ = __bool__ = __complex__ = __iter__ = __contains__ = _refuse
     __array_function__ = _refuse
+
+
+def _view(index: Any) -> Any:
+    """An index whose result is a view where that is possible: a 0-d array is one, NumPy's scalar is not."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return parts if any(part is ... or isinstance(part, np.ndarray) for part in parts) else (*parts, ...)
 
 
 _ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
@@ -160,10 +237,15 @@ for _name in ("lt", "le", "eq", "ne", "gt", "ge"):
 
 
 def asarray(x: Any, dtype: Any = None) -> Array:
-    """Copy a host array (or number) to the device."""
-    if not isinstance(x, Array):
-        return Array(np.array(x, dtype=dtype))
-    return x.astype(dtype, copy=False) if dtype else x
+    """Copy a host array (or number) to the current device."""
+    if isinstance(x, Array):
+        return x.astype(dtype, copy=False) if dtype else x
+    made = Array(np.array(x, dtype=dtype), Device.current)
+    if made.host.ndim:
+        counts.uploads += made.host.nbytes
+    else:
+        counts.launches += 1  # a number is filled in
+    return made
 
 
 def asnumpy(x: Array) -> np.ndarray:
@@ -171,6 +253,7 @@ def asnumpy(x: Array) -> np.ndarray:
 
 
 cuda = SimpleNamespace(
+    Device=Device,
     runtime=SimpleNamespace(memGetInfo=lambda: (2**29, 2**30)),
     get_current_stream=lambda: SimpleNamespace(synchronize=lambda: None),
 )
@@ -182,6 +265,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name)
     if cupy is not None and not hasattr(cupy, name):
         raise AttributeError(f"CuPy has no {name!r}")
+    if name in cupy_costs.NOT_COUNTED:
+        raise AttributeError(f"CuPy's {name!r} may wait for the device, which is not counted here")
     value = getattr(np, name)
     if not callable(value) or isinstance(value, type):
         return value
@@ -189,7 +274,6 @@ def __getattr__(name: str) -> Any:
     @functools.wraps(value)
     def function(*args: Any, **kwargs: Any) -> Any:
         _check_keywords(cupy, name, kwargs)
-        result = value(*map(_in, args), **{key: _in(x) for key, x in kwargs.items()})
-        return kwargs["out"] if kwargs.get("out") is not None else _out(result)
+        return _call(name, value, *args, **kwargs)
 
     return function

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import cupy_costs
 import fake_device
 import numpy as np
 import pytest
@@ -76,9 +77,9 @@ def parts(result: Any) -> list[Any]:
 def on_both(call: Callable[..., Any], arrays: list[np.ndarray]) -> int:
     """Host syncs of `call` on the device; its result must be on the device and equal NumPy's."""
     expected = parts(call(*arrays))
-    before = fake_device.syncs
+    before = fake_device.counts.syncs
     results = parts(call(*(fake_device.asarray(x) for x in arrays)))
-    syncs = fake_device.syncs - before
+    syncs = fake_device.counts.syncs - before
     assert all(isinstance(x, fake_device.Array) for x in results)
     for x, y in zip(results, expected, strict=True):
         assert x.dtype == y.dtype
@@ -116,13 +117,13 @@ def test_polynomial_state_syncs_do_not_depend_on_n(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(backends, "feature_rows", lambda xp, features, dtype: 7)
     q, k, v = (fake_device.asarray(x) for x in references.qkv(9, n, n, size=0.7))
     state = PolynomialState(4, 3, degree=4)
-    before = fake_device.syncs
+    before = fake_device.counts.syncs
     state.update(k, v)
-    assert fake_device.syncs - before == 1  # the norms
+    assert fake_device.counts.syncs - before == 1  # the norms
     state.attend(q)
-    assert fake_device.syncs - before == 1 + 2  # the norms, the normalisers
+    assert fake_device.counts.syncs - before == 1 + 2  # the norms, the normalisers
     state.merge(PolynomialState(4, 3, degree=4).update(k, v))
-    assert fake_device.syncs - before == 1 + 2 + 1  # the other's
+    assert fake_device.counts.syncs - before == 1 + 2 + 1  # the other's
 
 
 @pytest.mark.parametrize("variant", ["paper", "fused"])
@@ -134,15 +135,15 @@ def test_one_pass_syncs_once_per_piece(variant: str, n: int) -> None:
 
     def call(q: Any, k: Any, v: Any) -> Any:
         sketch = OnePassSketch(n, 4, 3, **sizes)
-        counts = [fake_device.syncs]
+        counts = [fake_device.counts.syncs]
         sketch.absorb_keys(k, v)
-        counts.append(fake_device.syncs)
+        counts.append(fake_device.counts.syncs)
         sketch.absorb_queries(q)
-        counts.append(fake_device.syncs)
+        counts.append(fake_device.counts.syncs)
         columns = sketch.decode()
-        counts.append(fake_device.syncs)
+        counts.append(fake_device.counts.syncs)
         scanned = sketch.decode("scan")
-        counts.append(fake_device.syncs)
+        counts.append(fake_device.counts.syncs)
         seen.append(list(np.diff(counts)))
         return columns.indices, columns.values, columns.todense(), scanned.values
 
@@ -151,7 +152,8 @@ def test_one_pass_syncs_once_per_piece(variant: str, n: int) -> None:
     made = OnePassSketch(n, 4, 3, **sizes).state.phi
     r, b, together = len(made.hash.coefficients), made.bit_tables, max(1, countsketch.TOGETHER // n)
     tiles = -(-b // together) + -(-(r - b) // together)
-    assert seen[1] == [1 + (variant == "paper"), 2 + tiles, 1, 0]
+    waits = 1 + 3  # a tile's fullest bucket; and bincount's two, flatnonzero's one
+    assert seen[1] == [1 + waits * (variant == "paper"), 2 + waits * tiles, 1, 2]  # argpartition waits twice
 
 
 def test_half_precision_on_the_device() -> None:
@@ -220,4 +222,77 @@ def test_fake_refuses_keywords_that_cupy_lacks() -> None:
         lambda: fake_device.sum(x, where=x > 1),
     ):
         with pytest.raises(TypeError, match="CuPy's .* has no keyword"):
+            call()
+
+
+# ------------------------------------------------------------------------------------------- what the fake charges for
+MATRIX, BATCH = np.ones((4, 6), np.float32), np.ones((3, 4, 6), np.float32)
+# Launches, syncs, copies, uploaded bytes, as CuPy's source has them.
+CHARGES: dict[str, tuple[Callable[[Any, Any], Any], tuple[int, int, int, int]]] = {
+    "views": (lambda x, y: (x.T, x[0], x[0, 0], x[:, 1:], x.reshape(-1)), (0, 0, 0, 0)),
+    "a broadcast view": (lambda x, y: fake_device.broadcast_to(x, (2, 4, 6)), (0, 0, 0, 0)),
+    "a reshape that copies": (lambda x, y: x.T.reshape(-1), (1, 0, 0, 0)),
+    "same dtype": (lambda x, y: (x.astype(np.float32, copy=False), fake_device.ascontiguousarray(x)), (0, 0, 0, 0)),
+    "uninitialised": (lambda x, y: fake_device.empty(3), (0, 0, 0, 0)),
+    "empty": (lambda x, y: x[:0] + 1, (0, 0, 0, 0)),
+    "elementwise": (lambda x, y: x + 2 * x, (2, 0, 0, 0)),
+    "in place": (lambda x, y: x.__iadd__(1), (1, 0, 0, 0)),
+    "in place through a view": (lambda x, y: x.__setitem__(0, x[0].__iadd__(1)), (1, 0, 0, 0)),
+    "assignment": (lambda x, y: x.__setitem__(0, x[1]), (1, 0, 0, 0)),
+    "fill": (lambda x, y: x.fill(0), (1, 0, 0, 0)),
+    "rows picked": (lambda x, y: x[fake_device.arange(2)], (2, 0, 0, 0)),
+    "a mask": (lambda x, y: x[x > 0], (2, 1, 0, 0)),
+    "assigned through a mask": (lambda x, y: x.__setitem__(x > 0, 1), (2, 1, 0, 0)),
+    "two arrays joined": (lambda x, y: fake_device.stack([x, x]), (2, 0, 0, 0)),
+    "nine arrays joined": (lambda x, y: fake_device.stack([x] * 9), (1, 0, 0, 0)),
+    "nonzero": (lambda x, y: fake_device.nonzero(x), (1, 1, 0, 0)),
+    "where": (lambda x, y: fake_device.where(x > 0, x, 0), (2, 0, 0, 0)),
+    "bincount": (lambda x, y: fake_device.bincount(fake_device.arange(3), minlength=9), (2, 2, 0, 0)),
+    "repeat": (lambda x, y: fake_device.repeat(x, 2, axis=0), (1, 0, 0, 0)),
+    "repeat by an array": (lambda x, y: fake_device.repeat(x[0], fake_device.arange(6)), (2, 2, 0, 0)),
+    "get": (lambda x, y: x.get(), (0, 1, 0, 0)),
+    "upload": (lambda x, y: fake_device.asarray(MATRIX), (0, 0, 0, 96)),
+    "product": (lambda x, y: x @ x.T, (1, 0, 0, 0)),
+    "product of a slice": (lambda x, y: x[:, :4] @ x, (1, 0, 1, 0)),
+    "product into a slice": (lambda x, y: fake_device.matmul(x, x.T, out=y[0, :, :4]), (1, 0, 1, 0)),
+    "product of dtypes": (lambda x, y: x.astype(np.float64) @ x.T, (2, 0, 1, 0)),
+    "product of halves": (lambda x, y: x.astype(np.float16) @ x.T.astype(np.float16), (3, 0, 0, 0)),
+    "batched product": (lambda x, y: y @ y.reshape(3, 6, 4), (1, 0, 0, 0)),
+    "batched product of a transpose": (lambda x, y: y @ y.swapaxes(1, 2), (1, 0, 1, 0)),
+    "batched product of halves": (lambda x, y: (lambda h: h @ h.reshape(3, 6, 4))(y.astype(np.float16)), (2, 0, 3, 0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", CHARGES)
+def test_charges(what: str) -> None:
+    call, expected = CHARGES[what]
+    x, y = fake_device.asarray(MATRIX), fake_device.asarray(BATCH)
+    fake_device.counts.reset()
+    call(x, y)
+    assert dataclasses.astuple(fake_device.counts) == expected
+
+
+def test_every_function_of_cupy_that_may_wait_is_charged_or_refused() -> None:
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed (extra sublinattn[dev] on Linux)")
+    may_wait = {name for name in dir(cupy) if "synchronize the device" in (getattr(cupy, name).__doc__ or "")}
+    assert may_wait <= {"where", *cupy_costs.HIDDEN_SYNCS, *cupy_costs.NOT_COUNTED}
+
+
+def test_a_launch_takes_arrays_of_the_current_device_only() -> None:
+    with fake_device.cuda.Device(1):
+        x = fake_device.asarray(MATRIX)
+        y = x + 1
+    assert x.device.id == y.device.id == 1 and x.T.device.id == x[0].device.id == 1  # a view may be made anywhere
+    for call in (
+        lambda: x + 1,
+        lambda: x @ x.T,
+        lambda: x.sum(),
+        lambda: x.fill(0),
+        lambda: x.__iadd__(1),
+        lambda: x.__setitem__(0, 1),
+        lambda: fake_device.asarray(MATRIX) + x,
+        lambda: fake_device.stack([x, x]),
+        lambda: fake_device.exp(fake_device.asarray(MATRIX), out=x),
+    ):
+        with pytest.raises(ValueError, match="while device 0 is current"):
             call()

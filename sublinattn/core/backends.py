@@ -24,6 +24,8 @@ Array = Any
 
 NAMESPACES: dict[str, str] = {"numpy": "numpy", "cupy": "cupy"}
 """The array library that works on arrays of a type, by the first part of the name of the type's module."""
+STRIP_BYTES = 2**28
+"""Of a strip on a GPU (`strip_shape`): large enough for few launches, and small beside any GPU's memory."""
 _LOW_PRECISION = ("float16", "bfloat16")
 _FLOATS = (*_LOW_PRECISION, "float32", "float64")
 
@@ -181,6 +183,20 @@ def tile_shape(xp: Any, batch: int) -> tuple[int, int, int]:
     free, _ = device_memory(xp)
     rows, keys = 1024, 4096
     return max(1, min(batch, free // 16 // (4 * rows * keys))), rows, keys
+
+
+def strip_shape(xp: Any, batch: int, n_q: int, n_k: int, dtype: Any, tile: tuple[int, int]) -> tuple[int, int, int]:
+    """Tile for passes over all pairs of queries and keys: numbers of problems, query rows and keys.
+
+    On the CPU a `tile` of rows and keys, on a GPU whole rows, as many as `STRIP_BYTES` hold; small problems come
+    several at a time. It depends on the sizes alone, and so does the order of every sum.
+    """
+    entries, (rows, keys) = math.prod(tile), tile
+    if xp is not np:
+        entries = STRIP_BYTES // np.dtype(dtype).itemsize
+        rows, keys = max(1, entries // n_k), n_k
+    rows, keys = min(rows, n_q), min(keys, n_k)
+    return max(1, min(batch, entries // (rows * keys))), rows, keys
 
 
 def feature_rows(xp: Any, features: int, dtype: Any) -> int:

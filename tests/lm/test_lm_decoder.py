@@ -147,8 +147,8 @@ def test_a_checkpoint_that_is_stretched_itself_is_not_stretched_again(tmp_path: 
 def test_the_device_is_left_once_per_layer(tmp_path: Path) -> None:
     """For the largest norms that exact attention asks for; the losses come to the host in one piece."""
     model, tokens = decoder(tmp_path, xp=fake_device), some_tokens(9, 2, 30)
-    before = fake_device.syncs
+    before = fake_device.counts.syncs
     assert isinstance(model.logits(tokens), fake_device.Array)
-    assert fake_device.syncs - before == LAYERS
+    assert fake_device.counts.syncs - before == LAYERS
     model.losses(tokens)
-    assert fake_device.syncs - before == 2 * LAYERS + 1
+    assert fake_device.counts.syncs - before == 2 * LAYERS + 1

@@ -252,29 +252,35 @@ def unmasked_row_sums(xp: Any, q: Array, k: Array, blocks: SortedBlocks, ranks: 
     """
     rows = xp.take_along_axis(blocks.q_order, backends.to_device(ranks, xp), axis=1)
     own = ranks // blocks.q_block_size
+    own_there = backends.to_device(own, xp)[..., None]
+    q, k = q[rows] * scale, k[blocks.k_order]
     sums = xp.empty(ranks.shape, q.dtype)
-    n_k, b = blocks.k_order.shape[1], blocks.block_size
-    _, step_q, step_k = backends.tile_shape(xp, len(ranks))
+    (p, t), n_k, b = ranks.shape, blocks.k_order.shape[1], blocks.block_size
+    problems, step_q, step_k = backends.strip_shape(xp, p, t, n_k, q.dtype, backends.tile_shape(xp, p)[1:])
 
-    def make_worker() -> Callable[[tuple[int, int]], None]:
+    def make_worker() -> Callable[[tuple[slice, slice]], None]:
         tile = Softmax(xp, Scratch(xp, q.dtype), shift=True)
 
-        def worker(where: tuple[int, int]) -> None:
-            problem, start = where
-            at = slice(start, start + step_q)
-            block = own[problem, at, None]
-            scaled = (q[rows[problem, at]] * scale)[None]
-            p = tile.start("sums", 1, scaled.shape[1], 0)
+        def worker(where: tuple[slice, slice]) -> None:
+            at, part = where
+            block = own[at, part]
+            total = tile.start("sums", block.shape[0], block.shape[1], 0)
             for first in range(0, n_k, step_k):
                 stop = min(first + step_k, n_k)
-                logits = tile.logits(scaled, k[blocks.k_order[problem, first:stop]][None])
-                if block.min() <= (stop - 1) // b and block.max() >= first // b:  # some query's own block is here
-                    masked = np.where(block == np.arange(first, stop) // b, -np.inf, 0)
-                    logits += backends.to_device(masked.astype(logits.dtype), xp)
-                p.l += tile.exponentials(p, logits).sum(axis=-1)
-            sums[problem, at] = p.lse()[0]
+                logits = tile.logits(q[at, part], k[at, first:stop])
+                start, end = max(first, int(block.min()) * b), min(stop, (int(block.max()) + 1) * b)
+                if start < end:  # some query's own block is here
+                    inside = own_there[at, part] == xp.arange(start, end) // b
+                    xp.copyto(logits[..., start - first : end - first], -np.inf, where=inside)
+                total.l += tile.exponentials(total, logits).sum(axis=-1)
+            sums[at, part] = total.lse()
 
         return worker
 
-    backends.for_tiles(xp, [(i, s) for i in range(len(ranks)) for s in range(0, ranks.shape[1], step_q)], make_worker)
+    tiles = [
+        (slice(i, min(i + problems, p)), slice(s, min(s + step_q, t)))
+        for i in range(0, p, problems)
+        for s in range(0, t, step_q)
+    ]
+    backends.for_tiles(xp, tiles, make_worker)
     return sums

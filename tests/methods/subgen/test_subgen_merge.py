@@ -201,15 +201,15 @@ def test_room_to_spare_is_an_eighth() -> None:
 
 def test_host_syncs_are_few(xp: Any) -> None:
     """A fixed number per chunk and problem, whatever the number of tokens, clusters and slots."""
-    if not hasattr(xp, "syncs"):
+    if not hasattr(xp, "counts"):
         pytest.skip("transfers are not counted")
     for n, groups in ((30, 3), (240, 50)):
         k, v = (xp.asarray(x) for x in blobs(13, n, groups))
         cache = SubGenCache(1.0, 4, 9, recent=6, rng=0)
         for most in (20, 14):  # clusters are made; all are there
-            before = xp.syncs
+            before = xp.counts.syncs
             cache.update(k, v)
-            assert xp.syncs - before <= most
-        before = xp.syncs
+            assert xp.counts.syncs - before <= most
+        before = xp.counts.syncs
         cache.attend(k)
-        assert xp.syncs - before <= 8
+        assert xp.counts.syncs - before <= 8

@@ -1,0 +1,222 @@
+"""What each algorithm may cost on a GPU, counted on the fake device: launches, host syncs, copied operands, uploads.
+
+A budget is an upper bound that is kept tight: a cost more than a fifth below it fails too, so whoever lowers a cost
+lowers its row. `python tests/test_budgets.py` prints the table as it is now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import fake_device
+import numpy as np
+import pytest
+import references
+
+from sublinattn import (
+    ExactCache,
+    HeavyHitterCache,
+    KCenterCache,
+    OnePassSketch,
+    PolynomialState,
+    ReservoirCache,
+    SinkCache,
+    SubGenCache,
+    attention,
+    hardness,
+    hyper_attention,
+    partial_attention,
+    polynomial_attention,
+    uniform_attention,
+)
+
+HEADS, N, D = 4, 2048, 16
+Call = Callable[[], Any]
+
+
+def device(*arrays: np.ndarray) -> list[Any]:
+    return [fake_device.asarray(x) for x in arrays]
+
+
+def qkv(n: int = N, n_q: int | None = None, *, heads: int = HEADS, d: int = D, size: float = 1.0) -> list[Any]:
+    lead = (heads,) if heads else ()
+    return device(*references.qkv(0, n_q or n, n, lead=lead, d=d, d_v=d, size=size, dtype=np.float32))
+
+
+def of_qkv(function: Callable[..., Any], **options: Any) -> Call:
+    return partial(function, *qkv(), **options)
+
+
+def of_hyper(**options: Any) -> Call:
+    return of_qkv(hyper_attention, rng=0, block_size=64, sample_size=64, min_exact=256, **options)
+
+
+def polynomial(step: str, rows: int) -> Call:
+    state, (q, k, v) = PolynomialState(8, 8, degree=4), qkv(rows, heads=0, d=8, size=0.5)
+    state.update(*qkv(64, heads=0, d=8, size=0.5)[1:])
+    return partial(state.update, k, v) if step == "update" else partial(state.attend, q)
+
+
+def one_pass(variant: str, step: str) -> Call:
+    q, k, v = qkv(1024, heads=0, d=4, size=0.5)
+    sketch = OnePassSketch(1024, 4, 4, degree=4, sparsity=16, eps1=0.5, eps2=0.5, variant=variant, rng=0)
+    steps = {"absorb_keys": partial(sketch.absorb_keys, k, v), "absorb_queries": partial(sketch.absorb_queries, q)}
+    for name, call in steps.items():
+        if name == step:
+            return call
+        call()
+    return partial(sketch.decode, step)
+
+
+def clustered(n: int) -> list[Any]:
+    """Keys in 20 clusters of radius about 0.4 per head, and Gaussian values."""
+    rng = np.random.default_rng(1)
+    centers = 4 * rng.standard_normal((HEADS, 20, D))
+    k = np.stack([x[rng.integers(20, size=n)] for x in centers]) + 0.1 * rng.standard_normal((HEADS, n, D))
+    return device(k.astype(np.float32), rng.standard_normal((HEADS, n, D)).astype(np.float32))
+
+
+def cache(make: Callable[[], Any], step: str, rows: int) -> Call:
+    """A step of `rows` tokens or queries on a cache that has 600 tokens of each head, and one answer, behind it."""
+    filled = make().update(*clustered(600))
+    (q, _, _) = qkv(1, rows)
+    filled.attend(q)
+    k, v = (x[:, 600 : 600 + rows] for x in clustered(600 + rows))
+    return partial(filled.update, k, v) if step == "update" else partial(filled.attend, q)
+
+
+CACHES: dict[str, Callable[[], Any]] = {
+    "ExactCache": ExactCache,
+    "SinkCache": partial(SinkCache, 100),
+    "HeavyHitterCache": partial(HeavyHitterCache, 128, 32),
+    "ReservoirCache": partial(ReservoirCache, 128, rng=0),
+    "ReservoirCache value-norm": partial(ReservoirCache, 128, "value-norm", rng=0),
+    "KCenterCache": partial(KCenterCache, 128, 32),
+    "SubGenCache": partial(SubGenCache, 2.0, 4, 64, rng=0),
+    "SubGenCache recent": partial(SubGenCache, 2.0, 4, 64, recent=64, rng=0),
+}
+
+CALLS: dict[str, Callable[[], Call]] = {
+    "attention": partial(of_qkv, attention),
+    "attention causal": partial(of_qkv, attention, causal=True),
+    "attention of one query": lambda: partial(attention, *qkv(N, 1)),
+    "partial_attention": partial(of_qkv, partial_attention),
+    "hyper_attention": of_hyper,
+    "hyper_attention sinks": partial(of_hyper, exact_keys=4),
+    "hyper_attention causal": partial(of_hyper, causal=True),
+    "hyper_attention theory": partial(of_hyper, estimator="theory"),
+    "hyper_attention theory causal": partial(of_hyper, estimator="theory", causal=True),
+    "uniform_attention": partial(of_qkv, uniform_attention, sample_size=64, rng=0),
+    "polynomial_attention": lambda: partial(polynomial_attention, *qkv(d=8, size=0.5), degree=4),
+    "polynomial_attention causal": lambda: partial(polynomial_attention, *qkv(d=8, size=0.5), degree=4, causal=True),
+    **{
+        f"PolynomialState.{step} {rows}": partial(polynomial, step, rows)
+        for step in ("update", "attend")
+        for rows in (1, N)
+    },
+    **{
+        f"OnePassSketch {variant} {step}": partial(one_pass, variant, step)
+        for variant in ("paper", "fused")
+        for step in ("absorb_keys", "absorb_queries", "identify", "scan")
+    },
+    **{
+        f"{name}.{step} {rows}": partial(cache, make, step, rows)
+        for name, make in CACHES.items()
+        for step in ("update", "attend")
+        for rows in (1, 300)
+    },
+    "hardness": lambda: partial(hardness, *qkv(1024, heads=2), block_size=64, rng=0),
+    "hardness causal": lambda: partial(hardness, *qkv(1024, heads=2), block_size=64, rng=0, causal=True),
+    "Hardness.cluster_count": lambda: partial(hardness(clustered(600)[0], clustered(600)[0], rng=0).cluster_count, 2.0),
+    "Hardness.cluster_radius": lambda: partial(hardness(*qkv(256)[:2], rng=0).cluster_radius, 8),
+}
+
+# Launches, syncs, copies, uploaded bytes.
+BUDGETS: dict[str, tuple[int, int, int, int]] = {
+    "attention": (71, 1, 4, 0),
+    "attention causal": (79, 1, 7, 0),
+    "attention of one query": (29, 1, 1, 0),
+    "partial_attention": (68, 1, 4, 0),
+    "hyper_attention": (172, 1, 2, 36160),
+    "hyper_attention sinks": (206, 1, 4, 40256),
+    "hyper_attention causal": (394, 1, 14, 262080),
+    "hyper_attention theory": (277, 2, 7, 2139456),
+    "hyper_attention theory causal": (1077, 4, 45, 3445184),
+    "uniform_attention": (84, 2, 4, 2048),
+    "polynomial_attention": (353, 5, 0, 3960),
+    "polynomial_attention causal": (1621, 5, 0, 3960),
+    "PolynomialState.update 1": (48, 1, 0, 0),
+    "PolynomialState.update 2048": (48, 1, 0, 0),
+    "PolynomialState.attend 1": (47, 2, 0, 0),
+    "PolynomialState.attend 2048": (47, 2, 0, 0),
+    "OnePassSketch paper absorb_keys": (115, 5, 0, 1152),
+    "OnePassSketch paper absorb_queries": (568, 34, 0, 928),
+    "OnePassSketch paper identify": (119, 1, 2, 1152),
+    "OnePassSketch paper scan": (105, 2, 2, 1856),
+    "OnePassSketch fused absorb_keys": (32, 1, 0, 3360),
+    "OnePassSketch fused absorb_queries": (550, 34, 0, 928),
+    "OnePassSketch fused identify": (113, 1, 0, 1152),
+    "OnePassSketch fused scan": (99, 2, 0, 1856),
+    "ExactCache.update 1": (14, 1, 0, 0),
+    "ExactCache.update 300": (14, 1, 0, 0),
+    "ExactCache.attend 1": (33, 1, 1, 0),
+    "ExactCache.attend 300": (46, 2, 2, 0),
+    "SinkCache.update 1": (12, 1, 0, 16),
+    "SinkCache.update 300": (12, 1, 0, 1600),
+    "SinkCache.attend 1": (33, 1, 1, 0),
+    "SinkCache.attend 300": (46, 2, 2, 0),
+    "HeavyHitterCache.update 1": (22, 1, 0, 0),
+    "HeavyHitterCache.update 300": (22, 1, 0, 0),
+    "HeavyHitterCache.attend 1": (14, 1, 1, 0),
+    "HeavyHitterCache.attend 300": (14, 1, 1, 0),
+    "ReservoirCache.update 1": (8, 1, 0, 0),
+    "ReservoirCache.update 300": (12, 1, 0, 4200),
+    "ReservoirCache.attend 1": (33, 1, 1, 0),
+    "ReservoirCache.attend 300": (46, 2, 2, 0),
+    "ReservoirCache value-norm.update 1": (15, 2, 0, 48),
+    "ReservoirCache value-norm.update 300": (15, 2, 0, 4104),
+    "ReservoirCache value-norm.attend 1": (49, 1, 1, 0),
+    "ReservoirCache value-norm.attend 300": (82, 2, 2, 0),
+    "KCenterCache.update 1": (2322, 765, 0, 4096),
+    "KCenterCache.update 300": (2322, 765, 0, 4096),
+    "KCenterCache.attend 1": (33, 1, 1, 0),
+    "KCenterCache.attend 300": (46, 2, 2, 0),
+    "SubGenCache.update 1": (42, 9, 0, 24),
+    "SubGenCache.update 300": (176, 17, 0, 3864),
+    "SubGenCache.attend 1": (98, 2, 2, 2308),
+    "SubGenCache.attend 300": (124, 4, 4, 2308),
+    "SubGenCache recent.update 1": (50, 9, 0, 16),
+    "SubGenCache recent.update 300": (182, 17, 0, 4128),
+    "SubGenCache recent.attend 1": (135, 2, 3, 2308),
+    "SubGenCache recent.attend 300": (174, 5, 6, 2308),
+    "hardness": (852, 9, 3, 8405552),
+    "hardness causal": (2781, 21, 4, 2105776),
+    "Hardness.cluster_count": (521, 57, 0, 40992),
+    "Hardness.cluster_radius": (197, 61, 0, 32),
+}
+
+
+def cost(name: str) -> tuple[int, int, int, int]:
+    call = CALLS[name]()
+    fake_device.counts.reset()
+    call()
+    spent = fake_device.counts
+    return spent.launches, spent.syncs, spent.copies, spent.uploads
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_cost_is_the_budget_and_not_much_less(name: str) -> None:
+    spent, budget = cost(name), BUDGETS[name]
+    row = f'"{name}": {spent},'
+    assert all(x <= most for x, most in zip(spent, budget, strict=True)), f"above the budget {budget}: {row}"
+    assert all(x >= 0.8 * most for x, most in zip(spent, budget, strict=True)), f"the budget is loose, lower it: {row}"
+
+
+if __name__ == "__main__":
+    from sublinattn.core import backends
+
+    backends.NAMESPACES["fake_device"] = "fake_device"
+    for name in CALLS:
+        print(f'    "{name}": {cost(name)},', flush=True)
