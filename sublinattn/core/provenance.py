@@ -49,10 +49,10 @@ def source_hash() -> str:
 def commit() -> dict[str, Any] | None:
     """Commit of the git checkout that contains the package, and whether tracked files differ; None outside of one."""
     # An installed copy may lie inside somebody else's checkout: only a tracked file says that it is ours.
-    if _output("git", "-C", str(_PACKAGE), "ls-files", "--error-unmatch", "__init__.py") is None:
+    if output_of("git", "-C", str(_PACKAGE), "ls-files", "--error-unmatch", "__init__.py") is None:
         return None
-    sha = _output("git", "-C", str(_PACKAGE), "rev-parse", "HEAD")
-    status = _output("git", "-C", str(_PACKAGE), "status", "--porcelain", "--untracked-files=no")
+    sha = output_of("git", "-C", str(_PACKAGE), "rev-parse", "HEAD")
+    status = output_of("git", "-C", str(_PACKAGE), "status", "--porcelain", "--untracked-files=no")
     return None if sha is None else {"sha": sha, "dirty": bool(status)}
 
 
@@ -88,11 +88,11 @@ def _cpu_name() -> str:
 
 @cache
 def _gpus() -> list[str]:
-    listed = _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    listed = output_of("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
     return listed.splitlines() if listed else []
 
 
-def _output(*command: str) -> str | None:
+def output_of(*command: str) -> str | None:
     """Standard output of a command, or None where it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
