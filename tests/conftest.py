@@ -6,11 +6,12 @@ import os
 from importlib import import_module
 from typing import Any
 
+import emulator
 import fake_device
 import pytest
 from hypothesis import HealthCheck, settings
 
-from sublinattn.core import backends
+from sublinattn.core import attend, backends
 
 backends.NAMESPACES[fake_device.__name__] = fake_device.__name__
 settings.register_profile(
@@ -33,3 +34,22 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles so small that every loop over tiles turns several times, with a short one at the end."""
     monkeypatch.setattr(backends, "tile_shape", lambda xp, batch: (2, 12, 7))
     monkeypatch.setattr(backends, "STRIP_BYTES", 1500)
+
+
+@pytest.fixture
+def emulated(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The fake device, on which `core.attend` runs its kernel's source as g++ builds it."""
+    if reason := emulator.missing():
+        pytest.skip(reason)
+    monkeypatch.setattr(backends, "cuda_module", emulator.module)
+    monkeypatch.setattr(backends, "cuda_constants", emulator.constants)
+    monkeypatch.setattr(backends, "device_limits", lambda device: (emulator.CAPABILITY, emulator.SHARED_MEMORY))
+    monkeypatch.setattr(backends, "current_device", lambda: -1)
+    monkeypatch.setitem(attend.LAUNCHERS, fake_device.__name__, attend.LAUNCHERS["cupy"])
+    return fake_device
+
+
+@pytest.fixture
+def kernel_xp(request: pytest.FixtureRequest) -> Any:
+    """The namespace of the arrays that the kernel is tested with: CuPy's on a GPU, else the fake device's."""
+    return import_module("cupy") if "cupy" in BACKENDS else request.getfixturevalue("emulated")

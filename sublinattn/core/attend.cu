@@ -212,6 +212,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(
         __syncthreads();  // the next copies overwrite this stage
     }
     copies_done<0>();
+    __syncthreads();  // without a key nothing has waited for the other threads' queries, and answers go where those are
 
     // The answer, through shared memory where the queries were: a row then leaves in pieces of 16 bytes.
 #pragma unroll
