@@ -11,7 +11,7 @@ import fake_device
 import pytest
 from hypothesis import HealthCheck, settings
 
-from sublinattn.core import attend, backends
+from sublinattn.core import backends
 
 backends.NAMESPACES[fake_device.__name__] = fake_device.__name__
 settings.register_profile(
@@ -41,11 +41,8 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The fake device, on which `core.attend` runs its kernel's source as g++ builds it."""
     if reason := emulator.missing():
         pytest.skip(reason)
-    monkeypatch.setattr(backends, "cuda_module", emulator.module)
-    monkeypatch.setattr(backends, "cuda_constants", emulator.constants)
-    monkeypatch.setattr(backends, "device_limits", lambda device: (emulator.CAPABILITY, emulator.SHARED_MEMORY))
-    monkeypatch.setattr(backends, "current_device", lambda: -1)
-    monkeypatch.setitem(attend.LAUNCHERS, fake_device.__name__, attend.LAUNCHERS["cupy"])
+    for owner, name, value in emulator.patches():
+        monkeypatch.setattr(owner, name, value)
     return fake_device
 
 

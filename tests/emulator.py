@@ -23,6 +23,7 @@ import fake_device
 import numpy as np
 
 import sublinattn
+from sublinattn.core import attend, backends
 
 PACKAGE = Path(sublinattn.__file__).parent
 GPU = Path(__file__).with_name("gpu")
@@ -95,6 +96,17 @@ def module(*files: str, options: tuple[str, ...] = ()) -> Module:
 def constants(module: Module, name: str, count: int) -> list[int]:
     """In place of `core.backends.cuda_constants`."""
     return list((ctypes.c_int * count).in_dll(module.library, name))
+
+
+def patches() -> list[tuple[Any, str, Any]]:
+    """Attributes to set, so that `core.attend` runs its kernel's source on the fake device: owner, name, value."""
+    return [
+        (backends, "cuda_module", module),
+        (backends, "cuda_constants", constants),
+        (backends, "device_limits", lambda device: (CAPABILITY, SHARED_MEMORY)),
+        (backends, "current_device", lambda: -1),
+        (attend, "LAUNCHERS", attend.LAUNCHERS | {fake_device.__name__: attend.LAUNCHERS["cupy"]}),
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------- running

@@ -29,13 +29,18 @@ Launch = Callable[[int, int, tuple[Any, ...]], None]
 """Runs the kernel for a number of groups, queries in each, and the kernel's arguments."""
 
 
+def build(dtype: str, d: int) -> Any:
+    """The module whose function `attend` is the kernel for a dtype and head dimension, on the GPU in use."""
+    return backends.cuda_module(*SOURCES, options=(f"-DT={TYPES[dtype]}", f"-DD={d}"))
+
+
 @functools.cache
 def _compiled(dtype: str, d: int, device: int) -> Launch | None:
     """The kernel for a dtype and head dimension on a GPU; None where that GPU cannot run it."""
     capability, memory = backends.device_limits(device)
     if capability < 80:  # mma.sync of bfloat16, cp.async
         return None
-    module = backends.cuda_module(*SOURCES, options=(f"-DT={TYPES[dtype]}", f"-DD={d}"))
+    module = build(dtype, d)
     rows, threads, shared = backends.cuda_constants(module, "SHAPE", 3)
     if shared > memory:
         return None

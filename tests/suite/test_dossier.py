@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import emulator
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ import sublinattn
 from sublinattn.core import backends
 from sublinattn.core.files import read_json
 from sublinattn.suite.dossier import driver, kernel_cases, package_tests, probes, record, table
-from sublinattn.suite.dossier.device import Device
+from sublinattn.suite.dossier.device import ROOT, Device
 from sublinattn.suite.dossier.exact_reference import Reference
 from sublinattn.suite.dossier.steps import STEPS, plain
 
@@ -31,6 +32,8 @@ def test_a_rehearsal_runs_to_its_end_and_is_not_kept(tmp_path: Path, capsys: pyt
     assert made["rehearsal"] and [name for name in STEPS if name in made["steps"]] == CHEAP.split(",")
     assert {step["outcome"] for step in made["steps"].values()} == {"right"}
     assert len(made["steps"]["probes"]["rows"]) == len(probes.PROBES)
+    kernel = [row for row in made["steps"]["kernel"]["rows"] if row.get("ok")]
+    assert len(kernel) == (0 if emulator.missing() else 3)
     timed = [row for row in made["steps"]["attention"]["rows"] if "ms" in row]
     assert {row["what"] for row in timed} >= {"hyper_attention", "attention", "uniform_attention"}
     assert all(row["error"] < 0.01 for row in timed if row["what"] == "attention")
@@ -144,7 +147,8 @@ def numpy_attend(wrong: str | None) -> Callable[..., None]:
 
 @pytest.mark.parametrize("wrong", [None, "error", "lse", "joined", "resumed", "split", "bitwise"])
 def test_kernel_cases_notice_what_is_wrong(monkeypatch: pytest.MonkeyPatch, wrong: str | None) -> None:
-    monkeypatch.setattr(kernel_cases, "serves", lambda xp, x: (x.dtype, x.shape[-1]) == (np.float16, 32))
+    monkeypatch.setattr(kernel_cases, "serves", lambda xp, x: (x.dtype, x.shape[-1]) == (np.float16, 96))
+    monkeypatch.setattr(Device, "kernel_xp", lambda self: np)
     monkeypatch.setattr(kernel_cases, "attend", numpy_attend(wrong))
     (row,) = [row for row in kernel_cases.rows(Device(rehearsal=True)) if "not_run" not in row]
     assert row["ok"] is (wrong is None)
@@ -165,7 +169,7 @@ def test_the_reference_of_some_rows_is_exact_attention() -> None:
 def test_every_test_file_that_takes_xp_is_run() -> None:
     files = package_tests.files_that_take_xp()
     assert len(files) == len(set(files)) and {"tests/core/test_exact.py", "tests/core/test_state.py"} <= set(files)
-    text = {name: (package_tests.ROOT / name).read_text() for name in files}
+    text = {name: (ROOT / name).read_text() for name in files}
     assert all("xp: Any" in source or "(xp" in source or "xp," in source for source in text.values())
     assert "tests/suite/test_dossier.py" not in files and "tests/methods/subgen/test_subgen.py" in files
 
@@ -240,7 +244,7 @@ def test_the_newest_record_counts(tmp_path: Path) -> None:
 
 
 def test_readme_says_what_the_newest_record_says() -> None:
-    place = table.PLACE.search((record.ROOT / "README.md").read_text())
+    place = table.PLACE.search((ROOT / "README.md").read_text())
     if place is None:
         pytest.skip("the README has no place for it yet")
     assert place[1] == table.render(record.newest())

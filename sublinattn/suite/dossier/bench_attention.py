@@ -47,7 +47,7 @@ def rows(device: Device) -> Iterator[dict[str, Any]]:
                     if expected > LONGEST:
                         yield row | {"not_run": f"it would take about {expected / 1e3:.0f} s"}
                         continue
-                    row |= _measured(device, call, reference, peak=n == sizes[-1] and not what.startswith("PyTorch"))
+                    row |= _measured(device, call, reference, peak=n == sizes[-1], ours=what not in BACKENDS)
                     if "ms" in row:
                         last[what, causal] = n, row["ms"]
                     yield row
@@ -94,18 +94,21 @@ def _sdpa(backend: str, *tensors: Any, is_causal: bool) -> Any:
         return scaled_dot_product_attention(*tensors, is_causal=is_causal)[0]
 
 
-def _measured(device: Device, call: Callable[[], Any], reference: Reference, *, peak: bool) -> dict[str, Any]:
+def _measured(
+    device: Device, call: Callable[[], Any], reference: Reference, *, peak: bool, ours: bool
+) -> dict[str, Any]:
     """Time, error and peak bytes; why not, where the call fails, as PyTorch's do on a card they do not serve."""
     try:
         out = call()
     except Exception as error:
-        return {"not_run": f"{type(error).__name__}: {error}"[:300]}
-    if "torch" in type(out).__module__:
+        said = f"{type(error).__name__}: {error}"[:300]
+        return {"ok": False, "output": said} if ours else {"not_run": said}
+    if not ours:
         out = device.array(out, device.low_precision())
     row = {"error": reference.error(out)}
     del out
     row |= device.milliseconds(call, warm=True)
-    if peak and row["ms"] < LONGEST / 3:
+    if peak and ours and row["ms"] < LONGEST / 3:
         device.free()
         row["peak_bytes"] = peak_bytes(device.xp, call)
     return row

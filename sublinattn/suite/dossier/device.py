@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import statistics
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from ...core import backends
 from ...core.backends import Array
 from ...core.timing import timed
 
+ROOT = Path(__file__).resolve().parents[3]
 SECONDS = 0.4
 """Seconds that the repetitions of one call take together, if it is short."""
 
@@ -47,6 +50,24 @@ class Device:
     def pick(self, real: Any, small: Any) -> Any:
         """`real` on a GPU, `small` in a rehearsal."""
         return small if self.rehearsal else real
+
+    def kernel_xp(self) -> Any:
+        """The namespace whose arrays the attention kernel takes.
+
+        In a rehearsal the fake device of the tests, behind which the kernel's own source runs as g++ builds it; NumPy,
+        which the kernel does not serve, where there are no tests or no compiler.
+        """
+        if not self.rehearsal:
+            return self.xp
+        if (tests := str(ROOT / "tests")) not in sys.path:
+            sys.path.append(tests)
+        emulator, fake_device = optional("emulator"), optional("fake_device")
+        if emulator is None or emulator.missing():
+            return np
+        backends.NAMESPACES[fake_device.__name__] = fake_device.__name__
+        for owner, name, value in emulator.patches():
+            setattr(owner, name, value)
+        return fake_device
 
     def half(self, name: str) -> np.dtype | None:
         """The dtype `float16` or `bfloat16`; None where bfloat16 needs ml_dtypes and it is not installed."""

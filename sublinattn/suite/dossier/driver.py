@@ -25,6 +25,7 @@ from ...core import backends
 from ...core.files import read_json
 from . import record as records
 from . import table
+from .device import ROOT
 from .steps import STEPS, Step
 
 SECONDS = 520.0
@@ -102,9 +103,7 @@ def perform(name: str, step: Step, limit: float, rehearsal: bool, environment: d
             str(path),
             *(["--rehearse"] if rehearsal else []),
         ]
-        process = subprocess.Popen(
-            command, cwd=records.ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
             outcome = "right" if process.wait(limit) == 0 else "wrong"
         except subprocess.TimeoutExpired:
@@ -129,11 +128,11 @@ def installed() -> Iterator[dict[str, str]]:
     `importlib.metadata` reads these from a folder that an installation makes; without one, a temporary folder has it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        paths = [str(records.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         try:
             importlib.metadata.version("sublinattn")
         except importlib.metadata.PackageNotFoundError:
-            project = tomllib.loads((records.ROOT / "pyproject.toml").read_text())["project"]
+            project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
             info = Path(folder) / f"sublinattn-{project['version']}.dist-info"
             info.mkdir()
             wanted = [
@@ -154,5 +153,5 @@ def _keep(record: dict[str, Any]) -> int:
     path = records.place(record)
     records.write(path, record)
     table.write_readme()
-    print(f"kept as {path.relative_to(records.ROOT)}")
+    print(f"kept as {path.relative_to(ROOT)}")
     return 0

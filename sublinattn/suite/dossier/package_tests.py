@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ...core.threads import cpu_count
-from .device import Device
+from .device import ROOT, Device
 
-ROOT = Path(__file__).resolve().parents[3]
 LIMIT = 150.0
 FIRST = ("tests/core", "tests/methods", "tests/primitives", "tests/test_")
 """Where the tests that tell most are: these run first."""
@@ -34,7 +33,7 @@ def _takes_xp(path: Path) -> bool:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef) and (node.name.startswith("test_") or node.decorator_list):
             arguments = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
-            if "xp" in arguments:
+            if arguments & {"xp", "kernel_xp"}:  # the latter: arrays on which the kernel runs
                 return True
     return False
 
@@ -69,7 +68,7 @@ def outcomes(text: str, code: int, late: bool) -> dict[str, Any]:
     """What `pytest -v` printed, counted; `late`: it was stopped before it was done."""
     # "tests/a.py::test_b[c] PASSED [ 10%]", or with xdist "[gw0] [ 10%] PASSED tests/a.py::test_b[c]".
     word = r"(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)"
-    lines = re.findall(rf"^(?:\[gw\d+\] \[ *\d+%\] {word} (\S+)|(tests/\S+::.*?) {word}\b)", text, re.MULTILINE)
+    lines = re.findall(rf"^(?:\[gw\d+\] \[ *\d+%\] {word} (.+)|(tests/\S+::.*?) {word}\b)", text, re.MULTILINE)
     counts = Counter((first or last).lower() for first, _, _, last in lines)
     failed = sorted({name or other for first, name, other, last in lines if (first or last) in ("FAILED", "ERROR")})
     row: dict[str, Any] = {"counts": dict(counts), "failed": failed, "stopped": late, "exit_code": code}

@@ -126,7 +126,10 @@ PROBES: dict[str, tuple[list[np.ndarray], Call]] = {
     "maximum of two": ([f32(50), f32(50)], lambda xp, a, b: xp.maximum(a, b)),
     "ufunc out on a view": ([f32(9, 4)], lambda xp, a: changed(a, lambda a: xp.minimum(a[2:5], 0, out=a[2:5]))),
     "in place on a corner": ([f32(2, 5, 9), f32(5, 4)], lambda xp, a, m: changed(a, lambda a: a[:, :, 5:].__iadd__(m))),
-    "copyto a view": ([f32(3, 4), f32(3, 2)], lambda xp, a, b: changed(a, lambda a: xp.copyto(a[:, 1:3], b))),
+    "copyto a view, where": (
+        [f32(3, 4), ints(2, 3, 2).astype(bool)],
+        lambda xp, a, at: changed(a, lambda a: xp.copyto(a[:, 1:3], -np.inf, where=at)),
+    ),
     "fill -inf": ([f32(3, 4)], lambda xp, a: changed(a, lambda a: a.fill(-np.inf))),
     "0-d index of a device array": ([f32(9)], lambda xp, a: xp.stack([a[a.argmax()]])),
     "stack of 0-d": ([f32(9)], lambda xp, a: xp.stack([a.max(), a.min()])),

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...core.files import read_json, write_json
+from .device import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "figures" / "gpu"
 
 

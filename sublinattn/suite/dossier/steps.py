@@ -50,7 +50,7 @@ STEPS = {
     "tests": Step("package_tests", 70, 165),
     "sanitizer": Step("sanitizer", 60, 190),
 }
-_PARTS = {"small kernel cases": "kernel_cases:small"}
+_PARTS = {"small kernel cases": "kernel_cases:sanitized"}
 """Parts of steps that run in processes of their own."""
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...core.files import write_text
 from . import record as records
+from .device import ROOT
 
 NEVER = "Nothing here has ever run on a GPU."
 BEGIN, END = "<!-- gpu: written by scripts/check_gpu -->", "<!-- /gpu -->"
@@ -17,7 +18,7 @@ EXACT = COLUMNS[1:]
 
 def write_readme() -> None:
     """Put the table of the newest record between the two comments in the README, if it has them."""
-    path = records.ROOT / "README.md"
+    path = ROOT / "README.md"
     text = path.read_text(encoding="utf-8")
     write_text(path, PLACE.sub(lambda _: f"{BEGIN}\n{render(records.newest())}\n{END}", text))
 
