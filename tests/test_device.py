@@ -27,7 +27,7 @@ from sublinattn import (
     uniform_attention,
 )
 from sublinattn.core import backends
-from sublinattn.methods.countsketch import countsketch
+from sublinattn.methods.countsketch.countsketch import CountSketch
 
 HYPER: dict[str, Any] = {"block_size": 10, "sample_size": 12, "rng": 0, "return_lse": True}
 
@@ -128,8 +128,14 @@ def test_polynomial_state_syncs_do_not_depend_on_n(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("variant", ["paper", "fused"])
 @pytest.mark.parametrize("n", [10, 30, 300])
-def test_one_pass_syncs_once_per_piece(variant: str, n: int) -> None:
-    """Beside those of the norms and normalisers, each tile of tables of a CountSketch asks for its fullest bucket."""
+@pytest.mark.parametrize("together", [None, 3])
+def test_one_pass_syncs_once_per_piece(
+    variant: str, n: int, together: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside those of the norms and normalisers a CountSketch asks twice: for all tables at once, or, where no more
+    fit, for every three of them."""
+    if together is not None:
+        monkeypatch.setattr(CountSketch, "pairs_on_device", together * n)
     arrays = references.qkv(10, n, n, size=0.7)
     sizes: dict[str, Any] = {"degree": 4, "sparsity": 2, "eps1": 1.0, "eps2": 1.0, "variant": variant, "rng": 0}
 
@@ -149,11 +155,11 @@ def test_one_pass_syncs_once_per_piece(variant: str, n: int) -> None:
 
     seen: list[list[int]] = []
     on_both(call, arrays)
-    made = OnePassSketch(n, 4, 3, **sizes).state.phi
-    r, b, together = len(made.hash.coefficients), made.bit_tables, max(1, countsketch.TOGETHER // n)
-    tiles = -(-b // together) + -(-(r - b) // together)
-    waits = 1 + 3  # a tile's fullest bucket; and bincount's two, flatnonzero's one
-    assert seen[1] == [1 + waits * (variant == "paper"), 2 + waits * tiles, 1, 2]  # argpartition waits twice
+    r = len(OnePassSketch(n, 4, 3, **sizes).state.phi.hash.coefficients)
+    waits = 2 * (1 if together is None else -(-r // together))  # the buckets that gain something, and the fullest
+    rows = n if together is None else together * n // r  # that a scan estimates at once; argpartition waits twice
+    scan = 2 * sum(n - at > sizes["sparsity"] for at in range(0, n, max(1, rows)) if rows > sizes["sparsity"])
+    assert seen[1] == [1 + 2 * (variant == "paper"), 2 + waits, 1, scan]
 
 
 def test_half_precision_on_the_device() -> None:

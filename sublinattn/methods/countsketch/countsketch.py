@@ -36,7 +36,9 @@ from ...core import backends
 from ...core.backends import Array
 from .hashing import IndexHash, cubics
 
-TOGETHER = 4096  # (row, table) pairs that are sorted at once when a chunk is short: few, large array operations
+TOGETHER = 4096  # (row, table) pairs that the CPU sorts at once when a chunk is short: few, large array operations
+ON_DEVICE = 2**26  # numbers of pairs that a device holds at once: few launches and syncs, and less than 1 GB
+PAIR = 32  # numbers that take as much memory as a pair's hash value, bucket, sign and place
 PIECE = 2**22  # most numbers in the rows added at once, which are read once per table
 PIECE_ROWS = 2**14  # most rows added at once
 
@@ -69,6 +71,11 @@ class CountSketch:
             self.table, self.bits = (backends.to_device(x, xp) for x in (self.table, self.bits))
 
     @property
+    def pairs_on_device(self) -> int:
+        """(row, table) pairs that are worked on at once on a device."""
+        return ON_DEVICE // max(self.p, PAIR)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the tables and of the hash."""
         tables = 0 if self.table is None else self.table.nbytes + self.bits.nbytes
@@ -82,33 +89,39 @@ class CountSketch:
 
     def _add_piece(self, start: int, rows: Array) -> None:
         xp, c, r = backends.namespace(rows), len(rows), len(self.table)
-        together = max(1, TOGETHER // c)
-        # A tile is a range of tables that all have bit counters, or all have none.
-        edges = sorted({*range(0, self.bit_tables, together), *range(self.bit_tables, r, together), r})
-        tiles = [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        together = max(1, (TOGETHER if xp is np else self.pairs_on_device) // c)
+        tiles = [slice(at, min(at + together, r)) for at in range(0, r, together)]
         index = xp.arange(start, start + c)
-        backends.for_tiles(xp, tiles, lambda: lambda tables: self._add(xp, index, rows, tables))
+        spelled = ((index[:, None] >> xp.arange(self.bits.shape[2])) & 1).astype(rows.dtype)  # (rows, bits)
+        backends.for_tiles(xp, tiles, lambda: lambda tables: self._add(xp, index, spelled, rows, tables))
 
-    def _add(self, xp: Any, index: Array, rows: Array, tables: slice) -> None:
-        """`table_j[h_j(i)] += g_j(i) X_i` for the rows `i` in `index` and the tables `j` of the slice."""
+    def _add(self, xp: Any, index: Array, spelled: Array, rows: Array, tables: slice) -> None:
+        """`table_j[h_j(i)] += g_j(i) X_i` for the rows `i` in `index` and the tables `j` of the slice.
+
+        Two host syncs: `flatnonzero` (how many buckets gain something), and how full they are. Both are shapes.
+        """
         bucket, sign = self.hash(xp, index[None], tables)
         r, c = bucket.shape
         w = self.hash.width
         flat = (bucket + w * xp.arange(r)[:, None]).reshape(-1)  # bucket of each (table, row) pair
-        order = xp.argsort(flat.astype(np.uint16) if r * w <= 2**16 else flat, kind="stable")  # 16 bits: radix sort
-        counts = xp.bincount(flat, minlength=r * w)
-        filled = xp.flatnonzero(counts)
-        counts, first = counts[filled], (xp.cumsum(counts) - counts)[filled]
-        place = xp.arange(int(backends.asnumpy(counts.max())))  # within a bucket, up to the fullest
-        there = place < counts[:, None]  # False where a bucket is padded
-        pair = order[xp.where(there, first[:, None] + place, 0)]  # (filled buckets, places)
-        row = pair % c
-        weights = (xp.where(there, sign.reshape(-1)[pair], 0).astype(rows.dtype))[:, None, :]  # g_j(i)
+        order = xp.argsort(flat.astype(np.min_scalar_type(r * w)), kind="stable")  # few bits: a fast radix sort
+        flat = backends.gather(xp, flat, order)
+        begins = xp.ones(r * c + 1, dtype=bool)  # where a bucket begins in this order; the last one ends at r c
+        begins[1:-1] = flat[1:] != flat[:-1]
+        edges = xp.flatnonzero(begins)
+        first, counts = edges[:-1], edges[1:] - edges[:-1]
+        filled = flat[first]
+        with_bits = (filled < w * (self.bit_tables - tables.start)).sum()  # these come first
+        fullest, with_bits = backends.asnumpy(xp.stack([counts.max(), with_bits])).tolist()
+        place, last = xp.arange(fullest), counts[:, None] - 1  # within a bucket, which is padded with its last pair
+        pair = backends.gather(xp, order, first[:, None] + xp.minimum(place, last))  # (filled buckets, places)
+        weights = (sign.reshape(-1)[pair] * (place <= last)).astype(rows.dtype)  # g_j(i), and 0 where it is padded
+        row = pair - c * (filled // w)[:, None]
         padded = backends.gather(xp, rows, row)
-        self._flat(self.table, tables)[filled] += xp.matmul(weights, padded)[:, 0]
-        if tables.start < self.bit_tables:  # counter b of the bucket takes the rows whose index has bit b
-            bit = (index[row][:, None, :] >> xp.arange(self.bits.shape[2])[:, None]) & 1
-            self._flat(self.bits, tables)[filled] += xp.matmul(weights * bit.astype(rows.dtype), padded)
+        self._flat(self.table, tables)[filled] += xp.matmul(weights[:, None], padded)[:, 0]
+        if with_bits:  # counter b of the bucket takes the rows whose index has bit b
+            bits = backends.gather(xp, spelled, row[:with_bits]) * weights[:with_bits, :, None]
+            self._flat(self.bits, tables)[filled[:with_bits]] += xp.matmul(bits.swapaxes(1, 2), padded[:with_bits])
 
     @staticmethod
     def _flat(array: Array, tables: slice) -> Array:

@@ -43,7 +43,7 @@ class IndexHash:
         `index` has shape (1, ...), the same indices for all of them, or (r', ...).
         """
         value = self._values(xp, index, which)
-        width, one, shift = (xp.asarray(x, dtype=np.uint64) for x in (self.width, 1, 30))
+        width, one, shift = (np.uint64(x) for x in (self.width, 1, 30))
         bucket = ((value >> one) * width) >> shift  # value // 2 lies below 2^30
         return bucket.astype(np.int64), (1 - 2 * (value & one).astype(np.int8)).astype(np.int8)
 
@@ -51,7 +51,7 @@ class IndexHash:
         """The cubics at `index`, modulo PRIME: Horner's rule; a Mersenne prime is divided by with a shift."""
         coefficients = backends.to_device(self.coefficients[which], xp)
         coefficients = coefficients.reshape(coefficients.shape + (1,) * (index.ndim - 1))
-        prime, shift = (xp.asarray(x, dtype=np.uint64) for x in (PRIME, 31))
+        prime, shift = (np.uint64(x) for x in (PRIME, 31))
         x = index.astype(np.uint64)
         value = coefficients[:, 0]
         for power in (1, 2, 3):

@@ -38,7 +38,7 @@ WIDTH = 4
 FAILURE = 0.005
 """Probability that some entry is lost to such meetings: half of the 0.01 that [ALSY23] allows."""
 MIN_BIT_TABLES = 7  # an entry that is only just heavy dominates its bucket in some tables only
-SCAN_ROWS = 2**11  # rows estimated at once: their estimates from all tables stay in a core's cache
+SCAN_ROWS = 2**11  # rows that the CPU estimates at once: their estimates from all tables stay in a core's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +117,10 @@ def identify(xp: Any, sketch: CountSketch, k: int) -> tuple[Array, Array]:
 def scan(xp: Any, sketch: CountSketch, k: int) -> tuple[Array, Array]:
     """The k largest of the n estimates of each column: indices and values (p, k), by decreasing magnitude.
 
-    `O(n r p)` operations, in tiles.
+    `O(n r p)` operations, in tiles. On a device `argpartition` makes two host syncs per tile.
     """
-    parts = [(start, min(start + SCAN_ROWS, sketch.n)) for start in range(0, sketch.n, SCAN_ROWS)]
+    step = SCAN_ROWS if xp is np else max(1, sketch.pairs_on_device // len(sketch.table))
+    parts = [(start, min(start + step, sketch.n)) for start in range(0, sketch.n, step)]
     candidates: list[Any] = [None] * len(parts)  # the k largest of each part are enough
 
     def worker(tile: int) -> None:

@@ -100,6 +100,7 @@ def test_pieces_and_tiles_change_nothing(xp: Any, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(countsketch, "PIECE_ROWS", piece_rows)
         monkeypatch.setattr(countsketch, "PIECE", piece)  # 10: three rows of three numbers
         monkeypatch.setattr(countsketch, "TOGETHER", together)
+        monkeypatch.setattr(CountSketch, "pairs_on_device", together)
         assert_equals(filled(xp, SHAPES[0])[1], whole)
     monkeypatch.setattr(countsketch, "PIECE", 2**22)
     assert_equals(filled(xp, SHAPES[0])[1], whole)

@@ -67,6 +67,7 @@ def test_scan_takes_the_largest_estimates_whatever_its_tiles(xp: Any, monkeypatc
     estimates = np.abs(backends.asnumpy(sketch.estimates(xp, xp.arange(500))))
     for rows in (500, 100, 7):
         monkeypatch.setattr(recovery, "SCAN_ROWS", rows)
+        monkeypatch.setattr(CountSketch, "pairs_on_device", rows * len(sketch.table))
         for k in (1, 5, 20):
             _, values = decoded(xp, sketch, "scan", k)
             np.testing.assert_array_equal(np.abs(values), -np.sort(-estimates, axis=0)[:k].T)
