@@ -245,6 +245,20 @@ def scatter(xp: Any, out: Array, rows: Array, values: Array) -> None:
         out[rows] = values
 
 
+def row_squares(xp: Any, x: Array) -> Array:
+    """Squared norm of each row, `(..., n)` for `(..., n, d)`, in the working dtype: one pass, no array of products."""
+    dtype = working_dtype(x)
+    if xp is np:
+        return np.einsum("...j,...j->...", x, x, dtype=dtype)
+    # CuPy's einsum would multiply n matrices of 1 x d by d x 1.
+    return _squares_kernel(xp)(x, xp.empty(x.shape[:-1], dtype), axis=-1)
+
+
+@functools.cache
+def _squares_kernel(xp: Any) -> Any:
+    return xp.ReductionKernel("T x", "A y", "A(x) * A(x)", "a + b", "y = a", "0", "row_squares")
+
+
 # -------------------------------------------------------------------------------------------------- CUDA C++ fast paths
 def gray_kernel(xp: Any) -> Callable[[Any, Array], Array] | None:
     """The fused sign-pack-Gray kernel of `methods/hyperattention/lsh.cu` on a GPU; None elsewhere."""

@@ -104,7 +104,7 @@ def largest_norms(xp: Any, check_finite: bool, **named: Array) -> list[float]:
     def worker(tile: tuple[int, Array]) -> None:
         slot, rows = tile
         with np.errstate(over="ignore", invalid="ignore"):  # per thread
-            partial.append((slot, xp.einsum("ij,ij->i", rows, rows).max()))
+            partial.append((slot, backends.row_squares(xp, rows).max()))
 
     tiles = []
     for slot, x in enumerate(named.values()):

@@ -163,7 +163,7 @@ class Decoder:
         return self._linear(gate * self._linear(x, f"{mlp}.up_proj"), f"{mlp}.down_proj")
 
     def _norm(self, x: Array, name: str) -> Array:
-        squares = self.xp.einsum("...i,...i->...", x, x)[..., None] / x.shape[-1]
+        squares = backends.row_squares(self.xp, x)[..., None] / x.shape[-1]
         return x / self.xp.sqrt(squares + np.float32(self.config.norm_eps)) * self._weights[f"model.{name}.weight"]
 
     def _linear(self, x: Array, name: str) -> Array:

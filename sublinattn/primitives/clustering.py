@@ -48,7 +48,7 @@ def nearest(
     # x.(-2 y) + |y|^2 as one product: the squared distance but for |x|^2, which changes no comparison.
     # Seen from the first center: what all points have in common would cost digits, and so leave much open.
     seen = centers - centers[0]
-    augmented = xp.concatenate([-2 * seen, xp.einsum("ij,ij->i", seen, seen)[:, None]], axis=1)
+    augmented = xp.concatenate([-2 * seen, backends.row_squares(xp, seen)[:, None]], axis=1)
     reach = xp.sqrt(augmented[:, -1].max())
     rows = tile_rows(xp, m, x.dtype)
 
@@ -64,7 +64,7 @@ def nearest(
                 values[born > position[tile, None]] = np.inf
             best = values.argmin(axis=1)
             smallest = xp.take_along_axis(values, best[:, None], axis=1)
-            slack = 2 * rounding(x, xp.sqrt(xp.einsum("ij,ij->i", ones[:, :d], ones[:, :d])) + reach)
+            slack = 2 * rounding(x, xp.sqrt(backends.row_squares(xp, ones[:, :d])) + reach)
             close = values <= smallest + slack[:, None]
             several = xp.count_nonzero(close, axis=1) > 1
             squares = squared_distances(part, centers[best])
@@ -171,7 +171,7 @@ def _within(xp: Any, x: Array, square: float) -> Array:
     """Whether points (c, d) are at most so far, squared, from each other, shape (c, c)."""
     limit = min(square, float(np.finfo(x.dtype).max) / 2)  # beyond all distances, but a number of this dtype
     seen = x - x[:1]
-    squares = xp.einsum("ij,ij->i", seen, seen)
+    squares = backends.row_squares(xp, seen)
     gap = squares[:, None] + squares - 2 * xp.matmul(seen, seen.T) - limit
     near = gap <= 0
     norms = xp.sqrt(squares)

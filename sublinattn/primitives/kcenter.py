@@ -33,7 +33,7 @@ def greedy_k_center(xp: Any, k: Array, m: int, *, start: int = 0) -> tuple[np.nd
         def worker(number: int) -> None:
             tile, center = tiles[number], indices[-1]
             difference = k[tile] - k[center]
-            xp.minimum(nearest[tile], xp.einsum("ij,ij->i", difference, difference), out=nearest[tile])
+            xp.minimum(nearest[tile], backends.row_squares(xp, difference), out=nearest[tile])
             farthest[number] = nearest[tile].argmax()
 
         return worker
@@ -59,7 +59,7 @@ def diameters(xp: Any, k: Array, labels: np.ndarray) -> np.ndarray:
     ends = np.cumsum(sizes)
     at, first = (backends.to_device(x, xp) for x in (order, order[np.repeat(ends - sizes, sizes)]))
     sorted_k = k[at] - k[first]  # a common offset would cost digits
-    squares = xp.einsum("ij,ij->i", sorted_k, sorted_k)
+    squares = backends.row_squares(xp, sorted_k)
     problems, rows, keys = backends.tile_shape(xp, 1)
     tiles = [
         (group, slice(i, min(i + rows, end)), slice(j, min(j + keys, end)))

@@ -96,6 +96,17 @@ def test_feature_rows_fill_a_cache_or_a_share_of_the_device(xp: Any) -> None:
         assert backends.feature_rows(xp, 1, np.float64) <= 2**20 and backends.feature_rows(xp, 2**33, np.float64) == 16
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_row_squares(xp: Any, dtype: Any) -> None:
+    x = np.random.default_rng(1).standard_normal((3, 5, 70)).astype(dtype)
+    wide = np.float64 if dtype is np.float64 else np.float32
+    for rows in (x, x[0], x[:, :, ::3], x.swapaxes(0, 2), 300 * x):  # 300^2 * 70 is past the largest float16
+        squares = backends.row_squares(xp, xp.asarray(rows))
+        assert squares.dtype == wide and squares.shape == rows.shape[:-1]
+        expected = (rows.astype(np.float64) ** 2).sum(axis=-1)
+        np.testing.assert_allclose(backends.asnumpy(squares), expected, rtol=30 * np.finfo(wide).eps)
+
+
 def test_a_state_follows_its_rows_from_the_host_only(xp: Any) -> None:
     x, y = np.arange(3.0), np.ones(2)
     moved = backends.follow(xp, "k", x, y)

@@ -161,7 +161,7 @@ class TheoryDraws:
 
 def row_norm_law(xp: Any, v: Array, order: Array) -> np.ndarray:
     """`p_j = |v_j|^2 / |V|_F^2` [HA24, Lemma 2], (P, n_k), keys in sorted order, on the host; uniform if V is 0."""
-    squares = backends.asnumpy(xp.einsum("ij,ij->i", v, v)[order]).astype(np.float64)
+    squares = backends.asnumpy(backends.row_squares(xp, v)[order]).astype(np.float64)
     total = squares.sum(axis=1, keepdims=True)
     return np.where(total > 0, squares / np.where(total > 0, total, 1), 1 / squares.shape[1])
 

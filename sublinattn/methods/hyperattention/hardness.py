@@ -186,8 +186,8 @@ def hardness(
         "srank": squares.sum(axis=1) / norm**2,  # ||P||_F^2 / ||P||^2
         "spectral_norm": norm,
         "entry_bound": xp.stack([abs(x).max(axis=(1, 2)) for x in (q, k, *rest)]).max(axis=0),
-        "query_norm_max": xp.sqrt(xp.einsum("bij,bij->bi", q, q).max(axis=1)),
-        "key_norm_max": xp.sqrt(xp.einsum("bij,bij->bi", k, k).max(axis=1)),
+        "query_norm_max": xp.sqrt(backends.row_squares(xp, q).max(axis=1)),
+        "key_norm_max": xp.sqrt(backends.row_squares(xp, k).max(axis=1)),
         "column_norms": xp.sqrt(squares),
     }
     measured = {name: x.astype(np.float64).reshape((*batch_shape, *x.shape[1:])) for name, x in fields.items()}
