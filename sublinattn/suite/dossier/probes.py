@@ -62,10 +62,9 @@ PROBES: dict[str, tuple[list[np.ndarray], Call]] = {
     ),
     "matmul 1-d @ 2-d slice": ([f32(5), f32(9, 7)], lambda xp, y, p: y @ p[:5]),
     "matmul (r, w, t) @ (t, c)": ([f32(3, 4, 5), f32(5, 2)], lambda xp, a, b: xp.matmul(a, b)),
-    "einsum rows, 70000 of them": ([f32(70000, 64)], lambda xp, a: xp.einsum("ij,ij->i", a, a)),
-    "einsum rows, 1 of them": ([f32(1, 64)], lambda xp, a: xp.einsum("ij,ij->i", a, a)),
-    "einsum columns": ([f32(300, 40)], lambda xp, a: xp.einsum("ij,ij->j", a, a)),
-    "einsum bij": ([f32(3, 50, 8)], lambda xp, a: xp.einsum("bij,bij->bi", a, a)),
+    "squares of 70000 rows": ([f32(70000, 64)], backends.row_squares),
+    "squares of columns, 3-d": ([f32(3, 50, 8)], lambda xp, a: backends.row_squares(xp, a.swapaxes(1, 2))),
+    "squares of float16 rows": ([f32(50, 64).astype(np.float16)], backends.row_squares),
     # ------------------------------------------------------------------------------------- rows by their numbers
     "take out, 2-d rows": (
         [f32(20, 8), ints(20, 3, 5)],
