@@ -106,7 +106,9 @@ def test_the_package_imports_nothing_that_only_developers_have():
     for tree in [ast.parse(path.read_text()) for path in SOURCES]:
         imported |= {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
         imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and not n.level and n.module}
-    optional = [line for extra in ("gpu", "torch", "lm") for line in PROJECT["optional-dependencies"][extra]]
+    optional = [
+        line for extra in ("gpu", "gpu-cuda13", "torch", "lm") for line in PROJECT["optional-dependencies"][extra]
+    ]
     allowed = {"sublinattn", *locked(LOCK), *(canonicalize_name(Requirement(line).name) for line in optional)}
     packages = packages_distributions()
     modules = {module.split(".")[0] for module in imported} - sys.stdlib_module_names
@@ -120,6 +122,13 @@ def test_conda_environment_lists_the_same_dependencies():
     assert conda.pop("pip") == ""
     # Extras have no counterpart in conda: its dask brings distributed along.
     assert conda == {r.name: str(r.specifier) for r in map(Requirement, PROJECT["dependencies"])}
+
+
+def test_the_extras_for_a_gpu_differ_in_the_version_of_cuda_alone():
+    extras = PROJECT["optional-dependencies"]
+    assert [line.replace("cuda12x", "cuda13x") for line in extras["gpu"]] == extras["gpu-cuda13"]
+    apart = [{entry["extra"] for entry in pair} for pair in PYPROJECT["tool"]["uv"]["conflicts"]]
+    assert {"gpu", "gpu-cuda13"} in apart and {"dev", "gpu-cuda13"} in apart  # dev has CuPy for CUDA 12
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="CuPy and NVRTC wheels exist for Linux only")

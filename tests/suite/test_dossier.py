@@ -15,7 +15,7 @@ import pytest
 import sublinattn
 from sublinattn.core import backends
 from sublinattn.core.files import read_json
-from sublinattn.suite.dossier import driver, kernel_cases, package_tests, probes, record, table
+from sublinattn.suite.dossier import driver, kernel_cases, package_tests, page, probes, record, table
 from sublinattn.suite.dossier.device import ROOT, Device
 from sublinattn.suite.dossier.exact_reference import Reference
 from sublinattn.suite.dossier.steps import STEPS, plain
@@ -206,6 +206,7 @@ RECORD: dict[str, Any] = {
     "rehearsal": False,
     "steps": {
         "environment": {
+            "outcome": "right",
             "rows": [
                 {
                     "cuda": {"name": "NVIDIA H100 80GB HBM3"},
@@ -215,14 +216,15 @@ RECORD: dict[str, Any] = {
             ]
         },
         "attention": {
+            "outcome": "right",
             "rows": [
                 {"what": what, "n": n, "ms": ms, "input": "gaussian", "d": 64, "heads": 32, "causal": False}
-                | {"dtype": "bfloat16"}
+                | {"dtype": "bfloat16", "error": 1.5}
                 for n in (4096, 131072)
                 for what, ms in (("hyper_attention", 5.0), ("PyTorch flash", 464.0), ("PyTorch cuDNN", 314.0))
             ]
         },
-        "tests": {"rows": [{"counts": {"passed": 10, "skipped": 2}}]},
+        "tests": {"outcome": "right", "rows": [{"counts": {"passed": 10, "skipped": 2}}]},
     },
 }  # fmt: skip
 
@@ -230,24 +232,41 @@ RECORD: dict[str, Any] = {
 def test_table_of_a_record() -> None:
     text = table.render(RECORD)
     assert "NVIDIA H100 80GB HBM3, 2026-11-26, CuPy 14.2.0, PyTorch 2.11.0, sources `0123`." in text
-    assert "| d = 64, no mask | 5 | - | 464 | 314 | 62.8 times as fast |" in text and "n = 131072" in text
+    assert "| d = 64, no mask | 5 | - | 464 | 314 | 62.8 times |" in text and "n = 131072" in text
     assert "- Tests on CuPy: 10 passed, 2 skipped." in text
     assert record.place(RECORD).name == "2026-11-26-nvidia-h100-80gb-hbm3.json"
     assert table.render(None) == table.NEVER
 
 
-def test_the_newest_record_counts(tmp_path: Path) -> None:
-    assert record.newest(tmp_path) is None
+def test_the_newest_record_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "FOLDER", tmp_path)
+    assert record.newest() is None
     for day in ("27", "26"):
         record.write(tmp_path / f"{day}.json", RECORD | {"started": f"2026-11-{day}T00:00:00+00:00"})
-    assert record.newest(tmp_path)["started"].startswith("2026-11-27")  # type: ignore[index]
+    assert record.newest()["started"].startswith("2026-11-27")  # type: ignore[index]
 
 
-def test_readme_says_what_the_newest_record_says() -> None:
-    place = table.PLACE.search((ROOT / "README.md").read_text())
-    if place is None:
+@pytest.mark.parametrize("name", page.PAGES)
+def test_pages_say_what_the_newest_record_says(name: str) -> None:
+    place = page.PLACE.search((ROOT / name).read_text())
+    if place is None and name == "README.md":
         pytest.skip("the README has no place for it yet")
-    assert place[1] == table.render(record.newest())
+    assert place is not None and place[1] == page.PAGES[name](record.newest())
+
+
+def test_a_kept_record_is_written_into_the_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "FOLDER", tmp_path / "figures")
+    for module in (page, driver):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    for name in page.PAGES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"before\n{page.BEGIN}\n{table.NEVER}\n{page.END}\nafter\n")
+    record.write(tmp_path / "made.json", RECORD)
+    assert driver.main(["--keep", str(tmp_path / "made.json")]) == 0
+    assert read_json(tmp_path / "figures" / "2026-11-26-nvidia-h100-80gb-hbm3.json") == RECORD
+    for name, text in page.PAGES.items():
+        written = (tmp_path / name).read_text()
+        assert written == f"before\n{page.BEGIN}\n{text(RECORD)}\n{page.END}\nafter\n" and table.NEVER not in written
 
 
 def test_kept_records_are_of_gpus() -> None:

@@ -56,12 +56,15 @@ def rows(device: Device) -> Iterator[dict[str, Any]]:
 
 
 def clustered(device: Device, heads: int, n: int) -> tuple[Array, Array, Array]:
-    """Keys in clusters of diameter about 1.5, values and one query per head: what SubGen is for."""
+    """Keys in clusters of diameter about 1.5, which is what SubGen is for, values in as many; one query per head."""
     dtype, xp = device.low_precision(), device.xp
-    centers = device.normal(heads, CLUSTERS, 64, seed=1)
-    turn = xp.asarray(np.random.default_rng(2).integers(CLUSTERS, size=n))
-    keys = (centers[:, turn] + 0.1 * device.normal(heads, n, 64, seed=3)).astype(dtype)
-    return keys, device.normal(heads, n, 64, seed=4).astype(dtype), device.normal(heads, 1, 64, seed=5).astype(dtype)
+    turn = xp.asarray(np.random.default_rng(0).integers(CLUSTERS, size=n))
+
+    def rows(seed: int) -> Array:
+        centers = device.normal(heads, CLUSTERS, 64, seed=seed)
+        return (centers[:, turn] + 0.1 * device.normal(heads, n, 64, seed=seed + 1)).astype(dtype)
+
+    return rows(1), rows(3), device.normal(heads, 1, 64, seed=5).astype(dtype)
 
 
 def _row(device: Device, cache: Any, keys: Array, values: Array, q: Array, chunk: int) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from typing import Any
 
 from ...core import backends
 from ...core.files import read_json
+from . import page
 from . import record as records
-from . import table
 from .device import ROOT
 from .steps import STEPS, Step
 
@@ -152,6 +152,6 @@ def _keep(record: dict[str, Any]) -> int:
         return 1
     path = records.place(record)
     records.write(path, record)
-    table.write_readme()
+    page.write_pages()
     print(f"kept as {path.relative_to(ROOT)}")
     return 0

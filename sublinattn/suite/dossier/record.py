@@ -38,7 +38,7 @@ def place(record: dict[str, Any]) -> Path:
     return FOLDER / f"{record['started'][:10]}-{'-'.join(words)}.json"
 
 
-def newest(folder: Path = FOLDER) -> dict[str, Any] | None:
+def newest() -> dict[str, Any] | None:
     """The latest record there is, by its start; None if there is none."""
-    records = [read_json(path) for path in folder.glob("*.json")]
+    records = [read_json(path) for path in FOLDER.glob("*.json")]
     return max(records, key=lambda record: record["started"], default=None)
