@@ -13,6 +13,7 @@
 #include "cpu.h"
 
 #include <algorithm>
+#include <cmath>
 #include <csetjmp>
 #include <cstring>
 #include <string>

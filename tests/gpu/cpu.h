@@ -1,10 +1,8 @@
 // What attend.cu sees in place of CUDA and gpu.cuh where a C++ compiler builds it: the same names, declared. cpu.cpp,
 // which is compiled without the instrumentation of this part, defines them. Only what attend.cu uses is here.
 #pragma once
-#include <cmath>
-#include <cstddef>
-#include <cstdint>
-#include <utility>
+#include <stddef.h>  // <cmath> and <utility> would take a third of the time that the kernel takes to compile
+#include <stdint.h>
 
 typedef uint32_t u32;
 typedef uint16_t u16;
@@ -18,6 +16,8 @@ struct alignas(16) uint4 { u32 x, y, z, w; };
 #define DYNAMIC_SHARED(name) unsigned char* const name = device::shared()
 #define threadIdx device::thread()
 #define blockIdx device::block()
+
+extern "C" float fmaxf(float, float) noexcept, logf(float) noexcept;
 
 namespace device {
 struct Index { unsigned x, y, z; };
@@ -33,11 +33,14 @@ const char* compare(const int* sizes, int count, const int* wanted_sizes, int wa
 const char* launch(const Launch& how, void (*body)(void**), void** values);
 
 // The kernel's arguments from pointers to them, as cuLaunchKernel takes them; a wrong number or size of them is an error.
+template <int... I> struct Numbers {};
 template <auto KERNEL, class... A> struct Call {
-    template <size_t... I> __attribute__((no_sanitize("thread"))) static void unpack(void** values, std::index_sequence<I...>) {
+    template <int... I> __attribute__((no_sanitize("thread"))) static void unpack(void** values, Numbers<I...>) {
         KERNEL(*static_cast<A*>(values[I])...);
     }
-    __attribute__((no_sanitize("thread"))) static void body(void** values) { unpack(values, std::index_sequence_for<A...>()); }
+    __attribute__((no_sanitize("thread"))) static void body(void** values) {
+        unpack(values, Numbers<__integer_pack(sizeof...(A))...>());  // 0, 1, ... in g++
+    }
     static const char* run(const Launch& how, void** values, const int* sizes, int count) {
         constexpr int wanted[] = {sizeof(A)...};
         const char* const wrong = compare(sizes, count, wanted, sizeof...(A));
@@ -71,4 +74,4 @@ void copies_begun();
 namespace device { void wait(size_t left); }
 template <int LEFT> inline void copies_done() { device::wait(LEFT); }
 float exp2_fast(float x);
-inline float infinity() { return INFINITY; }
+inline float infinity() { return __builtin_inff(); }
