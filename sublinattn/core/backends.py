@@ -25,7 +25,10 @@ Array = Any
 NAMESPACES: dict[str, str] = {"numpy": "numpy", "cupy": "cupy"}
 """The array library that works on arrays of a type, by the first part of the name of the type's module."""
 STRIP_BYTES = 2**28
-"""Of a strip on a GPU (`strip_shape`): large enough for few launches, and small beside any GPU's memory."""
+"""Of a strip or tile on a GPU: so large that launches weigh little, and small beside any GPU's memory.
+
+Not a share of what is free: a driver counts what CuPy's pool keeps for later as taken.
+"""
 _LOW_PRECISION = ("float16", "bfloat16")
 _FLOATS = (*_LOW_PRECISION, "float32", "float64")
 
@@ -176,13 +179,12 @@ def tile_shape(xp: Any, batch: int) -> tuple[int, int, int]:
     """Tile of a blocked matrix product: numbers of problems, query rows and keys that are processed at once.
 
     On the CPU one problem with 512 x 512 float32 logits (1 MiB: they and their operands stay in a core's L2 cache);
-    on a GPU as many problems as keep the logits near a sixteenth of the free memory.
+    on a GPU as many problems as `STRIP_BYTES` hold, which is 16.
     """
     if xp is np:
         return 1, 512, 512
-    free, _ = device_memory(xp)
     rows, keys = 1024, 4096
-    return max(1, min(batch, free // 16 // (4 * rows * keys))), rows, keys
+    return max(1, min(batch, STRIP_BYTES // (4 * rows * keys))), rows, keys
 
 
 def strip_shape(xp: Any, batch: int, n_q: int, n_k: int, dtype: Any, tile: tuple[int, int]) -> tuple[int, int, int]:
@@ -203,9 +205,9 @@ def feature_rows(xp: Any, features: int, dtype: Any) -> int:
     """Number of rows, each of `features` numbers, that are computed at once: 16 to 16384 (2^20 on a GPU).
 
     8 MiB on the CPU, because few long operations wait less for the interpreter's lock than many short ones (1 MiB took
-    1.6 times as long on two cores); a sixteenth of the free memory on a GPU.
+    1.6 times as long on two cores); `STRIP_BYTES` on a GPU.
     """
-    size, maximum = (2**23, 2**14) if xp is np else (device_memory(xp)[0] // 16, 2**20)
+    size, maximum = (2**23, 2**14) if xp is np else (STRIP_BYTES, 2**20)
     return int(min(maximum, max(16, size // (features * np.dtype(dtype).itemsize))))
 
 
