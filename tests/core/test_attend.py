@@ -237,6 +237,14 @@ def test_rows_lie_in_different_banks(
         assert (module.bank_conflicts > 0) is conflicts
 
 
+def test_no_query_is_in_two_groups(emulated: Any) -> None:
+    q, k = (emulated.asarray(np.zeros(shape, np.float16)) for shape in ((10, 32), (2, 3, 32)))
+    out = emulated.asarray(np.zeros((10, 32), np.float16))
+    rows = emulated.asarray(np.array([[0, 1, 2], [3, 4, 1]], np.int32))
+    with pytest.raises(emulator.KernelError, match="two thread blocks store to one place"):
+        attend.attend(emulated, q, k, k, scale=1.0, q_rows=rows, out=out)
+
+
 def test_arguments_are_those_of_the_kernel(emulated: Any) -> None:
     kernel = emulator.module(*attend.SOURCES, options=("-DT=Float16", "-DD=32")).get_function("attend")
     arguments = [np.uint64(0)] * 11 + [np.int32(0)] * 3 + [np.float32(0)] + [np.int32(0)] * 2

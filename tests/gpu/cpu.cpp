@@ -6,6 +6,7 @@
 // sanitizer: they see every load and store. With the copies and matrix loads, which come here anyway, that finds
 //   - accesses to shared memory by two threads, one a store, that no barrier keeps apart, whatever the order they had here:
 //     between warps that takes __syncthreads, between lanes of a warp __syncwarp, and for a copy its wait as well;
+//   - stores of two thread blocks to one place (but a flag, an array of one number, may be set by all);
 //   - loads and stores outside of the kernel's arrays, and misaligned ones;
 //   - lanes that part ways before a collective, and barriers that not all threads reach.
 // Shared memory begins as NaN (-1 for integers), so that what is read before it is written shows in the result.
@@ -17,6 +18,7 @@
 #include <csetjmp>
 #include <cstring>
 #include <string>
+#include <unordered_map>
 #include <vector>
 #include <ucontext.h>
 
@@ -48,6 +50,7 @@ std::vector<Meeting> warps;
 Meeting whole;
 std::vector<unsigned char> memory;
 std::vector<Word> words;
+std::unordered_map<uintptr_t, unsigned> stores;  // to global memory: address, thread block
 Launch how;
 unsigned block_index;
 jmp_buf home;
@@ -151,7 +154,7 @@ const char* compare(const int* sizes, int count, const int* wanted_sizes, int wa
 }
 
 const char* launch(const Launch& given, void (*body)(void**), void** values) {
-    how = given, kernel = body, arguments = values, error.clear(), conflicts = 0;
+    how = given, kernel = body, arguments = values, error.clear(), conflicts = 0, stores.clear();
     fibers.resize(how.threads);
     for (Fiber& f : fibers) f.stack.resize(STACK);
     static unsigned random;  // static: a jump home would leave a register's value undefined
@@ -193,18 +196,21 @@ void touch_shared(const void* p, size_t bytes, const Fiber& f, bool store) {
     for (size_t i = first / 4; i <= (first + bytes - 1) / 4; ++i) touch_word(words[i], f, store);
 }
 
-void touch_global(const void* p, size_t bytes) {
+void touch_global(const void* p, size_t bytes, bool store) {
     const auto x = reinterpret_cast<uintptr_t>(p);
     if (x % bytes) fail("misaligned global address");
-    for (int i = 0; i < how.arrays; ++i)
-        if (how.array[i][0] <= x && x + bytes <= how.array[i][1]) return;
-    fail("outside of the kernel's arrays");
+    const auto* const array = std::find_if(how.array, how.array + how.arrays, [=](const uintptr_t(&ends)[2]) {
+        return ends[0] <= x && x + bytes <= ends[1];
+    });
+    if (array == how.array + how.arrays) fail("outside of the kernel's arrays");
+    if (store && (*array)[1] - (*array)[0] > bytes && stores.emplace(x, block_index).first->second != block_index)
+        fail("race: two thread blocks store to one place");
 }
 
 void touch(const void* p, size_t bytes, bool store) {
     if (!now || static_cast<size_t>(static_cast<const unsigned char*>(p) - now->stack.data()) < STACK) return;
     if (offset(p) < memory.size()) touch_shared(p, bytes, *now, store);
-    else touch_global(p, bytes);
+    else touch_global(p, bytes, store);
 }
 
 void copy(const Copy& x) {
@@ -213,7 +219,7 @@ void copy(const Copy& x) {
 }
 void begin_copy(void* to, const void* from, size_t bytes) {  // cp.async; zeros without a `from`
     touch_shared(to, bytes, *now, true);
-    if (from) touch_global(from, bytes);
+    if (from) touch_global(from, bytes, false);
     const Copy x = {static_cast<unsigned char*>(to), static_cast<const unsigned char*>(from), bytes};
     for (size_t i = 0; i < bytes; i += 4) words[(offset(to) + i) / 4].copying = true;
     if (how.early) copy(x);
