@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...core import backends, checks
+from ...core.attend import attend, serves
 from ...core.backends import Array
 from ...core.exact import attention
 
@@ -61,12 +62,19 @@ def uniform_attention(
     if checks.integer("sample_size", sample_size, minimum=1) > n_k:
         raise ValueError(f"sample_size must be at most the number of keys ({n_k}), got {sample_size}")
     generator = checks.generator(rng)
-    dtype = backends.working_dtype(q)
-    q, k, v = (x.astype(dtype, copy=False) for x in (q, k, v))
-    checks.largest_norms(xp, check_finite, q=q, k=k, v=v)  # all keys: an error must not depend on the draw
+    dtype, shape = backends.working_dtype(q), q.shape
+    everything = {name: x.astype(dtype, copy=False) for name, x in {"q": q, "k": k, "v": v}.items()}
+    checks.largest_norms(xp, check_finite, **everything)  # of all keys: an error must not depend on the draw
     batch = int(np.prod(k.shape[:-2]))
     rows = np.stack([generator.choice(n_k, sample_size, replace=False, shuffle=False) for _ in range(batch)])
-    index = backends.to_device(rows.reshape(*k.shape[:-2], sample_size, 1), xp)
-    k, v = (xp.take_along_axis(x, index, axis=-2) for x in (k, v))
-    out, lse = attention(q, k, v, scale=scale, return_lse=True, check_finite=False)
+    rows = backends.to_device(rows + n_k * np.arange(batch)[:, None], xp)
+    q = q.reshape(batch, *q.shape[-2:])
+    k, v = (x.reshape(-1, x.shape[-1]) for x in (k, v))
+    if serves(xp, q, k, v):
+        out, lse = xp.empty(q.shape, q.dtype), xp.empty(q.shape[:2], np.float32)
+        attend(xp, q, k, v, scale=checks.resolve_scale(scale, shape[-1]), k_rows=rows, out=out, lse=lse)
+    else:
+        k, v = (x[rows].astype(dtype, copy=False) for x in (k, v))
+        out, lse = attention(q.astype(dtype, copy=False), k, v, scale=scale, return_lse=True, check_finite=False)
+    out, lse = out.reshape(*shape[:-1], v.shape[-1]), lse.reshape(shape[:-1])
     return (leave(out), leave(lse + float(np.log(n_k / sample_size)), cast=False)) if return_lse else leave(out)

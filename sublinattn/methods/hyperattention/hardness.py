@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 
 from ...core import backends, checks
+from ...core.attend import attend, serves
 from ...core.backends import Array
 from ...core.checks import check_squares
-from ...core.softmax_matrix import SoftmaxMatrix
+from ...core.half_softmax import softmax_matrix
 from ...primitives.clustering import OnlineClusters
 from ...primitives.kcenter import greedy_k_center
 from .estimators import unmasked_row_sums
-from .sort_lsh import hash_rows, sort_blocks
+from .sort_lsh import SortedBlocks, hash_rows, sort_blocks
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,10 @@ def hardness(
     -----
     Lanczos' method takes few steps, since the leading singular vector of a softmax matrix is close to constant unless
     its columns are very uneven.
+
+    float16 and bfloat16 arrays of the head dimensions that the GPU kernel serves go through it. Next to float64 on the
+    same numbers, alpha, kappa and the column norms are then off by less than 1e-4, of which logits near 100 take most;
+    `||P||` by up to 3e-5 in float16 and 4e-4 in bfloat16, srank by twice that (`core/half_softmax.py`).
     """
     named = {"q": q, "k": k} | ({} if v is None else {"v": v})
     xp, (q, k, *rest), _ = backends.enter(**named)
@@ -172,17 +177,18 @@ def hardness(
     if exact_keys >= k.shape[-2]:
         raise ValueError(f"exact_keys must be below the number of keys ({k.shape[-2]}), got {exact_keys}")
     dtype, batch_shape = backends.working_dtype(q), q.shape[:-2]
-    q, k, *rest = (xp.ascontiguousarray(x.astype(dtype, copy=False)).reshape(-1, *x.shape[-2:]) for x in (q, k, *rest))
+    own_q, own_k, *rest = (xp.ascontiguousarray(x).reshape(-1, *x.shape[-2:]) for x in (q, k, *rest))
+    q, k, *rest = (x.astype(dtype, copy=False) for x in (own_q, own_k, *rest))
     checks.largest_norms(xp, check_finite, **dict(zip(named, (q, k, *rest), strict=True)))
 
-    p = SoftmaxMatrix(xp, q, k, scale=scale, causal=causal)
+    p = softmax_matrix(xp, own_q, own_k, scale=scale, causal=causal)
     squares = p.column_squares()
     norm = p.operator_norm()
     per_key = k.shape[1] * squares  # n ||P e_j||^2; alpha is the largest of them
     fields = {
         "alpha": per_key.max(axis=1),
         "alpha_residual": per_key[:, exact_keys:].max(axis=1),
-        "kappa": _kappa(xp, q, k, scale, causal, block_size, exact_keys, checks.generator(rng)),
+        "kappa": _kappa(xp, own_q, own_k, scale, causal, block_size, exact_keys, checks.generator(rng)),
         "srank": squares.sum(axis=1) / norm**2,  # ||P||_F^2 / ||P||^2
         "spectral_norm": norm,
         "entry_bound": xp.stack([abs(x).max(axis=(1, 2)) for x in (q, k, *rest)]).max(axis=0),
@@ -205,9 +211,39 @@ def _kappa(
     (b, n_q, d), n_k = q.shape, k.shape[1]
     if n_k <= block_size or n_q == 0:
         return xp.full(b, np.nan)
-    pair = hash_rows(xp, rng, q, k, block_size=block_size)
+    dtype = backends.working_dtype(q)
+    pair = hash_rows(xp, rng, *(x.astype(dtype, copy=False) for x in (q, k)), block_size=block_size)
     blocks = sort_blocks(xp, *pair, block_size=block_size, q_start=np.arange(b) * n_q, k_start=np.arange(b) * n_k)
-    ranks = np.broadcast_to(np.arange(n_q), (b, n_q))
-    sums = unmasked_row_sums(xp, q.reshape(-1, d), k.reshape(-1, d), blocks, ranks, scale=scale).astype(np.float64)
+    q, k = q.reshape(-1, d), k.reshape(-1, d)
+    if serves(xp, q, k):
+        sums = unmasked_by_kernel(xp, q, k, blocks, scale)
+    else:
+        ranks = np.broadcast_to(np.arange(n_q), (b, n_q))
+        q, k = (x.astype(dtype, copy=False) for x in (q, k))
+        sums = unmasked_row_sums(xp, q, k, blocks, ranks, scale=scale)
+    sums = sums.astype(np.float64)
     with np.errstate(over="ignore"):
         return xp.exp(sums.max(axis=1) - sums.min(axis=1))
+
+
+def unmasked_by_kernel(xp: Any, q: Array, k: Array, blocks: SortedBlocks, scale: float) -> Array:
+    """`unmasked_row_sums` of all queries (P, n_q), in the order of q's rows, by the GPU kernel: all blocks of a problem
+    share its keys, and each leaves out its own by the weight 0."""
+    p, n_k = blocks.k_order.shape
+    sums, out = xp.empty(len(q), np.float32), xp.empty(q.shape, q.dtype)
+    maximum = max(1, backends.STRIP_BYTES // (4 * n_k))  # groups of one call, each with a weight for every key
+    for group in blocks.groups:
+        count, t = len(group.block) // p, group.q_rows.shape[1]
+        problems, step = max(1, maximum // count), min(count, maximum)
+        q_rows = group.q_rows.reshape(p, count, t)
+        for first in range(0, p, problems):
+            for start in range(0, count, step):
+                asking = q_rows[first : first + problems, start : start + step]
+                block = int(group.block[0]) + xp.arange(start, start + asking.shape[1])
+                weights = xp.zeros((*asking.shape[:2], n_k), np.float32)
+                xp.copyto(weights, -np.inf, where=xp.arange(n_k) // blocks.block_size == block[:, None])
+                attend(
+                    xp, q, k, k, scale=scale, q_rows=asking.reshape(-1, t), out=out, lse=sums,
+                    k_rows=blocks.k_order[first : first + problems], log_weights=weights.reshape(-1, n_k),
+                )  # fmt: skip
+    return sums.reshape(p, -1)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import references
 
 from sublinattn import uniform_attention
+from sublinattn.methods.baselines import uniform
 
 
 def run(xp: Any, arrays: list[np.ndarray], **options: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -56,3 +58,15 @@ def test_is_unbiased(statistic: str) -> None:
 def test_dtype_comes_back(xp: Any, dtype: Any) -> None:
     out, lse = run(xp, references.qkv(3, 6, 8, dtype=dtype), sample_size=5)
     assert (out.dtype, lse.dtype) == (dtype, np.float32)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_through_the_kernel(kernel_xp: Any, monkeypatch: pytest.MonkeyPatch, dtype: Any) -> None:
+    """The same keys as in float64, read where they lie; each head has its own."""
+    arrays = [x.astype(dtype) for x in references.qkv(4, 20, 70, d=32, d_v=32, lead=(2,))]
+    expected = run(np, [x.astype(np.float64) for x in arrays], sample_size=40)
+    monkeypatch.setattr(uniform, "attention", None)
+    out, lse = run(kernel_xp, arrays, sample_size=40)
+    assert (out.dtype, lse.dtype) == (dtype, np.float32)
+    np.testing.assert_allclose(lse, expected[1], rtol=1e-5)
+    np.testing.assert_allclose(out.astype(float), expected[0], atol=2e-3 if dtype == np.float16 else 2e-2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import references
@@ -15,7 +16,9 @@ from threadpoolctl import threadpool_limits
 from sublinattn import Hardness, hardness
 from sublinattn.core import backends, softmax_matrix, timing
 from sublinattn.core.softmax_matrix import SoftmaxMatrix
-from sublinattn.methods.hyperattention.sort_lsh import buckets, default_bits, hyperplanes
+from sublinattn.methods.hyperattention.estimators import unmasked_row_sums
+from sublinattn.methods.hyperattention.hardness import unmasked_by_kernel
+from sublinattn.methods.hyperattention.sort_lsh import buckets, default_bits, hyperplanes, sort_blocks
 
 FIELDS = tuple(name for name in Hardness.__dataclass_fields__ if name != "keys")
 
@@ -128,6 +131,50 @@ def test_more_strips_of_rows_than_groups(xp: Any, monkeypatch: pytest.MonkeyPatc
 
 def test_kappa_past_the_largest_float_is_infinite(xp: Any) -> None:
     assert measure(xp, references.qkv(4, 64, 64, size=100.0), block_size=8)["kappa"] == np.inf
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("maximum", [2, 1000])
+def test_half_precision_through_the_kernel(
+    kernel_xp: Any, monkeypatch: pytest.MonkeyPatch, dtype: Any, causal: bool, maximum: int
+) -> None:
+    """No tile is made, and all equals the hardness of the same numbers in float64; several calls make one kappa."""
+    arrays = [x.astype(dtype) for x in references.qkv(7, 150, 150, lead=(2,), d=32, size=1.5)]
+    expected = measure(np, [x.astype(np.float64) for x in arrays], causal=causal, block_size=20, exact_keys=3)
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise AssertionError("a tile is made")
+
+    monkeypatch.setattr(backends, "strip_shape", refuse)
+    n_k = 75 - 3 if causal else 150 - 3
+    monkeypatch.setattr(backends, "STRIP_BYTES", 4 * n_k * maximum)  # so many blocks per call, or all of both heads
+    measured = measure(kernel_xp, arrays, causal=causal, block_size=20, exact_keys=3)
+    for name in FIELDS:
+        precise = name not in ("spectral_norm", "srank")
+        rtol = 1e-5 if precise else 1e-3 if dtype == np.float16 else 4e-3
+        np.testing.assert_allclose(measured[name], expected[name], rtol=rtol, err_msg=name)
+
+
+@pytest.mark.parametrize("maximum", [2, 1000])
+def test_row_sums_outside_the_blocks_by_the_kernel(
+    kernel_xp: Any, monkeypatch: pytest.MonkeyPatch, maximum: int
+) -> None:
+    """Those of every query equal those by tiles, also of the short last block."""
+    q, k, _ = (x.astype(np.float16) for x in references.qkv(8, 100, 70, lead=(2,), d=32, size=1.5))
+    marks = np.random.default_rng(0).integers(16, size=(2, 170)).astype(np.uint16)
+    expected, found = (
+        sort_blocks(
+            xp, *map(xp.asarray, (marks[:, :100], marks[:, 100:])), block_size=20,
+            q_start=np.array([0, 100]), k_start=np.array([0, 70]),
+        ) for xp in (np, kernel_xp)
+    )  # fmt: skip
+    flat = [x.reshape(-1, 32) for x in (q, k)]
+    ranks = np.broadcast_to(np.arange(100), (2, 100))
+    by_tiles = unmasked_row_sums(np, *(x.astype(float) for x in flat), expected, ranks, scale=0.2)
+    monkeypatch.setattr(backends, "STRIP_BYTES", 4 * 70 * maximum)
+    by_kernel = unmasked_by_kernel(kernel_xp, *map(kernel_xp.asarray, flat), found, 0.2)
+    np.testing.assert_allclose(backends.asnumpy(by_kernel).ravel()[expected.q_order], by_tiles, rtol=1e-5)
 
 
 def test_memory_is_linear() -> None:
