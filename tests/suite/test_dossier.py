@@ -192,6 +192,15 @@ def test_outcomes_of_tests_are_counted() -> None:
     assert package_tests.outcomes(calm, -15, late=True)["ok"] and not package_tests.outcomes("", 5, late=False)["ok"]
 
 
+@pytest.mark.parametrize(("module", "right"), [("rich", True), ("sublinattn.core", False)])
+def test_a_test_file_that_needs_a_package_which_is_not_there_is_no_failure(module: str, right: bool) -> None:
+    calm = PRINTED.replace("FAILED", "PASSED")
+    lost = f"E   ModuleNotFoundError: No module named '{module}'\n{calm}ERROR tests/core/test_d.py\n"
+    row = package_tests.outcomes(lost, 1, late=False)
+    assert row["unread"] == ["tests/core/test_d.py"] and row["ok"] is right
+    assert row["lacking"] == ([module] if right else [])
+
+
 # ---------------------------------------------------------------------------------------------- the record, the table
 def test_a_record_names_no_folder_of_its_machine() -> None:
     said = {"log": ['File "' + "/".join(["", "root", "x", "a.py"]) + '", line 3', "https://a.org/b/c", "1/2", 3]}
@@ -224,6 +233,10 @@ RECORD: dict[str, Any] = {
                 for what, ms in (("hyper_attention", 5.0), ("PyTorch flash", 464.0), ("PyTorch cuDNN", 314.0))
             ]
         },
+        "ceilings": {
+            "outcome": "right",
+            "rows": [{"ceiling": "gemm", "dtype": "bfloat16", "operations_per_second": 7.8e14}],
+        },
         "tests": {"outcome": "right", "rows": [{"counts": {"passed": 10, "skipped": 2}}]},
     },
 }  # fmt: skip
@@ -233,6 +246,8 @@ def test_table_of_a_record() -> None:
     text = table.render(RECORD)
     assert "NVIDIA H100 80GB HBM3, 2026-11-26, CuPy 14.2.0, PyTorch 2.11.0, sources `0123`." in text
     assert "| d = 64, no mask | 5 | - | 464 | 314 | 62.8 times |" in text and "n = 131072" in text
+    assert "multiplied at 780 TFLOP/s" in text  # 4 * 32 heads * n^2 * 64 operations, or n * 512 for n^2, over 780e12
+    assert "`hyper_attention` 14% (d = 64), PyTorch flash 39% (d = 64), PyTorch cuDNN 57% (d = 64)." in text
     assert "- Tests on CuPy: 10 passed, 2 skipped." in text
     assert record.place(RECORD).name == "2026-11-26-nvidia-h100-80gb-hbm3.json"
     assert table.render(None) == table.NEVER

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from . import record as records
+from .bench_attention import KEYS
 
 NEVER = "Nothing here has ever run on a GPU."
 COLUMNS = ("hyper_attention", "attention", "PyTorch flash", "PyTorch cuDNN")
@@ -98,12 +99,30 @@ def _sentences(record: dict[str, Any]) -> list[str]:
         if row:
             what = "memory is copied" if name == "copy" else f"{row['dtype']} matrices are multiplied"
             said.append(f"- Measured ceiling: {what} at {row[unit] / 1e12:.3g} T{'B' if name == 'copy' else 'FLOP'}/s.")
+    said += _shares(record)
     tests = next((row for row in rows_of(record, "tests") if "counts" in row), None)
     if tests:
         counts = tests["counts"]
         other = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()) if name != "passed")
         said.append(f"- Tests on CuPy: {counts.get('passed', 0)} passed{', ' + other if other else ''}.")
+        if tests.get("unread"):
+            said.append(f"- Not read there, for want of {', '.join(tests['lacking'])}: {', '.join(tests['unread'])}.")
     sanitizer = [f"{row['sanitizer']} {row['errors']}" for row in rows_of(record, "sanitizer") if "errors" in row]
     if sanitizer:
         said.append(f"- compute-sanitizer's errors: {', '.join(sanitizer)}.")
     return said
+
+
+def _shares(record: dict[str, Any]) -> list[str]:
+    """Operations of the products of attention without a mask, over those per second of the measured ceiling."""
+    ceiling = next((row["operations_per_second"] for row in rows_of(record, "ceilings", "operations_per_second")), None)
+    rows = [row for row in rows_of(record, "attention", "ms") if row["input"] == "gaussian" and not row["causal"]]
+    if ceiling is None or not rows:
+        return []
+    n, shares = max(row["n"] for row in rows), []
+    for row in rows:
+        if row["n"] == n and row["what"] in COLUMNS:
+            keys = KEYS if row["what"] == "hyper_attention" else n
+            share = 4 * row["heads"] * n * keys * row["d"] / (row["ms"] / 1e3) / ceiling
+            shares.append(f"{title(row['what'])} {share:.0%} (d = {row['d']})")
+    return [f"- Share of that product's speed, at n = {n} without a mask: {', '.join(shares)}."]
