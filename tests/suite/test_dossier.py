@@ -138,9 +138,9 @@ def numpy_attend(wrong: str | None) -> Callable[..., None]:
             if out is None:
                 total.m[rows], total.l[rows], total.o[rows] = m, l if wrong != "split" else 1, o
             else:
-                noise = np.random.default_rng().standard_normal() if wrong == "bitwise" else 0
-                out[rows] = (o / l[:, None] + 1e-3 * noise).astype(out.dtype)
-                options["lse"][rows] = m + np.log(l) + (wrong == "lse")
+                noise = 1e-5 * np.random.default_rng().random() if wrong == "bitwise" else 0
+                out[rows] = (o / l[:, None]).astype(out.dtype)
+                options["lse"][rows] = m + np.log(l) + (wrong == "lse") + noise
 
     return attend
 
@@ -189,7 +189,7 @@ def test_outcomes_of_tests_are_counted() -> None:
     assert not row["ok"]
     calm = PRINTED.replace("FAILED", "PASSED")
     assert package_tests.outcomes(calm, 0, late=False)["ok"] and not package_tests.outcomes(calm, 4, late=False)["ok"]
-    assert package_tests.outcomes(calm, -15, late=True)["ok"] and not package_tests.outcomes("", 5, late=False)["ok"]
+    assert package_tests.outcomes(calm, -15, late=True)["ok"] and not package_tests.outcomes("", -15, late=True)["ok"]
 
 
 @pytest.mark.parametrize(("module", "right"), [("rich", True), ("sublinattn.core", False)])
