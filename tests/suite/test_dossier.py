@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ def test_a_rehearsal_runs_to_its_end_and_is_not_kept(tmp_path: Path, capsys: pyt
     timed = [row for row in made["steps"]["attention"]["rows"] if "ms" in row]
     assert {row["what"] for row in timed} >= {"hyper_attention", "attention", "uniform_attention"}
     assert all(row["error"] < 0.01 for row in timed if row["what"] == "attention")
+    sections = set(re.findall(r"^## (.+)$", page.tables(made), re.MULTILINE))
+    assert len(sections) == 5 + (not emulator.missing()) and {"Attention", "One token over every cache"} <= sections
     assert driver.main(["--keep", str(tmp_path / "record.json")]) == 1
     assert "is not kept" in capsys.readouterr().out and sorted(record.FOLDER.glob("*")) == before
 

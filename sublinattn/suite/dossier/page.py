@@ -85,12 +85,23 @@ def _stages(record: dict[str, Any]) -> str:
 
 
 def _profile(record: dict[str, Any]) -> str:
-    cells = [
-        [mask(row["causal"]), f"`{kernel['name'][:60].replace('|', ' ')}`", kernel["count"], kernel["ms"]]
-        for row in rows_of(record, "profile", "kernels")
-        for kernel in row["kernels"][:8]
-    ]
-    return _section("The kernels that take longest", "", ["mask", "kernel", "launches", "milliseconds"], cells)
+    parts = []
+    for key, name, count, whole in (
+        ("kernels", "The kernels that take longest", "launches", "device_ms"),
+        ("functions", "The functions that take longest on the host", "calls", "host_ms"),
+    ):
+        rows = rows_of(record, "profile", key)
+        totals = [
+            f"{row[whole]:.3g} ms, beside {row['ms']:.3g} ms unprofiled ({mask(row['causal'])}, n = {row['n']})"
+            for row in rows
+        ]
+        cells = [
+            [mask(row["causal"]), f"`{entry['name'][:60].replace('|', ' ')}`", entry["count"], entry["ms"]]
+            for row in rows
+            for entry in row[key][:8]
+        ]
+        parts.append(_section(name, f"In all: {', '.join(totals)}.", ["mask", "", count, "milliseconds"], cells))
+    return "\n\n".join(filter(None, parts))
 
 
 def _decoding(record: dict[str, Any]) -> str:
