@@ -8,8 +8,8 @@
 //     between warps that takes __syncthreads, between lanes of a warp __syncwarp, and for a copy its wait as well;
 //   - stores of two thread blocks to one place (but a flag, an array of one number, may be set by all);
 //   - loads and stores outside of the kernel's arrays, and misaligned ones;
+//   - shared memory that is read before it is written;
 //   - lanes that part ways before a collective, and barriers that not all threads reach.
-// Shared memory begins as NaN (-1 for integers), so that what is read before it is written shows in the result.
 // Not seen: the operands' order in the inline PTX, the rounding of ex2.approx and of the tensor cores' sums, and speed.
 #include "cpu.h"
 
@@ -129,7 +129,7 @@ void trampoline() {
 }
 
 void run_block(unsigned& random) {
-    memory.assign(how.shared_bytes, 0xff);
+    memory.resize(how.shared_bytes);
     words.assign((how.shared_bytes + 3) / 4, {});
     warps.assign(how.threads / LANES, {}), whole = {};
     for (int i = 0; i < how.threads; ++i) {
@@ -173,6 +173,7 @@ bool apart(const Access& before, const Fiber& f) {  // by a barrier, or done by 
 void touch_word(Word& word, const Fiber& f, bool store) {
     const bool same_warp = word.load.thread / LANES == f.index / LANES;
     if (word.copying) fail("race: shared memory is touched before a copy to it was waited for");
+    if (!store && !word.stored) fail("race: shared memory is read before it is written");
     if (word.stored && !apart(word.store, f)) fail(store ? "race: two stores to shared memory" : "race: a load after a store");
     if (store && word.loaded && word.load.blocks == f.blocks &&
         (word.other_warps || !apart(word.load, f) || (same_warp && word.other_lanes && word.load.warps == f.warps)))
