@@ -107,7 +107,7 @@ class HalfSoftmaxMatrix(SoftmaxMatrix):
             values, size = self._split(x[at])
             p = self._over_keys(at, values)
             y = (_joined(p.o) / p.l).reshape(-1, n_q) * size
-            squares[at] = (y.astype(np.float64) ** 2).sum(axis=1)
+            squares[at] = backends.row_squares(xp, y.astype(np.float64))
             values, size = self._split(y)
             p = self._over_queries(at, values, 1.0)
             product[at] = (xp.exp(p.m) * _joined(p.o)).reshape(-1, n_k) * size

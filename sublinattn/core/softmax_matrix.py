@@ -91,7 +91,7 @@ class SoftmaxMatrix:
             return worker
 
         backends.for_tiles(xp, [(g, at) for g in range(len(groups)) for at in batches], make_worker)
-        return totals.sum(axis=0)
+        return totals.sum(axis=0) if len(groups) > 1 else totals[0]
 
     def _tiles(self, scratch: Scratch, at: slice, rows: slice) -> Iterator[tuple[slice, Array]]:
         """Logits less `lse` of a strip, tile by tile of columns, each in scratch memory of its own."""
@@ -142,7 +142,7 @@ class SoftmaxMatrix:
                 total[0][:, columns] += xp.matmul(row, p)[:, 0]
 
         product = self._sum_over_strips(1, add)[0]
-        return (y[..., 0].astype(np.float64) ** 2).sum(axis=1), product
+        return backends.row_squares(xp, y[..., 0].astype(np.float64)), product
 
     @functools.cached_property
     def column_sums_and_squares(self) -> tuple[Array, Array]:
@@ -196,7 +196,7 @@ def largest_eigenvalue(
         diagonal, x = times(basis[:, -1]) if step else start
         for _ in range(2):  # to make x orthogonal once loses its orthogonality to rounding
             x = x - ((basis * x[:, None]).sum(axis=2)[..., None] * basis).sum(axis=1)
-        length = xp.sqrt((x * x).sum(axis=1))
+        length = xp.sqrt(backends.row_squares(xp, x))
         tridiagonal[:, step, step], off_diagonal = backends.asnumpy(xp.stack([diagonal, length]))
         values, vectors = np.linalg.eigh(tridiagonal[:, : step + 1, : step + 1])
         before, largest = largest, values[:, -1]

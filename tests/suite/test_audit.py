@@ -5,6 +5,7 @@ import math
 from itertools import count
 from pathlib import Path
 
+import fake_device
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ from safetensors.numpy import save_file
 from sublinattn.lab.comparison import error_over_bytes
 from sublinattn.lab.comparison.registry import Stream
 from sublinattn.lab.workloads.instance import Captured, Instance
-from sublinattn.suite.audit import page
+from sublinattn.suite.audit import measure, page
 from sublinattn.suite.audit.advice import advice, methods, theorems
 from sublinattn.suite.audit.measure import EPS, FAILURE, SIZES, audit
 
@@ -82,6 +83,16 @@ def test_the_numbers_of_a_head_are_those_of_its_dense_matrices(result, heads):
         mass, tokens = dense(q[N - QUERIES :], k[: N - QUERIES]).mean(axis=0), (N - QUERIES) // 4
         assert facts["heavy_mass"] == pytest.approx(np.sort(mass)[-tokens:].sum(), rel=1e-4)
         assert facts["window_mass"] == pytest.approx(mass[:4].sum() + mass[-(tokens - 4) :].sum(), rel=1e-4)
+
+
+def test_on_a_device_the_numbers_are_the_same(result, model, heads, monkeypatch):
+    monkeypatch.setattr(measure, "backend", lambda: fake_device)
+    before = fake_device.counts.launches
+    there = measure.audit(model(*map(np.stack, zip(*heads, strict=True))), share=1 / 4)
+    assert fake_device.counts.launches > before
+    numbers = [table.heads.drop(columns=["problem"]).to_numpy(float) for table in (there, result)]
+    np.testing.assert_allclose(*numbers, rtol=1e-3)
+    pd.testing.assert_frame_equal(there.errors, result.errors)
 
 
 def test_the_exponent_of_alpha_is_a_least_squares_slope_over_three_prefixes(result, heads):

@@ -63,8 +63,7 @@ def uniform_attention(
         raise ValueError(f"sample_size must be at most the number of keys ({n_k}), got {sample_size}")
     generator = checks.generator(rng)
     dtype, shape = backends.working_dtype(q), q.shape
-    everything = {name: x.astype(dtype, copy=False) for name, x in {"q": q, "k": k, "v": v}.items()}
-    checks.largest_norms(xp, check_finite, **everything)  # of all keys: an error must not depend on the draw
+    checks.largest_norms(xp, check_finite, q=q, k=k, v=v)  # all keys: an error must not depend on the draw
     batch = int(np.prod(k.shape[:-2]))
     rows = np.stack([generator.choice(n_k, sample_size, replace=False, shuffle=False) for _ in range(batch)])
     rows = backends.to_device(rows + n_k * np.arange(batch)[:, None], xp)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...core.backends import asnumpy
+from ...core.backends import Array, asnumpy, backend, to_device
 from ...core.exact import attention
 from ...core.softmax_matrix import SoftmaxMatrix
 from ...lab.comparison.error_over_bytes import unbudgeted
@@ -120,9 +120,10 @@ def audit(
 
     Notes
     -----
-    About 20 passes over each head's softmax matrix, `O(n^2 d)` operations each. Only one head is in memory at a time.
+    About 20 passes over each head's softmax matrix, `O(n^2 d)` operations each, on a GPU where there is one; the
+    methods run on the CPU. Only one head is in memory at a time.
     """
-    n = captured.tokens
+    n, xp = captured.tokens, backend()
     if n < 128:
         raise ValueError(f"an audit needs at least 128 tokens, got {n}")
     if not 16 <= share * n <= n:
@@ -132,7 +133,7 @@ def audit(
     for done, (layer, head) in enumerate(places, 1):
         place = {"layer": layer, "head": head}
         try:
-            measured = _Head(captured.head(layer, head), share, generator(seed, "audit", layer, head))
+            measured = _Head(captured.head(layer, head), share, generator(seed, "audit", layer, head), xp)
             facts, answers = measured.facts(), list(measured.errors())
         except ValueError as error:  # one bad head must not cost the others
             heads.append(place | {"n": n, "problem": str(error)})
@@ -155,8 +156,8 @@ def _queries(n: int) -> int:
 class _Head:
     """One head: its hardness and its theorems' sizes, and the errors of the methods on its last queries."""
 
-    def __init__(self, x: Instance, share: float, rng: np.random.Generator) -> None:
-        self.x, self.n, self.rng = x, len(x.k), rng
+    def __init__(self, x: Instance, share: float, rng: np.random.Generator, xp: Any) -> None:
+        self.x, self.n, self.rng, self.xp = x, len(x.k), rng, xp
         self.stream = _last_queries(x, _queries(self.n))
         self.budget = int(share * self.stream.cache_bytes)
         self.tokens = self.budget // row_bytes(x)  # that fit in the budget
@@ -168,17 +169,19 @@ class _Head:
     def facts(self) -> dict[str, float]:
         """The columns of `Audit.heads`."""
         x, n = self.x, self.n
-        h = hardness(*_block(x, n), scale=x.scale, block_size=self.block, exact_keys=SINKS, rng=self.rng)
+        h = hardness(*self._block(n), scale=x.scale, block_size=self.block, exact_keys=SINKS, rng=self.rng)
+        alpha, alpha_residual, kappa, srank = map(float, map(asnumpy, (h.alpha, h.alpha_residual, h.kappa, h.srank)))
         query_norm, key_norm = (math.sqrt(np.einsum("ij,ij->i", rows, rows).max()) for rows in (x.q, x.k))
         r, radius = x.scale * query_norm, self.radii[max(2, n // min(PARTS))]
-        tails = _tails(attention(x.q, x.k, x.v, scale=x.scale, causal=True))
+        q, k, v = (to_device(rows, self.xp) for rows in (x.q, x.k, x.v))
+        tails = _tails(attention(q, k, v, scale=x.scale, causal=True))
         window, heavy = self._masses()
         return {
-            "alpha": float(h.alpha),
-            "alpha_residual": float(h.alpha_residual),
-            "alpha_exponent": self._growth(float(h.alpha_residual)),
-            "kappa": float(h.kappa),
-            "srank": float(h.srank),
+            "alpha": alpha,
+            "alpha_residual": alpha_residual,
+            "alpha_exponent": self._growth(alpha_residual),
+            "kappa": kappa,
+            "srank": srank,
             "entry_bound": float(max(abs(rows).max() for rows in (x.q, x.k, x.v))),
             "query_norm": query_norm,
             "key_norm": key_norm,
@@ -189,7 +192,7 @@ class _Head:
             "window_mass": window,
             "heavy_mass": heavy,
             # [HA24] Lemma 2 says how many of the block's n/2 keys to sample: twice as many are the same share of n.
-            "hyper_size": 2 * amm_sample_size(x.v.shape[1], float(h.srank), eps=EPS, delta=FAILURE),
+            "hyper_size": 2 * amm_sample_size(x.v.shape[1], srank, eps=EPS, delta=FAILURE),
             "subgen_size": self._subgen_size(r),
             # [ALSY23]: k log n rows, k the least number of entries per column of the output that leaves a tail <= EPS.
             "onepass_size": max(1, int((tails > EPS).sum())) * math.ceil(math.log2(n)),
@@ -222,8 +225,19 @@ class _Head:
     def _growth(self, alpha: float) -> float:
         """Exponent of n in alpha_residual by least squares over prefixes of the text; `alpha` is that of the whole."""
         sizes = [int(part * self.n) for part in PREFIXES]
-        alphas = [_alpha(self.x, size) for size in sizes[:-1]] + [alpha]
+        alphas = [self._alpha(size) for size in sizes[:-1]] + [alpha]
         return float(np.polyfit(np.log(sizes), np.log(alphas), 1)[0])
+
+    def _block(self, n: int) -> tuple[Array, Array, Array]:
+        """Queries of the later half of the first n tokens; keys and values of the earlier half."""
+        x = self.x
+        return tuple(to_device(rows, self.xp) for rows in (x.q[n // 2 : n], x.k[: n // 2], x.v[: n // 2]))
+
+    def _alpha(self, n: int) -> float:
+        """alpha_residual of the block of the first n tokens: (n/2) max ||P e_j||^2 over its keys j but the sinks."""
+        q, k, _ = self._block(n)
+        p = SoftmaxMatrix(self.xp, q[None], k[None], scale=self.x.scale, causal=False)
+        return float(len(k) * asnumpy(p.column_squares())[0, SINKS:].max())
 
     def _masses(self) -> tuple[float, float]:
         """Mean share of the last queries' attention on `tokens` keys: the first and the latest, and the heaviest."""
@@ -253,18 +267,6 @@ def _last_queries(x: Instance, count: int) -> Stream:
     n = len(x.k) - count
     before = Instance(x.q[:n], x.k[:n], x.v[:n], scale=x.scale, name=x.name, params=x.params, source=x.source)
     return Stream.over(before, early=before.q, asked=np.ones(n, bool), late=x.q[n:])
-
-
-def _block(x: Instance, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Queries of the later half of the first n tokens; keys and values of the earlier half."""
-    return x.q[n // 2 : n], x.k[: n // 2], x.v[: n // 2]
-
-
-def _alpha(x: Instance, n: int) -> float:
-    """alpha_residual of the block of the first n tokens: (n/2) max ||P e_j||^2 over its keys j but the sinks."""
-    q, k, _ = _block(x, n)
-    p = SoftmaxMatrix(np, q[None], k[None], scale=x.scale, causal=False)
-    return float(len(k) * p.column_squares()[0, SINKS:].max())
 
 
 def _tails(out: np.ndarray) -> np.ndarray:
