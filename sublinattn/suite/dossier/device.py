@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import statistics
 import sys
@@ -37,15 +38,17 @@ class Device:
         Whether NumPy stands in.
     xp : module
         `cupy`, or `numpy` in a rehearsal.
-    torch : module or None
-        PyTorch, if it is installed and sees the GPU.
     """
 
     def __init__(self, rehearsal: bool) -> None:
         self.rehearsal = rehearsal
         self.xp: Any = np if rehearsal else backends.backend("cupy")
+
+    @functools.cached_property
+    def torch(self) -> Any:
+        """PyTorch, if it is installed and sees the GPU, else None; imported at the first use, which takes seconds."""
         torch = optional("torch")
-        self.torch: Any = torch if torch is not None and (rehearsal or torch.cuda.is_available()) else None
+        return torch if torch is not None and (self.rehearsal or torch.cuda.is_available()) else None
 
     def pick(self, real: Any, small: Any) -> Any:
         """`real` on a GPU, `small` in a rehearsal."""
@@ -119,5 +122,5 @@ class Device:
         """Give the memory that CuPy and PyTorch hold in store back to the GPU."""
         if not self.rehearsal:
             self.xp.get_default_memory_pool().free_all_blocks()
-            if self.torch is not None:
+            if "torch" in vars(self) and self.torch is not None:
                 self.torch.cuda.empty_cache()
