@@ -76,15 +76,18 @@ _numbers = itertools.count()  # a library once loaded is found by its path: each
 
 @functools.cache
 def build(source: str, options: tuple[str, ...]) -> Module:
-    """A source with the kernel `attend`; of the options for NVRTC the definitions matter here."""
-    entry = """
-extern "C" const char* run(const device::Launch& how, void** values, const int* sizes, int count) {
-    return decltype(device::call<attend>(attend))::run(how, values, sizes, count);
-}"""
+    """A source with kernels; of the options for NVRTC the definitions matter here."""
+    entries = "".join(
+        f"""
+extern "C" const char* run_{kernel}(const device::Launch& how, void** values, const int* sizes, int count) {{
+    return decltype(device::call<{kernel}>({kernel}))::run(how, values, sizes, count);
+}}"""
+        for kernel in re.findall(r"__global__ void (?:__launch_bounds__\(.*?\) )?(\w+)\(", source)
+    )
     instrumented = ("-O1", "-fsanitize=thread", "-w", "-c", "-x", "c++", "-")
     name = f"kernel{next(_numbers)}"
     defined = [option for option in options if option.startswith("-D")]
-    part = _compile(name + ".o", *instrumented, *defined, source='#include "cpu.h"\n' + source + entry)
+    part = _compile(name + ".o", *instrumented, *defined, source='#include "cpu.h"\n' + source + entries)
     return Module(ctypes.CDLL(_compile(name + ".so", "-shared", part, _device())))
 
 
@@ -99,12 +102,13 @@ def constants(module: Module, name: str, count: int) -> list[int]:
 
 
 def patches() -> list[tuple[Any, str, Any]]:
-    """Attributes to set, so that `core.attend` runs its kernel's source on the fake device: owner, name, value."""
+    """Attributes to set, so that the package's kernels run on the fake device: owner, name, value."""
     return [
         (backends, "cuda_module", module),
         (backends, "cuda_constants", constants),
         (backends, "device_limits", lambda device: (CAPABILITY, SHARED_MEMORY)),
         (backends, "current_device", lambda: -1),
+        (backends, "CUDA", {fake_device.__name__}),
         (attend, "LAUNCHERS", attend.LAUNCHERS | {fake_device.__name__: attend.LAUNCHERS["cupy"]}),
     ]
 
@@ -119,15 +123,14 @@ class _Launch(ctypes.Structure):
 
 
 class Module:
-    """CuPy's RawModule, for the one kernel that is in it."""
+    """CuPy's RawModule, as far as the package uses it."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        library.run.restype, library.bank_conflicts.restype = ctypes.c_char_p, ctypes.c_longlong
+        library.bank_conflicts.restype = ctypes.c_longlong
         self.library = library
 
     def get_function(self, name: str) -> Kernel:
-        assert name == "attend"
-        return Kernel(self.library)
+        return Kernel(self.library, name)
 
     @property
     def bank_conflicts(self) -> int:
@@ -138,10 +141,13 @@ class Module:
 class Kernel:
     """CuPy's RawKernel, as far as the package uses it."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self.library, self.max_dynamic_shared_size_bytes = library, 48 * 1024  # more must be asked for
+    def __init__(self, library: ctypes.CDLL, name: str) -> None:
+        self.run, self.max_dynamic_shared_size_bytes = library[f"run_{name}"], 48 * 1024  # more must be asked for
+        self.run.restype = ctypes.c_char_p
 
-    def __call__(self, grid: Sequence[int], block: Sequence[int], arguments: Sequence[Any], *, shared_mem: int) -> None:
+    def __call__(
+        self, grid: Sequence[int], block: Sequence[int], arguments: Sequence[Any], *, shared_mem: int = 0
+    ) -> None:
         if not shared_mem <= self.max_dynamic_shared_size_bytes <= SHARED_MEMORY:
             raise KernelError(f"{shared_mem} bytes of shared memory, of {self.max_dynamic_shared_size_bytes} asked for")
         fake_device.counts.launches += 1
@@ -154,7 +160,7 @@ class Kernel:
         how = _Launch(blocks, threads, shared_mem, early, len(ends) // 2, schedule.seed, ctypes.addressof(arrays))
         pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
         sizes = (ctypes.c_int * len(values))(*map(ctypes.sizeof, values))
-        if error := self.library.run(ctypes.byref(how), pointers, sizes, len(values)):
+        if error := self.run(ctypes.byref(how), pointers, sizes, len(values)):
             raise KernelError(error.decode())
 
 

@@ -16,7 +16,8 @@ import sublinattn
 from sublinattn.core import attend, backends
 
 PACKAGE = Path(sublinattn.__file__).parent
-SOURCES = [path for path in sorted(PACKAGE.rglob("*.cu")) if path.name != "attend.cu"]  # it needs gpu.cuh and options
+SOURCES = [path for path in sorted(PACKAGE.rglob("*.cu")) if path.name != "attend.cu"]
+OPTIONS = ("-DT=BFloat16", "-DBITS=9", "-DTHREADS=256")  # of which each source takes those that it knows
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 # attend.cu: both types on one architecture; on the others one, because only the name of an instruction differs.
 KERNELS = [
@@ -67,30 +68,33 @@ def nvrtc() -> NVRTC:
 
 
 # --------------------------------------------------------------------------------------------------------- they compile
+def whole(path: Path) -> str:
+    """A source behind gpu.cuh, as the package gives it to NVRTC."""
+    return (PACKAGE / "core/gpu.cuh").read_text() + "\n" + path.read_text()
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_source_compiles(nvrtc: NVRTC, path: Path, architecture: str) -> None:
     if architecture not in nvrtc.architectures:
         pytest.skip(f"this NVRTC does not know {architecture}")
-    code, log = nvrtc.compile(path.read_text(), architecture)
+    code, log = nvrtc.compile(whole(path), architecture, OPTIONS)
     assert code, log
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_the_check_can_fail(nvrtc: NVRTC, path: Path) -> None:
-    code, log = nvrtc.compile(path.read_text().replace(";", "", 1), "sm_90")
-    assert not code and "expected a" in log
-    code, log = nvrtc.compile(path.read_text() + "\n__global__ void bad(int x) { undeclared(x); }", "sm_80")
+    code, log = nvrtc.compile(whole(path).replace(";", "", 1), "sm_90", OPTIONS)
+    assert not code and "error: expected a" in log
+    code, log = nvrtc.compile(whole(path) + "\n__global__ void bad(int x) { undeclared(x); }", "sm_80", OPTIONS)
     assert not code and "undeclared" in log
 
 
 def test_kernels_asked_for_are_defined() -> None:
-    assert SOURCES
-    code = (PACKAGE / "core/backends.py").read_text()
-    asked = re.findall(r'_module\("([^"]+)"\)\.get_function\("([^"]+)"\)', code)
-    assert asked
-    for file, kernel in asked:
-        assert re.search(rf'extern "C" __global__ void {kernel}\(', (PACKAGE / file).read_text()), (file, kernel)
+    asked = {x for path in PACKAGE.rglob("*.py") for x in re.findall(r'get_function\("([^"]+)"\)', path.read_text())}
+    defined = "".join(path.read_text() for path in PACKAGE.rglob("*.cu"))
+    names = set(re.findall(r'extern "C" __global__ void (?:__launch_bounds__\(.*?\) )?(\w+)\(', defined))
+    assert asked == names and len(names) > 4
 
 
 # ------------------------------------------------------------------------------------------------ what a kernel may use

@@ -1,6 +1,6 @@
 // Attention over lists of rows, on tensor cores: for each of G groups of t queries and c keys,
 //     l_i = sum_j w_j exp(scale <q_i, k_j>),   o_i = sum_j w_j exp(scale <q_i, k_j>) v_j,
-// relative to exp(m_i), m_i the largest exponent, as [RS21] Section 2 does it; added to a partial (m, l, o) that is there
+// relative to exp(m_i), m_i near the largest exponent, as [RS21] Section 2 does it; added to a partial (m, l, o) that is there
 // already, or to nothing. Products of half-precision numbers, sums in float32.
 //
 // A thread block takes ROWS queries of one group through that group's keys, KEYS at a time; the copies of the next keys are
@@ -21,6 +21,7 @@
 #ifndef BLOCKS
 #define BLOCKS 1
 #endif
+constexpr float GROWTH = 8;  // 2^8 in place of 1 as the largest exponential costs no precision, and float16 holds it
 constexpr int ROWS = 16 * SLABS * WARPS;  // a warp has SLABS times 16 queries, the rows of one mma
 constexpr int THREADS = 32 * WARPS;
 constexpr int STRIDE = D + 8;  // 16 bytes more per row, so that the 8 rows of an ldmatrix lie in different banks
@@ -51,7 +52,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(
     u16* const tiles = reinterpret_cast<u16*>(shared);  // of stage s: keys at 2 s, values at 2 s + 1
     u16* const queries = tiles + 4 * TILE;
     float* const weights = reinterpret_cast<float*>(queries + ROWS * STRIDE);
-    constexpr float LOG2E = 1.4426950408889634f;  // exponents are kept to base 2
+    constexpr float LOG2E = 1.4426950408889634f;
+    const float unit = log_weights || scale <= 0 ? 1 : scale * LOG2E;
     const float INF = infinity();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, quad = lane / 4, pair = lane % 4 * 2;
     const int tiles_of_queries = (t + ROWS - 1) / ROWS;
@@ -156,36 +158,62 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(
             }
         }
 
-        const bool masked = key + KEYS > c || (causal && key + KEYS > first + 1);
+        // Exponents to base 2 are `unit` times s; log-weights, and a negative scale, are brought in first.
+        if (unit == 1)
 #pragma unroll
-        for (int a = 0; a < SLABS; ++a) {
-            float most[2] = {m[a][0], m[a][1]};
+            for (int j = 0; j < KEYS / 8; ++j) {
+                float w[2] = {0, 0};
+                if (log_weights)
+                    for (int e = 0; e < 2; ++e) w[e] = weights[stage * KEYS + 8 * j + pair + e] * LOG2E;
 #pragma unroll
-            for (int j = 0; j < KEYS / 8; ++j)
+                for (int a = 0; a < SLABS; ++a)
 #pragma unroll
-                for (int e = 0; e < 4; ++e) {
-                    const int column = 8 * j + pair + e % 2;
-                    s[a][j][e] *= scale * LOG2E;
-                    if (log_weights) s[a][j][e] += weights[stage * KEYS + column] * LOG2E;
-                    if (masked && (key + column >= c || (causal && key + column > at[a][e / 2]))) s[a][j][e] = -INF;
-                    most[e / 2] = fmaxf(most[e / 2], s[a][j][e]);
-                }
-            float reference[2];
+                    for (int e = 0; e < 4; ++e) s[a][j][e] = s[a][j][e] * (scale * LOG2E) + w[e % 2];
+            }
+        if (key + KEYS > c || (causal && key + KEYS > first + 1))  // most tiles need no mask
+#pragma unroll
+            for (int a = 0; a < SLABS; ++a)
+#pragma unroll
+                for (int j = 0; j < KEYS / 8; ++j)
+#pragma unroll
+                    for (int e = 0; e < 4; ++e) {
+                        const int i = key + 8 * j + pair + e % 2;
+                        if (i >= c || (causal && i > at[a][e / 2])) s[a][j][e] = -INF;
+                    }
+
+        // A row's reference m moves only where an exponent exceeds it by GROWTH: then all that was summed is rescaled.
+        float most[SLABS][2];
+        bool grows = false;
+#pragma unroll
+        for (int a = 0; a < SLABS; ++a)
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
-                most[h] = quad_max(most[h]);
-                reference[h] = most[h] == -INF ? 0 : most[h];  // -inf - (-inf) would be NaN
-                const float rescale = exp2_fast(m[a][h] - reference[h]);
-                m[a][h] = most[h];
-                l[a][h] *= rescale;
+                most[a][h] = -INF;
 #pragma unroll
-                for (int j = 0; j < D / 8; ++j) o[a][j][2 * h] *= rescale, o[a][j][2 * h + 1] *= rescale;
+                for (int j = 0; j < KEYS / 8; ++j) most[a][h] = fmaxf(most[a][h], fmaxf(s[a][j][2 * h], s[a][j][2 * h + 1]));
+                most[a][h] *= unit;
+                grows |= most[a][h] > m[a][h] + GROWTH;
             }
+        if (__any_sync(0xffffffffu, grows))
+#pragma unroll
+            for (int a = 0; a < SLABS; ++a)
+#pragma unroll
+                for (int h = 0; h < 2; ++h) {
+                    const float next = fmaxf(m[a][h], quad_max(most[a][h]));
+                    const float rescale = next == -INF ? 1 : exp2_fast(m[a][h] - next);  // -inf - (-inf) would be NaN
+                    m[a][h] = next;
+                    l[a][h] *= rescale;
+#pragma unroll
+                    for (int j = 0; j < D / 8; ++j) o[a][j][2 * h] *= rescale, o[a][j][2 * h + 1] *= rescale;
+                }
+#pragma unroll
+        for (int a = 0; a < SLABS; ++a) {
+            const float reference[2] = {m[a][0] == -INF ? 0 : m[a][0], m[a][1] == -INF ? 0 : m[a][1]};
 #pragma unroll
             for (int j = 0; j < KEYS / 8; ++j)
 #pragma unroll
                 for (int e = 0; e < 4; ++e) {
-                    s[a][j][e] = exp2_fast(s[a][j][e] - reference[e / 2]);
+                    s[a][j][e] = exp2_fast(s[a][j][e] * unit - reference[e / 2]);
                     l[a][e / 2] += s[a][j][e];
                 }
         }

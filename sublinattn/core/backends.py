@@ -30,6 +30,7 @@ STRIP_BYTES = 2**28
 Not a share of what is free: a driver counts what CuPy's pool keeps for later as taken.
 """
 _LOW_PRECISION = ("float16", "bfloat16")
+_EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80}  # bits of the exponent
 _FLOATS = (*_LOW_PRECISION, "float32", "float64")
 
 
@@ -262,9 +263,8 @@ def _squares_kernel(xp: Any) -> Any:
 
 
 # -------------------------------------------------------------------------------------------------- CUDA C++ fast paths
-def gray_kernel(xp: Any) -> Callable[[Any, Array], Array] | None:
-    """The fused sign-pack-Gray kernel of `methods/hyperattention/lsh.cu` on a GPU; None elsewhere."""
-    return None if xp.__name__ != "cupy" else _gray_buckets
+CUDA = {"cupy"}
+"""Names of the array libraries whose arrays `cuda_module`'s kernels take; the tests add one that runs on the CPU."""
 
 
 @functools.cache
@@ -302,13 +302,18 @@ def aligned(xp: Any, x: Array) -> Array:
     return x.copy() if getattr(getattr(x, "data", None), "ptr", 0) % 16 else x
 
 
-def _gray_buckets(xp: Any, projections: Array) -> Array:
-    rows, bits = projections.shape
-    projections = xp.ascontiguousarray(projections, dtype=np.float32)
-    out, threads = xp.empty(rows, dtype=np.uint16), 256
-    kernel = cuda_module("methods/hyperattention/lsh.cu").get_function("gray_buckets")
-    kernel((-(-rows // threads),), (threads,), (projections, out, np.int64(rows), np.int32(bits)))
-    return out
+def all_finite(xp: Any, x: Array) -> Array:
+    """Whether no entry is NaN or Inf, as a bool of shape () on the device: no host sync."""
+    exponent = _EXPONENTS.get(str(x.dtype))
+    if xp.__name__ not in CUDA or exponent is None or x.size % 8:
+        return xp.isfinite(x).all()
+    found = xp.zeros((), dtype=np.int32)
+    threads, eights = 256, x.size // 8
+    blocks = min(2048, -(-eights // threads))
+    arguments = (aligned(xp, x), np.int64(eights), np.uint32(exponent), found, np.int32(blocks))
+    module = cuda_module("core/gpu.cuh", "core/finite.cu", options=(f"-DTHREADS={threads}",))
+    module.get_function("not_finite")((blocks,), (threads,), arguments)
+    return found == 0
 
 
 # -------------------------------------------------------------------------------------------------------------- memory

@@ -125,6 +125,17 @@ def largest_norms(xp: Any, check_finite: bool, **named: Array) -> list[float]:
     return [math.sqrt(square) for square in squares]
 
 
+def finite(xp: Any, check_finite: bool, **named: Array) -> None:
+    """ValueError for NaN or Inf, if `check_finite`, which must be a bool; one transfer to the host."""
+    flags(check_finite=check_finite)
+    if not check_finite:
+        return
+    fine = [backends.all_finite(xp, x) for x in named.values()]
+    for name, each in zip(named, backends.asnumpy(xp.stack(fine)), strict=True):
+        if not each:
+            raise ValueError(f"{name} must be finite, got NaN or Inf entries")
+
+
 def rows(width: dict[str, int], **named: Array) -> list[Array]:
     """Rows of a stream as `(c, width)` arrays: one row `(width,)` or a chunk of them, as many in each array."""
     out = []

@@ -17,15 +17,19 @@ Differs from the paper in:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 
 from . import backends, checks
+from .attend import attend, serves
 from .backends import Array, Scratch
 
+KERNEL_QUERIES, KERNEL_KEYS, KERNEL_BLOCKS = 64, 256, 2048  # on a GPU: so few queries are split, into so many parts
 SPLIT_LOGITS, MAX_SEGMENTS = 2**16, 16  # so few logits are done before a second thread has begun
 SAFE_LOGIT = 40.0  # e^40 * 2^40 keys < 3e38, and e^-40 is far from underflow: float32 needs no shift below this
 
@@ -220,38 +224,56 @@ def partial_attention(
     checks.flags(causal=causal, check_finite=check_finite)
     checks.shapes(q, k, v)
     scale = checks.resolve_scale(scale, q.shape[-1])
-    dtype, batch_shape, n_q = backends.working_dtype(q), q.shape[:-2], q.shape[-2]
+    batch_shape, n_q, fused = q.shape[:-2], q.shape[-2], serves(xp, q, k, v)
+    dtype = q.dtype if fused else backends.working_dtype(q)
     q, k, v = (x.astype(dtype, copy=False).reshape(-1, *x.shape[-2:]) for x in (q, k, v))
-    if check_finite or n_q > q.shape[-1]:
+    if fused:
+        checks.finite(xp, check_finite, q=q, k=k, v=v)
+        shift = True
+    elif check_finite or n_q > q.shape[-1]:
         q_norm, k_norm, _ = checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
         shift = needs_shift(scale, q_norm, k_norm)
     else:  # with few queries a maximum is subtracted faster than the norms of all keys are computed
         shift = True
-    segments = 1 if causal else _segments(xp, len(q), n_q, k.shape[1])
+    make = _fused_partial if fused else partial(_partial, shift=shift)
+    segments = 1 if causal else _segments(xp, len(q), n_q, k.shape[1], fused=fused)
     cut = k.shape[1] // segments * segments
-    total = _partial(xp, q, k[:, cut:], v[:, cut:], scale, causal=False, shift=shift) if cut < k.shape[1] else None
+    total = make(xp, q, k[:, cut:], v[:, cut:], scale, causal=False) if cut < k.shape[1] else None
     if segments > 1:
-        keys, values = (x[:, :cut].reshape(segments, cut // segments, -1) for x in (k, v))
-        whole = _joined(_partial(xp, xp.repeat(q, segments, axis=0), keys, values, scale, causal=False, shift=shift))
+        keys, values = (x[:, :cut].reshape(-1, cut // segments, x.shape[-1]) for x in (k, v))
+        whole = _joined(xp, make(xp, xp.repeat(q, segments, axis=0), keys, values, scale, causal=False), len(q))
     else:
-        whole = _partial(xp, q, k, v, scale, causal=causal, shift=shift)
+        whole = make(xp, q, k, v, scale, causal=causal)
     total = whole if total is None else whole.merge(total)
     shape = (*batch_shape, n_q)
     return Partial(total.m.reshape(shape), total.l.reshape(shape), total.o.reshape(*shape, -1))
 
 
-def _segments(xp: Any, b: int, n_q: int, n_k: int) -> int:
-    """Segments that the keys of one problem with few queries are cut into; never a matter of the number of threads."""
+def _segments(xp: Any, b: int, n_q: int, n_k: int, *, fused: bool) -> int:
+    """Segments that the keys of few queries are cut into; never a matter of the number of threads or of the device.
+
+    On the CPU only those of one problem; for the kernel as many as make `KERNEL_BLOCKS` thread blocks.
+    """
+    if fused:
+        return max(1, min(KERNEL_BLOCKS // b, n_k // KERNEL_KEYS)) if n_q <= KERNEL_QUERIES else 1
     alone = xp is np and b == 1 and n_q <= backends.tile_shape(xp, b)[1]
     return max(1, min(MAX_SEGMENTS, n_q * n_k // SPLIT_LOGITS)) if alone else 1
 
 
-def _joined(parts: Partial) -> Partial:
-    """The partials of the segments (s, n_q) of one problem, merged: (1, n_q)."""
-    m = parts.m.max(axis=0, keepdims=True)
-    weight = np.exp(parts.m - _finite(np, m))
-    l, o = weight * parts.l, weight[..., None] * parts.o  # noqa: E741 - the paper's letter
-    return Partial(m, l.sum(axis=0, keepdims=True), o.sum(axis=0, keepdims=True))
+def _joined(xp: Any, parts: Partial, b: int) -> Partial:
+    """The partials (b s, n_q) of the s segments of each of b problems, merged: (b, n_q)."""
+    m, l, o = (x.reshape(b, -1, *x.shape[1:]) for x in (parts.m, parts.l, parts.o))  # noqa: E741 - the paper's letter
+    top = m.max(axis=1, keepdims=True)
+    weight = xp.exp(m - _finite(xp, top))
+    return Partial(top[:, 0], (weight * l).sum(axis=1), (weight[..., None] * o).sum(axis=1))
+
+
+def _fused_partial(xp: Any, q: Array, k: Array, v: Array, scale: float, *, causal: bool) -> Partial:
+    """`_partial` of half-precision arrays, by the kernel."""
+    b, n, d = q.shape
+    total = Partial(*(xp.empty(shape, np.float32) for shape in ((b * n,), (b * n,), (b * n, d))))
+    attend(xp, q, k, v, scale=scale, causal=causal, total=total)
+    return Partial(total.m.reshape(b, n), total.l.reshape(b, n), total.o.reshape(b, n, d))
 
 
 def _partial(xp: Any, q: Array, k: Array, v: Array, scale: float, *, causal: bool, shift: bool) -> Partial:
@@ -311,8 +333,25 @@ def attention(
     -----
     `O(n_q n_k (d + d_v))` operations, `O(n (d + d_v))` memory [RS21]. Logits up to 1e4 in size are safe.
     """
-    _, _, leave = backends.enter(q=q, k=k, v=v)
+    xp, arrays, leave = backends.enter(q=q, k=k, v=v)
     checks.flags(return_lse=return_lse)
+    if q.shape[-2] > KERNEL_QUERIES and serves(xp, *arrays):
+        out, lse = _fused_attention(xp, *arrays, causal=causal, scale=scale, check_finite=check_finite)
+        return (leave(out), leave(lse, cast=False)) if return_lse else leave(out)
     p = partial_attention(q, k, v, causal=causal, scale=scale, check_finite=check_finite)
     out = leave(p.output())
     return (out, leave(p.lse(), cast=False)) if return_lse else out
+
+
+def _fused_attention(
+    xp: Any, q: Array, k: Array, v: Array, *, causal: bool, scale: float | None, check_finite: bool
+) -> tuple[Array, Array]:
+    """Output and lse of half-precision arrays, by the kernel, without a float32 partial in between."""
+    checks.flags(causal=causal)
+    checks.shapes(q, k, v)
+    checks.finite(xp, check_finite, q=q, k=k, v=v)
+    shape, d = q.shape[:-1], q.shape[-1]
+    flat = (x.reshape(-1, *x.shape[-2:]) for x in (q, k, v))
+    out, lse = xp.empty((math.prod(shape), d), q.dtype), xp.empty(math.prod(shape), np.float32)
+    attend(xp, *flat, scale=checks.resolve_scale(scale, d), causal=causal, out=out, lse=lse)
+    return out.reshape(*shape, d), lse.reshape(shape)

@@ -8,6 +8,11 @@ typedef unsigned short u16;
 __device__ __forceinline__ u32 shared_address(const void* p) { return static_cast<u32>(__cvta_generic_to_shared(p)); }
 
 struct Float16 {
+    static __device__ __forceinline__ float wide(u16 x) {
+        float r;
+        asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"(x));
+        return r;
+    }
     static __device__ __forceinline__ u32 pack(float low, float high) {
         u32 r;
         asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
@@ -23,6 +28,7 @@ struct Float16 {
 };
 
 struct BFloat16 {
+    static __device__ __forceinline__ float wide(u16 x) { return __int_as_float(static_cast<int>(x) << 16); }
     static __device__ __forceinline__ u32 pack(float low, float high) {
         u32 r;
         asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));

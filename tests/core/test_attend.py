@@ -111,6 +111,7 @@ CASES: dict[str, dict[str, Any]] = {
     "shared lists of rows": {"t": 20, "c": 70, "groups": 6, "lists": 2, "rows": True, "weights": True},
     "one list for all": {"t": 20, "c": 70, "groups": 3, "lists": 1, "rows": True},
     "weights": {"t": 20, "c": 70, "groups": 2, "weights": True},
+    "queries that see no key": {"t": 20, "c": 20, "groups": 2, "causal": True, "weights": True},
     "many tiles": {"t": 5, "c": 4 * KEYS + 1, "rows": True, "weights": True},
     "causal groups": {"t": 150, "c": 150, "groups": 2, "causal": True, "rows": True},
     "resume": {"t": 20, "c": (70, 5, 64), "groups": 2},
@@ -172,7 +173,13 @@ def test_what_it_serves(kernel_xp: Any) -> None:
 
 
 # ----------------------------------------------------------------------------------------- the check itself is checked
-RACE, STUCK, OUTSIDE, WRONG = "race: ", "not all threads reach", "outside of", "written|Not equal to tol|assert"
+RACE, STUCK, PARTED, OUTSIDE, WRONG = (
+    "race: ",
+    "not all threads reach",
+    " meets ",
+    "outside of",
+    "written|Not equal to tol|assert",
+)
 WAIT, BARRIER, LEAVE = "        copies_done<1>();\n", "        __syncthreads();\n", "    __syncthreads();\n    if (out)"
 LOOP_WAIT, LOOP_END = WAIT + BARRIER, "        __syncthreads();  // the next copies overwrite this stage\n"
 DEFECTS: dict[str, tuple[str, str, str, str]] = {  # before, after, the case that shows it, and as what
@@ -185,11 +192,11 @@ DEFECTS: dict[str, tuple[str, str, str, str]] = {  # before, after, the case tha
     "answers leave before they are there": (LEAVE, "    if (out)", "resume", RACE),
     "one warp skips the last barrier": (LEAVE, "    if (warp)" + LEAVE, "resume", STUCK),
     "answers go where queries are to come": ("<0>();\n    __syncthreads();", "<0>();", "no keys", RACE),
-    "weights of the other stage": ("[stage * KEYS + column]", "[(stage ^ 1) * KEYS + column]", "weights", RACE),
+    "weights of the other stage": ("[stage * KEYS + 8 * j", "[(stage ^ 1) * KEYS + 8 * j", "weights", RACE),
     # Indices.
-    "a query sees its successor's key": ("key + column > at", "key + column > 1 + at", "causal groups", WRONG),
+    "a query sees its successor's key": ("i > at[a]", "i > 1 + at[a]", "causal groups", WRONG),
     "no mask where the diagonal begins": ("KEYS > first + 1)", "KEYS > first + KEYS)", "causal groups", WRONG),
-    "padding keys count": ("(key + column >= c || ", "(", "groups in order", WRONG),
+    "padding keys count": ("i >= c || (causal", "(causal", "groups in order", WRONG),
     "row numbers past the list are read": ("j >= c ? 0 : k_rows", "k_rows", "lists of rows", OUTSIDE),
     "row numbers one tile late": ("read_numbers(key + 2 * KEYS)", "read_numbers(key + KEYS)", "causal groups", WRONG),
     "row numbers one tile early": ("    read_numbers(KEYS);", "    read_numbers(2 * KEYS);", "causal groups", WRONG),
@@ -198,7 +205,11 @@ DEFECTS: dict[str, tuple[str, str, str, str]] = {  # before, after, the case tha
     "all warps have the first one's queries": ("(SLABS * warp + a) + lane", "a + lane", "causal groups", WRONG),
     "keys transposed": ("load_matrices(b, keys", "load_transposed(b, keys", "groups in order", WRONG),
     # Numbers.
-    "minus infinity from itself": ("most[h] == -INF ? 0 : most[h]", "most[h]", "weights", WRONG),
+    "minus infinity from itself": ("next == -INF ? 1 : exp2", "exp2", "queries that see no key", WRONG),
+    "minus infinity as the reference": ("m[a][0] == -INF ? 0 : m[a][0]", "m[a][0]", "weights", WRONG),
+    "each lane its own reference": ("quad_max(most[a][h])", "most[a][h]", "large logits", WRONG),
+    "some lanes alone rescale": ("if (__any_sync(0xffffffffu, grows))", "if (grows)", "large logits", PARTED),
+    "the scale twice under log-weights": ("unit = log_weights || scale", "unit = scale", "weights", WRONG),
     "a partial's normaliser four times": ("pair == 0 ? l_all", "true ? l_all", "resume", WRONG),
     "a partial's reference to the wrong base": ("m_all[row[a][h]] * LOG2E", "m_all[row[a][h]]", "resume", WRONG),
     "normaliser not rescaled": ("l[a][h] *= rescale;", "", "large logits", WRONG),

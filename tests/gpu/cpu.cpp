@@ -315,6 +315,15 @@ void __syncthreads() {
     });
     if (!whole.arrived) pause(true);  // whoever came last does not go on first
 }
+int __syncthreads_count(int predicate) {
+    static int counted;
+    if (!whole.arrived) counted = 0;
+    counted += predicate != 0;
+    __syncthreads();
+    const int all = counted;
+    __syncthreads();  // before the next count begins
+    return all;
+}
 void __syncwarp() {
     int none = 0;
     warp_meets("__syncwarp", none, [](int**) {
@@ -328,6 +337,17 @@ float __shfl_xor_sync(u32, float x, int distance) {
     });
     return mine.y;
 }
+bool __any_sync(u32, bool x) {
+    struct Operand { bool x, any; } mine = {x, false};
+    warp_meets("any", mine, [](Operand** lanes) {
+        bool any = false;
+        for (int i = 0; i < LANES; ++i) any |= lanes[i]->x;
+        for (int i = 0; i < LANES; ++i) lanes[i]->any = any;
+    });
+    return mine.any;
+}
+float Float16::wide(u16 x) { return wide_half(x); }
+float BFloat16::wide(u16 x) { return wide_bfloat(x); }
 u32 Float16::pack(float lo, float hi) {
     const _Float16 pair[2] = {static_cast<_Float16>(lo), static_cast<_Float16>(hi)};
     u32 r;

@@ -7,6 +7,7 @@
 typedef uint32_t u32;
 typedef uint16_t u16;
 struct alignas(16) uint4 { u32 x, y, z, w; };
+struct alignas(16) float4 { float x, y, z, w; };
 
 #define __global__ __attribute__((noinline))  // its callers are not instrumented, it is
 #define __device__
@@ -54,15 +55,19 @@ template <class X> inline X min(X x, X y) { return y < x ? y : x; }
 template <class X> inline X max(X x, X y) { return x < y ? y : x; }
 
 void __syncthreads();
+int __syncthreads_count(int predicate);
 void __syncwarp();
 float __shfl_xor_sync(u32 lanes, float x, int distance);
+bool __any_sync(u32 lanes, bool x);
 
 // gpu.cuh
 struct Float16 {
+    static float wide(u16 x);
     static u32 pack(float lo, float hi);
     static void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1);
 };
 struct BFloat16 {
+    static float wide(u16 x);
     static u32 pack(float lo, float hi);
     static void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1);
 };

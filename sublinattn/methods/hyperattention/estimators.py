@@ -23,6 +23,7 @@ import numpy as np
 from ...core import backends
 from ...core.backends import Array, Scratch
 from ...core.exact import Partial, Softmax
+from ...primitives.sampling import sample_without_replacement
 from .sort_lsh import BlockGroup, SortedBlocks
 
 if TYPE_CHECKING:
@@ -85,12 +86,8 @@ MakeEstimator = Callable[["Problem", SortedBlocks], Estimator]
 def practical_estimator(problem: Problem, blocks: SortedBlocks) -> Estimator:
     """One shared sample, capped at the number of keys."""
     p, n = blocks.k_order.shape
-    return SharedSample(problem, blocks, draw_shared(problem.rng, p, n, min(problem.sample_size, n)))
-
-
-def draw_shared(rng: np.random.Generator, problems: int, n: int, m: int) -> np.ndarray:
-    """`m` of `n` places in the sorted order of the keys, without replacement, for each problem: (problems, m)."""
-    return np.stack([rng.choice(n, m, replace=False, shuffle=False) for _ in range(problems)])
+    positions = sample_without_replacement(problem.xp, problem.rng, p, n, min(problem.sample_size, n))
+    return SharedSample(problem, blocks, positions)
 
 
 class SharedSample:
@@ -106,21 +103,23 @@ class SharedSample:
     (`claims/released_code.py`). `positions` (P, m) are the sampled keys, as places in the sorted order.
     """
 
-    def __init__(self, problem: Problem, blocks: SortedBlocks, positions: np.ndarray) -> None:
+    def __init__(self, problem: Problem, blocks: SortedBlocks, positions: Array) -> None:
         xp, (_, k, v) = problem.xp, problem.rows
         self.problem, self.n, self.block_size = problem, blocks.k_order.shape[1], blocks.block_size
+        positions = backends.to_device(positions, xp) if isinstance(positions, np.ndarray) else positions
         self.block_of = positions // blocks.block_size
-        rows = xp.take_along_axis(blocks.k_order, backends.to_device(positions, xp), axis=1)
-        self.k, self.v = k[rows], v[rows]
+        self.rows = xp.take_along_axis(blocks.k_order, positions, axis=1)
+        self.k, self.v = k[self.rows], v[self.rows]
         self._weights = {id(group): self.weights(group) for group in blocks.groups}
 
     def weights(self, group: BlockGroup) -> Array:
         """Weight of each sampled key for each block, shape (G, m): `(n - |B|) / u` outside the block, 0 inside."""
-        outside = group.outside(self.block_of)
+        xp = self.problem.xp
+        outside = group.outside(xp, self.block_of)
         drawn = outside.sum(axis=1, keepdims=True)
         size = np.minimum(self.block_size, self.n - group.block * self.block_size)[:, None]
-        weights = outside * ((self.n - size) / np.maximum(drawn, 1))
-        return backends.to_device(weights.astype(self.k.dtype), self.problem.xp)
+        weights = outside * ((self.n - backends.to_device(size, xp)) / xp.maximum(drawn, 1))
+        return weights.astype(backends.working_dtype(self.k))
 
     def absorb(self, tile: Softmax, p: Partial, block: Block, lap: Lap) -> None:
         kernel = self.problem.kernel
@@ -203,7 +202,7 @@ class TheorySample:
         # Algorithm 2: C_i = cap * (<M_i, A_i> + tau/kappa), and d_i sums the uniform keys with weight n/m.
         self.cap = eps**2 * m / (n * log_n)
         self.weight = n / m
-        self.block_of = draws.uniform // blocks.block_size
+        self.block_of = backends.to_device(draws.uniform // blocks.block_size, xp)
         uniform, by_norm = (
             xp.take_along_axis(blocks.k_order, backends.to_device(places, xp), axis=1)
             for places in (draws.uniform, draws.by_norm)
@@ -237,7 +236,7 @@ class TheorySample:
         # d_i = (n/m) sum_j (1 - M_{i,l_j}) min(A_{i,l_j}, C_i), relative to exp(m_i) like all sums of the partial.
         floor = xp.exp(log_floor - (p.m if tile.shift else 0))
         cap = (self.cap * (p.l + floor))[..., None]
-        weights = backends.to_device((block.group.outside(self.block_of)[block.at] * self.weight).astype(e.dtype), xp)
+        weights = (block.group.outside(xp, self.block_of)[block.at] * self.weight).astype(e.dtype)
         rest = xp.matmul(xp.minimum(e, cap), weights[..., None])[..., 0]
         p.l += xp.maximum(rest, floor)  # <M_i, A_i> + max(d_i, tau/kappa)
         xp.maximum(p.l, SATURATION, out=p.l)

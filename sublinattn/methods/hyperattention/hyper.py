@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...core import backends, checks, timing
+from ...core import attend, backends, checks, timing
 from ...core.backends import Array, Scratch
 from ...core.exact import Partial, Softmax, each_query_tile, needs_shift
 from .estimators import Block, BlockKernel, Estimator, Lap, MakeEstimator, practical_estimator, theory_estimator
@@ -40,7 +40,7 @@ SAMPLE_SIZE = 256
 MIN_EXACT = 1024
 ESTIMATORS: dict[str, MakeEstimator] = {"practical": practical_estimator, "theory": theory_estimator}
 
-Deliver = Callable[[Array, Partial], None]
+Deliver = Callable[..., None]
 """Stores the partial of the queries with row numbers (g, t), or adds it to theirs; it may overwrite its argument."""
 
 
@@ -135,15 +135,25 @@ def hyper_attention(
     if block_kernel is not None and estimator != "practical":
         raise ValueError("block_kernel is only for estimator='practical': 'theory' needs the block's entries")
 
-    dtype, batch_shape, d_v = backends.working_dtype(q), q.shape[:-2], v.shape[-1]
+    batch_shape, d_v = q.shape[:-2], v.shape[-1]
+    fused = estimator == "practical" and block_kernel is None and attend.serves(xp, q, k, v)
+    dtype = q.dtype if fused else backends.working_dtype(q)
     q, k, v = (xp.ascontiguousarray(x.astype(dtype, copy=False)).reshape(-1, *x.shape[-2:]) for x in (q, k, v))
-    q_norm, k_norm, _ = checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
-    problem = Problem(
-        xp, q, k, v, scale=scale, block_size=block_size, sample_size=sample_size, lsh_bits=lsh_bits,
-        min_exact=min_exact, make_estimator=ESTIMATORS[estimator], rng=checks.generator(rng), kernel=block_kernel,
+    common: dict[str, Any] = {
+        "scale": scale, "block_size": block_size, "sample_size": sample_size, "lsh_bits": lsh_bits,
+        "min_exact": min_exact, "rng": checks.generator(rng),
+    }  # fmt: skip
+    if fused:
+        from .fused import FusedProblem  # which is a Problem, and therefore imports this file
+
+        checks.finite(xp, check_finite, q=q, k=k, v=v)
+        problem: Problem = FusedProblem(xp, q, k, v, shift=True, **common)
+    else:
+        q_norm, k_norm, _ = checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
         # A kernel's partial is relative to exp(lse), not to exp(0): merging it needs the references.
-        shift=block_kernel is not None or needs_shift(scale, q_norm, k_norm),
-    )  # fmt: skip
+        shift = block_kernel is not None or needs_shift(scale, q_norm, k_norm)
+        how: dict[str, Any] = {"make_estimator": ESTIMATORS[estimator], "kernel": block_kernel}
+        problem = Problem(xp, q, k, v, shift=shift, **how, **common)
     out, lse = problem.causal(exact_keys) if causal else problem.full(exact_keys)
     out = leave(out.reshape(*batch_shape, n_q, d_v))
     return (out, leave(lse.reshape(*batch_shape, n_q), cast=False)) if return_lse else out
@@ -182,7 +192,7 @@ class Problem:
     # ------------------------------------------------------------------------------------------- Algorithm 3: no mask
     def full(self, exact_keys: int) -> tuple[Array, Array]:
         """Output (B, n_q, d_v) and lse (B, n_q) of every query over all keys."""
-        xp, (b, n_q, _), n_k = self.xp, self.q.shape, self.k.shape[1]
+        xp, (b, n_q, _) = self.xp, self.q.shape
         out = xp.empty((b * n_q, self.v.shape[-1]), self.q.dtype)
         lse = xp.empty(b * n_q, self.q.dtype)
 
@@ -191,15 +201,20 @@ class Problem:
             p.o /= xp.where(p.l == 0, 1, p.l)[..., None]  # D~^-1 (A S^T S V), D~ the estimate of D
             backends.scatter(xp, out, rows, p.o)
 
+        self.unmasked(exact_keys, deliver)
+        return out.reshape(b, n_q, -1), lse.reshape(b, n_q)
+
+    def unmasked(self, exact_keys: int, deliver: Deliver) -> None:
+        """Attention of every query over all keys."""
+        (b, n_q, _), n_k = self.q.shape, self.k.shape[1]
         q_start, k_start = np.arange(b) * n_q, np.arange(b) * n_k
         if n_k - exact_keys <= self.block_size or n_k <= self.min_exact:
             self.exact(self.q, self.k, self.v, q_start, causal=False, deliver=deliver)
         else:
-            lap = timing.clock(xp)()
+            lap = timing.clock(self.xp)()
             q_buckets, k_buckets = self.hash(lap)
             blocks = self._sort(q_buckets, k_buckets[:, exact_keys:], q_start, k_start + exact_keys, lap)
             self.estimate(blocks, k_start[:, None] + np.arange(exact_keys), deliver)
-        return out.reshape(b, n_q, -1), lse.reshape(b, n_q)
 
     # ------------------------------------------------------------------------------------ Algorithm 4: causal recursion
     def causal(self, exact_keys: int) -> tuple[Array, Array]:
@@ -214,7 +229,11 @@ class Problem:
             pairs = zip(square.causal(exact_keys), below.full(exact_keys), strict=True)
             out, lse = (xp.concatenate(pair, axis=1) for pair in pairs)
             return out, lse
-        b, n = len(self.q), n_q
+        return self.square(exact_keys)
+
+    def square(self, exact_keys: int) -> tuple[Array, Array]:
+        """`causal` for as many queries as keys."""
+        xp, (b, n, _) = self.xp, self.q.shape
         total = Partial.empty(xp, (b * n,), self.v.shape[-1], self.q.dtype)
 
         def store(rows: Array, p: Partial) -> None:
@@ -229,6 +248,13 @@ class Problem:
                 p.o += backends.gather(xp, total.o, rows)
             store(rows, p)
 
+        self.recurse(exact_keys, store, add)
+        total.o /= total.l[:, None]
+        return total.o.reshape(b, n, -1), total.lse().reshape(b, n)
+
+    def recurse(self, exact_keys: int, store: Deliver, add: Deliver) -> None:
+        """Deliver everything that the queries see: the first time to `store`, then to `add`."""
+        b, n, _ = self.q.shape
         if exact_keys:  # the sinks see each other causally; all later queries see all sinks
             sinks, start = slice(exact_keys), np.arange(b) * n
             k, v = self.k[:, sinks], self.v[:, sinks]
@@ -237,8 +263,6 @@ class Problem:
                 self.exact(self.q[:, exact_keys:], k, v, start + exact_keys, causal=False, deliver=store)
         self._diagonal(exact_keys, add if exact_keys else store)
         self._below_diagonal(exact_keys, add)
-        total.o /= total.l[:, None]
-        return total.o.reshape(b, n, -1), total.lse().reshape(b, n)
 
     def recursion(self, n: int) -> tuple[int, int]:
         """Size of a leaf when `n` rows are halved until at most `max(min_exact, block_size)` are left; number of
@@ -267,27 +291,24 @@ class Problem:
 
         Levels are counted from the leaves. The rows before `first` (sinks) are in no node.
         """
-        xp, (b, n, _) = self.xp, self.q.shape
+        b, n, _ = self.q.shape
         leaf, levels = self.recursion(max(n - first, 1))
         if not levels:
             return
-        lap = timing.clock(xp)()
-        q_buckets, k_buckets = (x.reshape(-1) for x in self.hash(lap))
+        lap = timing.clock(self.xp)()
+        hashed = self.hash(lap)
         for level in range(levels):
             half = leaf * 2**level  # keys of a node, and queries after them: the last node may have fewer queries
             full = (n - first) // (2 * half)  # nodes with `half` queries
             rest = first + full * 2 * half  # first row of the node with fewer
             for start, nodes, n_q in ((first, full, half), (rest, 1, n - rest - half)):
                 if nodes and n_q > 0:
-                    k_start = (np.arange(b)[:, None] * n + start + np.arange(nodes) * 2 * half).ravel()
-                    q_start = k_start + half
-                    pick_q, pick_k = (
-                        backends.to_device(starts[:, None] + np.arange(size), xp)
-                        for starts, size in ((q_start, n_q), (k_start, half))
-                    )
-                    blocks = self._sort(q_buckets[pick_q], k_buckets[pick_k], q_start, k_start, lap)
+                    size = half + n_q
+                    q_buckets, k_buckets = (x[:, start : start + nodes * size].reshape(-1, size) for x in hashed)
+                    k_start = (np.arange(b)[:, None] * n + start + np.arange(nodes) * size).ravel()
+                    blocks = self._sort(q_buckets[:, half:], k_buckets[:, :half], k_start + half, k_start, lap)
                     self.estimate(blocks, np.empty((len(k_start), 0), np.int64), deliver)
-                    lap = timing.clock(xp)()
+                    lap = timing.clock(self.xp)()
 
     # ---------------------------------------------------------------------------------------------------------- steps
     def hash(self, lap: Lap) -> tuple[Array, Array]:

@@ -27,9 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from ...core import backends
+from ...core import attend, backends
 from ...core.backends import Array
 
+THREADS = 256  # of a block on a GPU
 MAX_BITS = 16  # buckets fit uint16, which NumPy sorts by radix
 
 
@@ -61,16 +62,18 @@ def hash_rows(
 
 def buckets(xp: Any, x: Array, planes: Array) -> Array:
     """Bucket (B, n), uint16, of the rows x (B, n, d): `gray_rank` of their sides of hyperplanes (B, d, r), r <= 16."""
+    if xp.__name__ in backends.CUDA:
+        return _buckets_on_gpu(xp, x, planes)
     batch, n, _ = x.shape
     out = xp.empty((batch, n), dtype=np.uint16)
-    planes = planes.astype(x.dtype, copy=False)
-    pack = backends.gray_kernel(xp) or _pack_signs
+    dtype = backends.working_dtype(x)
+    planes = planes.astype(dtype, copy=False)
     step = 16384 if xp is np else n
     tiles = [(b, slice(start, start + step)) for b in range(batch) for start in range(0, n, step)]
 
     def worker(tile: tuple[int, slice]) -> None:
         b, rows = tile
-        out[b, rows] = pack(xp, x[b, rows] @ planes[b])
+        out[b, rows] = _pack_signs(xp, x[b, rows].astype(dtype, copy=False) @ planes[b])
 
     backends.for_tiles(xp, tiles, lambda: worker)
     return out
@@ -79,6 +82,26 @@ def buckets(xp: Any, x: Array, planes: Array) -> Array:
 def _pack_signs(xp: Any, projections: Array) -> Array:
     powers = 2.0 ** xp.arange(projections.shape[-1], dtype=np.float32)  # sums below 2^16 are exact in float32
     return gray_rank(((projections > 0).astype(np.float32) @ powers).astype(np.uint16))
+
+
+def _buckets_on_gpu(xp: Any, x: Array, planes: Array) -> Array:
+    """`buckets` by the kernels of `lsh.cu`: in one pass over half-precision rows, in two over others."""
+    (batch, n, d), bits = x.shape, planes.shape[-1]
+    half = attend.TYPES.get(str(x.dtype)) if d % 8 == 0 else None
+    options = (f"-DT={half or 'Float16'}", f"-DBITS={bits}", f"-DTHREADS={THREADS}")
+    module = backends.cuda_module("core/gpu.cuh", "methods/hyperattention/lsh.cu", options=options)
+    out = xp.empty((batch, n), dtype=np.uint16)
+    if half:
+        normals = xp.ascontiguousarray(planes, dtype=np.float32)
+        shared = 4 * d * 4 * -(-bits // 4)
+        blocks = -(-n // (2 * THREADS))  # a thread takes two rows
+        arguments = (backends.aligned(xp, x), normals, out, np.int32(n), np.int32(d), np.int32(blocks))
+        module.get_function("hash_rows")((batch * blocks,), (THREADS,), arguments, shared_mem=shared)
+    else:
+        projections = xp.ascontiguousarray(xp.matmul(x, planes.astype(x.dtype, copy=False)), dtype=np.float32)
+        rows = batch * n
+        module.get_function("gray_buckets")((-(-rows // THREADS),), (THREADS,), (projections, out, np.int64(rows)))
+    return out
 
 
 @dataclass(frozen=True)
@@ -94,12 +117,13 @@ class BlockGroup:
     problem: np.ndarray
     block: np.ndarray
 
-    def outside(self, block_of: np.ndarray) -> np.ndarray:
-        """`1 - M` for sampled keys, shape (G, m), on the host: False where the key lies in the block itself.
+    def outside(self, xp: Any, block_of: Array) -> Array:
+        """`1 - M` for sampled keys, shape (G, m): False where the key lies in the block itself.
 
         `block_of` (P, m) names the block of each problem's sampled keys.
         """
-        return block_of[self.problem] != self.block[:, None]
+        problem, block = (backends.to_device(x, xp) for x in (self.problem, self.block))
+        return block_of[problem] != block[:, None]
 
 
 @dataclass(frozen=True)
@@ -144,9 +168,9 @@ def sort_blocks(
 
 
 def _argsort(xp: Any, *arrays: Array) -> list[Array]:
-    """Stable argsort of each row of each array; on the CPU one row per thread."""
+    """Stable argsort of each row of each array; on the CPU one row per thread, on a GPU all rows in one radix sort."""
     if xp is not np:
-        return [xp.argsort(bucket, axis=-1, kind="stable") for bucket in arrays]
+        return [_argsort_rows(xp, bucket) for bucket in arrays]
     orders = [np.empty(bucket.shape, dtype=np.int64) for bucket in arrays]
 
     def worker(where: tuple[int, int]) -> None:
@@ -155,3 +179,12 @@ def _argsort(xp: Any, *arrays: Array) -> list[Array]:
 
     backends.for_tiles(xp, [(which, row) for which, x in enumerate(arrays) for row in range(len(x))], lambda: worker)
     return orders
+
+
+def _argsort_rows(xp: Any, buckets: Array) -> Array:
+    """Stable argsort of the rows of (P, n) uint16, in one radix sort of keys (row, bucket)."""
+    p, n = buckets.shape
+    keys = (xp.arange(p, dtype=np.uint32 if p <= 2**16 else np.uint64) << 16)[:, None] | buckets
+    order = xp.argsort(keys.ravel(), kind="stable").reshape(p, n)
+    start = xp.arange(0, p * n, n)[:, None]
+    return xp.subtract(order, start, out=xp.empty((p, n), np.int32), casting="same_kind")

@@ -14,7 +14,8 @@ import pytest
 import references
 
 from sublinattn import hyper_attention
-from sublinattn.methods.hyperattention.estimators import draw_shared, draw_theory
+from sublinattn.methods.hyperattention.estimators import draw_theory
+from sublinattn.primitives.sampling import sample_without_replacement
 
 ROUNDS, HEADS, N, M = 4000, 2, 12, 5
 LAW = np.stack([np.arange(1.0, N + 1), np.arange(N, 0.0, -1) ** 2])
@@ -30,7 +31,7 @@ def theory(name: str) -> np.ndarray:
 
 def shared() -> np.ndarray:
     rng = np.random.default_rng(0)
-    return np.stack([draw_shared(rng, HEADS, N, M) for _ in range(ROUNDS)])
+    return np.stack([sample_without_replacement(np, rng, HEADS, N, M) for _ in range(ROUNDS)])
 
 
 UNIFORM = np.full((HEADS, N), 1 / N)

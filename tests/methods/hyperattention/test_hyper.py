@@ -16,8 +16,9 @@ from threadpoolctl import threadpool_limits
 
 from sublinattn import attention, hyper_attention, stage_times
 from sublinattn.core import timing
-from sublinattn.methods.hyperattention.estimators import draw_shared, draw_theory
+from sublinattn.methods.hyperattention.estimators import draw_theory
 from sublinattn.methods.hyperattention.sort_lsh import default_bits, hyperplanes
+from sublinattn.primitives.sampling import sample_without_replacement
 
 ESTIMATORS: tuple[Literal["practical", "theory"], ...] = ("practical", "theory")
 both = pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -47,7 +48,7 @@ def definition(arrays: list[np.ndarray], *, block: int, m: int, seed: int) -> tu
     (b, n_q, d), n_k = q.shape, k.shape[1]
     rng = np.random.default_rng(seed)
     planes = hyperplanes(rng, b, d, default_bits(n_k, block)).astype(q.dtype)
-    positions = draw_shared(rng, b, n_k, m)
+    positions = sample_without_replacement(np, rng, b, n_k, m)
     out, lse = np.zeros((b, n_q, v.shape[-1])), np.zeros((b, n_q))
     for p in range(b):
         q_order, k_order = sorted_by_bucket(q[p], planes[p]), sorted_by_bucket(k[p], planes[p])

@@ -16,6 +16,7 @@ import numpy as np
 import sympy as sp
 
 from ....core.backends import asnumpy, to_device
+from ....primitives.sampling import sample_without_replacement
 from ....theory import symbols
 from ....theory.claim import Claim, Mean, Sabotage, Trial
 from ..estimators import (
@@ -24,7 +25,6 @@ from ..estimators import (
     SharedSample,
     TheoryDraws,
     TheorySample,
-    draw_shared,
     draw_theory,
     practical_estimator,
     row_norm_law,
@@ -126,7 +126,8 @@ def practical(problem: Problem, blocks: SortedBlocks, *, broken: str) -> Estimat
     if broken == "nothing":
         return practical_estimator(problem, blocks)
     p, n = blocks.k_order.shape
-    return SharedSample(problem, blocks, BREAK[broken](draw_shared(problem.rng, p, n, problem.sample_size)))
+    positions = sample_without_replacement(np, problem.rng, p, n, problem.sample_size)
+    return SharedSample(problem, blocks, BREAK[broken](positions))
 
 
 def theory(problem: Problem, blocks: SortedBlocks, *, broken: str, kappa: float, eps: float) -> Estimator:

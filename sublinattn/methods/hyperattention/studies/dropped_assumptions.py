@@ -26,13 +26,13 @@ from ....lab.workloads.reference import Reference
 from ....plots.layout import finish
 from ....plots.panels import grid, lines, theory_line
 from ....plots.style import method, paper_style
+from ....primitives.sampling import sample_without_replacement
 from ...baselines.uniform import uniform_attention
 from ..estimators import (
     Estimator,
     Lap,
     MakeEstimator,
     SharedSample,
-    draw_shared,
     practical_estimator,
     theory_estimator,
 )
@@ -64,7 +64,7 @@ def outside_certain(problem: Problem, blocks: SortedBlocks) -> Estimator:
     """The practical estimator under the condition that every block has a sampled key outside it: drawn until it has."""
     p, n = blocks.k_order.shape
     while True:
-        positions = draw_shared(problem.rng, p, n, problem.sample_size)
+        positions = sample_without_replacement(np, problem.rng, p, n, problem.sample_size)
         if np.ptp(positions // blocks.block_size, axis=1).min() > 0:  # not all samples in one block
             return SharedSample(problem, blocks, positions)
 
