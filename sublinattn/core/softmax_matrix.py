@@ -59,14 +59,16 @@ class SoftmaxMatrix:
 
     def _lse_by_strips(self) -> None:
         """Whole rows of logits fit a strip on a GPU: no running maximum, and a third of the launches."""
+        sums = self.xp.empty(self.lse.shape, self.dtype)
 
         def add(scratch: Scratch, at: slice, rows: slice, total: Array) -> None:
             for _, logits in self._tiles(scratch, at, rows):
-                largest = logits.max(axis=2)
-                logits -= largest[..., None]
-                self.lse[at, rows] = largest + self.xp.log(self.xp.exp(logits, out=logits).sum(axis=2))
+                logits.max(axis=2, out=self.lse[at, rows])
+                logits -= self.lse[at, rows, None]
+                self.xp.exp(logits, out=logits).sum(axis=2, out=sums[at, rows])
 
         self._sum_over_strips(0, add)
+        self.lse += self.xp.log(sums)
 
     # ------------------------------------------------------------------------------------------------ strips of rows
     def _sum_over_strips(self, count: int, add: Callable[[Scratch, slice, slice, Array], None]) -> Array:
@@ -75,7 +77,7 @@ class SoftmaxMatrix:
         """
         xp, (b, n_q, n_k) = self.xp, self.shape
         batches = [slice(i, min(i + self._problems, b)) for i in range(0, b, self._problems)]
-        strips = range(0, n_q, self._strip)
+        strips = range(0, n_q, self._strip)[::-1]  # a causal strip fits into the memory of those before it
         wanted = max(1, GROUPS // len(batches)) if xp is np else 1
         groups = [strips[g::wanted] for g in range(min(wanted, len(strips)))]
         totals = xp.zeros((len(groups), count, b, n_k))
