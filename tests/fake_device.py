@@ -34,8 +34,8 @@ class Device:
 
     current = 0
 
-    def __init__(self, id: int) -> None:
-        self.id, self._before = id, list[int]()
+    def __init__(self, id: int | None = None) -> None:
+        self.id, self._before = Device.current if id is None else id, list[int]()
 
     def __enter__(self) -> Device:
         self._before.append(Device.current)

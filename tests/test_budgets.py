@@ -201,9 +201,15 @@ BUDGETS: dict[str, tuple[int, int, int, int]] = {
 
 
 def cost(name: str) -> tuple[int, int, int, int]:
-    call = CALLS[name]()
+    """Of the call on arrays on device 1, while device 0 is the current one: a launch on the wrong one is refused."""
+    with fake_device.cuda.Device(1):
+        call = CALLS[name]()
     fake_device.counts.reset()
-    call()
+    result = call()
+    parts = (
+        result.contents().values() if hasattr(result, "contents") else getattr(result, "__dict__", {0: result}).values()
+    )
+    assert {x.number for x in parts if isinstance(x, fake_device.Array)} <= {1}
     spent = fake_device.counts
     return spent.launches, spent.syncs, spent.copies, spent.uploads
 

@@ -17,8 +17,10 @@ import pytest
 import references
 
 from sublinattn import (
+    ExactCache,
     OnePassSketch,
     PolynomialState,
+    SubGenCache,
     attention,
     hardness,
     hyper_attention,
@@ -283,6 +285,32 @@ def test_every_function_of_cupy_that_may_wait_is_charged_or_refused() -> None:
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed (extra sublinattn[dev] on Linux)")
     may_wait = {name for name in dir(cupy) if "synchronize the device" in (getattr(cupy, name).__doc__ or "")}
     assert may_wait <= {"where", *cupy_costs.HIDDEN_SYNCS, *cupy_costs.NOT_COUNTED}
+
+
+def test_results_and_states_stay_on_their_device() -> None:
+    """Beside the functions of `test_budgets`: what has no array among its arguments, and what is made of states."""
+    with fake_device.cuda.Device(1):
+        q, k, v = (fake_device.asarray(x) for x in references.qkv(3, 30, 30))
+    partial = partial_attention(q, k, v).merge(partial_attention(q, k, v))
+    results = [partial.output(), partial.lse()]
+    for make in (ExactCache, lambda: SubGenCache(1.0, 2, 9), lambda: PolynomialState(4, 3, degree=4, scale=0.1)):
+        states = [make().update(k, v) for _ in range(2)]
+        results += states[0].merge(states[1]).contents().values()
+        if isinstance(states[0], SubGenCache):
+            results.append(states[0].centers)
+        with fake_device.cuda.Device(2):
+            there = [fake_device.asarray(x.get()) for x in (q, k, v)]
+            other = make().update(*there[1:])
+        with pytest.raises(TypeError, match="k must be on the device of the rows before it, .* <Fake Device 2>, not"):
+            states[0].update(*there[1:])
+        with pytest.raises(TypeError, match="q must be on the device of the rows before it, .* <Fake Device 2>, not"):
+            states[0].attend(there[0])
+        with pytest.raises(TypeError, match="other must be on the device of this state"):
+            states[0].merge(other)
+    sketch = OnePassSketch(30, 4, 3, degree=4, sparsity=2, eps1=1.0, eps2=1.0, scale=0.1)
+    columns = sketch.absorb_keys(k, v).absorb_queries(q).decode()
+    results += [columns.indices, columns.values, columns.todense()]
+    assert {x.number for x in results if isinstance(x, fake_device.Array)} == {1}
 
 
 def test_a_launch_takes_arrays_of_the_current_device_only() -> None:

@@ -7,18 +7,23 @@ device allows. Random numbers are drawn on the host and moved, so that one seed 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from .threads import for_tiles as for_tiles
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 Array = Any
 """An array of the namespace in use (`numpy.ndarray` or `cupy.ndarray`)."""
 
@@ -85,9 +90,16 @@ def together(x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def follow(xp: Any, name: str, *arrays: Array) -> list[Array]:
-    """Move a state's arrays to the device of the new rows `name`. Host to device only; the reverse is a TypeError."""
-    if xp is np and not all(isinstance(x, np.ndarray) for x in arrays):
-        raise TypeError(f"{name} must be on the device of the rows before it, got an array on the host")
+    """Move a state's arrays to the device of the new rows `name`, the current one.
+
+    From the host only: back there, or from GPU to GPU, is a TypeError.
+    """
+    here = "the host" if xp is np else str(xp.cuda.Device())
+    for x in arrays:
+        if not isinstance(x, np.ndarray) and str(x.device) != here:
+            raise TypeError(
+                f"{name} must be on the device of the rows before it, got an array on {here}, not {x.device}"
+            )
     return [to_device(x, xp) if isinstance(x, np.ndarray) else x for x in arrays]
 
 
@@ -98,11 +110,45 @@ def synchronize(xp: Any) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- the boundary
+def on_device(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorate a public function or method: it runs on the GPU of its first array, whichever GPU is the current one.
+
+    Where no argument is an array, it is the GPU of the arrays that a state or another object holds. New arrays, kernels
+    and the stream that these wait in are then those of that GPU.
+    """
+
+    @functools.wraps(function)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with _gpu_of((*args, *kwargs.values())):
+            return function(*args, **kwargs)
+
+    return run
+
+
+def _gpu_of(arguments: Iterable[Any]) -> AbstractContextManager[Any]:
+    """The GPU of the first array on one, made the current one within `with`; nothing if there is none."""
+    given = [x for x in arguments if hasattr(x, "dtype") and hasattr(x, "shape")]
+    for x in given or itertools.chain(*map(_held, arguments)):
+        root = _root(x)
+        if root != "numpy" and root in NAMESPACES:
+            return x.device
+        if root == "torch" and x.device.type == "cuda":
+            return import_module("cupy").cuda.Device(x.device.index)
+        if root in ("jax", "jaxlib") and getattr(x.device, "platform", "cpu") != "cpu":
+            return import_module("cupy").cuda.Device(x.device.local_hardware_id)
+    return nullcontext()
+
+
+def _held(x: Any) -> Iterable[Array]:
+    """What a state, a partial or a result consists of."""
+    return x.contents().values() if hasattr(x, "contents") else vars(x).values() if is_dataclass(x) else ()
+
+
 def enter(**named: Any) -> tuple[Any, list[Array], Callable[..., Any]]:
     """Convert the caller's arrays: returns their namespace, the arrays in it, and `leave`, which converts back.
 
-    NumPy and CuPy arrays pass as they are; PyTorch and JAX arrays go through DLPack (bfloat16 as float32, because
-    NumPy's DLPack lacks it). `leave(result)` returns a result in the caller's kind, device and dtype;
+    NumPy and CuPy arrays pass as they are; PyTorch and JAX arrays go through DLPack (bfloat16 on the host as float32,
+    because NumPy's DLPack lacks it). `leave(result)` returns a result in the caller's kind, device and dtype;
     `leave(result, cast=False)` keeps the result's own dtype.
 
     Raises
@@ -133,9 +179,10 @@ def enter(**named: Any) -> tuple[Any, list[Array], Callable[..., Any]]:
         return xp, list(named.values()), lambda out, cast=True: _cast(out, dtype) if cast else out
     if _root(first) == "torch":
         torch = sys.modules["torch"]
+        on_host = first.device.type == "cpu"
         plain = (x.resolve_neg() for x in named.values())  # DLPack drops the bit of a lazy negation
-        wide = (x.float() if _name(x.dtype) == "bfloat16" else x for x in plain)
-        arrays = [_from_dlpack(x, on_host=first.device.type == "cpu") for x in wide]
+        wide = (x.float() if on_host and _name(x.dtype) == "bfloat16" else x for x in plain)
+        arrays = [_from_dlpack(x, on_host=on_host) for x in wide]
         xp = namespace(*arrays)
         return (
             xp,
@@ -144,8 +191,9 @@ def enter(**named: Any) -> tuple[Any, list[Array], Callable[..., Any]]:
         )
     if _root(first) in ("jax", "jaxlib"):
         jnp = import_module("jax.numpy")
-        wide = (x.astype("float32") if _name(x.dtype) == "bfloat16" else x for x in named.values())
-        arrays = [_from_dlpack(x, on_host=first.device.platform == "cpu") for x in wide]
+        on_host = first.device.platform == "cpu"
+        wide = (x.astype("float32") if on_host and _name(x.dtype) == "bfloat16" else x for x in named.values())
+        arrays = [_from_dlpack(x, on_host=on_host) for x in wide]
         xp = namespace(*arrays)
         return xp, arrays, lambda out, cast=True: jnp.from_dlpack(out).astype(first.dtype if cast else out.dtype)
     raise TypeError(f"{first_name} must be a NumPy, CuPy, PyTorch or JAX array, got {type(first).__name__}")

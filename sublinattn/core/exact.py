@@ -57,6 +57,7 @@ class Partial:
         """Partial over no keys at all: the neutral element of `merge`."""
         return cls(xp.full(shape, -np.inf, dtype), xp.zeros(shape, dtype), xp.zeros((*shape, d_v), dtype))
 
+    @backends.on_device
     def merge(self, other: Partial) -> Self:
         """Add the keys of `other`, in place: associative and commutative up to rounding; returns self."""
         xp = backends.namespace(self.m, other.m)
@@ -67,11 +68,13 @@ class Partial:
         self.o[...] = keep[..., None] * self.o + add[..., None] * other.o
         return self
 
+    @backends.on_device
     def output(self) -> Array:
         """Attention output `o / l`, shape (..., n_q, d_v); 0 where no key was seen."""
         xp = backends.namespace(self.l)
         return self.o / xp.where(self.l == 0, 1, self.l)[..., None]
 
+    @backends.on_device
     def lse(self) -> Array:
         """Log of the normaliser, `m + log l`, shape (..., n_q)."""
         xp = backends.namespace(self.l)
@@ -205,6 +208,7 @@ def each_query_tile(
     backends.for_tiles(xp, tiles, make_worker)
 
 
+@backends.on_device
 def partial_attention(
     q: Array, k: Array, v: Array, *, causal: bool = False, scale: float | None = None, check_finite: bool = True
 ) -> Partial:
@@ -287,6 +291,7 @@ def _partial(xp: Any, q: Array, k: Array, v: Array, scale: float, *, causal: boo
     return total
 
 
+@backends.on_device
 def attention(
     q: Array,
     k: Array,

@@ -133,8 +133,10 @@ class StreamingState:
 
     def _meet(self, other: StreamingState) -> Any:
         """Move this state's arrays to the device on which either state is; returns its namespace."""
-        arrays = (*self._arrays(), *other._arrays())
-        xp = next((backends.namespace(x) for x in arrays if not isinstance(x, np.ndarray)), np)
+        on_gpu = [x for x in (*self._arrays(), *other._arrays()) if not isinstance(x, np.ndarray)]
+        if len(devices := {str(x.device) for x in on_gpu}) > 1:
+            raise TypeError(f"other must be on the device of this state, got states on {sorted(devices)}")
+        xp = backends.namespace(on_gpu[0]) if on_gpu else np
         self._follow(xp, "other")
         return xp
 

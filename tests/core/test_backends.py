@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
 from typing import Any
 
+import fake_device
 import numpy as np
 import pytest
 import references
@@ -57,6 +60,41 @@ def test_torch_enters_without_a_copy() -> None:
     outside = leave(result)
     result[0, 0] = 7
     assert outside[0, 0] == 7
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_tensors_on_a_gpu_enter_as_they_are_and_stay_there(
+    monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    """With stand-ins for PyTorch and the GPU; the tensors lie on device 1, device 0 is the current one."""
+    cupy, ml_dtypes = pytest.importorskip("cupy"), pytest.importorskip("ml_dtypes")
+
+    class Tensor:  # without `float`: a detour through float32 would raise
+        __module__ = "torch"
+        requires_grad = False
+
+        def __init__(self, array: Any) -> None:
+            self.array, self.shape, self.dtype = array, array.shape, f"torch.{array.dtype}"
+            self.device = SimpleNamespace(type="cuda", index=array.number)
+
+        def resolve_neg(self) -> Tensor:
+            return self
+
+        def to(self, dtype: str) -> Tensor:
+            return Tensor(self.array.astype(dtype.removeprefix("torch.")))
+
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(from_dlpack=Tensor))
+    monkeypatch.setattr(cupy, "from_dlpack", lambda tensor: tensor.array)
+    monkeypatch.setattr(cupy.cuda, "Device", fake_device.Device)
+    arrays = [x.astype(getattr(ml_dtypes, dtype, dtype)) for x in references.qkv(0, 9, 9, lead=(2,))]
+    with fake_device.cuda.Device(1):
+        tensors = [Tensor(fake_device.asarray(x)) for x in arrays]
+    assert str(backends.enter(q=tensors[0])[1][0].dtype) == dtype
+    out, lse = attention(*tensors, return_lse=True)
+    assert (out.dtype, lse.dtype) == (f"torch.{dtype}", "torch.float32")
+    assert out.device.index == lse.device.index == 1
+    expected = references.attention(*(x.astype(np.float64) for x in arrays))
+    references.assert_close([x.array.get().astype(float) for x in (out, lse)], expected, rtol=0.02)
 
 
 def test_torch_views_are_taken() -> None:

@@ -17,6 +17,7 @@ from ...core.backends import Array
 from ...core.exact import attention
 
 
+@backends.on_device
 def uniform_attention(
     q: Array,
     k: Array,

@@ -43,6 +43,7 @@ class KVCache(StreamingState):
         parameters = ", ".join(f"{name}={value!r}" for name, value in self.parameters().items())
         return f"<{type(self).__name__}({parameters}): {self.tokens_seen} tokens seen, {self.nbytes} bytes>"
 
+    @backends.on_device
     def update(self, k: Array, v: Array, *, check_finite: bool = True) -> Self:
         """Absorb one key and value, `(d,)` and `(d_v,)`, or a chunk, `(..., c, d)` and `(..., c, d_v)`; returns self.
 
@@ -79,6 +80,7 @@ class KVCache(StreamingState):
         self.tokens_seen += k.shape[1]
         return self
 
+    @backends.on_device
     def attend(self, q: Array, *, scale: float | None = None, check_finite: bool = True) -> Any:
         """Answer one query `(d,)` or a chunk `(..., c, d)` from all tokens so far.
 
@@ -160,6 +162,7 @@ class MergingCache(KVCache):
         super().__init__()
         self._seeds: list[int] = []  # of its draws: its own, then those of the caches merged into it
 
+    @backends.on_device
     def merge(self, other: Self) -> Self:
         """Add the tokens of `other`, which saw a stream of its own, as if they came after this one's; returns self.
 

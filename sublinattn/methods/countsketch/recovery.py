@@ -58,6 +58,7 @@ class SparseColumns:
     values: Array
     shape: tuple[int, int]
 
+    @backends.on_device
     def todense(self) -> Array:
         """The (n, d_v) matrix."""
         xp = backends.namespace(self.values)

@@ -71,6 +71,7 @@ class Hardness:
     column_norms: Array = field(repr=False)
     keys: Array = field(repr=False)
 
+    @backends.on_device
     def cluster_count(self, delta: float) -> Array:
         """Clusters that the keys fall into in their order, as SubGen makes them: int64, the leading axes' shape.
 
@@ -92,6 +93,7 @@ class Hardness:
 
         return self._of_keys(count)
 
+    @backends.on_device
     def cluster_radius(self, m: int) -> Array:
         """Radius at which the balls around m greedily chosen keys cover all: float64, the leading axes' shape.
 
@@ -114,6 +116,7 @@ class Hardness:
         return backends.to_device(np.array(measured).reshape(self.keys.shape[:-2]), xp)
 
 
+@backends.on_device
 def hardness(
     q: Array,
     k: Array,

@@ -44,6 +44,7 @@ Deliver = Callable[..., None]
 """Stores the partial of the queries with row numbers (g, t), or adds it to theirs; it may overwrite its argument."""
 
 
+@backends.on_device
 def hyper_attention(
     q: Array,
     k: Array,

@@ -144,6 +144,7 @@ class OnePassSketch(StreamingState):
     def queries_seen(self) -> int:
         return sum(stop - start for start, stop in self._ranges["q"])
 
+    @backends.on_device
     def absorb_keys(self, k: Array, v: Array, *, start: int | None = None, check_finite: bool = True) -> Self:
         """Absorb one key and value, `(d,)` and `(d_v,)`, or a chunk, `(c, d)` and `(c, d_v)`; returns self.
 
@@ -168,6 +169,7 @@ class OnePassSketch(StreamingState):
         self._ranges["k"], self._next["k"] = ranges, start + len(k)
         return self
 
+    @backends.on_device
     def absorb_queries(self, q: Array, *, start: int | None = None, check_finite: bool = True) -> Self:
         """Absorb one query `(d,)` or a chunk `(c, d)`; returns self. Parameters and errors as `absorb_keys`.
 
@@ -205,6 +207,7 @@ class OnePassSketch(StreamingState):
         return xp, rows, start, ranges
 
     # ------------------------------------------------------------------------------------------------------ the result
+    @backends.on_device
     def decode(self, method: str = "identify") -> SparseColumns:
         """The k largest entries of every output column.
 
@@ -231,6 +234,7 @@ class OnePassSketch(StreamingState):
         indices, values = DECODERS[method](xp, self.state.output(xp), self.sparsity)
         return SparseColumns(indices, values, (self.n, self.d_v))
 
+    @backends.on_device
     def merge(self, other: OnePassSketch) -> Self:
         """Add the rows that `other` absorbed, in place; returns self.
 

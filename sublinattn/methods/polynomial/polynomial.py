@@ -102,6 +102,7 @@ class PolynomialState(StreamingState):
     def rank(self) -> int:
         return self._monomials.rank
 
+    @backends.on_device
     def update(self, k: Array, v: Array, *, check_finite: bool = True) -> Self:
         """Absorb one key and value, `(d,)` and `(d_v,)`, or a chunk, `(c, d)` and `(c, d_v)`; returns self.
 
@@ -121,6 +122,7 @@ class PolynomialState(StreamingState):
         self.tokens_seen += len(k)
         return self
 
+    @backends.on_device
     def attend(self, q: Array, *, check_finite: bool = True) -> Any:
         """Attention of one query `(d,)` or of a chunk `(c, d)` over all keys so far.
 
@@ -146,6 +148,7 @@ class PolynomialState(StreamingState):
         out = divided(xp, evaluate(xp, self._monomials, rows, weighted), self.degree)
         return leave(out.reshape(*q.shape[:-1], self.d_v))
 
+    @backends.on_device
     def merge(self, other: PolynomialState) -> Self:
         """Add the keys of `other`, in place; returns self. The order of merges changes rounding only.
 
@@ -171,6 +174,7 @@ class PolynomialState(StreamingState):
         self._stored["moments"], self.tokens_seen = arrays["moments"], about["tokens_seen"]
 
 
+@backends.on_device
 def polynomial_attention(
     q: Array,
     k: Array,

@@ -34,7 +34,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ...core import checks
+from ...core import backends, checks
 from ...core.backends import Array
 from ...core.exact import partial_attention
 from ...primitives.reservoir import seed_from
@@ -194,6 +194,7 @@ class SubGenCache(MergingCache):
 
     # ----------------------------------------------------------------------------------------------- public properties
     @property
+    @backends.on_device
     def centers(self) -> Any:
         return self._shown([head.clusters.centers.rows.copy() for head in self.heads])
 
