@@ -23,7 +23,7 @@ ROWS, KEYS = 128, 64  # queries and keys that the kernel takes at a time, at d =
 def check(
     xp: Any, dtype: str, d: int, *, t: int, c: int | tuple[int, ...], groups: int = 1, lists: int | None = None,
     rows: bool = False, weights: bool = False, causal: bool = False, partial: bool = False, size: float = 1.0,
-    seed: int = 0,
+    scale: float | None = None, seed: int = 0,
 ) -> None:  # fmt: skip
     """Random queries over random lists of keys, in as many calls as there are numbers `c`; the last writes the answer.
 
@@ -36,7 +36,7 @@ def check(
     n_q = groups * t + 7 * rows
     q = (size * rng.standard_normal((n_q, d))).astype(half)
     q_rows = rng.permutation(n_q)[: groups * t].reshape(groups, t) if rows else np.arange(n_q).reshape(groups, t)
-    scale = d**-0.5
+    scale = d**-0.5 if scale is None else scale
 
     def device(x: np.ndarray, dtype: Any = None) -> Any:
         return xp.asarray(np.ascontiguousarray(x, dtype=dtype))
@@ -122,6 +122,8 @@ CASES: dict[str, dict[str, Any]] = {
     "resume over no keys": {"t": 20, "c": (70, 0), "groups": 2, "rows": True},
     "no keys first": {"t": 20, "c": (0, 70), "partial": True},
     "large logits": {"t": 20, "c": (70, 70), "size": 1e4},
+    "negative scale": {"t": 20, "c": (70, 70), "scale": -1.0, "causal": True},
+    "scale 0": {"t": 20, "c": (70, 70), "scale": 0.0},
 }
 
 
@@ -173,13 +175,8 @@ def test_what_it_serves(kernel_xp: Any) -> None:
 
 
 # ----------------------------------------------------------------------------------------- the check itself is checked
-RACE, STUCK, PARTED, OUTSIDE, WRONG = (
-    "race: ",
-    "not all threads reach",
-    " meets ",
-    "outside of",
-    "written|Not equal to tol|assert",
-)
+RACE, STUCK, PARTED, OUTSIDE = "race: ", "not all threads reach", " meets ", "outside of"
+WRONG = "written|Not equal to tol|assert"
 WAIT, BARRIER, LEAVE = "        copies_done<1>();\n", "        __syncthreads();\n", "    __syncthreads();\n    if (out)"
 LOOP_WAIT, LOOP_END = WAIT + BARRIER, "        __syncthreads();  // the next copies overwrite this stage\n"
 DEFECTS: dict[str, tuple[str, str, str, str]] = {  # before, after, the case that shows it, and as what
@@ -210,6 +207,8 @@ DEFECTS: dict[str, tuple[str, str, str, str]] = {  # before, after, the case tha
     "each lane its own reference": ("quad_max(most[a][h])", "most[a][h]", "large logits", WRONG),
     "some lanes alone rescale": ("if (__any_sync(0xffffffffu, grows))", "if (grows)", "large logits", PARTED),
     "the scale twice under log-weights": ("unit = log_weights || scale", "unit = scale", "weights", WRONG),
+    "a negative scale like a positive one": ("|| scale <= 0 ?", "?", "negative scale", WRONG),
+    "a reference that stays": ("GROWTH = 8", "GROWTH = 1e30f", "large logits", WRONG),
     "a partial's normaliser four times": ("pair == 0 ? l_all", "true ? l_all", "resume", WRONG),
     "a partial's reference to the wrong base": ("m_all[row[a][h]] * LOG2E", "m_all[row[a][h]]", "resume", WRONG),
     "normaliser not rescaled": ("l[a][h] *= rescale;", "", "large logits", WRONG),

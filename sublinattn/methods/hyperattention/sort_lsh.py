@@ -30,7 +30,7 @@ import numpy as np
 from ...core import attend, backends
 from ...core.backends import Array
 
-THREADS = 256  # of a block on a GPU
+THREADS, SHARED = 256, 48 * 1024  # of a thread block on a GPU; bytes
 MAX_BITS = 16  # buckets fit uint16, which NumPy sorts by radix
 
 
@@ -85,20 +85,24 @@ def _pack_signs(xp: Any, projections: Array) -> Array:
 
 
 def _buckets_on_gpu(xp: Any, x: Array, planes: Array) -> Array:
-    """`buckets` by the kernels of `lsh.cu`: in one pass over half-precision rows, in two over others."""
+    """`buckets` by the kernels of `lsh.cu`: in one pass over half-precision rows, in two over others.
+
+    One pass needs d a multiple of 8, and the normals in the `SHARED` bytes that every thread block may have.
+    """
     (batch, n, d), bits = x.shape, planes.shape[-1]
-    half = attend.TYPES.get(str(x.dtype)) if d % 8 == 0 else None
+    shared = 4 * d * 4 * -(-bits // 4)
+    half = attend.TYPES.get(str(x.dtype)) if d % 8 == 0 and shared <= SHARED else None
     options = (f"-DT={half or 'Float16'}", f"-DBITS={bits}", f"-DTHREADS={THREADS}")
     module = backends.cuda_module("core/gpu.cuh", "methods/hyperattention/lsh.cu", options=options)
     out = xp.empty((batch, n), dtype=np.uint16)
     if half:
         normals = xp.ascontiguousarray(planes, dtype=np.float32)
-        shared = 4 * d * 4 * -(-bits // 4)
         blocks = -(-n // (2 * THREADS))  # a thread takes two rows
         arguments = (backends.aligned(xp, x), normals, out, np.int32(n), np.int32(d), np.int32(blocks))
         module.get_function("hash_rows")((batch * blocks,), (THREADS,), arguments, shared_mem=shared)
     else:
-        projections = xp.ascontiguousarray(xp.matmul(x, planes.astype(x.dtype, copy=False)), dtype=np.float32)
+        x, planes = (y.astype(backends.working_dtype(x), copy=False) for y in (x, planes))
+        projections = xp.ascontiguousarray(xp.matmul(x, planes), dtype=np.float32)
         rows = batch * n
         module.get_function("gray_buckets")((-(-rows // THREADS),), (THREADS,), (projections, out, np.int64(rows)))
     return out
