@@ -30,6 +30,7 @@ from sublinattn import (
 )
 from sublinattn.core import backends
 from sublinattn.methods.countsketch.countsketch import CountSketch
+from sublinattn.methods.polynomial import polynomial
 
 HYPER: dict[str, Any] = {"block_size": 10, "sample_size": 12, "rng": 0, "return_lse": True}
 
@@ -47,7 +48,7 @@ SYNCS: dict[str, tuple[Callable[..., Any], dict[str, Any], int]] = {
     "merged": (merged, {}, 2),  # one of each partial; merge, output and lse have none
     "practical": (hyper_attention, {**HYPER, "min_exact": 15}, 1),
     "practical, sinks": (hyper_attention, {**HYPER, "min_exact": 15, "exact_keys": 3}, 1),
-    "polynomial": (polynomial_attention, {"degree": 4}, 1 + 4),  # each problem's normaliser
+    "polynomial": (polynomial_attention, {"degree": 4}, 1 + 1),  # the normalisers
 }
 UNMASKED: dict[str, tuple[Callable[..., Any], dict[str, Any], int]] = {
     "theory": (hyper_attention, {**HYPER, "min_exact": 0, "estimator": "theory"}, 2),  # the row-norm law
@@ -67,7 +68,6 @@ def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     shapes = {"small": (2, 12, 7), "uneven": (2, 60, 12)}
     if request.param in shapes:
         monkeypatch.setattr(backends, "tile_shape", lambda xp, batch: shapes[request.param])
-        monkeypatch.setattr(backends, "feature_rows", lambda xp, features, dtype: 7)
 
 
 def parts(result: Any) -> list[Any]:
@@ -112,6 +112,20 @@ def test_hardness_syncs_once_per_step_of_lanczos(small_tiles: None, causal: bool
     """One for the norms, at most 50 for the steps: the number of steps depends on the spectrum, not on n."""
     call = partial(hardness, causal=causal, block_size=8, exact_keys=2, rng=0)
     assert 2 <= on_both(call, references.qkv(4, *sizes, lead=(2,))) <= 51
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("room", "groups"), [(7, 4), (50, 4), (250, 2), (None, 1)])
+def test_polynomial_takes_all_problems_at_once_that_have_room(
+    room: int | None, groups: int, causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sync for the norms, and one for the normalisers of each group. With a mask, 50 rows are six chunks at once."""
+    monkeypatch.setattr(polynomial, "CAUSAL_ROWS", 8)
+    if room is not None:
+        monkeypatch.setattr(backends, "feature_rows", lambda xp, features, dtype: room)
+    for n_q, n_k in ((101, 101), (101, 77), (77, 101)):
+        arrays = references.qkv(n_q, n_q, n_k, lead=(2, 2), size=0.7)
+        assert on_both(partial(polynomial_attention, degree=4, causal=causal), arrays) == 1 + groups
 
 
 @pytest.mark.parametrize("n", [1, 10, 1000])

@@ -70,11 +70,13 @@ class Monomials:
                 )
 
     def fill(self, xp: Any, x: Array, out: Array) -> Array:
-        """Monomials of the columns of `x` (d, c), in `out` (rank, c); `rank` multiplications per column."""
-        out[0] = 1  # the monomial of degree 0
+        """Monomials of the columns of `x` (..., d, c), in `out` (..., rank, c); `rank` multiplications per column."""
+        x, by_feature = x.swapaxes(0, -2), out.swapaxes(0, -2)
+        variables = [x[j] for j in range(self.d)]
+        by_feature[0] = 1  # the monomial of degree 0
         for blocks in self._blocks:
-            for j, (start, stop, tail) in enumerate(blocks):
-                xp.multiply(out[tail : tail + stop - start], x[j], out=out[start:stop])
+            for (start, stop, tail), variable in zip(blocks, variables, strict=True):
+                xp.multiply(by_feature[tail : tail + stop - start], variable, out=by_feature[start:stop])
         return out
 
     def weights(self, coefficients: Sequence[float], scale: float) -> np.ndarray:
@@ -101,21 +103,21 @@ class Monomials:
 
 # -------------------------------------------------------------------------------------------------- sums over features
 def moments(xp: Any, monomials: Monomials, k: Array, v: Array) -> Array:
-    """`U2^T V`, shape (t, c), float64, of keys (n, d) and values (n, c): `n t (2c + 1)` operations."""
+    """`U2^T V`, shape (..., t, c), float64, of keys (..., n, d), values (..., n, c): `n t (2c + 1)` operations each."""
     return lane_moments(xp, monomials, k, v, lanes(xp, monomials, k, v)).sum(axis=0)
 
 
 def lanes(xp: Any, monomials: Monomials, k: Array, v: Array) -> list[slice]:
     """The rows in up to LANES parts of whole chunks; they depend on the shapes only, never on the threads."""
     rows = backends.feature_rows(xp, monomials.rank, k.dtype)
-    maximum = 1 if xp is not np else min(LANES, max(1, LANE_BYTES // (8 * monomials.rank * v.shape[1])))
-    step = rows * -(-len(k) // (rows * maximum))
-    return [slice(start, min(start + step, len(k))) for start in range(0, len(k), step)]
+    maximum = 1 if xp is not np else min(LANES, max(1, LANE_BYTES // (8 * monomials.rank * v.shape[-1])))
+    n = k.shape[-2]
+    return chunks(slice(0, n), rows * -(-n // (rows * maximum)))
 
 
 def lane_moments(xp: Any, monomials: Monomials, k: Array, v: Array, parts: list[slice]) -> Array:
-    """`U2^T V` of each part, shape (parts, t, c), float64."""
-    out = xp.zeros((len(parts), monomials.rank, v.shape[1]))
+    """`U2^T V` of each part, shape (parts, ..., t, c), float64."""
+    out = xp.zeros((len(parts), *k.shape[:-2], monomials.rank, v.shape[-1]))
     rows = backends.feature_rows(xp, monomials.rank, k.dtype)
 
     def make_worker() -> Callable[[int], None]:
@@ -123,7 +125,7 @@ def lane_moments(xp: Any, monomials: Monomials, k: Array, v: Array, parts: list[
 
         def worker(lane: int) -> None:
             for chunk in chunks(parts[lane], rows):
-                out[lane] += xp.matmul(features(k[chunk]), v[chunk])
+                out[lane] += xp.matmul(features(k[..., chunk, :]), v[..., chunk, :])
 
         return worker
 
@@ -137,15 +139,16 @@ def chunks(part: slice, rows: int) -> list[slice]:
 
 
 class Features:
-    """Makes the features of a chunk of rows, (c, d) -> (t, c), in memory that the next chunk reuses."""
+    """Makes the features of a chunk of rows, (..., c, d) -> (..., t, c), in memory that the next chunk reuses."""
 
     def __init__(self, xp: Any, monomials: Monomials, dtype: Any) -> None:
         self.xp, self.monomials, self.scratch = xp, monomials, Scratch(xp, dtype)
 
     def __call__(self, x: Array) -> Array:
-        columns = self.scratch("columns", x.shape[1], len(x))
-        columns[...] = x.T
-        return self.monomials.fill(self.xp, columns, self.scratch("features", self.monomials.rank, len(x)))
+        *lead, c, d = x.shape
+        columns = self.scratch("columns", *lead, d, c)
+        columns[...] = x.swapaxes(-1, -2)
+        return self.monomials.fill(self.xp, columns, self.scratch("features", *lead, self.monomials.rank, c))
 
 
 def feature_matrix(xp: Any, monomials: Monomials, x: Array) -> Array:
@@ -160,35 +163,36 @@ def feature_matrix(xp: Any, monomials: Monomials, x: Array) -> Array:
 
 
 def evaluate(xp: Any, monomials: Monomials, q: Array, weighted: Array) -> Array:
-    """`u(q) W`, shape (n, c), for queries (n, d) and `W` (t, c) = weights times moments."""
-    out = xp.empty((len(q), weighted.shape[1]), dtype=q.dtype)
+    """`u(q) W`, shape (..., n, c), for queries (..., n, d) and `W` (..., t, c) = weights times moments."""
+    out = xp.empty((*q.shape[:-1], weighted.shape[-1]), dtype=q.dtype)
     weighted = weighted.astype(q.dtype)
 
     def store(chunk: slice, u: Array) -> None:
-        out[chunk] = xp.matmul(u.T, weighted)
+        out[..., chunk, :] = xp.matmul(u.swapaxes(-1, -2), weighted)
 
     _each_chunk(xp, monomials, q, store)
     return out
 
 
 def _each_chunk(xp: Any, monomials: Monomials, x: Array, use: Callable[[slice, Array], None]) -> None:
-    """`use(chunk, features)` for the rows (n, d), chunk by chunk."""
+    """`use(chunk, features)` for the rows (..., n, d), chunk by chunk."""
 
     def make_worker() -> Callable[[slice], None]:
         features = Features(xp, monomials, x.dtype)
-        return lambda chunk: use(chunk, features(x[chunk]))
+        return lambda chunk: use(chunk, features(x[..., chunk, :]))
 
-    backends.for_tiles(xp, chunks(slice(0, len(x)), backends.feature_rows(xp, monomials.rank, x.dtype)), make_worker)
+    rows = backends.feature_rows(xp, monomials.rank, x.dtype)
+    backends.for_tiles(xp, chunks(slice(0, x.shape[-2]), rows), make_worker)
 
 
 def with_ones(xp: Any, v: Array) -> Array:
     """`[V, 1]`: its weighted sums over the keys are numerator and normaliser."""
-    return xp.concatenate([v, xp.ones((len(v), 1), dtype=v.dtype)], axis=1)
+    return xp.concatenate([v, xp.ones((*v.shape[:-1], 1), dtype=v.dtype)], axis=-1)
 
 
 def divided(xp: Any, sums: Array, degree: int) -> Array:
-    """Numerators (n, d_v) over the normalisers in the last column, which are checked: one host sync."""
-    return sums[:, :-1] / positive(xp, sums[:, -1:], degree)
+    """Numerators (..., n, d_v) over the normalisers in the last column, which are checked: one host sync."""
+    return sums[..., :-1] / positive(xp, sums[..., -1:], degree)
 
 
 def positive(xp: Any, normaliser: Array, degree: int) -> Array:

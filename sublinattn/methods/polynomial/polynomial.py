@@ -239,12 +239,14 @@ def polynomial_attention(
     polynomial = approximant(basis, degree, 0.0 if basis == "taylor" else radius).coefficients  # Taylor's has no R
     weights = backends.to_device(monomials.weights(polynomial, scale), xp)[:, None]
     out = xp.empty((len(q), *shape[-2:]), dtype=dtype)
-    for b in range(len(q)):
+    # One problem after another on the CPU; on a device as many at once as have room for their features.
+    room = backends.feature_rows(xp, monomials.rank, dtype) // max(q.shape[1], k.shape[1])
+    for b in range(len(q)) if xp is np else chunks(slice(0, len(q)), max(1, room)):
         values = with_ones(xp, v[b])
         if causal:
             sums = _causal_sums(xp, monomials, weights, q[b], k[b], values, polynomial, scale)
         else:
-            sums = evaluate(xp, monomials, q[b], weights * moments(xp, monomials, k[b], values) / len(values))
+            sums = evaluate(xp, monomials, q[b], weights * moments(xp, monomials, k[b], values) / k.shape[1])
         out[b] = divided(xp, sums, degree)  # D^-1 U1 (U2^T V), D = diag(U1 U2^T 1)
     return leave(out.reshape(shape))
 
@@ -286,17 +288,22 @@ def _causal_sums(
     coefficients: Sequence[float],
     scale: float,
 ) -> Array:
-    """Numerators and normaliser of every query i over keys 0..i, shape (n_q, d_v + 1).
+    """Numerators and normaliser of every query i over keys 0..i, shape (..., n_q, d_v + 1).
 
     These are the whole lanes before its own, the chunks of its lane before its own, and inside its chunk the keys up to
     i, for which the polynomial itself is evaluated. Queries past the last key see all keys.
     """
-    n = min(len(q), len(k))
-    k, v = k[:n], v[:n]
+    n = min(q.shape[-2], k.shape[-2])
+    k, v = k[..., :n, :], v[..., :n, :]
     parts = lanes(xp, monomials, k, v)
-    through = xp.cumsum(lane_moments(xp, monomials, k, v, parts), axis=0)  # U2^T [V, 1] of lanes 0..l
+    states = xp.zeros((len(parts), *v.shape[:-2], monomials.rank, v.shape[-1]))  # U2^T [V, 1] of the keys before
+    if len(parts) > 1:
+        states[1:] = xp.cumsum(lane_moments(xp, monomials, k, v, parts[:-1]), axis=0)
     rows = min(CAUSAL_ROWS, backends.feature_rows(xp, monomials.rank, q.dtype))
-    out = xp.empty((len(q), v.shape[1]), dtype=q.dtype)
+    # Chunks at once: one on the CPU; on a device as many as have room for their features and entries.
+    room = 0 if xp is np else backends.feature_rows(xp, monomials.rank + rows, q.dtype)
+    together = max(1, room // (rows * math.prod(q.shape[:-2])))
+    out = xp.empty((*q.shape[:-1], v.shape[-1]), dtype=q.dtype)
     i = xp.arange(rows)
     visible = (i <= i[:, None]).astype(q.dtype)
 
@@ -304,21 +311,32 @@ def _causal_sums(
         of_q, of_k = (Features(xp, monomials, q.dtype) for _ in range(2))
 
         def worker(lane: int) -> None:
-            state = through[lane - 1].copy() if lane else xp.zeros_like(through[0])
-            for chunk in chunks(parts[lane], rows):
-                c = chunk.stop - chunk.start
-                entries = _horner(xp, xp.matmul(q[chunk], k[chunk].T) * q.dtype.type(scale), coefficients)
+            state = states[lane]
+            for run in _runs(parts[lane], rows, together):
+                c = min(rows, run.stop - run.start)
+                # (..., chunks, rows, width)
+                qs, ks, vs = (x[..., run, :].reshape(*x.shape[:-2], -1, c, x.shape[-1]) for x in (q, k, v))
+                entries = _horner(xp, xp.matmul(qs, ks.swapaxes(-1, -2)) * q.dtype.type(scale), coefficients)
                 entries *= visible[:c, :c]
-                weighted = (weights * state).astype(q.dtype)
-                out[chunk] = xp.matmul(of_q(q[chunk]).T, weighted) + xp.matmul(entries, v[chunk])
-                state += xp.matmul(of_k(k[chunk]), v[chunk])  # only now: a query sees its own key through `entries`
+                sums = xp.matmul(of_k(ks), vs)  # a query sees the keys of its own chunk through `entries`
+                before = xp.cumsum(xp.concatenate([state[..., None, :, :], sums[..., :-1, :, :]], axis=-3), axis=-3)
+                weighted = (weights * before).astype(q.dtype)
+                answers = xp.matmul(of_q(qs).swapaxes(-1, -2), weighted) + xp.matmul(entries, vs)
+                out[..., run, :] = answers.reshape(out[..., run, :].shape)
+                state[...] = before[..., -1, :, :] + sums[..., -1, :, :]
 
         return worker
 
     backends.for_tiles(xp, range(len(parts)), make_worker)
-    if len(q) > n:
-        out[n:] = evaluate(xp, monomials, q[n:], weights * through[-1])
+    if q.shape[-2] > n:
+        out[..., n:, :] = evaluate(xp, monomials, q[..., n:, :], weights * states[-1])
     return out
+
+
+def _runs(part: slice, rows: int, together: int) -> list[slice]:
+    """`part` in runs of up to `together` whole chunks of `rows` rows, and what is left over."""
+    whole = part.stop - (part.stop - part.start) % rows
+    return chunks(slice(part.start, whole), rows * together) + chunks(slice(whole, part.stop), rows)
 
 
 def _horner(xp: Any, x: Array, coefficients: Sequence[float]) -> Array:
