@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from ..core.backends import Array
@@ -41,7 +42,23 @@ class GrowingRows:
 
     def append(self, xp: Any, x: Array) -> None:
         """Copy the rows `x` (c, ...) in at the end."""
-        count = self._count + len(x)
-        self.buffer = with_room(xp, self.buffer[None], self._count, count, x[None])[0]
-        self.buffer[self._count : count] = x
-        self._count = count
+        self.extend(xp, len(x))[:] = x
+
+    def extend(self, xp: Any, count: int) -> Array:
+        """Add so many rows at the end, of any content; returns them, a view."""
+        start, self._count = self._count, self._count + count
+        self.buffer = with_room(xp, self.buffer[None], start, self._count, self.buffer[None])[0]
+        return self.buffer[start : self._count]
+
+
+def stacked(xp: Any, arrays: Sequence[Array]) -> Array:
+    """Arrays (m_i, ...) as one, each filled up with its first row, or 0 without one. A view of a single one."""
+    if len(arrays) == 1:
+        return arrays[0][None]
+    most, parts = max(map(len, arrays)), []
+    for x in arrays:
+        parts.append(x)
+        if len(x) < most:
+            first = x[:1] if len(x) else xp.zeros((1, *x.shape[1:]), x.dtype)
+            parts.append(xp.broadcast_to(first, (most - len(x), *x.shape[1:])))
+    return xp.concatenate(parts).reshape(len(arrays), most, *arrays[0].shape[1:])

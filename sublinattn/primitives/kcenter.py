@@ -23,9 +23,11 @@ def greedy_k_center(xp: Any, k: Array, m: int, *, start: int = 0) -> tuple[np.nd
         Largest distance of a point to the nearest of the first i + 1 centers: at most twice the least possible for so
         many. `2 n m d` operations; memory O(n) and a tile per thread.
     """
+    if xp is not np:
+        return each_greedy_k_center(xp, k[None], m, start=start)[0]
     n = len(k)
-    nearest = xp.full(n, np.inf, dtype=k.dtype)  # squared distances to the nearest center so far
-    tiles = [slice(i, min(i + 8192, n)) for i in range(0, n, 8192)] if xp is np else [slice(0, n)]
+    nearest = np.full(n, np.inf, dtype=k.dtype)  # squared distances to the nearest center so far
+    tiles = [slice(i, min(i + 8192, n)) for i in range(0, n, 8192)]
     indices, radii = [start], []
     farthest = [0] * len(tiles)
 
@@ -34,18 +36,38 @@ def greedy_k_center(xp: Any, k: Array, m: int, *, start: int = 0) -> tuple[np.nd
             tile, center = tiles[number], indices[-1]
             difference = k[tile] - k[center]
             xp.minimum(nearest[tile], backends.row_squares(xp, difference), out=nearest[tile])
-            farthest[number] = nearest[tile].argmax()
+            farthest[number] = int(nearest[tile].argmax())
 
         return worker
 
     while True:
-        backends.for_tiles(xp, range(len(tiles)), make_worker)
-        peaks = backends.asnumpy(xp.stack([nearest[tile][at] for tile, at in zip(tiles, farthest, strict=True)]))
+        backends.for_tiles(np, range(len(tiles)), make_worker)
+        peaks = np.array([nearest[tile][at] for tile, at in zip(tiles, farthest, strict=True)])
         best = int(peaks.argmax())
         radii.append(float(np.sqrt(peaks[best])))
         if len(indices) == m or radii[-1] == 0:
             return np.array(indices), np.array(radii)
-        indices.append(tiles[best].start + int(backends.asnumpy(farthest[best])))
+        indices.append(tiles[best].start + farthest[best])
+
+
+def each_greedy_k_center(xp: Any, k: Array, m: int, *, start: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`greedy_k_center` of each of several sets of points k (B, n, d): on a device a step is one for all of them."""
+    if xp is np:
+        return [greedy_k_center(np, points, m, start=start) for points in k]
+    b, n, d = k.shape
+    flat, first = k.reshape(-1, d), xp.arange(0, b * n, n)
+    nearest = xp.full((b, n), np.inf, dtype=k.dtype)
+    at, indices, squares = first + start, [], []
+    for _ in range(min(m, n)):  # the index stays on the device, and a set may be exhausted before: no step waits
+        indices.append(at)
+        xp.minimum(nearest, backends.row_squares(xp, k - flat[at][:, None]), out=nearest)
+        at = first + nearest.argmax(axis=1)
+        squares.append(nearest.ravel()[at])
+    found = xp.concatenate([(xp.stack(indices) - first).astype(np.float64), xp.stack(squares).astype(np.float64)])
+    index, radii = np.split(backends.asnumpy(found), 2)
+    index, radii = index.astype(np.int64), np.sqrt(radii)
+    stops = [len(its) if its.all() else int(its.argmin()) + 1 for its in radii.T]  # at radius 0 all points are centers
+    return [(index[:stop, i], radii[:stop, i]) for i, stop in enumerate(stops)]
 
 
 def diameters(xp: Any, k: Array, labels: np.ndarray) -> np.ndarray:

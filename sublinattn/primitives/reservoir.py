@@ -150,12 +150,14 @@ class GroupSamples:
             self.due = np.concatenate([self.due, np.ones((new, self.size), np.int64)])  # the first item fills them all
         order = np.argsort(labels, kind="stable")
         ranked = labels[order]
-        first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
+        starts = np.ones(len(labels), bool)
+        np.not_equal(ranked[1:], ranked[:-1], out=starts[1:])
+        first = starts.nonzero()[0]
         here = ranked[first]
         before, due = self.counts[here], self.due[here]
-        after = before + np.diff(first, append=len(labels))
+        after = before + np.append(first[1:], len(labels)) - first
         items = np.full(due.shape, -1)
-        while (changing := np.nonzero(due <= after[:, None]))[0].size:
+        while (changing := (due <= after[:, None]).nonzero())[0].size:
             group, sample = changing
             item = order[first[group] + due[changing] - before[group] - 1]  # `due` counts a group's items from 1
             items[changing] = item
@@ -163,7 +165,7 @@ class GroupSamples:
             due[changing] = next_count(due[changing], u)
         self.counts[here], self.due[here] = after, due
         self.seen += len(labels)
-        group, sample = changed = np.nonzero(items >= 0)
+        group, sample = changed = (items >= 0).nonzero()
         return here[group], sample, items[changed]
 
     def regroup(self, counts: np.ndarray, into: np.ndarray, groups: int) -> np.ndarray:

@@ -6,12 +6,13 @@ import itertools
 import math
 from typing import Any
 
+import fake_device
 import numpy as np
 import pytest
 
 from sublinattn.core import backends
 from sublinattn.primitives import clustering
-from sublinattn.primitives.clustering import OnlineClusters, nearest
+from sublinattn.primitives.clustering import OnlineClusters, absorb_each, nearest
 
 CHUNKS = [1, 7, 512, 10**6]
 
@@ -125,6 +126,28 @@ def test_as_far_as_there_is_room(xp: Any, most: int, chunk: int) -> None:
     assert len(clusters.absorb(xp, rows[: made[most] if most < 12 else 9], maximum=most)) == stop or most >= 12
 
 
+@pytest.mark.parametrize("most", [math.inf, 7])
+@pytest.mark.parametrize("products", [2**24, 20_000])
+def test_several_streams_together_are_each_alone(monkeypatch: pytest.MonkeyPatch, products: int, most: float) -> None:
+    """On a device: streams of different sizes, deltas and numbers of centres, in blocks and tiles of several sizes."""
+    monkeypatch.setattr(clustering, "PRODUCTS", products)
+    streams = [(x.astype(np.float32), delta) for x, delta in STREAMS.values() if x.shape[1] == 4]
+    streams.append((blobs(40, 4, 1, 0.0).astype(np.float32), 1.0))
+    together, alone = ([OnlineClusters(delta, x[:0]) for x, delta in streams] for x in range(2))
+    for clusters, (x, _) in zip(together, streams, strict=True):
+        clusters.centers = type(clusters.centers)(fake_device.asarray(x[:0]))
+    for begin, end in ((0, 1), (1, 200), (200, 230), (230, 700)):
+        parts = [x[begin : max(begin + 1, end - 7 * i)][:end] for i, (x, _) in enumerate(streams) if len(x) > begin]
+        mine = [its for its, (x, _) in zip(together, streams, strict=True) if len(x) > begin]
+        plain = [its for its, (x, _) in zip(alone, streams, strict=True) if len(x) > begin]
+        found = absorb_each(fake_device, mine, [fake_device.asarray(x) for x in parts], maximum=most)
+        expected = absorb_each(np, plain, parts, maximum=most)
+        for x, y in zip(found, expected, strict=True):
+            assert x.tolist() == y.tolist()
+    for x, y in zip(together, alone, strict=True):
+        assert np.array_equal(x.centers.rows.get(), y.centers.rows)
+
+
 # -------------------------------------------------------------------------------------------------------------- nearest
 def nearest_by_loop(x: Any, centres: Any, position: Any, born: Any) -> tuple[list[int], list[float]]:
     index, squares = [], []
@@ -192,7 +215,7 @@ def test_host_syncs_are_few(xp: Any) -> None:
     for n in (50, 200):
         x = xp.asarray(blobs(n, 4, n, 0.0))
         clusters = OnlineClusters(0.01, x[:0].copy())
-        for most in (16, 10):  # all are new; all are old
+        for most in (6, 2):  # all are new; all are old
             before = xp.counts.syncs
             clusters.absorb(xp, x)
             assert xp.counts.syncs - before <= most

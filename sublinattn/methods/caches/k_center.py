@@ -16,7 +16,7 @@ import numpy as np
 
 from ...core import backends
 from ...core.backends import Array
-from ...primitives.kcenter import greedy_k_center
+from ...primitives.kcenter import each_greedy_k_center
 from .base import KVCache, budget_and_recent, joined, picked, softmax_over
 
 
@@ -52,18 +52,19 @@ class KCenterCache(KVCache):
         count = self._stored["keys"].shape[1]
         if count > self.budget:
             outside = self._stored["keys"][:, : count - self.recent]
-            chosen = np.stack([self._chosen(xp, outside[head]) for head in range(len(k))])
+            chosen = self._chosen(xp, outside)
             last = np.broadcast_to(np.arange(count - self.recent, count), (len(chosen), self.recent))
             self._stored = picked(xp, self._stored, backends.to_device(np.concatenate([chosen, last], axis=1), xp))
 
     def _chosen(self, xp: Any, k: Array) -> np.ndarray:
-        """Which of the keys (n, d) outside the window are stored, in order."""
-        wanted = self.budget - self.recent
-        if not wanted:
-            return np.zeros(0, np.int64)
-        centers, _ = greedy_k_center(xp, k, wanted)
-        others = np.setdiff1d(np.arange(len(k)), centers)
-        return np.sort(np.concatenate([centers, others[len(others) - (wanted - len(centers)) :]]))
+        """Which of the keys (B, n, d) outside the window are stored, in order."""
+        wanted, (b, n, _) = self.budget - self.recent, k.shape
+        chosen = np.zeros((b, wanted), np.int64)
+        if wanted:
+            for its, (centers, _) in zip(chosen, each_greedy_k_center(xp, k, wanted), strict=True):
+                others = np.setdiff1d(np.arange(n), centers)
+                its[:] = np.sort(np.concatenate([centers, others[len(others) - (wanted - len(centers)) :]]))
+        return chosen
 
     def _attend(self, xp: Any, q: Array, scale: float) -> Array:
         return softmax_over(self._stored, self._stored["keys"].shape[1], q, scale)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ import numpy as np
 from ...core import backends
 from ...core.backends import Array
 from ...core.exact import partial_attention
-from ...primitives.clustering import OnlineClusters
-from ...primitives.growing import GrowingRows
+from ...primitives.clustering import OnlineClusters, absorb_each
+from ...primitives.growing import GrowingRows, stacked
 from ...primitives.reservoir import GroupSamples, WeightedSlots, squared_norms
 
 
@@ -45,40 +45,24 @@ class Head:
         self.radius = delta  # upper bound on the distance of a key to the center of its cluster
 
     def absorb(self, xp: Any, k: Array, v: Array, maximum: float) -> None:
-        """Take keys (c, d), values (c, d_v); delta doubles whenever more than `maximum` clusters would be needed."""
-        # Algorithm 1, UpdateMatrixProduct: mu grows by ||v||^2; each slot becomes (k, v) with probability ||v||^2 / mu.
-        token = self.slots.absorb(squared_norms(v))
-        changed = np.flatnonzero(token >= 0)
-        if changed.size:
-            slot, row = (backends.to_device(x, xp) for x in (changed, token[changed]))
-            self.slot_keys[slot], self.slot_values[slot] = k[row], v[row]
-        # Algorithm 1, UpdateSoftmaxNormalizer: the key joins the nearest center within delta, or becomes one.
-        while len(k):
-            labels = self.clusters.absorb(xp, k, maximum=maximum)
-            if len(labels):
-                self._sample(xp, k, labels)
-            k = k[len(labels) :]
-            if len(k):
-                self.coarsen(xp, 2 * self.clusters.delta)
+        """`absorb` for this head alone: keys (c, d), values (c, d_v)."""
+        absorb(xp, [self], k[None], v[None], maximum)
 
-    def _sample(self, xp: Any, k: Array, labels: np.ndarray) -> None:
-        """Algorithm 1: each of the t samples of the key's cluster becomes the key with probability `1/n_i`."""
-        if new := len(self.clusters.centers) - len(self.sampled):  # all filled at once: a center is its first member
-            self.sampled.append(xp, xp.zeros((new, self.samples.size, k.shape[1]), k.dtype))
-        group, sample, item = self.samples.absorb(labels, len(self.sampled))
-        if len(item):
-            group, sample, item = (backends.to_device(x, xp) for x in (group, sample, item))
-            self.sampled.rows[group, sample] = k[item]
+    def sample(self, xp: Any, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Algorithm 1: each of the t samples of the key's cluster becomes the key with probability `1/n_i`.
+
+        Returns which samples do, by their number among all of the head, and which of the keys they become.
+        """
+        groups = len(self.clusters.centers)
+        if new := groups - len(self.sampled):  # all filled at once: a center is its first member
+            self.sampled.extend(xp, new)
+        group, sample, item = self.samples.absorb(labels, groups)
+        return group * self.samples.size + sample, item
 
     # ------------------------------------------------------------------------------------------- clusters of clusters
     def coarsen(self, xp: Any, delta: float) -> None:
-        """Cluster the centers anew, at a larger delta [CCFM97]."""
-        old = self.clusters.centers
-        self.clusters = type(self.clusters)(delta, old.buffer[:0].copy())
-        into = self.clusters.absorb(xp, old.rows)
-        joined = len(self.clusters.centers) < len(old)
-        self.radius = self.radius + delta if joined else max(self.radius, delta)  # later keys may be at delta
-        self._regroup(xp, self.sampled.rows, self.samples.counts, into)
+        """`coarsen` for this head alone."""
+        coarsen(xp, [self], [delta])
 
     def merge(self, xp: Any, other: Head, maximum: float) -> None:
         """Take over the clusters and slots of `other`, which saw a stream of its own and is left as it was."""
@@ -94,14 +78,15 @@ class Head:
         if count:
             into = np.concatenate([own, self.clusters.absorb(xp, centers[:count])])
             pieces = xp.concatenate([self.sampled.rows, sampled[:count]])
-            self._regroup(xp, pieces, np.concatenate([self.samples.counts, other.samples.counts]), into)
+            self.regroup(xp, pieces, np.concatenate([self.samples.counts, other.samples.counts]), into)
             self.samples.seen += other.samples.seen
             joined = len(self.clusters.centers) < len(own) + count
             self.radius = max(self.radius, other.radius + (self.clusters.delta if joined else 0.0))
         while len(self.sampled) > maximum:
             self.coarsen(xp, 2 * self.clusters.delta)
 
-    def _regroup(self, xp: Any, pieces: Array, counts: np.ndarray, into: np.ndarray) -> None:
+    def regroup(self, xp: Any, pieces: Array, counts: np.ndarray, into: np.ndarray) -> None:
+        """Put pieces (p, t, d), samples of `counts` (p,) keys each, together to the clusters `into` (p,)."""
         piece = backends.to_device(self.samples.regroup(counts, into, len(self.clusters.centers)), xp)
         self.sampled = GrowingRows(pieces[piece, xp.arange(self.samples.size)])
 
@@ -147,11 +132,70 @@ class Head:
         self.slots.thresholds = arrays["thresholds"]
 
 
+# ---------------------------------------------------------------------------------------------------------- the stream
+def absorb(xp: Any, heads: Sequence[Head], k: Array, v: Array, maximum: float) -> None:
+    """Take keys (h, c, d), values (h, c, d_v); delta doubles whenever more than `maximum` clusters would be needed."""
+    # Algorithm 1, UpdateMatrixProduct: mu grows by ||v||^2; each slot becomes (k, v) with probability ||v||^2 / mu.
+    token = [head.slots.absorb(weights) for head, weights in zip(heads, squared_norms(v), strict=True)]
+    changed = [(its >= 0).nonzero()[0] for its in token]
+    items = [its[slots] for its, slots in zip(token, changed, strict=True)]
+    for head, slot, key, value in _replacements(xp, heads, changed, items, k, v):
+        head.slot_keys[slot], head.slot_values[slot] = key, value
+    # Algorithm 1, UpdateSoftmaxNormalizer: the key joins the nearest center within delta, or becomes one.
+    rest, begin, none = (
+        list(range(len(heads))),
+        [0] * len(heads),
+        np.zeros(0, np.int64),
+    )  # who has keys left, from where
+    while rest:
+        points = [k[i, begin[i] :] for i in rest] if any(begin) else k
+        labels = absorb_each(xp, [heads[i].clusters for i in rest], points, maximum=maximum)
+        samples, items = [none] * len(heads), [none] * len(heads)
+        for i, joined in zip(rest, labels, strict=True):
+            if len(joined):
+                samples[i], item = heads[i].sample(xp, joined)
+                items[i] = item + begin[i]
+                begin[i] += len(joined)
+        for head, sample, key in _replacements(xp, heads, samples, items, k):
+            head.sampled.rows.reshape(-1, k.shape[-1])[sample] = key
+        rest = [i for i in rest if begin[i] < k.shape[1]]
+        coarsen(xp, [heads[i] for i in rest], [2 * heads[i].clusters.delta for i in rest])
+
+
+def _replacements(
+    xp: Any, heads: Sequence[Head], places: list[np.ndarray], items: list[np.ndarray], *rows: Array
+) -> Iterator[tuple[Any, ...]]:
+    """Of each head that has any: the places (r,) on the device, and of `rows` (h, c, d) its own (r, d), by `items`."""
+    if not any(map(len, items)):
+        return
+    numbers = [its + i * rows[0].shape[1] for i, its in enumerate(items)]
+    moves = backends.to_device(np.concatenate([*places, *numbers]).reshape(2, -1), xp)
+    place, found, begin = moves[0], [backends.gather(xp, x.reshape(-1, x.shape[-1]), moves[1]) for x in rows], 0
+    for head, its in zip(heads, items, strict=True):
+        if len(its):
+            begin, part = begin + len(its), slice(begin, begin + len(its))
+            yield head, place[part], *(x[part] for x in found)
+
+
+def coarsen(xp: Any, heads: Sequence[Head], deltas: Sequence[float]) -> None:
+    """Cluster the centers of each head anew, at a larger delta [CCFM97]."""
+    if not heads:
+        return
+    old = [head.clusters.centers for head in heads]
+    for head, delta, centers in zip(heads, deltas, old, strict=True):
+        head.clusters = type(head.clusters)(delta, centers.buffer[:0].copy())
+    labels = absorb_each(xp, [head.clusters for head in heads], [centers.rows for centers in old])
+    for head, delta, centers, into in zip(heads, deltas, old, labels, strict=True):
+        joined = len(head.clusters.centers) < len(centers)
+        head.radius = head.radius + delta if joined else max(head.radius, delta)  # later keys may be at delta
+        head.regroup(xp, head.sampled.rows, head.samples.counts, into)
+
+
 # -------------------------------------------------------------------------------------------------------- the estimate
 def numerators(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple[Array, Array]:
     """`z = exp(m) o` of every head for its queries (h, c, d): m (h, c), o (h, c, d_v); -inf and 0 while mu is 0."""
     # Algorithm 1, Query: z = sum over the slots of mu / (s ||v||^2) exp(<q, k>) v.
-    keys, values = (_stacked(xp, [getattr(head, name) for head in heads]) for name in ("slot_keys", "slot_values"))
+    keys, values = (stacked(xp, [getattr(head, name) for head in heads]) for name in ("slot_keys", "slot_values"))
     mu, size = np.array([head.slots.mu for head in heads])[:, None], heads[0].slots.size
     weights = np.divide(mu / size, squared_norms(values), out=np.zeros((len(heads), size)), where=mu > 0)
     weighted = values * backends.to_device(weights.astype(q.dtype), xp)[..., None]
@@ -162,23 +206,13 @@ def numerators(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple[
 def normalisers(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple[Array, Array]:
     """`tau = exp(m) o` of every head for its queries, as m (h, c) and o (h, c, 1)."""
     # Algorithm 1, Query: tau = sum over clusters of n_i / t times the sum over their samples of exp(<q, k>).
-    keys, size = _stacked(xp, [head.sampled.rows for head in heads]), heads[0].samples.size
+    keys, size = stacked(xp, [head.sampled.rows for head in heads]), heads[0].samples.size
     weights = np.zeros(keys.shape[:3], q.dtype)
     for row, head in zip(weights, heads, strict=True):
         row[: len(head.sampled)] = (head.samples.counts / size)[:, None]
     keys, weights = keys.reshape(len(heads), -1, q.shape[-1]), weights.reshape(len(heads), -1, 1)
     sums = partial_attention(q, keys, backends.to_device(weights, xp), scale=scale, check_finite=False)
     return sums.m, sums.o
-
-
-def _stacked(xp: Any, arrays: Sequence[Array]) -> Array:
-    """Arrays (m_i, ...) as one, each filled up with its first row: no larger logit comes in. A view of a single one."""
-    if len(arrays) == 1:
-        return arrays[0][None]
-    out = xp.empty((len(arrays), max(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype)
-    for i, x in enumerate(arrays):
-        out[i, : len(x)], out[i, len(x) :] = x, x[:1]
-    return out
 
 
 def ratio_of(xp: Any, numerators: list[tuple[Array, Array]], normalisers: list[tuple[Array, Array]]) -> Array:

@@ -39,7 +39,7 @@ from ...core.backends import Array
 from ...core.exact import partial_attention
 from ...primitives.reservoir import seed_from
 from ..caches.base import MergingCache
-from .head import Head, normalisers, numerators, ratio_of
+from .head import Head, absorb, normalisers, numerators, ratio_of
 
 
 class SubGenCache(MergingCache):
@@ -225,8 +225,9 @@ class SubGenCache(MergingCache):
         if self.recent:
             k, v = self._leaving(xp, k, v)
         if k.shape[1]:
-            for i, head in enumerate(self.heads):
-                head.absorb(xp, k[i], v[i], self._maximum)
+            step = 1 if xp is np else len(k)  # one problem fits a CPU's caches, and fills none of a device's
+            for i in range(0, len(k), step):
+                absorb(xp, self.heads[i : i + step], k[i : i + step], v[i : i + step], self._maximum)
 
     def _begin(self, xp: Any, count: int) -> None:
         """Make the states of `count` problems, unless they are there."""

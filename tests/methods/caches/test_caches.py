@@ -278,6 +278,7 @@ TRANSFERS = {
     "heavy": (1, 1),
     "uniform": (1, 2),
     "value-norm": (2, 1),  # and the weights of the values; as many queries as coordinates ask for no norms
+    "k-center": (2, 2),  # and the centers
     "zero": (1, 1),
 }
 
