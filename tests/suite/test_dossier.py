@@ -17,6 +17,7 @@ import sublinattn
 from sublinattn.core import backends
 from sublinattn.core.files import read_json
 from sublinattn.suite.dossier import driver, kernel_cases, package_tests, page, probes, record, table
+from sublinattn.suite.dossier.bench_attention import near_key
 from sublinattn.suite.dossier.device import ROOT, Device
 from sublinattn.suite.dossier.exact_reference import Reference
 from sublinattn.suite.dossier.steps import STEPS, plain
@@ -167,6 +168,16 @@ def test_the_reference_of_some_rows_is_exact_attention() -> None:
         out = sublinattn.attention(q, k, v, causal=causal)
         reference = Reference(np, q, k, v, causal=causal)
         assert reference.error(out) < 1e-6 and np.isclose(reference.error(0 * out), 1)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_queries_near_a_key_are_near_one_that_they_see(causal: bool) -> None:
+    q, k, v = (x.astype(float) for x in near_key(Device(rehearsal=True), 2, 50, 8, causal))
+    for head in range(2):
+        distance = np.linalg.norm(q[head][:, None] - 2 * k[head], axis=-1)
+        key = distance.argmin(axis=1)
+        assert distance.min(axis=1).max() == 0 and v[head].shape == (50, 8)
+        assert (key <= np.arange(50)).all() if causal else sorted(key) == list(range(50))
 
 
 def test_every_test_file_that_takes_xp_is_run() -> None:

@@ -2,8 +2,8 @@
 
 32 heads, n = 4096 to 131072, d = 64 and 128, with and without a causal mask. The error stands beside each time: on
 Gaussian inputs every method that samples keys is off by more than answering zero would be (an error of 1), which the
-row of plain uniform sampling shows, too; on the input `near key`, where each query's weight is on one earlier key, the
-block that HyperAttention finds holds what matters.
+row of plain uniform sampling shows, too; on the input `near key`, where each query's weight is on one key, the block
+that HyperAttention finds may hold what matters.
 """
 
 from __future__ import annotations
@@ -62,11 +62,19 @@ def gaussian(device: Device, heads: int, n: int, d: int) -> list[Array]:
     return [device.normal(heads, n, d, seed=seed).astype(device.low_precision()) for seed in range(3)]
 
 
-def near_key(device: Device, heads: int, n: int, d: int) -> list[Array]:
-    """Each query is twice one key that is not later than itself, drawn uniformly; keys and values standard normal."""
+def near_key(device: Device, heads: int, n: int, d: int, causal: bool) -> list[Array]:
+    """Each query is twice one key; keys and values standard normal.
+
+    Without a mask, every key is some query's, in random order; with one, a query's key is drawn from those it sees.
+    """
     _, k, v = gaussian(device, heads, n, d)
-    earlier = (np.random.default_rng(0).random((heads, n)) * (np.arange(n) + 1)).astype(np.int64)
-    rows = device.xp.asarray(earlier + n * np.arange(heads)[:, None])
+    rng = np.random.default_rng(0)
+    key = (
+        (rng.random((heads, n)) * (np.arange(n) + 1)).astype(np.int64)
+        if causal
+        else rng.permuted(np.broadcast_to(np.arange(n), (heads, n)), axis=1)
+    )
+    rows = device.xp.asarray(key + n * np.arange(heads)[:, None])
     q = 2 * k.astype(np.float32).reshape(-1, d)[rows]
     return [q.astype(k.dtype), k, v]
 
@@ -116,8 +124,8 @@ def _measured(
 
 def _more(device: Device, heads: int, n: int, d: int) -> Iterator[dict[str, Any]]:
     """Errors on the input on which blocks matter, and where HyperAttention's time goes."""
-    arrays = near_key(device, heads, n, d)
     for causal in (False, True):
+        arrays = near_key(device, heads, n, d, causal)
         shape = {"n": n, "d": d, "heads": heads, "causal": causal, "dtype": str(arrays[0].dtype)}
         reference = Reference(device.xp, *arrays, causal=causal)
         for what, (call, _) in contenders(device, arrays, causal).items():

@@ -15,6 +15,8 @@ from .table import COLUMNS, NEVER, grid, mask, origin, render, rows_of, times, t
 BEGIN, END = "<!-- gpu: written by scripts/check_gpu -->", "<!-- /gpu -->"
 PLACE = re.compile(re.escape(BEGIN) + r"\n(.*?)\n?" + re.escape(END), re.DOTALL)
 
+SHOWN_ERRORS = ("hyper_attention", "uniform_attention", "attention")
+
 
 def write_pages() -> None:
     """Put what the newest record says between the two comments of each page that has them."""
@@ -58,14 +60,23 @@ def _attention(record: dict[str, Any]) -> str:
     for d, causal, n in sorted({(row["d"], row["causal"], row["n"]) for row in rows}):
         at = {row["what"]: row for row in rows if (row["d"], row["causal"], row["n"]) == (d, causal, n)}
         ms = {what: row["ms"] for what, row in at.items()}
-        errors = [_scientific(at[what]["error"]) if what in at else None for what in ("hyper_attention", "attention")]
-        cells.append([d, mask(causal), n, *(ms.get(what) for what in COLUMNS), times(ms), *errors])
-    head = ["d", "mask", "n", *map(title, COLUMNS), "faster than exact", "error of `hyper_attention`", "of `attention`"]
+        errors = [at[what]["error"] if what in at else None for what in SHOWN_ERRORS]
+        peak = at.get("hyper_attention", {}).get("peak_bytes")
+        megabytes = None if peak is None else peak / 1e6
+        cells.append([d, mask(causal), n, *(ms.get(what) for what in COLUMNS), times(ms), *errors, megabytes])
+    head = [
+        "d",
+        "mask",
+        "n",
+        *map(title, COLUMNS),
+        "faster than exact",
+        *(f"error of `{name}`" for name in SHOWN_ERRORS),
+    ]
     return _section(
         "Attention",
         "Milliseconds between CUDA events, on standard normal data: there every method that samples keys is off by "
         "more than answering zero would be (an error of 1).",
-        head,
+        [*head, "MB of `hyper_attention` at its peak"],
         cells,
     )
 
@@ -74,7 +85,12 @@ def _near_key(record: dict[str, Any]) -> str:
     rows = [row for row in rows_of(record, "attention", "error") if row["input"] == "near key"]
     cells = [[title(row["what"]), row["n"], row["d"], mask(row["causal"]), row["error"]] for row in rows]
     head = ["", "n", "d", "mask", "relative error"]
-    return _section("Where each query is twice one key", "Answering zero has the error 1.", head, cells)
+    return _section(
+        "Where each query is twice one key",
+        "Without a mask every key is some query's. Answering zero has the error 1.",
+        head,
+        cells,
+    )
 
 
 def _stages(record: dict[str, Any]) -> str:

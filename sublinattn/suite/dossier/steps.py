@@ -39,9 +39,9 @@ class Step:
 
 
 STEPS = {
-    "environment": Step("environment", 5, 30),
-    "probes": Step("probes", 8, 60),
-    "kernel": Step("kernel_cases", 15, 60),
+    "environment": Step("environment", 7, 40),
+    "probes": Step("probes", 13, 60),
+    "kernel": Step("kernel_cases", 10, 60),
     "attention": Step("bench_attention", 40, 90),
     "decoding": Step("bench_decoding", 20, 60),
     "streams": Step("bench_streams", 20, 60),
