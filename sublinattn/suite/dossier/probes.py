@@ -125,6 +125,11 @@ PROBES: dict[str, tuple[list[np.ndarray], Call]] = {
     "maximum of two": ([f32(50), f32(50)], lambda xp, a, b: xp.maximum(a, b)),
     "ufunc out on a view": ([f32(9, 4)], lambda xp, a: changed(a, lambda a: xp.minimum(a[2:5], 0, out=a[2:5]))),
     "in place on a corner": ([f32(2, 5, 9), f32(5, 4)], lambda xp, a, m: changed(a, lambda a: a[:, :, 5:].__iadd__(m))),
+    "subtract into int32": (
+        [ints(99, 4, 9), ints(9, 4, 1)],
+        lambda xp, a, b: xp.subtract(a, b, out=xp.empty((4, 9), np.int32), casting="same_kind"),
+    ),
+    "packbits, little": ([ints(2, 7, 9).astype(bool)], lambda xp, a: xp.packbits(a, bitorder="little")),
     "copyto a view, where": (
         [f32(3, 4), ints(2, 3, 2).astype(bool)],
         lambda xp, a, at: changed(a, lambda a: xp.copyto(a[:, 1:3], -np.inf, where=at)),
