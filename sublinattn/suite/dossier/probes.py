@@ -100,6 +100,10 @@ PROBES: dict[str, tuple[list[np.ndarray], Call]] = {
     ),
     "argsort float64 ties": ([ints(9, 4, 500).astype(float)], lambda xp, a: xp.argsort(a, axis=1, kind="stable")),
     "argsort one key, 1-d uint32": ([ints(9, 2000).astype(np.uint32)], lambda xp, a: xp.argsort(a, kind="stable")),
+    "argsort rows as one key, uint32": (
+        [ints(9, 4, 500).astype(np.uint16)],
+        lambda xp, a: xp.argsort(((xp.arange(4, dtype=np.uint32) << 16)[:, None] | a).ravel(), kind="stable"),
+    ),
     "sort rows": ([ints(99, 4, 50)], lambda xp, a: xp.sort(a, axis=1)),
     "sort in place, rows": ([ints(99, 4, 50)], lambda xp, a: changed(a, lambda a: a.sort(axis=1))),
     "partition two middles": ([f32(50, 3, 8)], lambda xp, a: xp.partition(a, [3, 4], axis=-1)[..., 3:5]),
