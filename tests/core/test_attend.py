@@ -9,10 +9,12 @@ import itertools
 from typing import Any
 
 import emulator
+import fake_device
 import ml_dtypes
 import numpy as np
 import pytest
 
+from sublinattn import partial_attention
 from sublinattn.core import attend, backends
 from sublinattn.core.exact import Partial
 
@@ -245,6 +247,17 @@ def test_rows_lie_in_different_banks(
     else:
         check(emulated, "float16", 32, t=20, c=70)
         assert (module.bank_conflicts > 0) is conflicts
+
+
+def test_the_kernel_runs_where_its_arrays_are(emulated: Any) -> None:
+    fake_device.counts.reset()
+    with emulated.cuda.Device(1):
+        q, k, out = (emulated.asarray(np.zeros(shape, np.float16)) for shape in ((1, 3, 32), (1, 5, 32), (3, 32)))
+        attend.attend(emulated, q, k, k, scale=1.0, out=out)
+    assert fake_device.counts.launches == 1
+    with pytest.raises(ValueError, match="arrays on device .1. are used while device 0 is current"):
+        attend.attend(emulated, q, k, k, scale=1.0, out=out)
+    assert partial_attention(q, k, k).o.device.id == 1
 
 
 def test_no_query_is_in_two_groups(emulated: Any) -> None:
