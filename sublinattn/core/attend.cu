@@ -6,23 +6,11 @@
 // A thread block takes ROWS queries of one group through that group's keys, KEYS at a time; the copies of the next keys are
 // under way while these are computed. Compiled with -DT=Float16 or BFloat16, -DD=32, 64, 96, 128 or 256 (d and d_v);
 // gpu.cuh (on a CPU, tests/gpu/cpu.h) comes before it. attend.py is its caller.
-#ifndef WARPS
-#define WARPS 4
-#endif
-#ifndef SLABS
-#define SLABS (D <= 128 ? 2 : 1)
-#endif
-#ifndef KEYS
-#define KEYS (D <= 128 ? 64 : 32)
-#endif
-#ifndef HELD
-#define HELD (D <= 64 || D == 256)
-#endif
-#ifndef BLOCKS
-#define BLOCKS 1
-#endif
+constexpr int WARPS = 4, SLABS = D <= 128 ? 2 : 1;  // a warp has SLABS times 16 queries, the rows of one mma
+constexpr int KEYS = 32;  // more would take the registers of another thread block
+constexpr int BLOCKS = D == 32 ? 4 : D == 64 ? 3 : 2;  // of them a multiprocessor holds at once, as far as registers go
 constexpr float GROWTH = 8;  // 2^8 in place of 1 as the largest exponential costs no precision, and float16 holds it
-constexpr int ROWS = 16 * SLABS * WARPS;  // a warp has SLABS times 16 queries, the rows of one mma
+constexpr int ROWS = 16 * SLABS * WARPS;
 constexpr int THREADS = 32 * WARPS;
 constexpr int STRIDE = D + 8;  // 16 bytes more per row, so that the 8 rows of an ldmatrix lie in different banks
 constexpr int TILE = KEYS * STRIDE;
@@ -119,21 +107,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(
             }
         }
 
-    u32 held[HELD ? SLABS : 1][HELD ? D / 16 : 1][4];
-    auto load_query = [&](u32 (&r)[4], int a, int i) {
-        load_matrices(r, queries + (16 * (SLABS * warp + a) + lane % 16) * STRIDE + 16 * i + lane / 16 * 8);
-    };
     for (int key = 0, stage = 0; key < last_key; key += KEYS, stage ^= 1) {
         load(stage ^ 1, key + KEYS);
         read_numbers(key + 2 * KEYS);
         copies_done<1>();
         __syncthreads();
         const u16 *keys = tiles + 2 * stage * TILE, *values = keys + TILE;
-        if (HELD && key == 0)
-#pragma unroll
-            for (int a = 0; a < SLABS; ++a)
-#pragma unroll
-                for (int i = 0; i < D / 16; ++i) load_query(held[a][i], a, i);
 
         float s[SLABS][KEYS / 8][4] = {};
 #pragma unroll
@@ -143,9 +122,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(
             for (int a = 0; a < SLABS; ++a)
 #pragma unroll
                 for (int h = 0; h < 2; ++h)
-                    if (HELD)
-                        for (int e = 0; e < 4; ++e) query[a][h][e] = held[a][i + h][e];
-                    else load_query(query[a][h], a, i + h);
+                    load_matrices(query[a][h], queries + (16 * (SLABS * warp + a) + lane % 16) * STRIDE + 16 * (i + h) + lane / 16 * 8);
 #pragma unroll
             for (int j = 0; j < KEYS / 8; ++j) {  // 8 keys, 32 of their coordinates
                 u32 b[4];

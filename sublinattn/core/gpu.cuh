@@ -2,6 +2,7 @@
 // it alone. tests/gpu/cpu.h defines the same names for a C++ compiler: there the very kernel runs without a GPU.
 typedef unsigned int u32;
 typedef unsigned short u16;
+typedef unsigned long long u64;
 
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 

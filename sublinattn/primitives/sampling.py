@@ -28,9 +28,27 @@ def sample_without_replacement(xp: Any, rng: np.random.Generator, problems: int,
     if xp.__name__ not in backends.CUDA or shuffled or m > MOST:
         drawn = np.stack([rng.choice(n, m, replace=False, shuffle=False) for _ in range(problems)])
         return backends.to_device(drawn, xp)
-    drawn = rng.integers(0, np.arange(n - m, n), size=(problems, m), endpoint=True)
+    drawn, bits = _random_numbers(rng, problems, n, m)
     places = xp.empty((problems, m), np.int32)
     module = backends.cuda_module("core/gpu.cuh", "primitives/sampling.cu", options=(f"-DTHREADS={THREADS}",))
-    arguments = (backends.to_device(drawn.astype(np.int32), xp), places, np.int32(n), np.int32(m))
+    arguments = (backends.to_device(drawn, xp), places, np.int32(n), np.int32(m), np.int32(bits))
     module.get_function("floyd")((problems,), (THREADS,), arguments, shared_mem=8 * m)
     return places
+
+
+def _random_numbers(rng: np.random.Generator, problems: int, n: int, m: int) -> tuple[np.ndarray, bool]:
+    """`t` (problems, m), or as many times 32 random bits that the GPU makes them of, and whether it is these.
+
+    NumPy takes the high half of the product of 32 bits with the number of choices [Lemire, arXiv 1805.10941], and draws
+    again where the low half is too small, which is rare. To draw the bits takes an eighth of the time.
+    """
+    choices = np.arange(n - m + 1, n + 1)
+    state = rng.bit_generator.state
+    plain = state["bit_generator"] == "PCG64" and not state["has_uint32"]  # two draws of 32 bits are one of 64
+    if plain and problems * m % 2 == 0 and m < n:  # of one choice nothing is drawn
+        drawn = rng.bit_generator.random_raw(problems * m // 2).view(np.uint32).reshape(problems, m)
+        low, least = drawn * choices.astype(np.uint32), (2**32 % choices).astype(np.uint32)
+        if (low >= least).all():
+            return drawn, True
+        rng.bit_generator.state = state
+    return rng.integers(0, choices, size=(problems, m)).astype(np.uint32), False

@@ -6,6 +6,7 @@
 
 typedef uint32_t u32;
 typedef uint16_t u16;
+typedef uint64_t u64;
 struct alignas(16) uint4 { u32 x, y, z, w; };
 struct alignas(16) float4 { float x, y, z, w; };
 
