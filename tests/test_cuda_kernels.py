@@ -27,21 +27,21 @@ def check_finite(xp: Any, dtype: str = "float16") -> None:
     """One bad number, at every place of a group of 16 bytes, and in the last of them."""
     size = 8 * 600  # of 16 bytes as many as three thread blocks take
     largest = float(ml_dtypes.finfo(HALVES[dtype]).max)
-    x = np.resize([largest, -largest, 0, -0.0, 1, 2.0**-24], size).astype(HALVES[dtype])
-    assert bool(backends.asnumpy(backends.all_finite(xp, xp.asarray(x))))
+    x = np.resize([largest, -largest, 0, -0.0, 1, 2.0**-24], size).astype(np.float32)
+    assert bool(backends.asnumpy(backends.all_finite(xp, xp.asarray(x).astype(HALVES[dtype]))))
     for place, bad in zip((*range(8), size // 2 + 3, size - 1), itertools.cycle((np.nan, np.inf, -np.inf))):
         y = x.copy()
         y[place] = bad
-        assert not bool(backends.asnumpy(backends.all_finite(xp, xp.asarray(y))))
+        assert not bool(backends.asnumpy(backends.all_finite(xp, xp.asarray(y).astype(HALVES[dtype]))))
 
 
 def check_hash(xp: Any, dtype: str = "float16", d: int = 32, bits: int = 9, n: int = 515, batch: int = 2) -> None:
     """Small integers: every order of summation gives the same projections, some of them 0."""
     rng = np.random.default_rng(bits)
-    x = rng.integers(-3, 4, (batch, n, d)).astype(HALVES.get(dtype, np.float32))
+    x = rng.integers(-3, 4, (batch, n, d)).astype(np.float32)
     planes = rng.integers(-3, 4, (batch, d, bits)).astype(np.float32)
-    ours = backends.asnumpy(buckets(xp, xp.asarray(x), xp.asarray(planes)))
-    np.testing.assert_array_equal(ours, buckets(np, x.astype(np.float32), planes))
+    rows = xp.asarray(x).astype(HALVES.get(dtype, np.float32))
+    np.testing.assert_array_equal(backends.asnumpy(buckets(xp, rows, xp.asarray(planes))), buckets(np, x, planes))
 
 
 def check_samples(xp: Any, n: int = 300, m: int = 280, problems: int = 3) -> None:
