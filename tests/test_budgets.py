@@ -146,7 +146,7 @@ BUDGETS: dict[str, tuple[int, int, int, int]] = {
     "hyper_attention causal": (326, 1, 7, 20928),
     "hyper_attention theory": (225, 2, 4, 15680),
     "hyper_attention theory causal": (428, 4, 13, 85440),
-    "uniform_attention": (56, 2, 2, 2048),
+    "uniform_attention": (59, 2, 2, 2048),
     "polynomial_attention": (95, 2, 1, 3960),
     "polynomial_attention causal": (114, 2, 2, 3960),
     "PolynomialState.update 1": (48, 1, 0, 0),

@@ -15,6 +15,7 @@ from ...core import backends, checks
 from ...core.attend import attend, serves
 from ...core.backends import Array
 from ...core.exact import attention
+from ...primitives.sampling import sample_without_replacement
 
 
 @backends.on_device
@@ -66,8 +67,8 @@ def uniform_attention(
     dtype, shape = backends.working_dtype(q), q.shape
     checks.largest_norms(xp, check_finite, q=q, k=k, v=v)  # all keys: an error must not depend on the draw
     batch = int(np.prod(k.shape[:-2]))
-    rows = np.stack([generator.choice(n_k, sample_size, replace=False, shuffle=False) for _ in range(batch)])
-    rows = backends.to_device(rows + n_k * np.arange(batch)[:, None], xp)
+    rows = sample_without_replacement(xp, generator, batch, n_k, sample_size)
+    rows += n_k * xp.arange(batch, dtype=rows.dtype)[:, None]
     q = q.reshape(batch, *q.shape[-2:])
     k, v = (x.reshape(-1, x.shape[-1]) for x in (k, v))
     if serves(xp, q, k, v):

@@ -168,7 +168,7 @@ def hardness(
 
     float16 and bfloat16 arrays of the head dimensions that the GPU kernel serves go through it. Next to float64 on the
     same numbers, alpha, kappa and the column norms are then off by less than 1e-4, of which logits near 100 take most;
-    `||P||` by up to 3e-5 in float16 and 4e-4 in bfloat16, srank by twice that (`core/half_softmax.py`).
+    `||P||` by up to 7e-5 in float16 and 8e-4 in bfloat16, srank by twice that (`core/half_softmax.py`).
     """
     named = {"q": q, "k": k} | ({} if v is None else {"v": v})
     xp, (q, k, *rest), _ = backends.enter(**named)
@@ -214,15 +214,14 @@ def _kappa(
     (b, n_q, d), n_k = q.shape, k.shape[1]
     if n_k <= block_size or n_q == 0:
         return xp.full(b, np.nan)
-    dtype = backends.working_dtype(q)
-    pair = hash_rows(xp, rng, *(x.astype(dtype, copy=False) for x in (q, k)), block_size=block_size)
+    pair = hash_rows(xp, rng, q, k, block_size=block_size)
     blocks = sort_blocks(xp, *pair, block_size=block_size, q_start=np.arange(b) * n_q, k_start=np.arange(b) * n_k)
     q, k = q.reshape(-1, d), k.reshape(-1, d)
     if serves(xp, q, k):
         sums = unmasked_by_kernel(xp, q, k, blocks, scale)
     else:
         ranks = np.broadcast_to(np.arange(n_q), (b, n_q))
-        q, k = (x.astype(dtype, copy=False) for x in (q, k))
+        q, k = (x.astype(backends.working_dtype(x), copy=False) for x in (q, k))
         sums = unmasked_row_sums(xp, q, k, blocks, ranks, scale=scale)
     sums = sums.astype(np.float64)
     with np.errstate(over="ignore"):
