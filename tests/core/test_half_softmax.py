@@ -68,6 +68,18 @@ def test_zero_is_no_vector_to_divide_by(kernel_xp: Any) -> None:
     assert not backends.asnumpy(square).any() and not backends.asnumpy(product).any()
 
 
+def test_launches_depend_on_no_size(emulated: Any) -> None:
+    """One call of the kernel for the normalisers, one for each sum over columns, two for a product with P^T P."""
+    spent = []
+    for n in (40, 100):
+        emulated.counts.reset()
+        p, _ = matrix(emulated, np.float16, n, n, causal=False)
+        p.column_sums_and_squares  # noqa: B018 - computed when it is asked for
+        p.gram_times(emulated.asarray(np.ones((2, n))))
+        spent.append(emulated.counts.launches)
+    assert spent[0] == spent[1] <= 80
+
+
 def test_other_numbers_take_the_tiles(xp: Any) -> None:
     q = xp.asarray(np.ones((1, 5, 7), np.float16))
     p = softmax_matrix(xp, q, q, scale=1.0, causal=True)
