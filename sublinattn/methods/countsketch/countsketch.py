@@ -37,8 +37,7 @@ from ...core.backends import Array
 from .hashing import IndexHash, cubics
 
 TOGETHER = 4096  # (row, table) pairs that the CPU sorts at once when a chunk is short: few, large array operations
-ON_DEVICE = 2**26  # numbers of pairs that a device holds at once: few launches and syncs, and less than 1 GB
-PAIR = 32  # numbers that take as much memory as a pair's hash value, bucket, sign and place
+PAIR = 32  # numbers that take as much memory as a pair's hash value, bucket, sign and place on a device
 PIECE = 2**22  # most numbers in the rows added at once, which are read once per table
 PIECE_ROWS = 2**14  # most rows added at once
 
@@ -72,8 +71,8 @@ class CountSketch:
 
     @property
     def pairs_on_device(self) -> int:
-        """(row, table) pairs that are worked on at once on a device."""
-        return ON_DEVICE // max(self.p, PAIR)
+        """(row, table) pairs that a device works on at once: few launches and syncs, in memory that does not grow."""
+        return int(backends.STRIP_BYTES // (self.table.itemsize * max(self.p, PAIR)))
 
     @property
     def nbytes(self) -> int:

@@ -106,7 +106,8 @@ def identify(xp: Any, sketch: CountSketch, k: int) -> tuple[Array, Array]:
     bucket, _ = sketch.hash(xp, spelled.reshape(tables, -1), slice(0, tables))
     consistent = (bucket.reshape(spelled.shape) == xp.arange(w)[:, None]) & (spelled < sketch.n)
     candidates[:, : tables * w] = xp.where(consistent, spelled, 0).reshape(-1, p).T
-    # Each candidate counts once: the first of equal ones is `new`, and the columns are cut to the most new ones.
+    # Each candidate counts once: the first of equal ones is `new`, and the columns are cut to the most new ones, which
+    # is a shape: one host sync.
     candidates.sort(axis=1)
     new = xp.ones(candidates.shape, dtype=bool)
     new[:, 1:] = candidates[:, 1:] != candidates[:, :-1]

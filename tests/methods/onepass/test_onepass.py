@@ -130,8 +130,9 @@ def test_chunks_and_their_order_do_not_matter(xp: Any, variant: str, monkeypatch
         backwards.absorb_keys(k[i : i + 7], v[i : i + 7], start=i)
     for i in reversed(starts):
         backwards.absorb_queries(q[i : i + 7], start=i)
-    for name, value in (("PIECE", 50), ("PIECE_ROWS", 5), ("TOGETHER", 9), ("ON_DEVICE", 9 * 32)):
+    for name, value in (("PIECE", 50), ("PIECE_ROWS", 5), ("TOGETHER", 9)):
         monkeypatch.setattr(countsketch, name, value)
+    monkeypatch.setattr(countsketch.CountSketch, "pairs_on_device", 9)
     monkeypatch.setattr(variants, "PIECE", 200)
     monkeypatch.setattr(backends, "feature_rows", lambda xp, features, dtype: 3)
     pieces = absorbed(variant, q, k, v)
