@@ -150,7 +150,7 @@ class Kernel:
     ) -> None:
         if not shared_mem <= self.max_dynamic_shared_size_bytes <= SHARED_MEMORY:
             raise KernelError(f"{shared_mem} bytes of shared memory, of {self.max_dynamic_shared_size_bytes} asked for")
-        fake_device._launch([x for x in arguments if isinstance(x, fake_device.Array)])
+        fake_device.launch([x for x in arguments if isinstance(x, fake_device.Array)])
         (blocks,), (threads,) = grid, block
         hosts = [x.host if isinstance(x, fake_device.Array) else x for x in arguments]
         values = [_value(x) for x in hosts]

@@ -49,7 +49,7 @@ class Device:
         return f"<Fake Device {self.id}>"
 
 
-def _launch(arrays: list[Array], launches: int = 1) -> None:
+def launch(arrays: list[Array], launches: int = 1) -> None:
     """Charge launches on arrays, all of which must lie on the current device."""
     if elsewhere := {x.number for x in arrays} - {Device.current}:
         raise ValueError(f"arrays on device {sorted(elsewhere)} are used while device {Device.current} is current")
@@ -64,7 +64,7 @@ def _call(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) ->
     made = [np.asarray(x) if isinstance(x, np.generic) else x for x in (result if type(result) is tuple else (result,))]
     launches = cupy_costs.launches(name, [x.host for x in arrays], made, out)
     if launches:
-        _launch(arrays, launches)
+        launch(arrays, launches)
     counts.syncs += cupy_costs.syncs(name, operands)
     if name in ("matmul", "dot"):
         counts.copies += cupy_costs.matmul_copies(*operands[:2], given.get("out"))
@@ -145,7 +145,7 @@ def _binary(name: str) -> tuple[Any, Any, Any]:
     def in_place(self: Array, other: Any) -> Array:
         self.host[...] = getattr(operator, f"i{name.strip('_')}")(self.host.view(), _in(other))
         if self.host.size:
-            _launch([self, *_arrays(other)])
+            launch([self, *_arrays(other)])
         return self
 
     return forward, backward, in_place
@@ -201,7 +201,7 @@ class Array:
         into_itself = isinstance(source, np.ndarray) and into.__array_interface__ == source.__array_interface__
         self.host[index] = source
         if into.size and not into_itself:  # `x[...] += y` assigns to itself: CuPy then does nothing
-            _launch([self, *_arrays(key), *_arrays(value)])
+            launch([self, *_arrays(key), *_arrays(value)])
 
     def __neg__(self) -> Array:
         return _call("negative", operator.neg, self)

@@ -28,7 +28,7 @@ def sample_without_replacement(xp: Any, rng: np.random.Generator, problems: int,
     if xp.__name__ not in backends.CUDA or shuffled or m > MOST:
         drawn = np.stack([rng.choice(n, m, replace=False, shuffle=False) for _ in range(problems)])
         return backends.to_device(drawn, xp)
-    drawn, bits = _random_numbers(rng, problems, n, m)
+    drawn, bits = random_numbers(rng, problems, n, m)
     places = xp.empty((problems, m), np.int32)
     module = backends.cuda_module("core/gpu.cuh", "primitives/sampling.cu", options=(f"-DTHREADS={THREADS}",))
     arguments = (backends.to_device(drawn, xp), places, np.int32(n), np.int32(m), np.int32(bits))
@@ -36,7 +36,7 @@ def sample_without_replacement(xp: Any, rng: np.random.Generator, problems: int,
     return places
 
 
-def _random_numbers(rng: np.random.Generator, problems: int, n: int, m: int) -> tuple[np.ndarray, bool]:
+def random_numbers(rng: np.random.Generator, problems: int, n: int, m: int) -> tuple[np.ndarray, bool]:
     """`t` (problems, m), or as many times 32 random bits that the GPU makes them of, and whether it is these.
 
     NumPy takes the high half of the product of 32 bits with the number of choices [Lemire, arXiv 1805.10941], and draws

@@ -48,7 +48,7 @@ def test_rejected_bits_are_drawn_again() -> None:
     ways = set()
     for seed in range(20):
         rng, again = np.random.default_rng(seed), np.random.default_rng(seed)
-        drawn, bits = sampling._random_numbers(rng, 2, 3 * 2**29, 2)
+        drawn, bits = sampling.random_numbers(rng, 2, 3 * 2**29, 2)
         choices = np.array([3 * 2**29 - 1, 3 * 2**29], dtype=np.uint64)
         numbers = drawn * choices >> np.uint64(32) if bits else drawn
         assert np.array_equal(numbers, again.integers(0, choices.astype(np.int64), size=(2, 2)))

@@ -65,7 +65,8 @@ def uniform_attention(
         raise ValueError(f"sample_size must be at most the number of keys ({n_k}), got {sample_size}")
     generator = checks.generator(rng)
     dtype, shape = backends.working_dtype(q), q.shape
-    checks.largest_norms(xp, check_finite, q=q, k=k, v=v)  # all keys: an error must not depend on the draw
+    check = checks.finite if serves(xp, q, k, v) else checks.largest_norms
+    check(xp, check_finite, q=q, k=k, v=v)  # all keys: an error must not depend on the draw
     batch = int(np.prod(k.shape[:-2]))
     rows = sample_without_replacement(xp, generator, batch, n_k, sample_size)
     rows += n_k * xp.arange(batch, dtype=rows.dtype)[:, None]
