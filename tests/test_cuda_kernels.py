@@ -28,11 +28,15 @@ def check_finite(xp: Any, dtype: str = "float16") -> None:
     size = 8 * 600  # of 16 bytes as many as three thread blocks take
     largest = float(ml_dtypes.finfo(HALVES[dtype]).max)
     x = np.resize([largest, -largest, 0, -0.0, 1, 2.0**-24], size).astype(np.float32)
-    assert bool(backends.asnumpy(backends.all_finite(xp, xp.asarray(x).astype(HALVES[dtype]))))
+    found = xp.zeros(1, np.int32)
+    backends.find_not_finite(xp, xp.asarray(x).astype(HALVES[dtype]), found)
+    assert not backends.asnumpy(found)[0]
     for place, bad in zip((*range(8), size // 2 + 3, size - 1), itertools.cycle((np.nan, np.inf, -np.inf))):
         y = x.copy()
         y[place] = bad
-        assert not bool(backends.asnumpy(backends.all_finite(xp, xp.asarray(y).astype(HALVES[dtype]))))
+        found.fill(0)
+        backends.find_not_finite(xp, xp.asarray(y).astype(HALVES[dtype]), found)
+        assert backends.asnumpy(found)[0]
 
 
 def check_hash(xp: Any, dtype: str = "float16", d: int = 32, bits: int = 9, n: int = 515, batch: int = 2) -> None:

@@ -350,18 +350,17 @@ def aligned(xp: Any, x: Array) -> Array:
     return x.copy() if getattr(getattr(x, "data", None), "ptr", 0) % 16 else x
 
 
-def all_finite(xp: Any, x: Array) -> Array:
-    """Whether no entry is NaN or Inf, as a bool of shape () on the device: no host sync."""
+def find_not_finite(xp: Any, x: Array, found: Array) -> None:
+    """Make `found`, one int32 that is 0, nonzero if some entry is NaN or Inf; without a host sync."""
     exponent = _EXPONENTS.get(str(x.dtype))
     if xp.__name__ not in CUDA or exponent is None or x.size % 8:
-        return xp.isfinite(x).all()
-    found = xp.zeros((), dtype=np.int32)
+        found += ~xp.isfinite(x).all()
+        return
     threads, eights = 256, x.size // 8
     blocks = min(2048, -(-eights // threads))
     arguments = (aligned(xp, x), np.int64(eights), np.uint32(exponent), found, np.int32(blocks))
     module = cuda_module("core/gpu.cuh", "core/finite.cu", options=(f"-DTHREADS={threads}",))
     module.get_function("not_finite")((blocks,), (threads,), arguments)
-    return found == 0
 
 
 # -------------------------------------------------------------------------------------------------------------- memory

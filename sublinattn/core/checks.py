@@ -96,29 +96,27 @@ def largest_norms(xp: Any, check_finite: bool, **named: Array) -> list[float]:
     """Largest row norm of each `(B, n, d)` array, in one transfer to the host; ValueError for NaN or Inf.
 
     TypeError if `check_finite` is no bool. A norm may overflow although all entries are finite: entries are scanned
-    where a norm is not finite, and only there.
+    where a norm is not finite, and only there. On a GPU two launches for each array.
     """
     flags(check_finite=check_finite)
-    partial: list[Array] = []
+    tiles, slots = list(named.values()), list(range(len(named)))
+    if xp is np:
+        flat, step = [x.reshape(-1, x.shape[-1]) for x in tiles], 32768
+        slots = [slot for slot, x in enumerate(flat) for _ in range(0, len(x), step)]
+        tiles = [x[start : start + step] for x in flat for start in range(0, len(x), step)]
+    largest = xp.empty(len(tiles), backends.working_dtype(tiles[0]))
 
-    def worker(tile: tuple[int, Array]) -> None:
-        slot, rows = tile
+    def worker(i: int) -> None:
         with np.errstate(over="ignore", invalid="ignore"):  # per thread
-            partial.append((slot, backends.row_squares(xp, rows).max()))
+            backends.row_squares(xp, tiles[i]).max(out=largest[i, ...])
 
-    tiles = []
-    for slot, x in enumerate(named.values()):
-        flat = x.reshape(-1, x.shape[-1])
-        step = 32768 if xp is np else len(flat)
-        tiles += [(slot, flat[start : start + step]) for start in range(0, len(flat), step)]
-    if sum(len(x) for _, x in tiles) <= 32768:  # the threads' hand-over alone would take longer
-        for tile in tiles:
-            worker(tile)
+    if sum(map(len, tiles)) <= 32768:  # the threads' hand-over alone would take longer
+        for i in range(len(tiles)):
+            worker(i)
     else:
-        backends.for_tiles(xp, tiles, lambda: worker)
-    values = backends.asnumpy(xp.stack([value for _, value in partial])).astype(float)
-    slots = np.array([slot for slot, _ in partial])
-    squares = [values[slots == slot].max() for slot in range(len(named))]
+        backends.for_tiles(xp, range(len(tiles)), lambda: worker)
+    values = backends.asnumpy(largest).astype(float)
+    squares = [values[np.equal(slots, slot)].max() for slot in range(len(named))]
     for (name, x), square in zip(named.items(), squares, strict=True):
         if check_finite and not math.isfinite(square) and not bool(backends.asnumpy(xp.isfinite(x).all())):
             raise ValueError(f"{name} must be finite, got NaN or Inf entries")
@@ -130,9 +128,11 @@ def finite(xp: Any, check_finite: bool, **named: Array) -> None:
     flags(check_finite=check_finite)
     if not check_finite:
         return
-    fine = [backends.all_finite(xp, x) for x in named.values()]
-    for name, each in zip(named, backends.asnumpy(xp.stack(fine)), strict=True):
-        if not each:
+    found = xp.zeros(len(named), np.int32)
+    for i, x in enumerate(named.values()):
+        backends.find_not_finite(xp, x, found[i : i + 1])
+    for name, bad in zip(named, backends.asnumpy(found), strict=True):
+        if bad:
             raise ValueError(f"{name} must be finite, got NaN or Inf entries")
 
 

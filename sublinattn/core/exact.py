@@ -340,6 +340,7 @@ def attention(
     """
     xp, arrays, leave = backends.enter(q=q, k=k, v=v)
     checks.flags(return_lse=return_lse)
+    checks.shapes(*arrays)
     if q.shape[-2] > KERNEL_QUERIES and serves(xp, *arrays):
         out, lse = _fused_attention(xp, *arrays, causal=causal, scale=scale, check_finite=check_finite)
         return (leave(out), leave(lse, cast=False)) if return_lse else leave(out)
