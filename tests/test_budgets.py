@@ -218,7 +218,7 @@ BUDGETS: dict[str, tuple[int, int, int, int]] = {
     "hyper_attention half": (23, 1, 0, 1312),
     "hyper_attention sinks half": (28, 1, 0, 1344),
     "hyper_attention causal half": (44, 1, 0, 2432),
-    "uniform_attention half": (11, 1, 0, 512),
+    "uniform_attention half": (9, 1, 0, 512),
     "hardness half": (254, 4, 0, 816),
     "ExactCache.attend 1 half": (34, 1, 1, 0),
     "SinkCache.attend 1 half": (34, 1, 1, 0),

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -233,24 +234,25 @@ def partial_attention(
     batch_shape, n_q, fused = q.shape[:-2], q.shape[-2], serves(xp, q, k, v)
     dtype = q.dtype if fused else backends.working_dtype(q)
     q, k, v = (x.astype(dtype, copy=False).reshape(-1, *x.shape[-2:]) for x in (q, k, v))
+    guard: AbstractContextManager[None] = nullcontext()
+    shift = True
     if fused:
-        checks.finite(xp, check_finite, q=q, k=k, v=v)
-        shift = True
+        guard = checks.finite(xp, check_finite, q=q, k=k, v=v)
     elif check_finite or n_q > q.shape[-1]:
         q_norm, k_norm, _ = checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
         shift = needs_shift(scale, q_norm, k_norm)
-    else:  # with few queries a maximum is subtracted faster than the norms of all keys are computed
-        shift = True
+    # Else: with few queries a maximum is subtracted faster than the norms of all keys are computed.
     make = _fused_partial if fused else partial(_partial, shift=shift)
     segments = 1 if causal else _segments(xp, len(q), n_q, k.shape[1], fused=fused)
     cut = k.shape[1] // segments * segments
-    total = make(xp, q, k[:, cut:], v[:, cut:], scale, causal=False) if cut < k.shape[1] else None
-    if segments > 1:
-        keys, values = (x[:, :cut].reshape(-1, cut // segments, x.shape[-1]) for x in (k, v))
-        whole = _joined(xp, make(xp, xp.repeat(q, segments, axis=0), keys, values, scale, causal=False), len(q))
-    else:
-        whole = make(xp, q, k, v, scale, causal=causal)
-    total = whole if total is None else whole.merge(total)
+    with guard:
+        total = make(xp, q, k[:, cut:], v[:, cut:], scale, causal=False) if cut < k.shape[1] else None
+        if segments > 1:
+            keys, values = (x[:, :cut].reshape(-1, cut // segments, x.shape[-1]) for x in (k, v))
+            whole = _joined(xp, make(xp, xp.repeat(q, segments, axis=0), keys, values, scale, causal=False), len(q))
+        else:
+            whole = make(xp, q, k, v, scale, causal=causal)
+        total = whole if total is None else whole.merge(total)
     shape = (*batch_shape, n_q)
     return Partial(total.m.reshape(shape), total.l.reshape(shape), total.o.reshape(*shape, -1))
 
@@ -359,9 +361,9 @@ def _fused_attention(
     """Output and lse of half-precision arrays, by the kernel, without a float32 partial in between."""
     checks.flags(causal=causal)
     checks.shapes(q, k, v)
-    checks.finite(xp, check_finite, q=q, k=k, v=v)
     shape, d = q.shape[:-1], q.shape[-1]
     flat = (x.reshape(-1, *x.shape[-2:]) for x in (q, k, v))
     out, lse = xp.empty((math.prod(shape), d), q.dtype), xp.empty(math.prod(shape), np.float32)
-    attend(xp, *flat, scale=checks.resolve_scale(scale, d), causal=causal, out=out, lse=lse)
+    with checks.finite(xp, check_finite, q=q, k=k, v=v):
+        attend(xp, *flat, scale=checks.resolve_scale(scale, d), causal=causal, out=out, lse=lse)
     return out.reshape(*shape, d), lse.reshape(shape)
