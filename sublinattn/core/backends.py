@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import os
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -361,16 +360,3 @@ def find_not_finite(xp: Any, x: Array, found: Array) -> None:
     arguments = (aligned(xp, x), np.int64(eights), np.uint32(exponent), found, np.int32(blocks))
     module = cuda_module("core/gpu.cuh", "core/finite.cu", options=(f"-DTHREADS={threads}",))
     module.get_function("not_finite")((blocks,), (threads,), arguments)
-
-
-# -------------------------------------------------------------------------------------------------------------- memory
-def device_memory(xp: Any) -> tuple[int, int]:
-    """Free and total bytes of the device in use (of the machine, for NumPy)."""
-    if xp is not np:
-        return xp.cuda.runtime.memGetInfo()
-    meminfo = Path("/proc/meminfo")  # "available" counts reclaimable cache, which sysconf's free pages do not
-    if meminfo.exists():
-        kib = {line.split(":")[0]: int(line.split()[1]) for line in meminfo.read_text().splitlines()}
-        return kib["MemAvailable"] * 1024, kib["MemTotal"] * 1024
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return total, total
