@@ -13,8 +13,6 @@ Differs from the paper in:
    a reference as the maximum: merging works with any.
 2. A query that sees no key gets output 0 and `lse = -inf`.
 3. With few queries the keys are cut into segments that are attended to at the same time and merged.
-
-Half-precision arrays on a GPU that `attend.serves` go through its kernel: one launch, no float32 copies.
 """
 
 from __future__ import annotations
@@ -34,6 +32,7 @@ from .backends import Array, Scratch
 
 KERNEL_QUERIES, KERNEL_KEYS, KERNEL_BLOCKS = 64, 256, 2048  # on a GPU: so few queries are split, into so many parts
 SPLIT_LOGITS, MAX_SEGMENTS = 2**16, 16  # so few logits are done before a second thread has begun
+LOG2_E = 1 / math.log(2)  # a Python number: a NumPy one would turn float32 into float64
 SAFE_LOGIT = 40.0  # e^40 * 2^40 keys < 3e38, and e^-40 is far from underflow: float32 needs no shift below this
 
 
@@ -91,10 +90,17 @@ def _finite(xp: Any, m: Array) -> Array:
 
 
 class Softmax:
-    """Steps of one thread on tiles of queries; `shift`: whether the largest logit is subtracted before `exp`."""
+    """Steps of one thread on tiles of queries; `shift`: whether the largest logit is subtracted before `exp`.
+
+    All logits are times `unit`, and `exp` undoes that: where it is faster, `2^(x log2 e)` takes the place of `e^x`.
+    """
 
     def __init__(self, xp: Any, scratch: Scratch, *, shift: bool) -> None:
         self.xp, self.scratch, self.shift = xp, scratch, shift
+        self.exp: Callable[..., Array] = xp.exp
+        self.unit = 1.0
+        if xp is np and not shift and backends.fast_exp2():  # without a shift no exponential is subnormal
+            self.exp, self.unit = np.exp2, LOG2_E
         self._masks: dict[int, Array] = {}
 
     def start(self, name: str, g: int, t: int, d_v: int) -> Partial:
@@ -105,21 +111,31 @@ class Softmax:
         p.o.fill(0)
         return p
 
-    def above_diagonal(self, t: int) -> Array:
-        """`-inf` above the diagonal and 0 elsewhere, shape (t, t); made once."""
+    def mask(self, t: int) -> Array:
+        """What hides the keys above the diagonal, shape (t, t), made once.
+
+        `-inf` there, to be added to logits; without a shift 0 there and 1 elsewhere, to multiply exponentials by.
+        """
         if t not in self._masks:
             i = self.xp.arange(t)
-            self._masks[t] = self.xp.where(i > i[:, None], -np.inf, 0).astype(self.scratch.dtype)
+            hidden, seen = (-np.inf, 0) if self.shift else (0, 1)
+            self._masks[t] = self.xp.where(i > i[:, None], hidden, seen).astype(self.scratch.dtype)
         return self._masks[t]
 
     def logits(self, q: Array, k: Array) -> Array:
         """`q k^T` for scaled queries (g, t, d) and keys (g or 1, c, d), in scratch memory."""
         return self.xp.matmul(q, k.swapaxes(-1, -2), out=self.scratch("logits", *q.shape[:2], k.shape[1]))
 
-    def exponentials(self, p: Partial, logits: Array) -> Array:
-        """`exp(logits - m)` in place, after raising `m` to the largest logit and rescaling `l` and `o` to it."""
+    def exponentials(self, p: Partial, logits: Array, mask: Array | None = None) -> Array:
+        """`exp(logits - m)` in place, after raising `m` to the largest logit and rescaling `l` and `o` to it.
+
+        `mask` (t, w), a part of `self.mask`, is for the last w keys.
+        """
         xp = self.xp
+        corner = logits[..., :0] if mask is None else logits[..., -mask.shape[1] :]
         if self.shift:
+            if mask is not None:
+                corner += mask
             m = xp.maximum(p.m, logits.max(axis=-1))  # m* <- max(m*, s_1, ..., s_c)
             reference = _finite(xp, m)
             logits -= reference[..., None]
@@ -127,16 +143,21 @@ class Softmax:
             p.l *= rescale
             p.o *= rescale[..., None]
             p.m[...] = m
-        return xp.exp(logits, out=logits)
+        self.exp(logits, out=logits)
+        if mask is not None and not self.shift:
+            corner *= mask
+        return logits
 
-    def absorb(self, p: Partial, logits: Array, v: Array, counts: Array | None = None) -> None:
+    def absorb(
+        self, p: Partial, logits: Array, v: Array, counts: Array | None = None, mask: Array | None = None
+    ) -> None:
         """Add keys with these logits (g, t, c), which are overwritten, and values (g or 1, c, d_v).
 
         With `counts` (g, c), key j counts that often for the queries of tile g, and `v` must have been multiplied by
         it: to weigh c x d_v values and a vector of ones costs less than to weigh t x c exponentials.
         """
         xp, (g, t, c), d_v = self.xp, logits.shape, v.shape[-1]
-        e = self.exponentials(p, logits)
+        e = self.exponentials(p, logits, mask)
         if counts is None:
             counts = self.scratch("ones", 1, c)
             counts.fill(1)
@@ -153,12 +174,11 @@ def absorb_range(tile: Softmax, p: Partial, q: Array, k: Array, v: Array, *, key
     n = k.shape[1] if diagonal is None else min(k.shape[1], diagonal + t)
     for start in range(0, n, keys):
         stop = min(start + keys, n)
-        logits = tile.logits(q, k[:, start:stop])
+        mask = None
         if diagonal is not None and stop > diagonal + 1:  # query i of the tile sees keys 0..diagonal + i
             first = max(start, diagonal)  # only the corner past the first query's own key needs the mask
-            corner = logits[:, :, first - start :]
-            corner += tile.above_diagonal(t)[:, first - diagonal : stop - diagonal]
-        tile.absorb(p, logits, v[:, start:stop])
+            mask = tile.mask(t)[:, first - diagonal : stop - diagonal]
+        tile.absorb(p, tile.logits(q, k[:, start:stop]), v[:, start:stop], mask=mask)
 
 
 def needs_shift(scale: float, q_norm: float, k_norm: float) -> bool:
@@ -201,7 +221,7 @@ def each_query_tile(
         def worker(where: tuple[slice, slice]) -> None:
             at, r = where
             part = q[at, r]
-            scaled = xp.multiply(part, scale, out=scratch("q", *part.shape))
+            scaled = xp.multiply(part, scale * tile.unit, out=scratch("q", *part.shape))
             p = tile.start("partial", part.shape[0], part.shape[1], v.shape[-1])
             absorb_range(tile, p, scaled, k[at], v[at], keys=keys, diagonal=r.start if causal else None)
             finish(at, r, p)
@@ -340,9 +360,7 @@ def attention(
 
     Notes
     -----
-    `O(n_q n_k (d + d_v))` operations, `O(n (d + d_v))` memory [RS21]. Logits up to 1e4 in size are safe. On a GPU,
-    float16 and bfloat16 arrays of a head dimension in `core.attend.DIMENSIONS` (`d = d_v`) run on tensor cores; float32
-    and float64 take tiles of matrix products.
+    `O(n_q n_k (d + d_v))` operations, `O(n (d + d_v))` memory [RS21]. Logits up to 1e4 in size are safe.
     """
     xp, arrays, leave = backends.enter(q=q, k=k, v=v)
     checks.flags(return_lse=return_lse)
