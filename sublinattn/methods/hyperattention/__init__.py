@@ -1,6 +1,7 @@
 """HyperAttention: [HA24] Han et al., ICLR 2024, arXiv 2310.05869; its hash: [KDE23] Zandieh et al., arXiv 2302.02451.
 
-`sublinattn verify ID` prints the file and line of a claim's trial.
+`sublinattn verify ID` prints the file and line of a claim's trial. Algorithms 3 and 4 on half-precision arrays on a GPU
+are `fused.py`, with the kernels of `lsh.cu`, `lists.cu` and `core/attend.cu`.
 
 | in the paper | here | claims | notebook |
 |---|---|---|---|

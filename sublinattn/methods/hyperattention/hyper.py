@@ -19,6 +19,8 @@ Differs from the paper in:
 5. Causal: all nodes of one recursion level form one batch, and every node reuses the hash of the whole sequence.
    *practical* is exact on a node with at most `m` keys, since it samples without replacement.
 6. `exact_keys` (attention sinks) are not in the paper: the first keys join every query's exact part.
+
+Half-precision arrays on a GPU take the same steps through one kernel (`fused.py`), with the same draws.
 """
 
 from __future__ import annotations
@@ -110,6 +112,9 @@ def hyper_attention(
 
     Notes
     -----
+    On a GPU, *practical* on float16 and bfloat16 arrays of a head dimension in `core.attend.DIMENSIONS` runs on tensor
+    cores (`core/attend.py`); float32 and float64 arrays, *theory* and a `block_kernel` take tiles of matrix products.
+
     Numerator and normaliser of *practical* are unbiased, on condition that the sample has a key outside the query's
     block; the numerator of *theory* is unbiased without condition. The output, a ratio of estimates, is biased. [HA24]
     Theorem 1 bounds `||out - P V|| <= eps ||P|| ||V||` for *theory* if `alpha` and `kappa` are `n^o(1)`; `hardness`
