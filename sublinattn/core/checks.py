@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
@@ -125,18 +123,15 @@ def largest_norms(xp: Any, check_finite: bool, **named: Array) -> list[float]:
     return [math.sqrt(square) for square in squares]
 
 
-@contextmanager
-def finite(xp: Any, check_finite: bool, **named: Array) -> Iterator[None]:
-    """ValueError for NaN or Inf, if `check_finite`, which must be a bool, at the end of the `with` block.
-
-    The device looks for them first; it is waited for, in one transfer, when all work of the block is under way.
-    """
+def finite(xp: Any, check_finite: bool, **named: Array) -> None:
+    """ValueError for NaN or Inf, if `check_finite`, which must be a bool; one transfer to the host."""
     flags(check_finite=check_finite)
+    if not check_finite:
+        return
     found = xp.zeros(len(named), np.int32)
-    for i, x in enumerate(named.values() if check_finite else ()):
+    for i, x in enumerate(named.values()):
         backends.find_not_finite(xp, x, found[i : i + 1])
-    yield
-    for name, bad in zip(named, backends.asnumpy(found) if check_finite else (), strict=check_finite):
+    for name, bad in zip(named, backends.asnumpy(found), strict=True):
         if bad:
             raise ValueError(f"{name} must be finite, got NaN or Inf entries")
 
@@ -161,7 +156,8 @@ def rows(width: dict[str, int], **named: Array) -> list[Array]:
 
 def check_squares(name: str, x: Array, norm: float) -> None:
     """ValueError if squared distances between rows of `x`, whose largest norm is `norm`, or their sums overflow."""
-    largest = float(np.finfo(x.dtype).max) / max(32, x.shape[-1])
+    dtype = backends.working_dtype(x)
+    largest = float(np.finfo(dtype).max) / max(32, x.shape[-1])
     largest = min(largest, float(np.finfo(np.float64).max) / 2.0**63)  # sums over up to 2^63 tokens are in float64
     if not norm**2 < largest:
-        raise ValueError(f"{name} must have rows whose squared norms are finite in {x.dtype}, got norm {norm:.3g}")
+        raise ValueError(f"{name} must have rows whose squared norms are finite in {dtype}, got norm {norm:.3g}")

@@ -55,6 +55,7 @@ def _nearest(
     xp: Any, x: Array, centers: Array, sizes: Sequence[int], position: Array | None = None, born: Array | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """`nearest` for B problems: x (B, c, d); centers (B, m, d), the first `sizes[b]` and repetitions; `born` (B, m)."""
+    x, centers = backends.widened(x), backends.widened(centers)
     (b, c, d), m, unseen = x.shape, centers.shape[1], float(np.finfo(x.dtype).max)
     index, square = np.full((b, c), -1), np.full((b, c), np.inf)
     if not m:
@@ -225,7 +226,7 @@ def _made(
             ]
         if not any(map(len, blocks)):
             continue
-        near = _near(xp, _picked(xp, x, blocks, multiple=8), limits)
+        near = _near(xp, backends.widened(_picked(xp, x, blocks, multiple=8)), limits)
         for number, (block, rows) in enumerate(zip(blocks, near, strict=True)):
             undecided = (1 << len(block)) - 1  # a bit for each point, as in the rows of `near`
             while undecided:

@@ -1,7 +1,10 @@
 """The protocol of the key-value caches, and what they share: checks, softmax over the stored tokens, merging.
 
-Keys and values are stored in the working dtype (float32 for half precision). Where m tokens are stored, memory is
-`m (d + d_v)` numbers and a query costs `O(m (d + d_v))`. A cache merges where that has an exact meaning.
+Keys and values are stored in the working dtype (float32 for half precision). On a GPU whose kernel (`core.attend`)
+takes them, float16 and bfloat16 rows are stored as they come, and the kernel answers from them in place; a state that
+meets rows, queries or another state of another dtype goes on in float32, and its file is that of a state on the CPU.
+Where m tokens are stored, memory is `m (d + d_v)` numbers and a query costs `O(m (d + d_v))`. A cache merges where that
+has an exact meaning.
 
 A new cache is a class here beside the others: it names its constructor's arguments (`PARAMETERS`) and implements
 `_absorb`, `_attend` and, if it is a `MergingCache`, `_take`.
@@ -13,9 +16,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from ...core import backends, checks
+from ...core import backends, checks, exact
+from ...core.attend import attend, serves
 from ...core.backends import Array
-from ...core.exact import partial_attention
 from ...core.state import StreamingState
 
 
@@ -35,6 +38,7 @@ class KVCache(StreamingState):
     def __init__(self) -> None:
         super().__init__()
         self.tokens_seen = 0
+        self._row_dtype: Any = None  # of the rows as they are stored, once there are any
         self._batch_shape: tuple[int, ...] = ()
         self._width: dict[str, int] = {}  # of the rows of k and v, once they are known
         self._squared: tuple[str, ...] = ()  # which of k and v have their squared norms summed: these must be finite
@@ -69,13 +73,15 @@ class KVCache(StreamingState):
         batch_shape, width = tuple(k.shape[:-2]), {"k": k.shape[-1], "v": v.shape[-1]}
         dtype = backends.working_dtype(k)
         self._check_dtype("k", dtype)
-        k, v = (xp.ascontiguousarray(x.astype(dtype, copy=False)).reshape(-1, *x.shape[-2:]) for x in (k, v))
+        kept = k.dtype if serves(xp, k, v) and (not self.tokens_seen or self._row_dtype == k.dtype) else dtype
+        k, v = (xp.ascontiguousarray(x.astype(kept, copy=False)).reshape(-1, *x.shape[-2:]) for x in (k, v))
         norms = checks.largest_norms(xp, check_finite, k=k, v=v)
         for name, x, norm in zip("kv", (k, v), norms, strict=True):
             if name in self._squared:
                 checks.check_squares(name, x, norm)
         self._follow(xp, "k")
         self._batch_shape, self._width, self._dtype = batch_shape, width, dtype
+        self._meet_rows(kept)
         self._absorb(xp, k, v)
         self.tokens_seen += k.shape[1]
         return self
@@ -110,20 +116,32 @@ class KVCache(StreamingState):
         dtype = backends.working_dtype(q)
         self._check_dtype("q", dtype)
         scale = checks.resolve_scale(scale, self._width["k"])
-        rows = xp.ascontiguousarray(q.astype(dtype, copy=False))
+        if self._row_dtype != q.dtype:
+            self._meet_rows(dtype)
+        rows = xp.ascontiguousarray(q.astype(self._row_dtype, copy=False))
         rows = rows.reshape(-1, 1 if q.ndim == 1 else q.shape[-2], q.shape[-1])
         checks.largest_norms(xp, check_finite, q=rows)
         self._follow(xp, "q")
         out = self._attend(xp, rows, scale)
         return leave(out.reshape(*q.shape[:-1], self._width["v"]))
 
+    def _meet_rows(self, dtype: Any) -> None:
+        """Be a state whose rows have the dtype of others: stored rows in half precision become float32 ones."""
+        if self.tokens_seen and self._row_dtype != dtype:
+            self._widen()
+        self._row_dtype = dtype
+
+    def _widen(self) -> None:
+        """Bring the stored rows to the working dtype."""
+        self._stored = {name: backends.widened(x) for name, x in self._stored.items()}
+
     # ------------------------------------------------------------------------------------- what a new cache implements
     def _absorb(self, xp: Any, k: Array, v: Array) -> None:
-        """Take rows k (B, c, d), v (B, c, d_v), contiguous, in the working dtype; `tokens_seen` is from before them."""
+        """Take rows k (B, c, d), v (B, c, d_v), contiguous, as they are stored; `tokens_seen` is from before them."""
         raise NotImplementedError
 
     def _attend(self, xp: Any, q: Array, scale: float) -> Array:
-        """Answers (B, c, d_v) to queries (B, c, d)."""
+        """Answers (B, c, d_v) to queries (B, c, d), which have the stored rows' dtype."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------------------------------------ checks and file
@@ -139,6 +157,9 @@ class KVCache(StreamingState):
         if 0 in x.shape:
             raise ValueError(f"{name} must not be empty, got shape {tuple(x.shape)}")
 
+    def _on_file(self) -> dict[str, Array]:
+        return {name: backends.widened(x) for name, x in self.contents().items()}
+
     def _about(self) -> dict[str, Any]:
         return {
             "parameters": self.parameters(),
@@ -151,7 +172,7 @@ class KVCache(StreamingState):
 
     def _restore(self, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         self.tokens_seen, self._batch_shape, self._width = about["tokens_seen"], tuple(about["lead"]), about["width"]
-        self._dtype = None if about["dtype"] is None else np.dtype(about["dtype"])
+        self._dtype = self._row_dtype = None if about["dtype"] is None else np.dtype(about["dtype"])
         self._stored = arrays
 
 
@@ -179,7 +200,13 @@ class MergingCache(KVCache):
         xp = self._meet(other)
         if not self.tokens_seen:
             self._batch_shape, self._width, self._dtype = other._batch_shape, other._width, other._dtype
-        self._take(xp, other, {name: backends.to_device(x, xp) for name, x in other._stored.items()})
+            self._row_dtype = other._row_dtype
+        kept = self._row_dtype if self._row_dtype == other._row_dtype else self._dtype
+        self._meet_rows(kept)
+        theirs = {name: backends.to_device(x, xp) for name, x in other._stored.items()}
+        if other._row_dtype != kept:
+            theirs = {name: backends.widened(x) for name, x in theirs.items()}
+        self._take(xp, other, theirs)
         self._seeds += other._seeds
         self.tokens_seen += other.tokens_seen
         return self
@@ -219,7 +246,55 @@ def picked(xp: Any, stored: dict[str, Array], index: Array) -> dict[str, Array]:
     return {name: xp.take_along_axis(x, index if x.ndim == 2 else deep, axis=1) for name, x in stored.items()}
 
 
-def softmax_over(stored: dict[str, Array], used: int, q: Array, scale: float) -> Array:
+# -------------------------------------------------------------------------------------------------------- the answers
+def softmax_over(xp: Any, stored: dict[str, Array], used: int, q: Array, scale: float) -> exact.Partial:
     """Exact attention over the first `used` stored tokens; safe for logits up to 1e4."""
+    if serves(xp, q, stored["keys"], stored["values"]):
+        return over_slots(xp, q, stored["keys"], stored["values"], scale=scale, used=used)
     k, v = (stored[name][:, :used] for name in ("keys", "values"))
-    return partial_attention(q, k, v, scale=scale, check_finite=False).output()
+    return exact.partial_attention(q, k, v, scale=scale, check_finite=False)
+
+
+def over_slots(
+    xp: Any,
+    q: Array,
+    keys: Array,
+    values: Array,
+    *,
+    scale: float,
+    used: int | None = None,
+    log_weights: Array | None = None,
+) -> exact.Partial:
+    """Attention of q (B, t, d) over the first `used` keys and values (B, m, d), arrays that `serves` accepts.
+
+    Key j counts `exp(log_weights[b, j])` times, (B, used). The keys of few queries are cut into parts, which fill the
+    GPU. The kernel reads keys and values where they are, by row numbers unless all slots are used.
+    """
+    (b, t, d), m = q.shape, keys.shape[1]
+    used = m if used is None else used
+    parts = exact.segments_of(xp, b, t, used, fused=True)
+    slots = parts * -(-used // parts)
+    if slots > used:  # what fills up the last part does not count
+        padded = xp.full((b, slots), -np.inf, np.float32)
+        padded[:, :used] = 0 if log_weights is None else log_weights
+        log_weights = padded
+    rows, n, lists = None, b * parts * t, (b * parts, slots // parts)
+    if slots == m:
+        keys, values = (x.reshape(*lists, d) for x in (keys, values))
+    else:
+        row = xp.minimum(xp.arange(slots, dtype=np.int32), used - 1)
+        rows = (xp.arange(0, b * m, m, dtype=np.int32)[:, None] + row).reshape(lists)
+        keys, values = (x.reshape(-1, d) for x in (keys, values))
+    total = exact.Partial(xp.empty(n, np.float32), xp.empty(n, np.float32), xp.empty((n, d), np.float32))
+    attend(
+        xp,
+        xp.repeat(q, parts, axis=0) if parts > 1 else q,
+        keys,
+        values,
+        scale=scale,
+        k_rows=rows,
+        log_weights=None if log_weights is None else log_weights.reshape(lists),
+        total=total,
+    )
+    whole = exact.Partial(*(x.reshape(b * parts, t, *x.shape[1:]) for x in (total.m, total.l, total.o)))
+    return exact.joined_parts(xp, whole, b) if parts > 1 else whole

@@ -23,7 +23,7 @@ class ExactCache(MergingCache):
             self._stored[name][:, seen:total] = x
 
     def _attend(self, xp: Any, q: Array, scale: float) -> Array:
-        return softmax_over(self._stored, self.tokens_seen, q, scale)
+        return softmax_over(xp, self._stored, self.tokens_seen, q, scale).output()
 
     def _take(self, xp: Any, other: ExactCache, theirs: dict[str, Array]) -> None:
         self._absorb(xp, *(theirs[name][:, : other.tokens_seen] for name in ("keys", "values")))

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from ...core import backends
+from ...core.attend import serves
 from ...core.backends import Array
-from .base import KVCache, budget_and_recent, joined, picked
+from .base import KVCache, budget_and_recent, joined, over_slots, picked, softmax_over
 
 
 class HeavyHitterCache(KVCache):
@@ -63,6 +64,12 @@ class HeavyHitterCache(KVCache):
 
     def _attend(self, xp: Any, q: Array, scale: float) -> Array:
         k, v, scores = (self._stored[name] for name in ("keys", "values", "scores"))
+        if serves(xp, q, k, v):
+            p = softmax_over(xp, self._stored, k.shape[1], q, scale)
+            # Keys ask, queries answer at weight 1 / exp(lse): the sum over all of them is that of a key's weights.
+            of_keys = over_slots(xp, k, q, q, scale=scale, log_weights=-p.lse())
+            scores += xp.exp(of_keys.m.astype(np.float64)) * of_keys.l
+            return p.output()
         out = xp.empty((*q.shape[:2], v.shape[2]), dtype=q.dtype)
         step = backends.feature_rows(xp, scores.size, q.dtype)
         for rows in (slice(i, i + step) for i in range(0, q.shape[1], step)):

@@ -61,10 +61,10 @@ class KCenterCache(KVCache):
         wanted, (b, n, _) = self.budget - self.recent, k.shape
         chosen = np.zeros((b, wanted), np.int64)
         if wanted:
-            for its, (centers, _) in zip(chosen, each_greedy_k_center(xp, k, wanted), strict=True):
+            for its, (centers, _) in zip(chosen, each_greedy_k_center(xp, backends.widened(k), wanted), strict=True):
                 others = np.setdiff1d(np.arange(n), centers)
                 its[:] = np.sort(np.concatenate([centers, others[len(others) - (wanted - len(centers)) :]]))
         return chosen
 
     def _attend(self, xp: Any, q: Array, scale: float) -> Array:
-        return softmax_over(self._stored, self._stored["keys"].shape[1], q, scale)
+        return softmax_over(xp, self._stored, self._stored["keys"].shape[1], q, scale).output()

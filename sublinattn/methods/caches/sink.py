@@ -60,4 +60,4 @@ class SinkCache(KVCache):
             self._stored[name][:, slot] = x[:, rows]
 
     def _attend(self, xp: Any, q: Array, scale: float) -> Array:
-        return softmax_over(self._stored, min(self.tokens_seen, self.sinks + self.window), q, scale)
+        return softmax_over(xp, self._stored, min(self.tokens_seen, self.sinks + self.window), q, scale).output()

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from ...core import backends
+from ...core.attend import serves
 from ...core.backends import Array
 from ...core.exact import partial_attention
 from ...primitives.clustering import OnlineClusters, absorb_each
 from ...primitives.growing import GrowingRows, stacked
 from ...primitives.reservoir import GroupSamples, WeightedSlots, squared_norms
+from ..caches.base import over_slots
 
 
 class Head:
@@ -67,7 +69,8 @@ class Head:
     def merge(self, xp: Any, other: Head, maximum: float) -> None:
         """Take over the clusters and slots of `other`, which saw a stream of its own and is left as it was."""
         centers, sampled, slot_keys, slot_values = (
-            backends.together(x, self.slot_keys)[0] for x in other.device_arrays()
+            backends.together(x, self.slot_keys)[0].astype(self.slot_keys.dtype, copy=False)
+            for x in other.device_arrays()
         )
         theirs = backends.to_device(np.flatnonzero(self.slots.merge(other.slots)), xp)
         self.slot_keys[theirs], self.slot_values[theirs] = slot_keys[theirs], slot_values[theirs]
@@ -102,6 +105,11 @@ class Head:
     def follow(self, xp: Any, name: str) -> None:
         """Move to the device of the rows `name`."""
         arrays = backends.follow(xp, name, *self.device_arrays())
+        self.clusters.centers.buffer, self.sampled.buffer, self.slot_keys, self.slot_values = arrays
+
+    def widen(self) -> None:
+        """Bring the rows to the working dtype."""
+        arrays = map(backends.widened, self.device_arrays())
         self.clusters.centers.buffer, self.sampled.buffer, self.slot_keys, self.slot_values = arrays
 
     def about(self) -> dict[str, Any]:
@@ -197,6 +205,13 @@ def numerators(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple[
     # Algorithm 1, Query: z = sum over the slots of mu / (s ||v||^2) exp(<q, k>) v.
     keys, values = (stacked(xp, [getattr(head, name) for head in heads]) for name in ("slot_keys", "slot_values"))
     mu, size = np.array([head.slots.mu for head in heads])[:, None], heads[0].slots.size
+    if serves(xp, q, keys, values):
+        with np.errstate(divide="ignore"):  # while mu is 0 no slot counts
+            log_mu = backends.to_device(np.log(mu / size), xp)
+        squares = backends.row_squares(xp, values, np.float64)
+        log_weights = (log_mu - xp.log(xp.where(squares == 0, 1, squares))).astype(np.float32)
+        p = over_slots(xp, q, keys, values, scale=scale, log_weights=log_weights)
+        return p.m, p.o
     weights = np.divide(mu / size, squared_norms(values), out=np.zeros((len(heads), size)), where=mu > 0)
     weighted = values * backends.to_device(weights.astype(q.dtype), xp)[..., None]
     sums = partial_attention(q, keys, weighted, scale=scale, check_finite=False)
@@ -207,6 +222,14 @@ def normalisers(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple
     """`tau = exp(m) o` of every head for its queries, as m (h, c) and o (h, c, 1)."""
     # Algorithm 1, Query: tau = sum over clusters of n_i / t times the sum over their samples of exp(<q, k>).
     keys, size = stacked(xp, [head.sampled.rows for head in heads]), heads[0].samples.size
+    if serves(xp, q, keys):
+        log_counts = np.full(keys.shape[:2], -np.inf, np.float32)
+        for row, head in zip(log_counts, heads, strict=True):
+            row[: len(head.sampled)] = np.log(head.samples.counts / size)
+        log_weights = xp.repeat(backends.to_device(log_counts, xp), size, axis=1)
+        keys = keys.reshape(len(heads), -1, q.shape[-1])
+        p = over_slots(xp, q, keys, keys, scale=scale, log_weights=log_weights)
+        return p.m, p.l[..., None]
     weights = np.zeros(keys.shape[:3], q.dtype)
     for row, head in zip(weights, heads, strict=True):
         row[: len(head.sampled)] = (head.samples.counts / size)[:, None]

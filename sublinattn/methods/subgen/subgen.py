@@ -169,7 +169,7 @@ class SubGenCache(MergingCache):
         cluster_samples, value_samples, recent, rng
             As for the class.
         dtype : "float32" or "float64"
-            Of the stored rows; keys in half precision are stored as float32.
+            Of the stored rows; keys in half precision are stored as float32, or take less.
 
         Raises
         ------
@@ -234,7 +234,7 @@ class SubGenCache(MergingCache):
         if not self.heads:
             sizes = ("delta", "cluster_samples", "value_samples")
             alike: dict[str, Any] = {name: getattr(self, name) for name in sizes}
-            alike |= {"d": self._width["k"], "d_v": self._width["v"], "dtype": self._dtype, **self._parts}
+            alike |= {"d": self._width["k"], "d_v": self._width["v"], "dtype": self._row_dtype, **self._parts}
             self.heads = [Head(xp, seed=self._seeds[0], number=number, **alike) for number in range(count)]
 
     def _leaving(self, xp: Any, k: Array, v: Array) -> list[Array]:
@@ -283,6 +283,11 @@ class SubGenCache(MergingCache):
         super()._follow(xp, name)
         for head in self.heads:
             head.follow(xp, name)
+
+    def _widen(self) -> None:
+        super()._widen()
+        for head in self.heads:
+            head.widen()
 
     def _about(self) -> dict[str, Any]:
         return {**super()._about(), "state": {"seeds": self._seeds, "heads": [head.about() for head in self.heads]}}

@@ -171,7 +171,7 @@ class AlikeSlots(ReservoirCache):
     """Slots of a value-norm sample count alike."""
 
     def _attend(self, xp: Any, q: Array, scale: float) -> Array:
-        return softmax_over(self._stored, self.budget, q, scale)
+        return softmax_over(xp, self._stored, self.budget, q, scale).output()
 
 
 def value_norm_answer(rng: Generator, xp: Any, *, n: int, budget: int, weighted: bool = True) -> Trial:
