@@ -268,7 +268,6 @@ class ReductionKernel:
 
 cuda = SimpleNamespace(
     Device=Device,
-    runtime=SimpleNamespace(memGetInfo=lambda: (2**29, 2**30)),
     get_current_stream=lambda: SimpleNamespace(synchronize=lambda: None),
 )
 

@@ -230,8 +230,8 @@ BUDGETS: dict[str, tuple[int, int, int, int]] = {
     "SubGenCache recent.attend 1 half": (59, 1, 0, 352),
     "hardness": (186, 4, 1, 33328),
     "hardness causal": (312, 8, 3, 16816),
-    "Hardness.cluster_count": (265, 21, 8, 39744),
-    "Hardness.cluster_radius": (321, 5, 0, 32),
+    "Hardness.cluster_count": (73, 6, 2, 25344),
+    "Hardness.cluster_radius": (81, 2, 0, 32),
 }
 
 

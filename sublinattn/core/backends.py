@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import os
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -289,14 +288,27 @@ def gather(xp: Any, x: Array, rows: Array, out: Array | None = None) -> Array:
     return xp.take(x, rows, axis=0, out=out)
 
 
+@functools.cache
+def fast_exp2() -> bool:
+    """Whether NumPy's `exp2` is vectorised, which is so on Linux with AVX-512, and then 1.7 times as fast as `exp`.
+
+    Not for numbers below -126: where the result is subnormal or 0 it takes up to 40 times as long as `exp`.
+    """
+    if sys.platform != "linux" or not hasattr(np.lib, "introspect"):  # NumPy 2.1 and later
+        return False
+    loops = np.lib.introspect.opt_func_info(func_name="^exp2$", signature="float32")
+    return "baseline" not in loops.get("exp2", {}).get("ff", {}).get("current", "baseline")
+
+
 def scatter(xp: Any, out: Array, rows: Array, values: Array) -> None:
     """`out[rows] = values` along the first axis of a contiguous 2-d `out`.
 
-    On the CPU each row is moved as one item of opaque bytes, which is twice as fast.
+    On the CPU each row is moved as one item of opaque bytes, which is three times as fast, and `rows` are not checked.
     """
     if xp is np:
         row = np.dtype((np.void, out.shape[1] * out.itemsize))
-        out.view(row)[rows.ravel(), 0] = np.ascontiguousarray(values).reshape(-1, out.shape[1]).view(row)[:, 0]
+        source = np.ascontiguousarray(values).reshape(-1, out.shape[1]).view(row)[:, 0]
+        np.put(out.view(row)[:, 0], rows, source, mode="clip")
     else:
         out[rows] = values
 
@@ -369,16 +381,3 @@ def find_not_finite(xp: Any, x: Array, found: Array) -> None:
     arguments = (aligned(xp, x), np.int64(eights), np.uint32(exponent), found, np.int32(blocks))
     module = cuda_module("core/gpu.cuh", "core/finite.cu", options=(f"-DTHREADS={threads}",))
     module.get_function("not_finite")((blocks,), (threads,), arguments)
-
-
-# -------------------------------------------------------------------------------------------------------------- memory
-def device_memory(xp: Any) -> tuple[int, int]:
-    """Free and total bytes of the device in use (of the machine, for NumPy)."""
-    if xp is not np:
-        return xp.cuda.runtime.memGetInfo()
-    meminfo = Path("/proc/meminfo")  # "available" counts reclaimable cache, which sysconf's free pages do not
-    if meminfo.exists():
-        kib = {line.split(":")[0]: int(line.split()[1]) for line in meminfo.read_text().splitlines()}
-        return kib["MemAvailable"] * 1024, kib["MemTotal"] * 1024
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return total, total

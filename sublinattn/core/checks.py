@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
@@ -123,15 +125,18 @@ def largest_norms(xp: Any, check_finite: bool, **named: Array) -> list[float]:
     return [math.sqrt(square) for square in squares]
 
 
-def finite(xp: Any, check_finite: bool, **named: Array) -> None:
-    """ValueError for NaN or Inf, if `check_finite`, which must be a bool; one transfer to the host."""
+@contextmanager
+def finite(xp: Any, check_finite: bool, **named: Array) -> Iterator[None]:
+    """ValueError for NaN or Inf, if `check_finite`, which must be a bool, at the end of the `with` block.
+
+    The device looks for them first; it is waited for, in one transfer, when all work of the block is under way.
+    """
     flags(check_finite=check_finite)
-    if not check_finite:
-        return
     found = xp.zeros(len(named), np.int32)
-    for i, x in enumerate(named.values()):
+    for i, x in enumerate(named.values() if check_finite else ()):
         backends.find_not_finite(xp, x, found[i : i + 1])
-    for name, bad in zip(named, backends.asnumpy(found), strict=True):
+    yield
+    for name, bad in zip(named, backends.asnumpy(found) if check_finite else (), strict=check_finite):
         if bad:
             raise ValueError(f"{name} must be finite, got NaN or Inf entries")
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -33,6 +34,7 @@ from .backends import Array, Scratch
 
 KERNEL_QUERIES, KERNEL_KEYS, KERNEL_BLOCKS = 64, 256, 2048  # on a GPU: so few queries are split, into so many parts
 SPLIT_LOGITS, MAX_SEGMENTS = 2**16, 16  # so few logits are done before a second thread has begun
+LOG2_E = 1 / math.log(2)  # a Python number: a NumPy one would turn float32 into float64
 SAFE_LOGIT = 40.0  # e^40 * 2^40 keys < 3e38, and e^-40 is far from underflow: float32 needs no shift below this
 
 
@@ -90,10 +92,17 @@ def _finite(xp: Any, m: Array) -> Array:
 
 
 class Softmax:
-    """Steps of one thread on tiles of queries; `shift`: whether the largest logit is subtracted before `exp`."""
+    """Steps of one thread on tiles of queries; `shift`: whether the largest logit is subtracted before `exp`.
+
+    All logits are times `unit`, and `exp` undoes that: where it is faster, `2^(x log2 e)` takes the place of `e^x`.
+    """
 
     def __init__(self, xp: Any, scratch: Scratch, *, shift: bool) -> None:
         self.xp, self.scratch, self.shift = xp, scratch, shift
+        self.exp: Callable[..., Array] = xp.exp
+        self.unit = 1.0
+        if xp is np and not shift and backends.fast_exp2():  # without a shift no exponential is subnormal
+            self.exp, self.unit = np.exp2, LOG2_E
         self._masks: dict[int, Array] = {}
 
     def start(self, name: str, g: int, t: int, d_v: int) -> Partial:
@@ -104,21 +113,31 @@ class Softmax:
         p.o.fill(0)
         return p
 
-    def above_diagonal(self, t: int) -> Array:
-        """`-inf` above the diagonal and 0 elsewhere, shape (t, t); made once."""
+    def mask(self, t: int) -> Array:
+        """What hides the keys above the diagonal, shape (t, t), made once.
+
+        `-inf` there, to be added to logits; without a shift 0 there and 1 elsewhere, to multiply exponentials by.
+        """
         if t not in self._masks:
             i = self.xp.arange(t)
-            self._masks[t] = self.xp.where(i > i[:, None], -np.inf, 0).astype(self.scratch.dtype)
+            hidden, seen = (-np.inf, 0) if self.shift else (0, 1)
+            self._masks[t] = self.xp.where(i > i[:, None], hidden, seen).astype(self.scratch.dtype)
         return self._masks[t]
 
     def logits(self, q: Array, k: Array) -> Array:
         """`q k^T` for scaled queries (g, t, d) and keys (g or 1, c, d), in scratch memory."""
         return self.xp.matmul(q, k.swapaxes(-1, -2), out=self.scratch("logits", *q.shape[:2], k.shape[1]))
 
-    def exponentials(self, p: Partial, logits: Array) -> Array:
-        """`exp(logits - m)` in place, after raising `m` to the largest logit and rescaling `l` and `o` to it."""
+    def exponentials(self, p: Partial, logits: Array, mask: Array | None = None) -> Array:
+        """`exp(logits - m)` in place, after raising `m` to the largest logit and rescaling `l` and `o` to it.
+
+        `mask` (t, w), a part of `self.mask`, is for the last w keys.
+        """
         xp = self.xp
+        corner = logits[..., :0] if mask is None else logits[..., -mask.shape[1] :]
         if self.shift:
+            if mask is not None:
+                corner += mask
             m = xp.maximum(p.m, logits.max(axis=-1))  # m* <- max(m*, s_1, ..., s_c)
             reference = _finite(xp, m)
             logits -= reference[..., None]
@@ -126,16 +145,21 @@ class Softmax:
             p.l *= rescale
             p.o *= rescale[..., None]
             p.m[...] = m
-        return xp.exp(logits, out=logits)
+        self.exp(logits, out=logits)
+        if mask is not None and not self.shift:
+            corner *= mask
+        return logits
 
-    def absorb(self, p: Partial, logits: Array, v: Array, counts: Array | None = None) -> None:
+    def absorb(
+        self, p: Partial, logits: Array, v: Array, counts: Array | None = None, mask: Array | None = None
+    ) -> None:
         """Add keys with these logits (g, t, c), which are overwritten, and values (g or 1, c, d_v).
 
         With `counts` (g, c), key j counts that often for the queries of tile g, and `v` must have been multiplied by
         it: to weigh c x d_v values and a vector of ones costs less than to weigh t x c exponentials.
         """
         xp, (g, t, c), d_v = self.xp, logits.shape, v.shape[-1]
-        e = self.exponentials(p, logits)
+        e = self.exponentials(p, logits, mask)
         if counts is None:
             counts = self.scratch("ones", 1, c)
             counts.fill(1)
@@ -152,12 +176,11 @@ def absorb_range(tile: Softmax, p: Partial, q: Array, k: Array, v: Array, *, key
     n = k.shape[1] if diagonal is None else min(k.shape[1], diagonal + t)
     for start in range(0, n, keys):
         stop = min(start + keys, n)
-        logits = tile.logits(q, k[:, start:stop])
+        mask = None
         if diagonal is not None and stop > diagonal + 1:  # query i of the tile sees keys 0..diagonal + i
             first = max(start, diagonal)  # only the corner past the first query's own key needs the mask
-            corner = logits[:, :, first - start :]
-            corner += tile.above_diagonal(t)[:, first - diagonal : stop - diagonal]
-        tile.absorb(p, logits, v[:, start:stop])
+            mask = tile.mask(t)[:, first - diagonal : stop - diagonal]
+        tile.absorb(p, tile.logits(q, k[:, start:stop]), v[:, start:stop], mask=mask)
 
 
 def needs_shift(scale: float, q_norm: float, k_norm: float) -> bool:
@@ -200,7 +223,7 @@ def each_query_tile(
         def worker(where: tuple[slice, slice]) -> None:
             at, r = where
             part = q[at, r]
-            scaled = xp.multiply(part, scale, out=scratch("q", *part.shape))
+            scaled = xp.multiply(part, scale * tile.unit, out=scratch("q", *part.shape))
             p = tile.start("partial", part.shape[0], part.shape[1], v.shape[-1])
             absorb_range(tile, p, scaled, k[at], v[at], keys=keys, diagonal=r.start if causal else None)
             finish(at, r, p)
@@ -233,24 +256,25 @@ def partial_attention(
     batch_shape, n_q, fused = q.shape[:-2], q.shape[-2], serves(xp, q, k, v)
     dtype = q.dtype if fused else backends.working_dtype(q)
     q, k, v = (x.astype(dtype, copy=False).reshape(-1, *x.shape[-2:]) for x in (q, k, v))
+    guard: AbstractContextManager[None] = nullcontext()
+    shift = True
     if fused:
-        checks.finite(xp, check_finite, q=q, k=k, v=v)
-        shift = True
+        guard = checks.finite(xp, check_finite, q=q, k=k, v=v)
     elif check_finite or n_q > q.shape[-1]:
         q_norm, k_norm, _ = checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
         shift = needs_shift(scale, q_norm, k_norm)
-    else:  # with few queries a maximum is subtracted faster than the norms of all keys are computed
-        shift = True
+    # Else: with few queries a maximum is subtracted faster than the norms of all keys are computed.
     make = _fused_partial if fused else partial(_partial, shift=shift)
     segments = 1 if causal else segments_of(xp, len(q), n_q, k.shape[1], fused=fused)
     cut = k.shape[1] // segments * segments
-    total = make(xp, q, k[:, cut:], v[:, cut:], scale, causal=False) if cut < k.shape[1] else None
-    if segments > 1:
-        keys, values = (x[:, :cut].reshape(-1, cut // segments, x.shape[-1]) for x in (k, v))
-        whole = joined_parts(xp, make(xp, xp.repeat(q, segments, axis=0), keys, values, scale, causal=False), len(q))
-    else:
-        whole = make(xp, q, k, v, scale, causal=causal)
-    total = whole if total is None else whole.merge(total)
+    with guard:
+        total = make(xp, q, k[:, cut:], v[:, cut:], scale, causal=False) if cut < k.shape[1] else None
+        if segments > 1:
+            keys, values = (x[:, :cut].reshape(-1, cut // segments, x.shape[-1]) for x in (k, v))
+            whole = joined(xp, make(xp, xp.repeat(q, segments, axis=0), keys, values, scale, causal=False), len(q))
+        else:
+            whole = make(xp, q, k, v, scale, causal=causal)
+        total = whole if total is None else whole.merge(total)
     shape = (*batch_shape, n_q)
     return Partial(total.m.reshape(shape), total.l.reshape(shape), total.o.reshape(*shape, -1))
 
@@ -266,7 +290,7 @@ def segments_of(xp: Any, b: int, n_q: int, n_k: int, *, fused: bool) -> int:
     return max(1, min(MAX_SEGMENTS, n_q * n_k // SPLIT_LOGITS)) if alone else 1
 
 
-def joined_parts(xp: Any, parts: Partial, b: int) -> Partial:
+def joined(xp: Any, parts: Partial, b: int) -> Partial:
     """The partials (b s, n_q) of the s segments of each of b problems, merged: (b, n_q)."""
     m, l, o = (x.reshape(b, -1, *x.shape[1:]) for x in (parts.m, parts.l, parts.o))  # noqa: E741 - the paper's letter
     top = m.max(axis=1, keepdims=True)
@@ -359,9 +383,9 @@ def _fused_attention(
     """Output and lse of half-precision arrays, by the kernel, without a float32 partial in between."""
     checks.flags(causal=causal)
     checks.shapes(q, k, v)
-    checks.finite(xp, check_finite, q=q, k=k, v=v)
     shape, d = q.shape[:-1], q.shape[-1]
     flat = (x.reshape(-1, *x.shape[-2:]) for x in (q, k, v))
     out, lse = xp.empty((math.prod(shape), d), q.dtype), xp.empty(math.prod(shape), np.float32)
-    attend(xp, *flat, scale=checks.resolve_scale(scale, d), causal=causal, out=out, lse=lse)
+    with checks.finite(xp, check_finite, q=q, k=k, v=v):
+        attend(xp, *flat, scale=checks.resolve_scale(scale, d), causal=causal, out=out, lse=lse)
     return out.reshape(*shape, d), lse.reshape(shape)

@@ -65,16 +65,17 @@ def uniform_attention(
         raise ValueError(f"sample_size must be at most the number of keys ({n_k}), got {sample_size}")
     generator = checks.generator(rng)
     dtype, shape = backends.working_dtype(q), q.shape
-    check = checks.finite if serves(xp, q, k, v) else checks.largest_norms
-    check(xp, check_finite, q=q, k=k, v=v)  # all keys: an error must not depend on the draw
-    batch = int(np.prod(k.shape[:-2]))
+    batch, fused = int(np.prod(k.shape[:-2])), serves(xp, q, k, v)
+    if not fused:
+        checks.largest_norms(xp, check_finite, q=q, k=k, v=v)  # all keys: an error must not depend on the draw
     rows = sample_without_replacement(xp, generator, batch, n_k, sample_size)
     rows += n_k * xp.arange(batch, dtype=rows.dtype)[:, None]
     q = q.reshape(batch, *q.shape[-2:])
     k, v = (x.reshape(-1, x.shape[-1]) for x in (k, v))
-    if serves(xp, q, k, v):
+    if fused:
         out, lse = xp.empty(q.shape, q.dtype), xp.empty(q.shape[:2], np.float32)
-        attend(xp, q, k, v, scale=checks.resolve_scale(scale, shape[-1]), k_rows=rows, out=out, lse=lse)
+        with checks.finite(xp, check_finite, q=q, k=k, v=v):
+            attend(xp, q, k, v, scale=checks.resolve_scale(scale, shape[-1]), k_rows=rows, out=out, lse=lse)
     else:
         k, v = (x[rows].astype(dtype, copy=False) for x in (k, v))
         out, lse = attention(q.astype(dtype, copy=False), k, v, scale=scale, return_lse=True, check_finite=False)

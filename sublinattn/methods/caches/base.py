@@ -297,4 +297,4 @@ def over_slots(
         total=total,
     )
     whole = exact.Partial(*(x.reshape(b * parts, t, *x.shape[1:]) for x in (total.m, total.l, total.o)))
-    return exact.joined_parts(xp, whole, b) if parts > 1 else whole
+    return exact.joined(xp, whole, b) if parts > 1 else whole

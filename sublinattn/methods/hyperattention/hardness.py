@@ -26,8 +26,8 @@ from ...core.attend import attend, serves
 from ...core.backends import Array
 from ...core.checks import check_squares
 from ...core.half_softmax import softmax_matrix
-from ...primitives.clustering import OnlineClusters
-from ...primitives.kcenter import greedy_k_center
+from ...primitives.clustering import OnlineClusters, absorb_each
+from ...primitives.kcenter import each_greedy_k_center
 from .estimators import unmasked_row_sums
 from .sort_lsh import SortedBlocks, hash_rows, sort_blocks
 
@@ -86,10 +86,10 @@ class Hardness:
         if not 0 <= checks.real("delta", delta) < math.inf:
             raise ValueError(f"delta must be a finite number of at least 0, got {delta}")
 
-        def count(xp: Any, k: Array) -> int:
-            clusters = OnlineClusters(float(delta), k[:0])
-            clusters.absorb(xp, k)
-            return len(clusters.centers)
+        def count(xp: Any, k: Array) -> list[int]:
+            clusters = [OnlineClusters(float(delta), k[0, :0]) for _ in range(len(k))]
+            absorb_each(xp, clusters, k)
+            return [len(its.centers) for its in clusters]
 
         return self._of_keys(count)
 
@@ -106,13 +106,12 @@ class Hardness:
         """
         if checks.integer("m", m, minimum=1) > self.keys.shape[-2]:
             raise ValueError(f"m must be at most the number of keys ({self.keys.shape[-2]}), got {m}")
-        return self._of_keys(lambda xp, k: greedy_k_center(xp, k, m)[1][-1])
+        return self._of_keys(lambda xp, k: [radii[-1] for _, radii in each_greedy_k_center(xp, k, m)])
 
-    def _of_keys(self, measure: Callable[[Any, Array], float]) -> Array:
+    def _of_keys(self, measure: Callable[[Any, Array], list[Any]]) -> Array:
         xp = backends.namespace(self.keys)
         check_squares("keys", self.keys, float(backends.asnumpy(self.key_norm_max.max())))
-        heads = self.keys.reshape(-1, *self.keys.shape[-2:])
-        measured = [measure(xp, heads[i]) for i in range(len(heads))]
+        measured = measure(xp, self.keys.reshape(-1, *self.keys.shape[-2:]))
         return backends.to_device(np.array(measured).reshape(self.keys.shape[:-2]), xp)
 
 

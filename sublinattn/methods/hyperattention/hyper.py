@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal
 
@@ -152,15 +153,16 @@ def hyper_attention(
     if fused:
         from .fused import FusedProblem  # which is a Problem, and therefore imports this file
 
-        checks.finite(xp, check_finite, q=q, k=k, v=v)
+        guard: AbstractContextManager[None] = checks.finite(xp, check_finite, q=q, k=k, v=v)
         problem: Problem = FusedProblem(xp, q, k, v, shift=True, **common)
     else:
         q_norm, k_norm, _ = checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
         # A kernel's partial is relative to exp(lse), not to exp(0): merging it needs the references.
         shift = block_kernel is not None or needs_shift(scale, q_norm, k_norm)
         how: dict[str, Any] = {"make_estimator": ESTIMATORS[estimator], "kernel": block_kernel}
-        problem = Problem(xp, q, k, v, shift=shift, **how, **common)
-    out, lse = problem.causal(exact_keys) if causal else problem.full(exact_keys)
+        guard, problem = nullcontext(), Problem(xp, q, k, v, shift=shift, **how, **common)
+    with guard:
+        out, lse = problem.causal(exact_keys) if causal else problem.full(exact_keys)
     out = leave(out.reshape(*batch_shape, n_q, d_v))
     return (out, leave(lse.reshape(*batch_shape, n_q), cast=False)) if return_lse else out
 
@@ -367,7 +369,7 @@ class Problem:
             def worker(at: slice) -> None:
                 g = at.stop - at.start
                 scaled = backends.gather(xp, q, group.q_rows[at], scratch("q", g, t, q.shape[1]))
-                scaled *= self.scale
+                scaled *= self.scale * tile.unit
                 keys = backends.gather(xp, k, k_rows[at], scratch("k", g, c, k.shape[1]))
                 values = backends.gather(xp, v, k_rows[at], scratch("v", g, c, v.shape[1]))
                 lap("gather")

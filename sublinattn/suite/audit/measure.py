@@ -163,7 +163,8 @@ class _Head:
         self.tokens = self.budget // row_bytes(x)  # that fit in the budget
         self.block = min(BLOCK, self.tokens // 2)
         counts = [max(2, self.n // part) for part in PARTS]
-        radii = greedy_k_center(np, x.k, max(counts))[1]  # with fewer keys than clusters the last radius is 0
+        radii = greedy_k_center(xp, to_device(x.k, xp), max(counts))[1]
+        # With fewer keys than clusters the last radius is 0.
         self.radii = {m: float(radii[min(m, len(radii)) - 1]) for m in counts}
 
     def facts(self) -> dict[str, float]:
