@@ -227,7 +227,7 @@ BUDGETS: dict[str, tuple[int, int, int, int]] = {
     "ReservoirCache value-norm.attend 1 half": (13, 1, 0, 0),
     "KCenterCache.attend 1 half": (7, 1, 0, 0),
     "SubGenCache.attend 1 half": (48, 1, 0, 352),
-    "SubGenCache recent.attend 1 half": (59, 1, 0, 352),
+    "SubGenCache recent.attend 1 half": (60, 1, 0, 352),
     "hardness": (186, 4, 1, 33328),
     "hardness causal": (312, 8, 3, 16816),
     "Hardness.cluster_count": (73, 6, 2, 25344),
