@@ -173,7 +173,7 @@ class ClusteredOnce(KCenterCache):
 
     def _chosen(self, xp: Any, k: Array) -> np.ndarray:
         if self.tokens_seen > self.budget:  # the prompt has been clustered, and its centers come first
-            return np.arange(self.budget - self.recent)
+            return np.tile(np.arange(self.budget - self.recent), (len(k), 1))
         return super()._chosen(xp, k)
 
 
