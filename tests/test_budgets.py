@@ -219,7 +219,7 @@ BUDGETS: dict[str, tuple[int, int, int, int]] = {
     "hyper_attention sinks half": (28, 1, 0, 1344),
     "hyper_attention causal half": (44, 1, 0, 2432),
     "uniform_attention half": (9, 1, 0, 512),
-    "hardness half": (254, 4, 0, 816),
+    "hardness half": (201, 4, 0, 816),
     "ExactCache.attend 1 half": (17, 1, 0, 0),
     "SinkCache.attend 1 half": (7, 1, 0, 0),
     "HeavyHitterCache.attend 1 half": (15, 1, 0, 0),

@@ -29,7 +29,7 @@ from .backends import Array
 from .exact import Partial
 from .softmax_matrix import SoftmaxMatrix
 
-FACTOR = 2.0**8  # of what a half-precision number leaves of a float32, so that it is no subnormal number
+FACTOR = 2.0**11  # of what a half-precision number leaves of a float32: as large as that number, no subnormal one
 
 
 def softmax_matrix(xp: Any, q: Array, k: Array, *, scale: float, causal: bool) -> SoftmaxMatrix:
@@ -60,7 +60,7 @@ class HalfSoftmaxMatrix(SoftmaxMatrix):
     def _over_keys(self, at: slice, values: Array) -> Partial:
         """Queries ask: with values (g, n_k, d), `P x` is `o / l`, one row after the other for all problems."""
         q, k = self.q[at], self.k[at]
-        total = Partial.empty(self.xp, (len(q) * q.shape[1],), q.shape[2], np.float32)
+        total = _unwritten(self.xp, len(q) * q.shape[1], q.shape[2])
         attend(self.xp, q, k, values, scale=self.scale, causal=self.causal, total=total)
         return total
 
@@ -68,10 +68,12 @@ class HalfSoftmaxMatrix(SoftmaxMatrix):
         """Keys ask: `exp(m) l` sums the powers of each column of P, `exp(m) o` those times the values (g, n_q, d)."""
         xp, (_, n_q, n_k), d = self.xp, self.shape, self.q.shape[2]
         q, k, weights = self.q[at], self.k[at], -power * self.lse[at]
-        total, scale = Partial.empty(xp, (len(q) * n_k,), d, np.float32), power * self.scale
+        total, scale = _unwritten(xp, len(q) * n_k, d), power * self.scale
         if not self.causal:
             attend(xp, k, q, values, scale=scale, log_weights=weights, total=total)
             return total
+        if n_k > n_q:  # no query sees the last keys
+            total = Partial.empty(xp, (len(q) * n_k,), d, np.float32)
         problem, square = xp.arange(len(q))[:, None], min(n_q, n_k)
         last_first = xp.arange(square - 1, -1, -1)
         flat = {
@@ -88,29 +90,24 @@ class HalfSoftmaxMatrix(SoftmaxMatrix):
             attend(xp, **flat, q_rows=asking, k_rows=answering, log_weights=weights[:, n_k:], resume=True)
         return total
 
-    def _split(self, x: Array) -> tuple[Array, Array]:
-        """Values (g, n, d) that stand for vectors (g, n), and the vectors' largest entries (g, 1)."""
-        xp, dtype = self.xp, self.q.dtype
-        largest = abs(x).max(axis=1, keepdims=True)
-        x = (x / xp.where(largest == 0, 1, largest)).astype(np.float32)
-        values = xp.zeros((*x.shape, self.q.shape[2]), dtype)
-        high = x.astype(dtype)
-        values[..., 0] = high
-        values[..., 1] = ((x - high.astype(np.float32)) * FACTOR).astype(dtype)
-        return values, largest
+    def _split(self, x: Array) -> Array:
+        """Values (g, n, d) that stand for vectors (g, n) of lengths near 1."""
+        x = x.astype(np.float32)
+        values = self.xp.zeros((*x.shape, self.q.shape[2]), self.q.dtype)
+        values[..., 0] = x
+        values[..., 1] = (x - values[..., 0].astype(np.float32)) * FACTOR
+        return values
 
     def gram_times(self, x: Array) -> tuple[Array, Array]:
-        """`x^T P^T P x` (B,) and `P^T P x` (B, n_k), for `x` (B, n_k)."""
+        """`x^T P^T P x` (B,) and `P^T P x` (B, n_k), for `x` (B, n_k) of lengths near 1."""
         xp, (b, n_q, n_k) = self.xp, self.shape
         squares, product = xp.empty(b), xp.empty((b, n_k))
         for at in self.batches():
-            values, size = self._split(x[at])
-            p = self._over_keys(at, values)
-            y = (_joined(p.o) / p.l).reshape(-1, n_q) * size
+            p = self._over_keys(at, self._split(x[at]))
+            y = (_joined(p.o) / p.l).reshape(-1, n_q)  # P x, whose entries are means of those of x
             squares[at] = backends.row_squares(xp, y.astype(np.float64))
-            values, size = self._split(y)
-            p = self._over_queries(at, values, 1.0)
-            product[at] = (_factor(xp, p) * _joined(p.o)).reshape(-1, n_k) * size
+            p = self._over_queries(at, self._split(y), 1.0)
+            product[at] = (_factor(xp, p) * _joined(p.o)).reshape(-1, n_k)
         return squares, product
 
     @functools.cached_property
@@ -122,6 +119,10 @@ class HalfSoftmaxMatrix(SoftmaxMatrix):
                 p = self._over_queries(at, self.q[at], power)
                 sums[power - 1, at] = (_factor(self.xp, p) * p.l).reshape(-1, self.shape[2])
         return sums[0], sums[1]
+
+
+def _unwritten(xp: Any, rows: int, d: int) -> Partial:
+    return Partial(*(xp.empty(shape, np.float32) for shape in ((rows,), (rows,), (rows, d))))
 
 
 def _factor(xp: Any, p: Partial) -> Array:
