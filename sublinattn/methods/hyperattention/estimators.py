@@ -249,9 +249,8 @@ def unmasked_row_sums(xp: Any, q: Array, k: Array, blocks: SortedBlocks, ranks: 
     `q` and `k` (rows, d) are those of all problems as one list; `ranks` (P, t) name queries of each problem by their
     place in the sorted order. `O(t n_k d)` operations per problem.
     """
-    rows = xp.take_along_axis(blocks.q_order, backends.to_device(ranks, xp), axis=1)
-    own = ranks // blocks.q_block_size
-    own_there = backends.to_device(own, xp)[..., None]
+    size, there = blocks.q_block_size, backends.to_device(ranks, xp)
+    rows, own, own_there = xp.take_along_axis(blocks.q_order, there, axis=1), ranks // size, there[..., None] // size
     q, k = q[rows] * scale, k[blocks.k_order]
     sums = xp.empty(ranks.shape, q.dtype)
     (p, t), n_k, b = ranks.shape, blocks.k_order.shape[1], blocks.block_size

@@ -3,8 +3,8 @@
 Sources: [HA24] Han et al., *HyperAttention*, arXiv 2310.05869, section 2 (alpha and kappa) and Lemma 2 (stable rank);
 [AS23] Alman, Song, arXiv 2302.13214 (the entry bound); [SG24] Zandieh et al., *SubGen*, arXiv 2402.06082 (clusters).
 
-Cost: about `4 + (steps of Lanczos' method)` passes over the entries of P, `O(n_q n_k d)` operations each; memory is
-`O(n d)` and a tile per thread, never `n_q x n_k`.
+Cost: about `2 + (steps of Lanczos' method)` passes over the entries of P, `O(n_q n_k d)` operations each; memory is
+`O(n d)` and a tile per thread, or a strip of rows on a GPU (`STRIP_BYTES`), never `n_q x n_k`.
 
 Differs from the papers in:
 
