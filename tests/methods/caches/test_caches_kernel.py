@@ -130,6 +130,17 @@ def test_other_dtypes_make_it_a_float32_state(kernel_xp: Any, name: str, tmp_pat
     assert (tmp_path / "numpy").read_bytes() == (tmp_path / kernel_xp.__name__).read_bytes()
 
 
+@pytest.mark.parametrize("name", ["exact", "heavy hitter", "value-norm", "SubGen, all in the window"])
+def test_logits_of_ten_thousand(kernel_xp: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """In several parts, whose largest logits are far apart."""
+    monkeypatch.setattr(exact, "KERNEL_KEYS", 16)
+    q, k, v = stream(np.float16, 150, 3)
+    cache, plain = (fed(CACHES[name](0), xp, k, v) for xp in (kernel_xp, np))
+    for scale in (200.0, -200.0):
+        answer = cache.attend(kernel_xp.asarray(q), scale=scale)
+        assert error(answer, plain.attend(q, scale=scale)) < 5e-3
+
+
 def test_values_all_zero(kernel_xp: Any) -> None:
     q, k, v = stream(np.float16, 100, 3)
     for name in ("value-norm", "SubGen", "SubGen, window"):
