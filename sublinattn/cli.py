@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import stat
 import sys
 import traceback
 from contextlib import nullcontext
@@ -16,11 +19,13 @@ from rich.markup import escape
 from .terminal import console, counting, fail, print_frame, print_table, show_counts, show_verdict
 
 INTERNAL_ERROR = 3
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 app = typer.Typer(
     help="Verify the statements of papers on sublinear attention, and audit a model.\n\n"
     "Exit code: 0 as wished; 1 a claim is refuted, or a run is worse than the record or has a failed notebook; "
-    f"2 the command or a file is wrong; {INTERNAL_ERROR} an error of this program.\n\n"
+    f"2 the command or a file is wrong; {INTERNAL_ERROR} an error of this program; "
+    "from 128 on: ended by a signal.\n\n"
     "Example: [bold]sublinattn run --effort smoke[/]",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -34,11 +39,26 @@ def main() -> None:
     """The program: its own errors have an exit code apart, and what a terminal cannot show is replaced."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    for number in _ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's is ignored
+            signal.signal(number, _end)
     try:
         app(prog_name="sublinattn")
     except Exception:
         traceback.print_exc()
         sys.exit(INTERNAL_ERROR)
+
+
+def _end(number: int, _: object) -> None:
+    """End as after Ctrl-C, every `finally` included; once, because a lost terminal may send several signals."""
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)
+    if number == getattr(signal, "SIGHUP", None):  # nothing can be written to a terminal that is gone
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            if stat.S_ISCHR(os.fstat(stream).st_mode):
+                os.dup2(nowhere, stream)
+    sys.exit(128 + number)
 
 
 Effort = StrEnum("Effort", ["smoke", "standard", "full"])
@@ -137,7 +157,7 @@ def verify(
     """Verify one claim: run its trials and print the verdict. The exit code is 1 when the claim is refuted."""
     from concurrent.futures import ProcessPoolExecutor
     from difflib import get_close_matches
-    from multiprocessing import get_context
+    from multiprocessing import active_children, get_context
 
     from .lab import ledger
     from .theory import CLAIMS
@@ -153,6 +173,10 @@ def verify(
             verdict = run_trials(claim, effort=effort.value, rng=seed, backend=backend.value, executor=executor)
     except RuntimeError as error:
         fail(error)
+    except (KeyboardInterrupt, SystemExit):
+        for worker in active_children():  # the pool waited for all that they have begun
+            worker.kill()
+        raise
     record = ledger.entry(CLAIMS[claim], verdict)
     if as_json:
         print(json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False))

@@ -6,11 +6,14 @@ import errno
 import json
 import os
 import shutil
+import socket
 import tempfile
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import safetensors
 
@@ -37,16 +40,78 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
     try:
-        yield folder / path.name
-        with open(folder / path.name, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(folder / path.name, path)
-    except OSError as error:
-        if error.errno and not error.filename:  # a full disk, say, found by a writer that knows no name
-            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
-        raise
+        with _named(path):
+            yield folder / path.name
+            with open(folder / path.name, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(folder / path.name, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Give an OSError that knows no name, a full disk's, say, that of `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and not error.filename:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+
+
+@contextmanager
+def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a folder, which is made, for this process: the lock goes with the process, however that ends.
+
+    BlockingIOError, which names the process that holds it; another OSError where the folder cannot be written. A file
+    system without locks is warned of. A folder made for nothing is removed again.
+    """
+    path, made = Path(folder) / ".lock", not Path(folder).exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _lock(path) as file:
+            with _named(path):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%F %T} UTC")
+                file.flush()
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+    finally:
+        if made:
+            with suppress(OSError):  # it holds something
+                path.parent.rmdir()
+
+
+def check_writable(folder: Path) -> None:
+    """OSError, which names it, if `folder` is there, or a link to it, and no file can be made in it."""
+    if os.path.lexists(folder):
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+def _lock(path: Path) -> TextIO:
+    """Open and lock a file that its last holder may just be removing."""
+    import fcntl  # which not every system has, nor every use of this module needs
+
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                holder = file.read() or "another process"
+            message = f"{path.parent} is in use by {holder}: wait for it to end, or choose another folder"
+            raise BlockingIOError(message) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise
+            warnings.warn(f"{path.parent} cannot be locked: {error}; let no other run write to it", stacklevel=3)
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+        file.close()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -153,7 +153,7 @@ def load(path: Path_) -> dict[str, Any]:
         if entry.get("outcome") not in OUTCOMES:
             raise ValueError(f"{path} has claim {key} with the outcome {entry.get('outcome')!r}")
     for name in ledger.get("notebooks", {}):
-        if not re.fullmatch(r"\w[\w.-]*", name):
+        if not re.fullmatch(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*", name):
             raise ValueError(f"{path} has a notebook {name!r}, which is no file's name")
     return ledger
 

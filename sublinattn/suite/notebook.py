@@ -29,6 +29,9 @@ from ..core import files
 
 ONE_THREAD = {f"{library}_THREADS": "1" for library in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM")}
 
+LONGEST_PARENT = 80
+"""Of a path of UNIX sockets: the system takes 104 characters or so, less the folder's own name and the socket's."""
+
 CellDone = Callable[[], None]
 
 _RUNNING: weakref.WeakSet[OwnKernel] = weakref.WeakSet()
@@ -118,7 +121,7 @@ def parameters_of(path: Path) -> set[str]:
         The notebook names no kernel, so papermill cannot tell its language.
     """
     try:
-        return set(papermill.inspect_notebook(path))
+        return set(papermill.inspect_notebook(_literal(path)))
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
 
@@ -149,7 +152,7 @@ def execute(job: Job, cell_done: CellDone | None = None) -> Outcome:
     started = time.perf_counter()
     # Kernels that race for TCP ports get lost when notebooks run in parallel: UNIX sockets under a path of their own
     # cannot collide. Short, because such a path has about 100 characters at most.
-    sockets = Path(tempfile.mkdtemp(prefix="sa-"))
+    sockets = _short_folder()
     config = Config(
         KernelManager={"transport": "ipc", "ip": str(sockets / "k")}, OwnKernel={"one_thread": not job.exclusive}
     )
@@ -160,8 +163,8 @@ def execute(job: Job, cell_done: CellDone | None = None) -> Outcome:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", category=nbformat.warnings.MissingIDFieldWarning)
             papermill.execute_notebook(
-                job.path,
-                draft,
+                _literal(job.path),
+                _literal(draft),
                 job.parameters,
                 kernel_name="python3",
                 language="python",
@@ -176,10 +179,26 @@ def execute(job: Job, cell_done: CellDone | None = None) -> Outcome:
     except Exception as failure:  # a dead kernel, an unreadable notebook: it ends this notebook alone
         error = f"{type(failure).__name__}: {failure}".splitlines()[0]
     finally:
-        _keep(draft, job, failed=bool(error))
-        shutil.rmtree(sockets, ignore_errors=True)
+        try:
+            _keep(draft, job, failed=bool(error))
+        finally:
+            shutil.rmtree(sockets, ignore_errors=True)
     seconds = time.perf_counter() - started
     return Outcome(job.name, "failed" if error else "completed", seconds, error, traceback)
+
+
+def _short_folder() -> Path:
+    """A folder for sockets: in TMPDIR, or in /tmp where that is too long (a path that no kernel could listen at)."""
+    parents = [tempfile.gettempdir(), "/tmp"]
+    for parent in parents:
+        if len(os.fsencode(parent)) <= LONGEST_PARENT and os.access(parent, os.W_OK | os.X_OK):
+            return Path(tempfile.mkdtemp(prefix="sa-", dir=parent))
+    raise OSError(f"TMPDIR must be at most {LONGEST_PARENT} characters long, for sockets in it, got {parents[0]}")
+
+
+def _literal(path: Path) -> str:
+    """A path as papermill takes it, which fills in what stands in braces."""
+    return str(path.resolve()).replace("{", "{{").replace("}", "}}")
 
 
 def _keep(draft: Path, job: Job, failed: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -43,7 +43,13 @@ class Result:
         return int(bool(self.failed or any(change.fails for change in self.changes)))
 
 
-def run(
+def run(notebooks: Path | str | None = None, *, out: Path | str = "out", **options: Any) -> Result:
+    """`run_held` in a folder that no other run may use meanwhile: BlockingIOError, which names the run that does."""
+    with files.locked(out):
+        return run_held(notebooks, out=out, **options)
+
+
+def run_held(
     notebooks: Path | str | None = None,
     *,
     effort: str = "smoke",
@@ -58,7 +64,7 @@ def run(
     record: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Run notebooks, then write `out/ledger.json` and the report.
+    """Run notebooks, then write `out/ledger.json` and the report; the caller holds `out`.
 
     Notebooks run in parallel, each in a kernel with one BLAS thread; those marked long start first. Afterwards those
     marked exclusive run one at a time with all threads, because they measure times. Those marked last run when all
@@ -90,7 +96,7 @@ def run(
     FileNotFoundError
         There is no file `record`.
     OSError
-        No scheduler answers at its address; nothing was removed then.
+        No scheduler answers at its address, or a folder of results cannot be written; nothing was removed then.
     """
     if effort not in EFFORTS:
         raise ValueError(f"effort must be one of {EFFORTS}, got {effort!r}")
@@ -100,6 +106,8 @@ def run(
         record = "ledger.json"
     old = None if record is None else ledger.load(record)
     out = Path(out)
+    for name in ("notebooks", "verdicts", "rows", "figures", "report"):
+        files.check_writable(out / name)
     # A Dask worker has a working directory of its own; elsewhere the notebooks show the path as the user gave it.
     common = {"effort": effort, "seed": seed, "backend": backend, "out": str(out.resolve() if scheduler else out)}
     selected = _plan(_folder(notebooks), only, common, dict(parameters or {}), out)
@@ -193,6 +201,8 @@ def _run_batch(pool: Executor, jobs: Sequence[Job], out: Path, progress: Progres
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         kill_kernels()
+        while not remote and wait(futures, timeout=0.2).not_done:  # one that was just starting had no number yet
+            kill_kernels()
         raise
     return outcomes
 

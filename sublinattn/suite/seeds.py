@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..core import files
 from ..lab import ledger
 from . import report, runner
 
@@ -22,21 +23,22 @@ def run(
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     out = Path(out)
-    results = {
-        s: runner.run(notebooks, seed=s, out=out if s == seed else out / "seeds" / str(s), **options)
-        for s in range(seed, seed + seeds)
-    }
-    first = results[seed]
-    if seeds == 1:
-        return first
-    first.ledger["seeds"] = agreement({s: result.ledger for s, result in results.items()})
-    ledger.write(out / "ledger.json", first.ledger)
-    return replace(
-        first,
-        outcomes=tuple(outcome for result in results.values() for outcome in result.outcomes),
-        changes=(*first.changes, *(c for s, result in results.items() if s != seed for c in result.changes if c.fails)),
-        report=report.build(out),
-    )
+    with files.locked(out):  # to the last line that is written
+        first = runner.run_held(notebooks, seed=seed, out=out, **options)
+        others = {
+            s: runner.run(notebooks, seed=s, out=out / "seeds" / str(s), **options)
+            for s in range(seed + 1, seed + seeds)
+        }
+        if not others:
+            return first
+        first.ledger["seeds"] = agreement({seed: first.ledger, **{s: r.ledger for s, r in others.items()}})
+        ledger.write(out / "ledger.json", first.ledger)
+        return replace(
+            first,
+            outcomes=(*first.outcomes, *(outcome for result in others.values() for outcome in result.outcomes)),
+            changes=(*first.changes, *(c for result in others.values() for c in result.changes if c.fails)),
+            report=report.build(out),
+        )
 
 
 def agreement(ledgers: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:

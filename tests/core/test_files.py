@@ -76,3 +76,33 @@ def test_a_full_disk_names_the_file_and_leaves_what_was_there(tmp_path):
     with pytest.raises(OSError, match=f"No space left on device: '{path}'"), files.atomic(path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_locked_by_one_process_and_free_when_that_is_killed(tmp_path):
+    out = tmp_path / "out"
+    hold = f"with files.locked({str(out)!r}): print(1, flush=True), time.sleep(60)"
+    hold = f"import time; from sublinattn.core import files\n{hold}"
+    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with (
+            pytest.raises(BlockingIOError, match=rf"out is in use by process {other.pid} on .* since 20"),
+            files.locked(out),
+        ):
+            pass
+        other.kill()
+    assert (out / ".lock").exists(), "left by the process that was killed"
+    with files.locked(out):
+        (out / "result").touch()
+    assert [path.name for path in out.iterdir()] == ["result"]
+    with files.locked(tmp_path / "in vain"):
+        pass
+    assert not (tmp_path / "in vain").exists()
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.warns(UserWarning, match="cannot be locked"), files.locked(tmp_path):
+        pass

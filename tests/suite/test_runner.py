@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import termios
 import time
-from functools import partial
 from pathlib import Path
+from urllib.parse import unquote
 
 import nbformat
 import pytest
@@ -18,6 +21,7 @@ import toys
 from sublinattn.core import files
 from sublinattn.lab import ledger
 from sublinattn.suite import notebook, runner
+from sublinattn.suite import seeds as several
 from sublinattn.suite.notebook import Outcome
 from sublinattn.suite.progress import Progress
 
@@ -32,20 +36,23 @@ async def answer_and_linger(*request):
 
 kernel.shell_handlers["kernel_info_request"] = answer_and_linger
 """
+ALONE = "al{on}e #1 50% ü"  # a name is no format string, and no link
 SHOW = "import os, sys; print(sys.executable, os.environ.get('OMP_NUM_THREADS'), n)"
 
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
     """A notebook that passes, one that raises, one whose kernel is killed, an exclusive one, one that runs last."""
-    folder = tmp_path_factory.mktemp("mixed")
+    folder = tmp_path_factory.mktemp("mixed") / "{braces} and # spaces"
+    (folder / ("tmp{}" + 100 * "x")).mkdir(parents=True)  # too long for a socket
     toys.notebook(folder / "nb/good.ipynb", SHOW, toys.checking("good", "HOLDS", "FAILS", "CLOCK"))
     toys.notebook(folder / "nb/bad.ipynb", "1 / 0", "print('never')")
     toys.notebook(folder / "nb/dead.ipynb", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "1")
-    toys.notebook(folder / "nb/alone.ipynb", SHOW, exclusive=True)
+    toys.notebook(folder / f"nb/{ALONE}.ipynb", SHOW, exclusive=True)
     toys.notebook(folder / "nb/afterwards.ipynb", SHOW, last=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("OMP_NUM_THREADS", raising=False)
+        patch.setattr("tempfile.tempdir", str(next(folder.iterdir())))
         result = runner.run(folder / "nb", out=folder / "out", parameters={"n": 7}, jobs=2)
     return folder / "out", result
 
@@ -60,9 +67,16 @@ def started(path):
     return times.start_time, times.end_time
 
 
+def test_a_page_of_the_report_links_to_the_notebook_whatever_its_name(mixed):
+    page = mixed[1].report.read_text()
+    links = [unquote(link) for link in re.findall(r'href="(notebooks/[^"]*)"', page)]
+    assert f"notebooks/{ALONE}.html" in links
+    assert all((mixed[1].report.parent / link).is_file() for link in links)
+
+
 def test_a_failure_stops_no_other_notebook_and_fails_the_run(mixed):
     out, result = mixed
-    statuses = {"alone": "completed", "bad": "failed", "dead": "failed", "good": "completed", "afterwards": "completed"}
+    statuses = {ALONE: "completed", "bad": "failed", "dead": "failed", "good": "completed", "afterwards": "completed"}
     assert {o.name: o.status for o in result.outcomes} == statuses and result.exit_code == 1
     errors = {o.name: o.error for o in result.failed}
     assert errors["bad"].startswith("ZeroDivisionError") and errors["dead"].startswith("DeadKernelError")
@@ -75,7 +89,7 @@ def test_a_failure_stops_no_other_notebook_and_fails_the_run(mixed):
 def test_only_complete_notebooks_bear_their_name_and_none_a_path_of_the_machine(mixed):
     out, _ = mixed
     assert {p.name for p in (out / "notebooks").iterdir()} == {
-        "good.ipynb", "good.done.json", "alone.ipynb", "alone.done.json", "bad.failed.ipynb", "dead.failed.ipynb",
+        "good.ipynb", "good.done.json", f"{ALONE}.ipynb", f"{ALONE}.done.json", "bad.failed.ipynb", "dead.failed.ipynb",
         "afterwards.ipynb", "afterwards.done.json",
     }  # fmt: skip
     assert not [p for p in out.rglob("*") if p.name.startswith(".")], "temporary files are left"
@@ -87,7 +101,7 @@ def test_only_complete_notebooks_bear_their_name_and_none_a_path_of_the_machine(
 def test_the_kernel_is_this_interpreter_with_the_threads_it_should_have(mixed):
     out, _ = mixed
     assert f"{sys.executable} 1 7" in printed(out / "notebooks" / "good.ipynb")
-    assert f"{sys.executable} None 7" in printed(out / "notebooks" / "alone.ipynb")
+    assert f"{sys.executable} None 7" in printed(out / "notebooks" / f"{ALONE}.ipynb")
 
 
 def test_a_kernel_still_busy_after_its_last_answer_ends_without_a_word(tmp_path, capfd):
@@ -99,7 +113,7 @@ def test_a_kernel_still_busy_after_its_last_answer_ends_without_a_word(tmp_path,
 
 def test_an_exclusive_notebook_runs_after_the_others_and_before_the_last(mixed):
     out, _ = mixed
-    (begin, end), (very_last, _) = (started(out / "notebooks" / f"{n}.ipynb") for n in ("alone", "afterwards"))
+    (begin, end), (very_last, _) = (started(out / "notebooks" / f"{n}.ipynb") for n in (ALONE, "afterwards"))
     assert begin > max(started(out / "notebooks" / f"{n}.ipynb")[1] for n in ("good", "bad.failed", "dead.failed"))
     assert very_last > end
 
@@ -124,23 +138,41 @@ def test_one_at_a_time_on_a_dask_cluster_and_two_here_give_the_same_ledger(mixed
     assert one == two
 
 
-def test_an_interrupted_run_ends_at_once_and_leaves_no_kernel(tmp_path):
-    code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
-    toys.notebook(tmp_path / "nb/slow.ipynb", code)
+@pytest.mark.parametrize(("end", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("the terminal", 129)])
+def test_an_interrupted_run_ends_at_once_and_leaves_no_kernel(tmp_path, end, code):
+    cell = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    toys.notebook(tmp_path / "nb/slow.ipynb", cell)
     command = [sys.executable, "-m", "sublinattn", "run", "--notebooks", "nb", "--jobs", "1"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    # A shell's background jobs ignore SIGINT, and so would what they start.
-    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, cwd=tmp_path, preexec_fn=listen, **quiet)
+    ours, its = os.openpty()
+
+    def begin():
+        os.setsid()
+        fcntl.ioctl(its, termios.TIOCSCTTY, 0)
+        # A shell's background jobs ignore SIGINT, and so would what they start.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    (tmp_path / "tmp").mkdir()
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
+        preexec_fn=begin,
+        **dict.fromkeys(("stdin", "stdout", "stderr"), its),
+    )
+    os.close(its)
     deadline = time.monotonic() + 60
     while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) != 0
+    if end == "the terminal":
+        os.close(ours)
+    else:
+        process.send_signal(getattr(signal, end))
+    assert process.wait(timeout=30) == code
     kernel = int((tmp_path / "pid").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(kernel, 0)
+    assert not any((tmp_path / "tmp").iterdir()) and not (tmp_path / "out/.lock").exists()
     assert not (tmp_path / "out/notebooks/slow.ipynb").exists()
 
 
@@ -294,3 +326,24 @@ def test_a_damaged_stamp_or_verdict_is_none_and_its_notebook_runs_again(go, file
     (Path("out") / file).write_text(content)
     ran, result = go(resume=True)
     assert ran == ["a"] and set(result.ledger["claims"]) == {"toy.open", "toy.empty"}
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_second_run_in_the_same_folder_is_refused_and_the_first_loses_nothing(go, monkeypatch, seeds):
+    go()
+    before = {path: path.read_bytes() for path in Path("out").rglob("*.json")}
+    with files.locked("out"), pytest.raises(BlockingIOError, match=f"out is in use by process {os.getpid()} on "):
+        several.run(out="out", seeds=seeds)
+    assert {path: path.read_bytes() for path in Path("out").rglob("*.json")} == before
+    assert go(resume=True)[0] == []
+
+
+@pytest.mark.parametrize("name", ["", "verdicts", "report"])
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_runs(go, name):
+    path = Path("out") / name
+    path.parent.mkdir(exist_ok=True)
+    path.rmdir() if path.exists() else None
+    path.write_text("a file in its place")
+    with pytest.raises(OSError, match=str(path)):
+        go()
+    assert not Path("out/notebooks").exists()
