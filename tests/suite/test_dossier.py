@@ -190,7 +190,7 @@ def test_every_test_file_that_takes_xp_is_run() -> None:
 
 PRINTED = """\
 [gw1] [ 10%] PASSED tests/a.py::test_b[cupy-a thing-float32]
-[gw0] [ 20%] FAILED tests/a.py::test_c[cupy]
+[gw0] [ 20%] FAILED tests/a.py::test_c[cupy]\x20
 [gw0] [ 30%] SKIPPED tests/a.py::test_d
 tests/a.py::test_b[cupy] PASSED                                  [ 10%]
 tests/a.py::test_e SKIPPED (why: no PASSED thing)                [ 30%]

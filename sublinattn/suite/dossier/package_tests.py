@@ -69,7 +69,7 @@ def outcomes(text: str, code: int, late: bool) -> dict[str, Any]:
     """What `pytest -v` printed, counted; `late`: it was stopped before it was done."""
     # "tests/a.py::test_b[c] PASSED [ 10%]", or with xdist "[gw0] [ 10%] PASSED tests/a.py::test_b[c]".
     word = r"(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)"
-    lines = re.findall(rf"^(?:\[gw\d+\] \[ *\d+%\] {word} (.+)|(tests/\S+::.*?) {word}\b)", text, re.MULTILINE)
+    lines = re.findall(rf"^(?:\[gw\d+\] \[ *\d+%\] {word} (.+?) *$|(tests/\S+::.*?) {word}\b)", text, re.MULTILINE)
     counts = Counter((first or last).lower() for first, _, _, last in lines)
     failed = sorted({name or other for first, name, other, last in lines if (first or last) in ("FAILED", "ERROR")})
     # A file that needs a package which is not on this machine says nothing about the GPU.
