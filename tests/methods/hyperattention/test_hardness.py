@@ -77,6 +77,13 @@ def test_equals_the_dense_computation(
         np.testing.assert_allclose(found["column_norms"], np.sqrt(squares), rtol=1e-9, atol=1e-150)
 
 
+def test_lanczos_ends_where_the_space_is_invariant(xp: Any) -> None:
+    """One query that sees one key: P has one row, (1, 0, ..., 0). After two steps rounding alone is left."""
+    for n_k in range(1, 40):
+        arrays = references.qkv(n_k, 1, n_k, lead=(2,), size=0.5)
+        np.testing.assert_allclose(measure(xp, arrays, causal=True)["spectral_norm"], 1, rtol=1e-9)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_natural_tiles_and_threads(causal: bool) -> None:
     """Past the tile of the CPU: equals the dense matrix, and 1 or 2 threads give the same bits."""
