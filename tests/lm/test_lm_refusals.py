@@ -26,10 +26,10 @@ def refused(folder: Path, error: type[Exception], message: str) -> None:
 
 # --------------------------------------------------------------------------------------------------- folder and config
 def test_no_folder_and_no_config(tmp_path: Path) -> None:
-    message = "is no folder: a checkpoint is config.json and safetensors in a folder$"
+    message = "is no folder and no file: a checkpoint is config.json and safetensors in a folder, or a GGUF file$"
     refused(tmp_path / "absent", FileNotFoundError, f"^{tmp_path / 'absent'} {message}")
     (tmp_path / "model.safetensors").write_bytes(b"")
-    refused(tmp_path / "model.safetensors", FileNotFoundError, message)
+    refused(tmp_path / "model.safetensors", ValueError, "is no GGUF file: it does not begin with GGUF$")
     refused(tmp_path, FileNotFoundError, f"{tmp_path / 'config.json'}")
 
 
