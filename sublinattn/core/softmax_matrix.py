@@ -22,7 +22,7 @@ TILE = 2048  # columns of them that it makes at once
 GROUPS = 16  # sums over strips of rows, each made by one thread, before they are added up in order
 DIAGONAL = 1024  # rows of a causal strip on a GPU at most: half of the square on the diagonal is made in vain
 
-INVARIANT = 1e-10  # of the length of G x: less than that is rounding, which is orthogonal to nothing
+INVARIANT = 1e-10  # of the eigenvalue: what is left of G x, if shorter, is rounding, which is orthogonal to nothing
 
 
 class SoftmaxMatrix:
@@ -198,17 +198,17 @@ def largest_eigenvalue(
     largest: np.ndarray = np.zeros(b)
     for step in range(steps):
         diagonal, x = times(basis[:, -1]) if step else start
-        least = INVARIANT * xp.sqrt(backends.row_squares(xp, x))
         for _ in range(2):  # to make x orthogonal once loses its orthogonality to rounding
             x = x - ((basis * x[:, None]).sum(axis=2)[..., None] * basis).sum(axis=1)
         length = xp.sqrt(backends.row_squares(xp, x))
-        length = xp.where(length > least, length, 0)  # rounding alone is left: the space is invariant, and x is 0
         tridiagonal[:, step, step], off_diagonal = backends.asnumpy(xp.stack([diagonal, length]))
         values, vectors = np.linalg.eigh(tridiagonal[:, : step + 1, : step + 1])
         before, largest = largest, values[:, -1]
+        off_diagonal = np.where(off_diagonal > INVARIANT * largest, off_diagonal, 0)  # invariant: x is 0
         residual = off_diagonal * abs(vectors[:, -1, -1])
         if step + 1 == steps or (np.maximum(residual, largest - before) <= 2 * rtol * largest).all():
             break
         tridiagonal[:, step, step + 1] = tridiagonal[:, step + 1, step] = off_diagonal
-        basis = xp.concatenate([basis, (x / xp.where(length == 0, np.inf, length)[:, None])[:, None]], axis=1)
+        length = backends.to_device(np.where(off_diagonal > 0, off_diagonal, np.inf), xp)
+        basis = xp.concatenate([basis, (x / length[:, None])[:, None]], axis=1)
     return xp.asarray(largest)
