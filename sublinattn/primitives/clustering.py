@@ -160,9 +160,9 @@ def absorb_each(
     """`OnlineClusters.absorb` of several streams at once, with points (B, c, d), or (c_b, d) of each in a list."""
     if xp is np or any(type(its) is not OnlineClusters for its in clusters):  # a subclass may have another rule
         return [its.absorb(xp, points[i], maximum=maximum) for i, its in enumerate(clusters)]
-    sizes = [len(points[i]) for i in range(len(clusters))]
-    x = stacked(xp, points) if isinstance(points, list) else points
-    return _absorb(xp, clusters, x, sizes, maximum)
+    if isinstance(points, list):
+        return _absorb(xp, clusters, stacked(xp, points), list(map(len, points)), maximum)
+    return _absorb(xp, clusters, points, [points.shape[1]] * len(clusters), maximum)
 
 
 def _absorb(

@@ -9,6 +9,7 @@ the slot and the item, so that one seed gives the same sample however the stream
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -27,18 +28,32 @@ def seed_from(rng: np.random.Generator | int | None) -> int:
     return int(checks.generator(rng).integers(2**63))
 
 
+def _step(x: Any, counter: Any) -> Any:
+    """SplitMix64's finaliser of a state and one more counter."""
+    x = x + (np.asarray(counter).astype(np.uint64) + np.uint64(1)) * _GOLDEN
+    for shift, factor in _MIX:
+        x = (x ^ (x >> np.uint64(shift))) * factor
+    return x ^ (x >> np.uint64(31))
+
+
+@functools.lru_cache(maxsize=1024)
+def _first_step(seed: int, counter: int) -> Any:
+    with np.errstate(over="ignore"):
+        return _step(np.asarray(seed, dtype=np.uint64), counter)
+
+
 def uniforms(seed: int, *counters: Any) -> np.ndarray:
     """Uniform numbers in (0, 1), one for each tuple of counters (integers below 2^63, broadcast): a function of them.
 
     SplitMix64's finaliser [Steele, Lea, Flood 2014], once per counter; 52 bits each, so that rounding makes no 1.
     """
-    x = np.asarray(seed, dtype=np.uint64)
+    if isinstance(counters[0], int):  # a stream's number: the first step is the same for all of its draws
+        x, counters = _first_step(seed, counters[0]), counters[1:]
+    else:
+        x = np.asarray(seed, dtype=np.uint64)
     with np.errstate(over="ignore"):  # arithmetic is modulo 2^64
         for counter in counters:
-            x = x + (np.asarray(counter).astype(np.uint64) + np.uint64(1)) * _GOLDEN
-            for shift, factor in _MIX:
-                x = (x ^ (x >> np.uint64(shift))) * factor
-            x = x ^ (x >> np.uint64(31))
+            x = _step(x, counter)
     return ((x >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 

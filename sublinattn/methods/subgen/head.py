@@ -174,6 +174,11 @@ def _replacements(
     xp: Any, heads: Sequence[Head], places: list[np.ndarray], items: list[np.ndarray], *rows: Array
 ) -> Iterator[tuple[Any, ...]]:
     """Of each head that has any: the places (r,) on the device, and of `rows` (h, c, d) its own (r, d), by `items`."""
+    if xp is np:
+        for i, its in enumerate(items):
+            if len(its):
+                yield heads[i], places[i], *(x[i][its] for x in rows)
+        return
     if not any(map(len, items)):
         return
     numbers = [its + i * rows[0].shape[1] for i, its in enumerate(items)]
