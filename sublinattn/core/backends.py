@@ -288,22 +288,10 @@ def gather(xp: Any, x: Array, rows: Array, out: Array | None = None) -> Array:
     return xp.take(x, rows, axis=0, out=out)
 
 
-@functools.cache
-def fast_exp2() -> bool:
-    """Whether NumPy's `exp2` is vectorised, which is so on Linux with AVX-512, and then 1.7 times as fast as `exp`.
-
-    Not for numbers below -126: where the result is subnormal or 0 it takes up to 40 times as long as `exp`.
-    """
-    if sys.platform != "linux" or not hasattr(np.lib, "introspect"):  # NumPy 2.1 and later
-        return False
-    loops = np.lib.introspect.opt_func_info(func_name="^exp2$", signature="float32")
-    return "baseline" not in loops.get("exp2", {}).get("ff", {}).get("current", "baseline")
-
-
 def scatter(xp: Any, out: Array, rows: Array, values: Array) -> None:
     """`out[rows] = values` along the first axis of a contiguous 2-d `out`.
 
-    On the CPU each row is moved as one item of opaque bytes, which is three times as fast, and `rows` are not checked.
+    On the CPU each row is moved as one item of opaque bytes, three times as fast; `rows` are not checked there.
     """
     if xp is np:
         row = np.dtype((np.void, out.shape[1] * out.itemsize))

@@ -34,7 +34,6 @@ from .backends import Array, Scratch
 
 KERNEL_QUERIES, KERNEL_KEYS, KERNEL_BLOCKS = 64, 256, 2048  # on a GPU: so few queries are split, into so many parts
 SPLIT_LOGITS, MAX_SEGMENTS = 2**16, 16  # so few logits are done before a second thread has begun
-LOG2_E = 1 / math.log(2)  # a Python number: a NumPy one would turn float32 into float64
 SAFE_LOGIT = 40.0  # e^40 * 2^40 keys < 3e38, and e^-40 is far from underflow: float32 needs no shift below this
 
 
@@ -92,17 +91,10 @@ def _finite(xp: Any, m: Array) -> Array:
 
 
 class Softmax:
-    """Steps of one thread on tiles of queries; `shift`: whether the largest logit is subtracted before `exp`.
-
-    All logits are times `unit`, and `exp` undoes that: where it is faster, `2^(x log2 e)` takes the place of `e^x`.
-    """
+    """Steps of one thread on tiles of queries; `shift`: whether the largest logit is subtracted before `exp`."""
 
     def __init__(self, xp: Any, scratch: Scratch, *, shift: bool) -> None:
         self.xp, self.scratch, self.shift = xp, scratch, shift
-        self.exp: Callable[..., Array] = xp.exp
-        self.unit = 1.0
-        if xp is np and not shift and backends.fast_exp2():  # without a shift no exponential is subnormal
-            self.exp, self.unit = np.exp2, LOG2_E
         self._masks: dict[int, Array] = {}
 
     def start(self, name: str, g: int, t: int, d_v: int) -> Partial:
@@ -113,31 +105,21 @@ class Softmax:
         p.o.fill(0)
         return p
 
-    def mask(self, t: int) -> Array:
-        """What hides the keys above the diagonal, shape (t, t), made once.
-
-        `-inf` there, to be added to logits; without a shift 0 there and 1 elsewhere, to multiply exponentials by.
-        """
+    def above_diagonal(self, t: int) -> Array:
+        """`-inf` above the diagonal and 0 elsewhere, shape (t, t); made once."""
         if t not in self._masks:
             i = self.xp.arange(t)
-            hidden, seen = (-np.inf, 0) if self.shift else (0, 1)
-            self._masks[t] = self.xp.where(i > i[:, None], hidden, seen).astype(self.scratch.dtype)
+            self._masks[t] = self.xp.where(i > i[:, None], -np.inf, 0).astype(self.scratch.dtype)
         return self._masks[t]
 
     def logits(self, q: Array, k: Array) -> Array:
         """`q k^T` for scaled queries (g, t, d) and keys (g or 1, c, d), in scratch memory."""
         return self.xp.matmul(q, k.swapaxes(-1, -2), out=self.scratch("logits", *q.shape[:2], k.shape[1]))
 
-    def exponentials(self, p: Partial, logits: Array, mask: Array | None = None) -> Array:
-        """`exp(logits - m)` in place, after raising `m` to the largest logit and rescaling `l` and `o` to it.
-
-        `mask` (t, w), a part of `self.mask`, is for the last w keys.
-        """
+    def exponentials(self, p: Partial, logits: Array) -> Array:
+        """`exp(logits - m)` in place, after raising `m` to the largest logit and rescaling `l` and `o` to it."""
         xp = self.xp
-        corner = logits[..., :0] if mask is None else logits[..., -mask.shape[1] :]
         if self.shift:
-            if mask is not None:
-                corner += mask
             m = xp.maximum(p.m, logits.max(axis=-1))  # m* <- max(m*, s_1, ..., s_c)
             reference = _finite(xp, m)
             logits -= reference[..., None]
@@ -145,21 +127,16 @@ class Softmax:
             p.l *= rescale
             p.o *= rescale[..., None]
             p.m[...] = m
-        self.exp(logits, out=logits)
-        if mask is not None and not self.shift:
-            corner *= mask
-        return logits
+        return xp.exp(logits, out=logits)
 
-    def absorb(
-        self, p: Partial, logits: Array, v: Array, counts: Array | None = None, mask: Array | None = None
-    ) -> None:
+    def absorb(self, p: Partial, logits: Array, v: Array, counts: Array | None = None) -> None:
         """Add keys with these logits (g, t, c), which are overwritten, and values (g or 1, c, d_v).
 
         With `counts` (g, c), key j counts that often for the queries of tile g, and `v` must have been multiplied by
         it: to weigh c x d_v values and a vector of ones costs less than to weigh t x c exponentials.
         """
         xp, (g, t, c), d_v = self.xp, logits.shape, v.shape[-1]
-        e = self.exponentials(p, logits, mask)
+        e = self.exponentials(p, logits)
         if counts is None:
             counts = self.scratch("ones", 1, c)
             counts.fill(1)
@@ -176,11 +153,12 @@ def absorb_range(tile: Softmax, p: Partial, q: Array, k: Array, v: Array, *, key
     n = k.shape[1] if diagonal is None else min(k.shape[1], diagonal + t)
     for start in range(0, n, keys):
         stop = min(start + keys, n)
-        mask = None
+        logits = tile.logits(q, k[:, start:stop])
         if diagonal is not None and stop > diagonal + 1:  # query i of the tile sees keys 0..diagonal + i
             first = max(start, diagonal)  # only the corner past the first query's own key needs the mask
-            mask = tile.mask(t)[:, first - diagonal : stop - diagonal]
-        tile.absorb(p, tile.logits(q, k[:, start:stop]), v[:, start:stop], mask=mask)
+            corner = logits[:, :, first - start :]
+            corner += tile.above_diagonal(t)[:, first - diagonal : stop - diagonal]
+        tile.absorb(p, logits, v[:, start:stop])
 
 
 def needs_shift(scale: float, q_norm: float, k_norm: float) -> bool:
@@ -223,7 +201,7 @@ def each_query_tile(
         def worker(where: tuple[slice, slice]) -> None:
             at, r = where
             part = q[at, r]
-            scaled = xp.multiply(part, scale * tile.unit, out=scratch("q", *part.shape))
+            scaled = xp.multiply(part, scale, out=scratch("q", *part.shape))
             p = tile.start("partial", part.shape[0], part.shape[1], v.shape[-1])
             absorb_range(tile, p, scaled, k[at], v[at], keys=keys, diagonal=r.start if causal else None)
             finish(at, r, p)

@@ -369,7 +369,7 @@ class Problem:
             def worker(at: slice) -> None:
                 g = at.stop - at.start
                 scaled = backends.gather(xp, q, group.q_rows[at], scratch("q", g, t, q.shape[1]))
-                scaled *= self.scale * tile.unit
+                scaled *= self.scale
                 keys = backends.gather(xp, k, k_rows[at], scratch("k", g, c, k.shape[1]))
                 values = backends.gather(xp, v, k_rows[at], scratch("v", g, c, v.shape[1]))
                 lap("gather")

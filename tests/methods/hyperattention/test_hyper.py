@@ -15,7 +15,7 @@ from references import assert_close
 from threadpoolctl import threadpool_limits
 
 from sublinattn import attention, hyper_attention, stage_times
-from sublinattn.core import backends, timing
+from sublinattn.core import timing
 from sublinattn.methods.hyperattention.estimators import draw_theory
 from sublinattn.methods.hyperattention.sort_lsh import default_bits, hyperplanes
 from sublinattn.primitives.sampling import sample_without_replacement
@@ -207,21 +207,6 @@ def test_estimates_are_unbiased(estimator: Any, statistic: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- seeds, threads, stages
-@both
-@pytest.mark.parametrize("causal", [False, True])
-def test_powers_of_two_give_the_same_as_powers_of_e(
-    monkeypatch: pytest.MonkeyPatch, estimator: Any, causal: bool
-) -> None:
-    """Whichever NumPy computes faster on this machine: the same draws, and the same result up to rounding."""
-    arrays = references.qkv(7, 90, 90)
-    results = []
-    for fast in (True, False):
-        monkeypatch.setattr(backends, "fast_exp2", lambda fast=fast: fast)
-        results.append(run(np, arrays, estimator=estimator, causal=causal, exact_keys=2))
-    assert not np.array_equal(results[0][0], results[1][0])
-    assert_close(*results, 1e-12)
-
-
 @both
 @pytest.mark.parametrize("causal", [False, True])
 def test_seed_decides_and_threads_do_not(estimator: Any, causal: bool) -> None:
