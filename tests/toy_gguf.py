@@ -96,7 +96,9 @@ def write(
     change(tensors)
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in (KEYS | dict(keys)).items():
-        if value is not None:
+        if key == "general.alignment":
+            writer.add_custom_alignment(value)
+        elif value is not None:
             kinds = {str: "string", bool: "bool", int: "uint32", float: "float32", list: "array"}
             getattr(writer, f"add_{kinds[type(value)]}")(key, value)
     for name, tensor in tensors.items():

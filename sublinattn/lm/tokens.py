@@ -66,7 +66,7 @@ _LLAMA3 = (
 SPLITS = ("gpt-2", "smollm", "llama-bpe")
 """Ways to cut a text into words before the merges (`tokenizer.ggml.pre`): GPT-2's, that with digits one by one, and
 Llama 3's."""
-_CONTROL, _USERS = 3, 4  # token types
+_WHOLE = 3, 4  # types of tokens that are found in a text before it is cut: control tokens, and those of the user
 
 
 def byte_level_bpe(fields: dict[str, Any]) -> Any:
@@ -102,9 +102,8 @@ def byte_level_bpe(fields: dict[str, Any]) -> Any:
     as_letters = pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=split != "llama-bpe")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*cuts[split], as_letters])
     tokenizer.decoder = decoders.ByteLevel()
-    for wanted, special in ((_CONTROL, True), (_USERS, False)):
-        names = [token for token, kind in zip(tokens, types, strict=True) if kind == wanted]
-        tokenizer.add_tokens([AddedToken(token, normalized=False, special=special) for token in names])
+    whole = [token for token, kind in zip(tokens, types, strict=True) if kind in _WHOLE]
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in whole])
     ends = {}
     for side, default in (("bos", split == "llama-bpe"), ("eos", False)):
         if key(f"add_{side}_token", default):

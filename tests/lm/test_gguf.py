@@ -85,9 +85,20 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "llama.rope.scaling.type": "yarn",
             "llama.rope.scaling.factor": 4.0,
             "llama.rope.scaling.original_context_length": 50,
+            "llama.rope.scaling.yarn_beta_fast": 16.0,
+            "llama.rope.scaling.yarn_beta_slow": 4.0,
         },
-        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 50}},
+        {
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 50,
+                "beta_fast": 16.0,
+                "beta_slow": 4.0,
+            }
+        },
     ),
+    "aligned to 256 bytes": ({"general.alignment": 256}, {}),
     "not stretched": ({"llama.rope.scaling.type": "none", "llama.expert_count": 0}, {}),
     "size of the vocabulary by its tokens": (
         {"llama.vocab_size": None, "tokenizer.ggml.tokens": [f"t{i}" for i in range(40)]},
@@ -149,7 +160,7 @@ def test_smollm2_is_that_of_transformers() -> None:
 # ---------------------------------------------------------------------------------------------------------- tokenizers
 def bpe(split: str = "gpt-2", **changes: Any) -> dict[str, Any]:
     """Keys of a tokenizer: letters, digits up to "1234", a control token and one of the user's."""
-    letters = [*"abc 1234".replace(" ", "Ġ"), "Ã", "¤", "12", "123", "1234", "Ġa", "<s>", "</s>", "<note>"]
+    letters = [*"abcĠ1234Ã¤!Ċ", "12", "123", "1234", "Ġa", "cab", "!Ċ", "<s>", "</s>", "<note>"]
     keys = {
         "model": "gpt2",
         "pre": split,
@@ -174,6 +185,12 @@ def test_how_a_text_is_cut(tmp_path: Path, split: str, digits: list[str]) -> Non
     assert pieces(tmp_path / "toy.gguf", bpe(split), "1234") == digits
 
 
+def test_a_word_that_is_a_token_needs_no_merges_in_llama_3(tmp_path: Path) -> None:
+    path = tmp_path / "toy.gguf"
+    assert pieces(path, bpe("llama-bpe"), "cab!\n") == ["<s>", "cab", "!Ċ"]
+    assert pieces(path, bpe(), "cab!\n") == ["c", "a", "b", "!", "Ċ"]
+
+
 def test_tokens_at_the_ends_and_tokens_in_the_text(tmp_path: Path) -> None:
     path = tmp_path / "toy.gguf"
     assert pieces(path, bpe(), "ab aä") == ["a", "b", "Ġa", "Ã", "¤"]
@@ -195,10 +212,10 @@ def test_a_file_of_bytes_needs_no_tokenizer(tmp_path: Path) -> None:
         (bpe(model="llama"), "tokenizer.ggml.model must be 'gpt2' (byte-level BPE), got 'llama'"),
         (bpe("qwen2"), "tokenizer.ggml.pre must be one of ('gpt-2', 'smollm', 'llama-bpe'), got 'qwen2'"),
         (bpe(merges=None), "tokenizer.ggml.merges must be a list, got None"),
-        (bpe(token_type=[1, 1]), "tokenizer.ggml.token_type must have 17 numbers, one per token, got 2"),
+        (bpe(token_type=[1, 1]), "tokenizer.ggml.token_type must have 21 numbers, one per token, got 2"),
         (bpe(merges=["1 9"]), ""),
         (bpe(merges=["12"]), ""),
-        (bpe(add_bos_token=True, bos_token_id=17), "tokenizer.ggml.bos_token_id must be in 0..16, got 17"),
+        (bpe(add_bos_token=True, bos_token_id=21), "tokenizer.ggml.bos_token_id must be in 0..20, got 21"),
     ],
 )
 def test_tokenizers_that_are_not_implemented(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
@@ -287,20 +304,33 @@ def test_a_file_with_any_byte_of_its_header_changed(tmp_path: Path) -> None:
         ({"llama.attention.sliding_window": 64}, "the key 'llama.attention.sliding_window' (64) is not implemented"),
         ({"llama.expert_count": 8}, "the key 'llama.expert_count' (8) is not implemented"),
         ({"split.count": 2}, "split.count must be 1 (merge the parts into one file), got 2"),
-        ({"general.alignment": 0}, "general.alignment must be an integer of at least 1, got 0"),
     ],
 )
 def test_keys_that_do_not_fit(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
     path = tmp_path / "toy.gguf"
-    write(path, keys={name: value for name, value in keys.items() if name != "general.alignment"})
-    if "general.alignment" in keys:  # the writer refuses it
-        inserted = (
-            len(b"general.alignment").to_bytes(8, "little") + b"general.alignment" + bytes([4, 0, 0, 0, 0, 0, 0, 0])
-        )
-        content = bytearray(path.read_bytes())
-        content[16:24] = (int.from_bytes(content[16:24], "little") + 1).to_bytes(8, "little")
-        path.write_bytes(content[:24] + inserted + content[24:])
+    write(path, keys=keys)
     refused(path, f"^{path}: {re.escape(message)}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (b"general.alignment", "04000000 00000000", "general.alignment must be an integer of at least 1, got 0$"),
+        (b"llama.vocab_size", "04000000 28000000", "'llama.vocab_size' is there twice$"),
+        (b"a", "63000000", "the key 'a' is of type 99, which GGUF does not have$"),
+        (b"a", "09000000 09000000 0100000000000000", "the key 'a' holds a list of type 9, which is not implemented$"),
+        (b"a", "08000000 0100000000000000 ff", "the key 'a' is no UTF-8: "),
+        (b"\xff", "04000000 28000000", "key 1 of 14 is no UTF-8: "),
+    ],
+)
+def test_keys_that_no_writer_writes(tmp_path: Path, key: bytes, value: str, message: str) -> None:
+    path = tmp_path / "toy.gguf"
+    write(path)
+    content = path.read_bytes()
+    more = (int.from_bytes(content[16:24], "little") + 1).to_bytes(8, "little")
+    inserted = len(key).to_bytes(8, "little") + key + bytes.fromhex(value)
+    path.write_bytes(content[:16] + more + inserted + content[24:])
+    refused(path, f"^{path}: {message}")
 
 
 def test_another_architecture(tmp_path: Path) -> None:
@@ -330,6 +360,16 @@ def test_tensors_that_do_not_fit(tmp_path: Path, change: Any, message: str) -> N
     path = tmp_path / "toy.gguf"
     write(path, change=change)
     refused(path, f"^{message.replace('PATH', str(path))}")
+
+
+def test_a_tensor_without_axes(tmp_path: Path) -> None:
+    path = tmp_path / "toy.gguf"
+    write(path)
+    content = path.read_bytes()
+    place = content.index(QUERY.encode()) + len(QUERY)
+    for axes in (0, 5):
+        path.write_bytes(content[:place] + axes.to_bytes(4, "little") + content[place + 4 :])
+        refused(path, f"^{path}: the tensor '{QUERY}' must have 1 to 4 axes, got {axes}$")
 
 
 def test_a_tensor_of_an_unknown_type_and_of_rows_that_are_no_blocks(tmp_path: Path) -> None:
