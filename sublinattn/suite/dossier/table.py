@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -104,7 +105,9 @@ def _sentences(record: dict[str, Any]) -> list[str]:
     if tests:
         counts = tests["counts"]
         other = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()) if name != "passed")
-        said.append(f"- Tests on CuPy: {counts.get('passed', 0)} passed{', ' + other if other else ''}.")
+        reasons = sorted(set(re.findall(r"^E +(\w+Error: .*)$", tests.get("output", ""), re.MULTILINE)))
+        why = f"; the errors: {', '.join(reasons)}" if reasons else ""
+        said.append(f"- Tests on CuPy: {counts.get('passed', 0)} passed{', ' + other if other else ''}{why}.")
         if tests.get("unread"):
             said.append(f"- Not read there, for want of {', '.join(tests['lacking'])}: {', '.join(tests['unread'])}.")
     sanitizer = [f"{row['sanitizer']} {row['errors']}" for row in rows_of(record, "sanitizer") if "errors" in row]
