@@ -180,6 +180,7 @@ def test_audit_prints_a_line_per_head_and_leaves_tables_and_a_page(captured, tmp
         ("capture --text nowhere.txt --out x", "nowhere.txt"),
         ("capture -n 10000000 --out x", "n must be at most"),
         ("audit nowhere.safetensors", "nowhere.safetensors"),
+        ("audit model.gguf", "model.gguf is a model: write what it attends with by `sublinattn capture --model"),
         ("audit nowhere.safetensors --tolerance 0", "tolerance must be above 0"),
     ],
 )

@@ -168,6 +168,8 @@ class Captured:
         ImportError
             bfloat16 without ml_dtypes (the extra `lm`).
         """
+        if Path(path).suffix == ".gguf":
+            raise ValueError(f"{path} is a model: write what it attends with by `sublinattn capture --model {path}`")
         with open_safetensors(path) as file:
             if missing := [t for t in TENSORS if t not in file.keys()]:  # noqa: SIM118 - a file is no mapping
                 names, made_by = sorted(file.keys()), "`sublinattn capture` writes such a file for a model"
