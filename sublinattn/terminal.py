@@ -113,7 +113,7 @@ def show_verdict(record: Mapping[str, Any], trial: str) -> None:
     show = number if view["kind"] == "mean" else percent
     for case in view["cases"]:
         table.add_row(
-            escape(", ".join(f"{key}={value}" for key, value in case["case"].items())),
+            escape(", ".join(f"{key}={number(value)}" for key, value in case["case"].items())),
             f"[{COLOURS[case['outcome']]}]{case['outcome']}[/]",
             str(case["trials"]),
             str(case["failures"]),

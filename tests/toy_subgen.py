@@ -137,7 +137,8 @@ class Plain:
             z = [a + factor * float(b) for a, b in zip(z, v, strict=True)]
         for count, its in zip(self.counts, self.samples, strict=True):
             tau += count / self.t * sum(weight(k) for k in its)
-        return [a / tau for a in z]
+        bound = math.sqrt(self.mu + sum(float(x) ** 2 for _, v in self.window for x in v))
+        return [min(max(a / tau, -bound), bound) for a in z]
 
 
 def assert_same(cache: SubGenCache, plain: Plain, head: int = 0) -> None:

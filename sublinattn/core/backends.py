@@ -133,7 +133,7 @@ def _gpu_of(arguments: Iterable[Any]) -> AbstractContextManager[Any]:
             return x.device
         if root == "torch" and x.device.type == "cuda":
             return import_module("cupy").cuda.Device(x.device.index)
-        if root in ("jax", "jaxlib") and getattr(x.device, "platform", "cpu") != "cpu":
+        if root in ("jax", "jaxlib") and getattr(getattr(x, "device", None), "platform", "cpu") != "cpu":
             return import_module("cupy").cuda.Device(x.device.local_hardware_id)
     return nullcontext()
 
@@ -159,6 +159,13 @@ def enter(**named: Any) -> tuple[Any, list[Array], Callable[..., Any]]:
     for name, x in named.items():
         if not hasattr(x, "dtype") or not hasattr(x, "shape"):
             raise TypeError(f"{name} must be an array (NumPy, CuPy, PyTorch or JAX), got {type(x).__name__}")
+        if any(kind.__name__ == "Tracer" for kind in type(x).__mro__):
+            raise TypeError(
+                f"{name} is traced by JAX (jit, grad, vmap) and has no values: call this outside, or by "
+                "jax.pure_callback"
+            )
+        if _root(x) == "torch" and (place := _unreadable(x)):
+            raise TypeError(f"{name} must be a dense tensor on the CPU or a CUDA device, got {place}")
         if isinstance(x, np.ma.MaskedArray | np.matrix):  # a mask would be ignored, and a matrix multiplies differently
             raise TypeError(f"{name} must be a plain array, got a {type(x).__name__}")
         dtype = _name(x.dtype)
@@ -198,9 +205,22 @@ def enter(**named: Any) -> tuple[Any, list[Array], Callable[..., Any]]:
     raise TypeError(f"{first_name} must be a NumPy, CuPy, PyTorch or JAX array, got {type(first).__name__}")
 
 
+def _unreadable(x: Any) -> str:
+    """Where or how a PyTorch tensor keeps its numbers, if that cannot be read here."""
+    if getattr(x, "is_nested", False):
+        return "a nested one"
+    if (layout := str(getattr(x, "layout", "torch.strided"))) != "torch.strided":
+        return layout.removeprefix("torch.")
+    return "" if x.device.type in ("cpu", "cuda") else f"one on {x.device}"
+
+
 def _cast(x: Array, dtype: Any) -> Array:
-    with np.errstate(over="ignore"):  # an estimate or an lse past the largest float16 is inf there
-        return x.astype(dtype, copy=False)
+    """The result in the caller's dtype; ValueError, on the CPU, where an estimate is past the largest float16."""
+    with np.errstate(over="ignore"):
+        out = x.astype(dtype, copy=False)
+    if out is not x and isinstance(out, np.ndarray) and np.isinf(out).any() and np.isfinite(x).all():
+        raise ValueError(f"the answer must fit in {dtype}, got {np.abs(x).max():.3g}: pass q, k and v as {x.dtype}")
+    return out
 
 
 @functools.cache

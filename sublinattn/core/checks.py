@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Real
@@ -97,8 +98,8 @@ def shapes(q: Array, k: Array, v: Array | None = None) -> None:
 def largest_norms(xp: Any, check_finite: bool, **named: Array) -> list[float]:
     """Largest row norm of each `(B, n, d)` array, in one transfer to the host; ValueError for NaN or Inf.
 
-    TypeError if `check_finite` is no bool. A norm may overflow although all entries are finite: entries are scanned
-    where a norm is not finite, and only there. On a GPU two launches for each array.
+    TypeError if `check_finite` is no bool. Where squares overflow or underflow, it is the bound `sqrt(d) max|x|`, and
+    entries are scanned there, and only there. On a GPU two launches for each array.
     """
     flags(check_finite=check_finite)
     tiles, slots = list(named.values()), list(range(len(named)))
@@ -119,10 +120,14 @@ def largest_norms(xp: Any, check_finite: bool, **named: Array) -> list[float]:
         backends.for_tiles(xp, range(len(tiles)), lambda: worker)
     values = backends.asnumpy(largest).astype(float)
     squares = [values[np.equal(slots, slot)].max() for slot in range(len(named))]
-    for (name, x), square in zip(named.items(), squares, strict=True):
-        if check_finite and not math.isfinite(square) and not bool(backends.asnumpy(xp.isfinite(x).all())):
-            raise ValueError(f"{name} must be finite, got NaN or Inf entries")
-    return [math.sqrt(square) for square in squares]
+    norms = [math.sqrt(square) for square in squares]
+    for i, ((name, x), square) in enumerate(zip(named.items(), squares, strict=True)):
+        if not float(np.finfo(backends.working_dtype(x)).tiny) * 2.0**24 < square < math.inf:
+            largest_entry = float(backends.asnumpy(xp.abs(x).max()))
+            if check_finite and not math.isfinite(largest_entry):
+                raise ValueError(f"{name} must be finite, got NaN or Inf entries")
+            norms[i] = min(largest_entry * math.sqrt(x.shape[-1]), sys.float_info.max)
+    return norms
 
 
 @contextmanager
@@ -139,6 +144,15 @@ def finite(xp: Any, check_finite: bool, **named: Array) -> Iterator[None]:
     for name, bad in zip(named, backends.asnumpy(found) if check_finite else (), strict=check_finite):
         if bad:
             raise ValueError(f"{name} must be finite, got NaN or Inf entries")
+
+
+def representable(xp: Any, out: Array, *given: Array, name: str = "the answer") -> None:
+    """ValueError if what was computed of finite input is past the largest float of its dtype, or was on the way.
+
+    On the CPU: a GPU would be waited for.
+    """
+    if xp is np and not np.isfinite(out).all() and all(np.isfinite(x).all() for x in given):
+        raise ValueError(f"{name} must fit in {out.dtype}: these logits or values are too large for it")
 
 
 def rows(width: dict[str, int], **named: Array) -> list[Array]:
@@ -164,5 +178,5 @@ def check_squares(name: str, x: Array, norm: float) -> None:
     dtype = backends.working_dtype(x)
     largest = float(np.finfo(dtype).max) / max(32, x.shape[-1])
     largest = min(largest, float(np.finfo(np.float64).max) / 2.0**63)  # sums over up to 2^63 tokens are in float64
-    if not norm**2 < largest:
+    if not norm * norm < largest:
         raise ValueError(f"{name} must have rows whose squared norms are finite in {dtype}, got norm {norm:.3g}")

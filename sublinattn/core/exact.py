@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -31,6 +30,7 @@ import numpy as np
 from . import backends, checks
 from .attend import attend, serves
 from .backends import Array, Scratch
+from .magnitudes import excess, fit_logits, moderate, times_power
 
 KERNEL_QUERIES, KERNEL_KEYS, KERNEL_BLOCKS = 64, 256, 2048  # on a GPU: so few queries are split, into so many parts
 SPLIT_LOGITS, MAX_SEGMENTS = 2**16, 16  # so few logits are done before a second thread has begun
@@ -75,7 +75,8 @@ class Partial:
     def output(self) -> Array:
         """Attention output `o / l`, shape (..., n_q, d_v); 0 where no key was seen."""
         xp = backends.namespace(self.l)
-        return self.o / xp.where(self.l == 0, 1, self.l)[..., None]
+        with np.errstate(over="ignore", invalid="ignore"):  # the mean of the largest floats may round to more
+            return self.o / xp.where(self.l == 0, 1, self.l)[..., None]
 
     @backends.on_device
     def lse(self) -> Array:
@@ -201,9 +202,10 @@ def each_query_tile(
         def worker(where: tuple[slice, slice]) -> None:
             at, r = where
             part = q[at, r]
-            scaled = xp.multiply(part, scale, out=scratch("q", *part.shape))
             p = tile.start("partial", part.shape[0], part.shape[1], v.shape[-1])
-            absorb_range(tile, p, scaled, k[at], v[at], keys=keys, diagonal=r.start if causal else None)
+            with np.errstate(over="ignore", invalid="ignore"):  # per thread; what overflows is found afterwards
+                scaled = xp.multiply(part, scale, out=scratch("q", *part.shape))
+                absorb_range(tile, p, scaled, k[at], v[at], keys=keys, diagonal=r.start if causal else None)
             finish(at, r, p)
 
         return worker
@@ -234,27 +236,49 @@ def partial_attention(
     batch_shape, n_q, fused = q.shape[:-2], q.shape[-2], serves(xp, q, k, v)
     dtype = q.dtype if fused else backends.working_dtype(q)
     q, k, v = (x.astype(dtype, copy=False).reshape(-1, *x.shape[-2:]) for x in (q, k, v))
-    guard: AbstractContextManager[None] = nullcontext()
-    shift = True
+    whole = partial(_in_segments, xp, causal=causal)
     if fused:
-        guard = checks.finite(xp, check_finite, q=q, k=k, v=v)
-    elif check_finite or n_q > q.shape[-1]:
-        q_norm, k_norm, _ = checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
-        shift = needs_shift(scale, q_norm, k_norm)
-    # Else: with few queries a maximum is subtracted faster than the norms of all keys are computed.
-    make = _fused_partial if fused else partial(_partial, shift=shift)
-    segments = 1 if causal else segments_of(xp, len(q), n_q, k.shape[1], fused=fused)
-    cut = k.shape[1] // segments * segments
-    with guard:
-        total = make(xp, q, k[:, cut:], v[:, cut:], scale, causal=False) if cut < k.shape[1] else None
-        if segments > 1:
-            keys, values = (x[:, :cut].reshape(-1, cut // segments, x.shape[-1]) for x in (k, v))
-            whole = joined(xp, make(xp, xp.repeat(q, segments, axis=0), keys, values, scale, causal=False), len(q))
-        else:
-            whole = make(xp, q, k, v, scale, causal=causal)
-        total = whole if total is None else whole.merge(total)
+        with checks.finite(xp, check_finite, q=q, k=k, v=v):
+            total = whole(q, k, v, scale, make=_fused_partial)
+    elif not check_finite and n_q <= q.shape[-1] and moderate(scale):
+        # With few queries a maximum is subtracted faster than the norms of all keys are computed.
+        total = whole(q, k, v, scale, make=partial(_partial, shift=True))
+        if xp is np and not np.isfinite(total.o).all():
+            total = _measured(xp, q, k, v, scale, check_finite=False, whole=whole)
+    else:
+        total = _measured(xp, q, k, v, scale, check_finite=check_finite, whole=whole)
     shape = (*batch_shape, n_q)
     return Partial(total.m.reshape(shape), total.l.reshape(shape), total.o.reshape(*shape, -1))
+
+
+def _measured(
+    xp: Any, q: Array, k: Array, v: Array, scale: float, *, check_finite: bool, whole: Callable[..., Partial]
+) -> Partial:
+    """`whole`'s partial of (B, n, d) arrays, by the fastest way that their norms allow."""
+    q_norm, k_norm, v_norm = checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
+    shift = needs_shift(scale, q_norm, k_norm) or excess(v, v_norm, shift=False) > 0
+    q, k, scale = fit_logits(xp, q, k, scale, q_norm, k_norm)
+    power = excess(v, v_norm, shift=True)
+    total = whole(q, k, times_power(xp, v, -power), scale, make=partial(_partial, shift=shift))
+    if power:  # exp(m) l is to stay as it is, and exp(m) o to be that of the values given
+        total.m += power * math.log(2)
+        total.l = times_power(xp, total.l, -power)
+    return total
+
+
+def _in_segments(
+    xp: Any, q: Array, k: Array, v: Array, scale: float, *, causal: bool, make: Callable[..., Partial]
+) -> Partial:
+    """`make`'s partial of all keys: of few queries in segments that are attended to at the same time, and merged."""
+    segments = 1 if causal else segments_of(xp, len(q), q.shape[1], k.shape[1], fused=make is _fused_partial)
+    cut = k.shape[1] // segments * segments
+    total = make(xp, q, k[:, cut:], v[:, cut:], scale, causal=False) if cut < k.shape[1] else None
+    if segments > 1:
+        keys, values = (x[:, :cut].reshape(-1, cut // segments, x.shape[-1]) for x in (k, v))
+        whole = joined(xp, make(xp, xp.repeat(q, segments, axis=0), keys, values, scale, causal=False), len(q))
+    else:
+        whole = make(xp, q, k, v, scale, causal=causal)
+    return whole if total is None else whole.merge(total)
 
 
 def segments_of(xp: Any, b: int, n_q: int, n_k: int, *, fused: bool) -> int:
@@ -340,7 +364,8 @@ def attention(
 
     Notes
     -----
-    `O(n_q n_k (d + d_v))` operations, `O(n (d + d_v))` memory [RS21]. Logits up to 1e4 in size are safe. On a GPU,
+    `O(n_q n_k (d + d_v))` operations, `O(n (d + d_v))` memory [RS21]. Logits up to 1e4 in size are safe. Finite input
+    gives a finite answer, or is refused where logits may be past the largest float. On a GPU,
     float16 and bfloat16 arrays of a head dimension in `core.attend.DIMENSIONS` (`d = d_v`) run on tensor cores; float32
     and float64 take tiles of matrix products.
     """
@@ -351,8 +376,9 @@ def attention(
         out, lse = _fused_attention(xp, *arrays, causal=causal, scale=scale, check_finite=check_finite)
         return (leave(out), leave(lse, cast=False)) if return_lse else leave(out)
     p = partial_attention(q, k, v, causal=causal, scale=scale, check_finite=check_finite)
-    out = leave(p.output())
-    return (out, leave(p.lse(), cast=False)) if return_lse else out
+    out = p.output()
+    checks.representable(xp, out, *arrays)
+    return (leave(out), leave(p.lse(), cast=False)) if return_lse else leave(out)
 
 
 def _fused_attention(

@@ -158,3 +158,30 @@ def test_scratch_is_reused_and_grows() -> None:
     assert np.shares_memory(first, scratch("a", 2, 3)) and scratch("a", 2, 3).shape == (2, 3)
     assert not np.shares_memory(first, scratch("b", 4, 4))
     assert scratch("a", 5, 5).shape == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ({"device": SimpleNamespace(type="meta")}, "CPU or a CUDA device"),
+        ({"layout": "torch.sparse_coo"}, "dense tensor .* got sparse_coo"),
+        ({"is_nested": True}, "dense tensor .* got a nested one"),
+    ],
+)
+def test_a_tensor_that_cannot_be_read_is_refused_by_name(place: dict[str, Any], words: str) -> None:
+    """A stand-in for PyTorch's: on the meta device the error was that CuPy is missing."""
+    here = {"shape": (3, 4), "dtype": "torch.float32", "device": SimpleNamespace(type="cpu")}
+    tensor = type("Tensor", (), {"__module__": "torch", **here, **place})()
+    with pytest.raises(TypeError, match=f"q must be a {words}" if "dense" in words else words):
+        attention(tensor, tensor, tensor)
+
+
+@pytest.mark.parametrize("traced", ["qkv", "q", "v"])
+def test_an_array_that_jax_traces_is_refused_by_name(traced: str) -> None:
+    """Stand-ins for JAX's arrays: a tracer has no device, and is of another package than an array."""
+    module = {"shape": (3, 4), "dtype": "float32"}
+    tracer = type("Tracer", (), {"__module__": "jax._src.core"})
+    dynamic = type("DynamicJaxprTracer", (tracer,), {"__module__": "jax._src.interpreters", **module})()
+    array = type("ArrayImpl", (), {"__module__": "jaxlib", **module, "device": SimpleNamespace(platform="cpu")})()
+    with pytest.raises(TypeError, match=rf"{traced[0]} is traced by JAX \(jit, grad, vmap\)"):
+        attention(*(dynamic if name in traced else array for name in "qkv"))

@@ -78,6 +78,6 @@ def uniform_attention(
             attend(xp, q, k, v, scale=checks.resolve_scale(scale, shape[-1]), k_rows=rows, out=out, lse=lse)
     else:
         k, v = (x[rows].astype(dtype, copy=False) for x in (k, v))
-        out, lse = attention(q.astype(dtype, copy=False), k, v, scale=scale, return_lse=True, check_finite=False)
+        out, lse = attention(q.astype(dtype, copy=False), k, v, scale=scale, return_lse=True, check_finite=check_finite)
     out, lse = out.reshape(*shape[:-1], v.shape[-1]), lse.reshape(shape[:-1])
     return (leave(out), leave(lse + float(np.log(n_k / sample_size)), cast=False)) if return_lse else leave(out)

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ...core import backends
+from ...core import backends, checks
 from ...core.attend import serves
 from ...core.backends import Array
+from ...core.magnitudes import fit_logits, moderate
 from .base import KVCache, budget_and_recent, joined, over_slots, picked, softmax_over
 
 
@@ -70,12 +71,17 @@ class HeavyHitterCache(KVCache):
             of_keys = over_slots(xp, k, q, q, scale=scale, log_weights=-p.lse())
             scores += xp.exp(of_keys.m.astype(np.float64)) * of_keys.l
             return p.output()
-        out = xp.empty((*q.shape[:2], v.shape[2]), dtype=q.dtype)
+        if not moderate(scale):
+            q, k, scale = fit_logits(xp, q, k, scale, *checks.largest_norms(xp, False, q=q, k=k))
+        out, added = xp.empty((*q.shape[:2], v.shape[2]), dtype=q.dtype), xp.zeros_like(scores)
         step = backends.feature_rows(xp, scores.size, q.dtype)
         for rows in (slice(i, i + step) for i in range(0, q.shape[1], step)):
-            logits = xp.matmul(scale * q[:, rows], k.swapaxes(1, 2))
-            weights = xp.exp(logits - logits.max(axis=2)[..., None])
-            weights /= weights.sum(axis=2)[..., None]
-            scores += weights.sum(axis=1, dtype=np.float64)
-            out[:, rows] = xp.matmul(weights, v)
+            with np.errstate(over="ignore", invalid="ignore"):  # NaN is refused below, before it is in the scores
+                logits = xp.matmul(scale * q[:, rows], k.swapaxes(1, 2))
+                weights = xp.exp(logits - logits.max(axis=2)[..., None])
+                weights /= weights.sum(axis=2)[..., None]
+                out[:, rows] = xp.matmul(weights, v)
+            added += weights.sum(axis=1, dtype=np.float64)
+        checks.representable(xp, added, q, k, name="the scores")
+        scores += added
         return out

@@ -26,6 +26,7 @@ from ...core.attend import attend, serves
 from ...core.backends import Array
 from ...core.checks import check_squares
 from ...core.half_softmax import softmax_matrix
+from ...core.magnitudes import fit_logits
 from ...primitives.clustering import OnlineClusters, absorb_each
 from ...primitives.kcenter import each_greedy_k_center
 from .estimators import unmasked_row_sums
@@ -181,7 +182,12 @@ def hardness(
     dtype, batch_shape = backends.working_dtype(q), q.shape[:-2]
     own_q, own_k, *rest = (xp.ascontiguousarray(x).reshape(-1, *x.shape[-2:]) for x in (q, k, *rest))
     q, k, *rest = (x.astype(dtype, copy=False) for x in (own_q, own_k, *rest))
-    checks.largest_norms(xp, check_finite, **dict(zip(named, (q, k, *rest), strict=True)))
+    norms = checks.largest_norms(xp, check_finite, **dict(zip(named, (q, k, *rest), strict=True)))
+    for name, x, norm in zip("qk", (q, k), norms[:2], strict=True):
+        checks.check_squares(name, x, norm)
+    fitting = fit_logits(xp, q, k, scale, *norms[:2])
+    if own_q.dtype == dtype:
+        own_q, own_k, scale = fitting
 
     p = softmax_matrix(xp, own_q, own_k, scale=scale, causal=causal)
     squares = p.column_squares()

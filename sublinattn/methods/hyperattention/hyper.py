@@ -33,7 +33,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...core import attend, backends, checks, timing
+from ...core import attend, backends, checks, magnitudes, timing
 from ...core.backends import Array, Scratch
 from ...core.exact import Partial, Softmax, each_query_tile, needs_shift
 from .estimators import Block, BlockKernel, Estimator, Lap, MakeEstimator, practical_estimator, theory_estimator
@@ -150,19 +150,25 @@ def hyper_attention(
         "scale": scale, "block_size": block_size, "sample_size": sample_size, "lsh_bits": lsh_bits,
         "min_exact": min_exact, "rng": checks.generator(rng),
     }  # fmt: skip
+    power = 0  # of two: what the values are divided by
     if fused:
         from .fused import FusedProblem  # which is a Problem, and therefore imports this file
 
         guard: AbstractContextManager[None] = checks.finite(xp, check_finite, q=q, k=k, v=v)
         problem: Problem = FusedProblem(xp, q, k, v, shift=True, **common)
     else:
-        q_norm, k_norm, _ = checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
+        q_norm, k_norm, v_norm = checks.largest_norms(xp, check_finite, q=q, k=k, v=v)
         # A kernel's partial is relative to exp(lse), not to exp(0): merging it needs the references.
         shift = block_kernel is not None or needs_shift(scale, q_norm, k_norm)
+        q, k, common["scale"] = magnitudes.fit_logits(xp, q, k, scale, q_norm, k_norm)
+        v, power = magnitudes.fit_values(xp, v, v_norm, shift=shift)
         how: dict[str, Any] = {"make_estimator": ESTIMATORS[estimator], "kernel": block_kernel}
         guard, problem = nullcontext(), Problem(xp, q, k, v, shift=shift, **how, **common)
     with guard:
         out, lse = problem.causal(exact_keys) if causal else problem.full(exact_keys)
+    out = magnitudes.times_power(xp, out, power)
+    for x in (out, lse):  # which is -inf where logits are so large that rounding them hides every key
+        checks.representable(xp, x, q, k, v)
     out = leave(out.reshape(*batch_shape, n_q, d_v))
     return (out, leave(lse.reshape(*batch_shape, n_q), cast=False)) if return_lse else out
 
@@ -206,8 +212,7 @@ class Problem:
 
         def deliver(rows: Array, p: Partial) -> None:
             lse[rows] = p.lse()
-            p.o /= xp.where(p.l == 0, 1, p.l)[..., None]  # D~^-1 (A S^T S V), D~ the estimate of D
-            backends.scatter(xp, out, rows, p.o)
+            backends.scatter(xp, out, rows, p.output())  # D~^-1 (A S^T S V), D~ the estimate of D
 
         self.unmasked(exact_keys, deliver)
         return out.reshape(b, n_q, -1), lse.reshape(b, n_q)
@@ -257,8 +262,7 @@ class Problem:
             store(rows, p)
 
         self.recurse(exact_keys, store, add)
-        total.o /= total.l[:, None]
-        return total.o.reshape(b, n, -1), total.lse().reshape(b, n)
+        return total.output().reshape(b, n, -1), total.lse().reshape(b, n)
 
     def recurse(self, exact_keys: int, store: Deliver, add: Deliver) -> None:
         """Deliver everything that the queries see: the first time to `store`, then to `add`."""

@@ -36,6 +36,7 @@ from ...core.backends import Array
 from ...core.state import StreamingState
 from ..countsketch.hashing import MAX_INDEX, IndexHash
 from ..countsketch.recovery import SparseColumns, identify, scan
+from ..polynomial.monomials import overflowing
 from .variants import VARIANTS
 
 Ranges = list[tuple[int, int]]
@@ -192,9 +193,11 @@ class OnePassSketch(StreamingState):
         wide = (x.astype(backends.working_dtype(x), copy=False) for x in arrays)
         width = {"k": self.d, "q": self.d, "v": self.d_v}
         rows = checks.rows(width, **dict(zip(named, wide, strict=True)))
-        norm, *_ = checks.largest_norms(xp, check_finite, **dict(zip(named, rows, strict=True)))
+        norm, *of_v = checks.largest_norms(xp, check_finite, **dict(zip(named, rows, strict=True)))
         side, dtype = next(iter(named)), np.dtype(rows[0].dtype)
-        self.state.monomials.check(dtype, **{side: norm})
+        self.state.monomials.check(dtype, rows=self.n, **{side: norm})
+        if of_v and of_v[0] > float(np.finfo(dtype).max) / self.n:
+            raise ValueError(f"v must have rows whose sums are finite in {dtype}, got a norm of {of_v[0]:.3g}")
         self._check_dtype(side, dtype)
         if start is None:  # the first index after the last chunk that has not been read
             at = self._next[side]
@@ -231,7 +234,9 @@ class OnePassSketch(StreamingState):
         if self.queries_seen < self.n:
             raise ValueError(f"decode needs all {self.n} queries first, got {self.queries_seen}")
         xp = backends.namespace(self.state.sums)
-        indices, values = DECODERS[method](xp, self.state.output(xp), self.sparsity)
+        with overflowing():
+            indices, values = DECODERS[method](xp, self.state.output(xp), self.sparsity)
+        checks.representable(xp, values, *self.state.of_keys())
         return SparseColumns(indices, values, (self.n, self.d_v))
 
     @backends.on_device

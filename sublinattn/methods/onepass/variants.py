@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core import backends
+from ...core import backends, checks
 from ...core.backends import Array
 from ..countsketch.countsketch import PIECE, CountSketch
 from ..countsketch.recovery import bit_tables_for, tables_for, width_for
@@ -107,12 +107,15 @@ class Fused(Variant):
         return self.d_v + 1, self.d_v
 
     def absorb_keys(self, xp: Any, start: int, k: Array, v: Array) -> None:
-        self.sums += moments(xp, self.monomials, k, with_ones(xp, v))  # U2^T [V, 1]
+        added = moments(xp, self.monomials, k, with_ones(xp, v))  # U2^T [V, 1]
+        checks.representable(xp, added, k, v, name="sums of the monomials times v")
+        self.sums += added
 
     def absorb_queries(self, xp: Any, start: int, q: Array) -> None:
         # y_i = <u1(q_i), U2^T V> / <u1(q_i), U2^T 1>; index i is `start` plus the row.
         weighted = self.weights[:, None] * self.sums / self.n
         y = divided(xp, evaluate(xp, self.monomials, q, weighted), self.degree)
+        checks.representable(xp, y, q, self.sums)
         self.phi.allocate(xp, q.dtype)  # after what may be refused
         self.phi.add(start, y)
 

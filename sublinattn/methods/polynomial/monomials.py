@@ -40,11 +40,14 @@ class Monomials:
     """The `rank = C(d + degree, degree)` monomials of degree at most `degree` in `d` variables, level by level."""
 
     def __init__(self, d: int, degree: int) -> None:
-        self.d, self.degree, self.rank = d, degree, comb(d + degree, degree)
+        logarithm = (math.lgamma(d + degree + 1) - math.lgamma(d + 1) - math.lgamma(degree + 1)) / math.log(10)
+        # Exactly where it is small: others have millions of digits.
+        self.d, self.degree, self.rank = d, degree, comb(d + degree, degree) if logarithm < 5000 else MAX_RANK + 1
         if self.rank > MAX_RANK:
+            count = f"{Decimal(self.rank):.3g}" if logarithm < 5000 else f"10^{logarithm:.0f}"
             raise ValueError(
-                f"degree {degree} in d = {d} variables has {Decimal(self.rank):.3g} monomials, at most {MAX_RANK} are "
-                "built: the polynomial method needs a small d or small entries"
+                f"degree {degree} in d = {d} variables has {count} monomials, at most {MAX_RANK} are built: the "
+                "polynomial method needs a small d or small entries"
             )
         # Block j of level l, as (first feature, last + 1, first of its factors): x_j times the tail of level l - 1 that
         # begins with the monomials whose first variable is x_j. There are C(d - j + l - 2, l - 1) of them.
@@ -59,9 +62,9 @@ class Monomials:
             self._blocks.append(blocks)
             tails = [start for start, _, _ in blocks]
 
-    def check(self, dtype: Any, **norms: float) -> None:
-        """Refuse rows of these largest norms if one of their monomials could overflow, which would spoil the sums."""
-        largest = float(np.finfo(dtype).max)
+    def check(self, dtype: Any, *, rows: int = 1, **norms: float) -> None:
+        """Refuse rows of these largest norms if a sum of `rows` of their monomials could overflow."""
+        largest = float(np.finfo(dtype).max) / rows
         for name, norm in norms.items():
             if norm > 1 and self.degree * math.log(norm) > math.log(largest):
                 raise ValueError(
@@ -96,12 +99,20 @@ class Monomials:
                 leading[start : start + again] += leading[tail : tail + again]
                 multinomial[start:stop] = level / leading[start:stop] * multinomial[factors]
             whole = slice(blocks[0][0], blocks[-1][1])
-            out[whole] = coefficients[level] * scale**level * multinomial[whole]
+            with np.errstate(over="ignore", invalid="ignore"):
+                out[whole] = coefficients[level] * np.float64(scale) ** level * multinomial[whole]
             before = blocks
+        if not np.isfinite(out).all():
+            raise ValueError(f"scale must have a finite power of the degree ({self.degree}), got {scale:.3g}")
         return out
 
 
 # -------------------------------------------------------------------------------------------------- sums over features
+def overflowing() -> np.errstate:
+    """What overflows is looked for in the result, not warned of; NumPy keeps this for each thread."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
 def moments(xp: Any, monomials: Monomials, k: Array, v: Array) -> Array:
     """`U2^T V`, shape (..., t, c), float64, of keys (..., n, d), values (..., n, c): `n t (2c + 1)` operations each."""
     return lane_moments(xp, monomials, k, v, lanes(xp, monomials, k, v)).sum(axis=0)
@@ -125,7 +136,8 @@ def lane_moments(xp: Any, monomials: Monomials, k: Array, v: Array, parts: list[
 
         def worker(lane: int) -> None:
             for chunk in chunks(parts[lane], rows):
-                out[lane] += xp.matmul(features(k[..., chunk, :]), v[..., chunk, :])
+                with overflowing():
+                    out[lane] += xp.matmul(features(k[..., chunk, :]), v[..., chunk, :])
 
         return worker
 
@@ -165,7 +177,8 @@ def feature_matrix(xp: Any, monomials: Monomials, x: Array) -> Array:
 def evaluate(xp: Any, monomials: Monomials, q: Array, weighted: Array) -> Array:
     """`u(q) W`, shape (..., n, c), for queries (..., n, d) and `W` (..., t, c) = weights times moments."""
     out = xp.empty((*q.shape[:-1], weighted.shape[-1]), dtype=q.dtype)
-    weighted = weighted.astype(q.dtype)
+    with overflowing():
+        weighted = weighted.astype(q.dtype)
 
     def store(chunk: slice, u: Array) -> None:
         out[..., chunk, :] = xp.matmul(u.swapaxes(-1, -2), weighted)
@@ -179,7 +192,12 @@ def _each_chunk(xp: Any, monomials: Monomials, x: Array, use: Callable[[slice, A
 
     def make_worker() -> Callable[[slice], None]:
         features = Features(xp, monomials, x.dtype)
-        return lambda chunk: use(chunk, features(x[..., chunk, :]))
+
+        def worker(chunk: slice) -> None:
+            with overflowing():
+                use(chunk, features(x[..., chunk, :]))
+
+        return worker
 
     rows = backends.feature_rows(xp, monomials.rank, x.dtype)
     backends.for_tiles(xp, chunks(slice(0, x.shape[-2]), rows), make_worker)
@@ -192,13 +210,14 @@ def with_ones(xp: Any, v: Array) -> Array:
 
 def divided(xp: Any, sums: Array, degree: int) -> Array:
     """Numerators (..., n, d_v) over the normalisers in the last column, which are checked: one host sync."""
-    return sums[..., :-1] / positive(xp, sums[..., -1:], degree)
+    with overflowing():
+        return sums[..., :-1] / positive(xp, sums[..., -1:], degree)
 
 
 def positive(xp: Any, normaliser: Array, degree: int) -> Array:
     """The row sums, or ValueError if one is not positive, or has overflowed."""
     minimum, maximum = map(float, backends.asnumpy(xp.stack([normaliser.min(), normaliser.max()])))
-    if not math.isfinite(minimum + maximum):
+    if not (math.isfinite(minimum) and math.isfinite(maximum)):
         raise ValueError(f"q and k must have shorter rows (or be float64): the row sums overflow in {normaliser.dtype}")
     if not minimum > 0:
         raise ValueError(

@@ -30,7 +30,18 @@ from ...core import backends, checks
 from ...core.backends import Array
 from ...core.state import StreamingState
 from .approximants import approximant, check_basis, minimal_degree
-from .monomials import Features, Monomials, chunks, divided, evaluate, lane_moments, lanes, moments, with_ones
+from .monomials import (
+    Features,
+    Monomials,
+    chunks,
+    divided,
+    evaluate,
+    lane_moments,
+    lanes,
+    moments,
+    overflowing,
+    with_ones,
+)
 
 CAUSAL_ROWS = 512  # inside a chunk of so many rows the polynomial is evaluated entry by entry
 
@@ -90,9 +101,9 @@ class PolynomialState(StreamingState):
         check_basis(basis)
         if (radius is None) != (basis == "taylor"):
             raise ValueError(f"radius must be given if, and only if, basis is not 'taylor', got {radius} and {basis!r}")
+        self._monomials = Monomials(self.d, self.degree)  # refuses a degree before its polynomial is computed
         polynomial = approximant(basis, self.degree, 0.0 if radius is None else radius)
         self.basis, self.radius = basis, None if radius is None else polynomial.radius
-        self._monomials = Monomials(self.d, self.degree)
         # Both begin on the host, and go to the keys' device with the first of these.
         weights = self._monomials.weights(polynomial.coefficients, self.scale)
         self._stored = {"moments": np.zeros((self.rank, self.d_v + 1)), "weights": weights}
@@ -118,7 +129,9 @@ class PolynomialState(StreamingState):
         k_norm, _ = checks.largest_norms(xp, check_finite, k=k, v=v)
         self._monomials.check(k.dtype, k=k_norm)
         self._follow(xp, "k")
-        self._stored["moments"] += moments(xp, self._monomials, k, with_ones(xp, v))  # U2^T [V, 1]
+        added = moments(xp, self._monomials, k, with_ones(xp, v))  # U2^T [V, 1]
+        checks.representable(xp, added, k, v, name="sums of the monomials times v")
+        self._stored["moments"] += added
         self.tokens_seen += len(k)
         return self
 
@@ -146,6 +159,7 @@ class PolynomialState(StreamingState):
         self._follow(xp, "q")
         weighted = self._stored["weights"][:, None] * self._stored["moments"] / self.tokens_seen
         out = divided(xp, evaluate(xp, self._monomials, rows, weighted), self.degree)
+        checks.representable(xp, out, rows, *self.contents().values())
         return leave(out.reshape(*q.shape[:-1], self.d_v))
 
     @backends.on_device
@@ -248,6 +262,7 @@ def polynomial_attention(
         else:
             sums = evaluate(xp, monomials, q[b], weights * moments(xp, monomials, k[b], values) / k.shape[1])
         out[b] = divided(xp, sums, degree)  # D^-1 U1 (U2^T V), D = diag(U1 U2^T 1)
+    checks.representable(xp, out, q, k, v)
     return leave(out.reshape(shape))
 
 
@@ -311,6 +326,10 @@ def _causal_sums(
         of_q, of_k = (Features(xp, monomials, q.dtype) for _ in range(2))
 
         def worker(lane: int) -> None:
+            with overflowing():
+                step(lane)
+
+        def step(lane: int) -> None:
             state = states[lane]
             for run in _runs(parts[lane], rows, together):
                 c = min(rows, run.stop - run.start)

@@ -243,11 +243,13 @@ def normalisers(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple
     return sums.m, sums.o
 
 
-def ratio_of(xp: Any, numerators: list[tuple[Array, Array]], normalisers: list[tuple[Array, Array]]) -> Array:
-    """`z / tau`: the sum of the numerators over that of the normalisers, each `exp(m) o`.
+def ratio_of(
+    xp: Any, numerators: list[tuple[Array, Array]], normalisers: list[tuple[Array, Array]], bound: Array
+) -> Array:
+    """`z / tau`, entries cut to `bound` (h, 1, 1): the sum of the numerators over that of the normalisers, `exp(m) o`.
 
     The two sums have references of their own: a slot's largest logit may lie far above the clusters' samples, and the
-    ratio is then large, but no 0/0. One past the largest float is inf.
+    ratio is then large, but no 0/0.
     """
     above, below = (_largest(xp, [m for m, _ in sums]) for sums in (numerators, normalisers))
     z = sum(xp.exp(m - above)[..., None] * o for m, o in numerators)
@@ -255,7 +257,7 @@ def ratio_of(xp: Any, numerators: list[tuple[Array, Array]], normalisers: list[t
     with np.errstate(over="ignore", invalid="ignore"):
         half = xp.exp((above - below) / 2)[..., None]  # twice: a small ratio times a large factor may be neither
         ratio = z / tau * half * half
-    return xp.where(z == 0, 0, ratio)
+    return xp.clip(xp.where(z == 0, 0, ratio), -bound, bound)
 
 
 def _largest(xp: Any, references: list[Array]) -> Array:

@@ -25,6 +25,8 @@ Differs from the paper in:
 4. With `max_clusters`, delta doubles whenever one more cluster would be needed, as in the doubling algorithm of
    Charikar, Chekuri, Feder and Motwani [CCFM97]: memory is bounded for any keys, at the price of a larger delta.
 5. Two caches over disjoint streams merge.
+6. No entry of an answer is larger than `||V||_F`, since none of attention is: where few samples meet logits that differ
+   much, a ratio of estimates has no bound of its own, and overflows.
 """
 
 from __future__ import annotations
@@ -259,7 +261,14 @@ class SubGenCache(MergingCache):
             exact = partial_attention(q, *window, scale=scale, check_finite=False)
             z.append((exact.m, exact.o))
             tau.append((exact.m, exact.l[..., None]))
-        return ratio_of(xp, z, tau)
+        return ratio_of(xp, z, tau, self._bound(xp, backends.working_dtype(q)))
+
+    def _bound(self, xp: Any, dtype: Any) -> Array:
+        """`||V||_F` of every problem, shape (h, 1, 1): no value, nor a mean of values, has a larger entry."""
+        squares = backends.to_device(np.array([head.slots.mu for head in self.heads]), xp)
+        if self.recent:
+            squares = squares + (self._stored["recent_v"].astype(np.float64) ** 2).sum(axis=(1, 2))
+        return xp.minimum(xp.sqrt(squares), np.finfo(dtype).max).astype(dtype)[:, None, None]
 
     # --------------------------------------------------------------------------------------------------------- merging
     def _take(self, xp: Any, other: SubGenCache, theirs: dict[str, Array]) -> None:

@@ -99,7 +99,8 @@ def _plain(
     top = np.maximum(above[0].max(axis=0), below[0].max(axis=0))
     z, e = np.exp(above[0] - top).T @ above[1], np.exp(above[0] - top).T @ np.linalg.norm(above[1], axis=1)
     tau = np.exp(below[0] - top).T @ below[1]
-    return z / tau[:, None], (e / tau)[:, None]
+    bound = np.linalg.norm(np.concatenate([v, recent_v]))  # no entry of an answer is larger
+    return np.clip(z / tau[:, None], -bound, bound), (e / tau)[:, None]
 
 
 CASES: tuple[dict[str, Any], ...] = tuple(
