@@ -146,12 +146,16 @@ def finite(xp: Any, check_finite: bool, **named: Array) -> Iterator[None]:
             raise ValueError(f"{name} must be finite, got NaN or Inf entries")
 
 
-def representable(xp: Any, out: Array, *given: Array, name: str = "the answer") -> None:
+def representable(xp: Any, out: Array, *given: Array, name: str = "the answer", state: Any = None) -> None:
     """ValueError if what was computed of finite input is past the largest float of its dtype, or was on the way.
+
+    Input are the arrays `given` and, if there is one, the `contents()` of a state.
 
     On the CPU: a GPU would be waited for.
     """
-    if xp is np and not np.isfinite(out).all() and all(np.isfinite(x).all() for x in given):
+    if xp is not np or np.isfinite(out).all():
+        return
+    if all(np.isfinite(x).all() for x in (*given, *(state.contents().values() if state is not None else ()))):
         raise ValueError(f"{name} must fit in {out.dtype}: these logits or values are too large for it")
 
 

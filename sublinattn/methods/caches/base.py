@@ -123,7 +123,7 @@ class KVCache(StreamingState):
         checks.largest_norms(xp, check_finite, q=rows)
         self._follow(xp, "q")
         out = self._attend(xp, rows, scale)
-        checks.representable(xp, out, rows, *self.contents().values())
+        checks.representable(xp, out, rows, state=self)
         return leave(out.reshape(*q.shape[:-1], self._width["v"]))
 
     def _meet_rows(self, dtype: Any) -> None:

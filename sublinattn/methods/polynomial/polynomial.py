@@ -159,7 +159,7 @@ class PolynomialState(StreamingState):
         self._follow(xp, "q")
         weighted = self._stored["weights"][:, None] * self._stored["moments"] / self.tokens_seen
         out = divided(xp, evaluate(xp, self._monomials, rows, weighted), self.degree)
-        checks.representable(xp, out, rows, *self.contents().values())
+        checks.representable(xp, out, rows, state=self)
         return leave(out.reshape(*q.shape[:-1], self.d_v))
 
     @backends.on_device
