@@ -8,7 +8,6 @@ import signal
 import stat
 import sys
 import traceback
-from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -150,28 +149,21 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Verify one claim: run its trials and print the verdict. The exit code is 1 when the claim is refuted."""
-    from concurrent.futures import ProcessPoolExecutor
     from difflib import get_close_matches
-    from multiprocessing import active_children, get_context
 
     from .lab import ledger
     from .theory import CLAIMS
     from .theory import verify as run_trials
+    from .theory.trials import processes
 
     if claim not in CLAIMS:
         nearest = "".join(f"; did you mean {name!r}?" for name in get_close_matches(claim, CLAIMS, n=1))
         fail(f"no claim {claim!r}{nearest or '; `sublinattn claims` lists all'}")
-    # Workers are spawned: a fork of a process that has started threads may hang.
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) if jobs > 1 else nullcontext()
     try:
-        with pool as executor:
+        with processes(jobs) as executor:
             verdict = run_trials(claim, effort=effort.value, rng=seed, backend=backend.value, executor=executor)
     except RuntimeError as error:
         fail(error)
-    except (KeyboardInterrupt, SystemExit):
-        for worker in active_children():  # the pool waited for all that they have begun
-            worker.kill()
-        raise
     record = ledger.entry(CLAIMS[claim], verdict)
     if as_json:
         print(json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False))

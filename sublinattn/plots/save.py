@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,9 @@ def save(
         temporary = {suffix: stack.enter_context(files.atomic(path)) for suffix, path in paths.items()}
 
         for suffix, about in metadata.items():
-            fig.savefig(temporary[suffix], format=suffix, dpi=_PNG_DPI, metadata=about)
+            drawn = BytesIO()  # on a full disk the PDF writer ends in an error of its own, and holds the file
+            fig.savefig(drawn, format=suffix, dpi=_PNG_DPI, metadata=about)
+            temporary[suffix].write_bytes(drawn.getvalue())
         files.write_json(temporary["json"], sidecar)
     return paths
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -189,9 +190,10 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
 
 def _run_batch(pool: Executor, jobs: Sequence[Job], out: Path, progress: Progress, remote: bool) -> list[Outcome]:
     task: Callable[[Job], Outcome] = execute if remote else progress.execute  # bars do not travel to a cluster
-    futures = {pool.submit(task, job): job for job in jobs}
+    futures: dict[Future[Outcome], Job] = {}
     outcomes = []
     try:
+        futures.update((pool.submit(task, job), job) for job in jobs)
         for future in as_completed(futures):
             outcome = _outcome(future, futures[future])
             if outcome.status == "completed":
@@ -201,7 +203,8 @@ def _run_batch(pool: Executor, jobs: Sequence[Job], out: Path, progress: Progres
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         kill_kernels()
-        while not remote and wait(futures, timeout=0.2).not_done:  # one that was just starting had no number yet
+        while not remote and not all(future.done() for future in futures):  # one just starting had no number yet
+            time.sleep(0.05)
             kill_kernels()
         raise
     return outcomes

@@ -10,13 +10,16 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
-from contextlib import AbstractContextManager
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,6 +133,29 @@ def _measure(stream: Stream, start: int, stop: int, seed: int, backend: str) -> 
                 done.append(TrialError(f"{stream}, trial {number}: {what}\n\n{traceback.format_exc()}"))
                 break
     return done
+
+
+@contextmanager
+def processes(jobs: int) -> Iterator[Executor | None]:
+    """Workers for `run_trials`, None for one job; killed on Ctrl-C, where the pool would wait for what they do."""
+    if jobs == 1:
+        yield None
+        return
+    # Workers are spawned: a fork of a process that has started threads may hang.
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_end_with_parent) as pool:
+        try:
+            yield pool
+        except (KeyboardInterrupt, SystemExit):
+            for worker in active_children():
+                worker.kill()
+            raise
+
+
+def _end_with_parent() -> None:
+    """Let this worker end when the process that started it does, even by SIGKILL: it would wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
 def one_thread() -> AbstractContextManager[Any]:

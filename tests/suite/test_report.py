@@ -136,7 +136,7 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(tmp_path):
     assert report.build(tmp_path).read_bytes() == before
     nothing = {"schema": ledger.SCHEMA, "claims": {"toy.x": {"id": "toy.x", "outcome": "vacuous"}}, "summary": {}}
     files.write_json(tmp_path / "ledger.json", nothing)
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="ledger.json lacks what the report shows"):
         report.build(tmp_path)
     assert (tmp_path / "report" / "index.html").read_bytes() == before
     assert not list(tmp_path.glob(".report*"))

@@ -142,6 +142,7 @@ def test_one_at_a_time_on_a_dask_cluster_and_two_here_give_the_same_ledger(mixed
 def test_an_interrupted_run_ends_at_once_and_leaves_no_kernel(tmp_path, end, code):
     cell = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     toys.notebook(tmp_path / "nb/slow.ipynb", cell)
+    toys.notebook(tmp_path / "nb/waiting.ipynb", "1")
     command = [sys.executable, "-m", "sublinattn", "run", "--notebooks", "nb", "--jobs", "1"]
     ours, its = os.openpty()
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError, select_autoescape
 from markupsafe import Markup
 from pygments.formatters import HtmlFormatter
 
@@ -48,7 +48,11 @@ def build(out: Path | str) -> Path:
     record = ledger.load(out / "ledger.json")
     draft = Path(tempfile.mkdtemp(prefix=".report-", dir=out))
     try:
-        _write_site(draft, out, record)
+        try:
+            _write_site(draft, out, record)
+        except (KeyError, TypeError, AttributeError, IndexError, UndefinedError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{out / 'ledger.json'} lacks what the report shows ({reason})") from error
         _swap(draft, out / "report")
     finally:
         shutil.rmtree(draft, ignore_errors=True)
