@@ -146,6 +146,8 @@ def processes(jobs: int) -> Iterator[Executor | None]:
         try:
             yield pool
         except (KeyboardInterrupt, SystemExit):
+            # The pool's thread does not expect futures that were cancelled before its workers died.
+            threading.excepthook = lambda _: None
             for worker in active_children():
                 worker.kill()
             raise
