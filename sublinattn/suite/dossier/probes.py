@@ -127,6 +127,8 @@ PROBES: dict[str, tuple[list[np.ndarray], Call]] = {
     "exp out, in place": ([f32(50)], lambda xp, a: xp.exp(a, out=a)),
     "multiply by a scalar, out": ([f32(5, 4)], lambda xp, a: xp.multiply(a, 0.125, out=xp.empty((5, 4), np.float32))),
     "maximum of two": ([f32(50), f32(50)], lambda xp, a, b: xp.maximum(a, b)),
+    "times a power of two": ([f32(50)], lambda xp, a: xp.ldexp(a, np.int32(-3))),
+    "clip between arrays": ([f32(3, 4), f32(3, 1)], lambda xp, a, b: xp.clip(a, -abs(b), abs(b))),
     "ufunc out on a view": ([f32(9, 4)], lambda xp, a: changed(a, lambda a: xp.minimum(a[2:5], 0, out=a[2:5]))),
     "in place on a corner": ([f32(2, 5, 9), f32(5, 4)], lambda xp, a, m: changed(a, lambda a: a[:, :, 5:].__iadd__(m))),
     "subtract into int32": (
