@@ -108,7 +108,14 @@ def attend(
         The answers `o / l`; 0 where no key counts.
     lse : array of float32, shape (N,), optional
         Log of the normalisers.
+
+    Raises
+    ------
+    ValueError
+        A scale past the largest float32.
     """
+    if abs(scale) > float(np.finfo(np.float32).max):
+        raise ValueError(f"scale must fit in float32 for arrays in half precision on a GPU, got {scale:.3g}")
     groups, t = q.shape[:2] if q_rows is None else q_rows.shape
     lists, c = k.shape[:2] if k_rows is None else k_rows.shape
     d = q.shape[-1]

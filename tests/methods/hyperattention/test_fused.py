@@ -98,3 +98,9 @@ def test_bad_numbers_are_refused(kernel_xp: Any, name: str, position: int, value
     arrays[position][1, 7, 3] = value
     with pytest.raises(ValueError, match=f"{'qkv'[position]} must be finite"):
         CALLS[name](*map(kernel_xp.asarray, arrays))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_scale_past_float32_is_refused(kernel_xp: Any, name: str) -> None:
+    with pytest.raises(ValueError, match="scale must fit in float32"):
+        CALLS[name](*map(kernel_xp.asarray, half(6, 100, 100, "float16")), scale=-1e300)
