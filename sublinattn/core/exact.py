@@ -60,6 +60,11 @@ class Partial:
         """Partial over no keys at all: the neutral element of `merge`."""
         return cls(xp.full(shape, -np.inf, dtype), xp.zeros(shape, dtype), xp.zeros((*shape, d_v), dtype))
 
+    @classmethod
+    def unwritten(cls, xp: Any, rows: int, d_v: int) -> Self:
+        """A float32 partial of some rows with nothing in it yet, for the kernel to write."""
+        return cls(*(xp.empty(shape, np.float32) for shape in ((rows,), (rows,), (rows, d_v))))
+
     @backends.on_device
     def merge(self, other: Partial) -> Self:
         """Add the keys of `other`, in place: associative and commutative up to rounding; returns self."""
@@ -303,7 +308,7 @@ def joined(xp: Any, parts: Partial, b: int) -> Partial:
 def _fused_partial(xp: Any, q: Array, k: Array, v: Array, scale: float, *, causal: bool) -> Partial:
     """`_partial` of half-precision arrays, by the kernel."""
     b, n, d = q.shape
-    total = Partial(*(xp.empty(shape, np.float32) for shape in ((b * n,), (b * n,), (b * n, d))))
+    total = Partial.unwritten(xp, b * n, d)
     attend(xp, q, k, v, scale=scale, causal=causal, total=total)
     return Partial(total.m.reshape(b, n), total.l.reshape(b, n), total.o.reshape(b, n, d))
 
@@ -386,7 +391,6 @@ def _fused_attention(
 ) -> tuple[Array, Array]:
     """Output and lse of half-precision arrays, by the kernel, without a float32 partial in between."""
     checks.flags(causal=causal)
-    checks.shapes(q, k, v)
     shape, d = q.shape[:-1], q.shape[-1]
     flat = (x.reshape(-1, *x.shape[-2:]) for x in (q, k, v))
     out, lse = xp.empty((math.prod(shape), d), q.dtype), xp.empty(math.prod(shape), np.float32)

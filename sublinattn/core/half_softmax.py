@@ -60,7 +60,7 @@ class HalfSoftmaxMatrix(SoftmaxMatrix):
     def _over_keys(self, at: slice, values: Array) -> Partial:
         """Queries ask: with values (g, n_k, d), `P x` is `o / l`, one row after the other for all problems."""
         q, k = self.q[at], self.k[at]
-        total = _unwritten(self.xp, len(q) * q.shape[1], q.shape[2])
+        total = Partial.unwritten(self.xp, len(q) * q.shape[1], q.shape[2])
         attend(self.xp, q, k, values, scale=self.scale, causal=self.causal, total=total)
         return total
 
@@ -68,7 +68,7 @@ class HalfSoftmaxMatrix(SoftmaxMatrix):
         """Keys ask: `exp(m) l` sums the powers of each column of P, `exp(m) o` those times the values (g, n_q, d)."""
         xp, (_, n_q, n_k), d = self.xp, self.shape, self.q.shape[2]
         q, k, weights = self.q[at], self.k[at], -power * self.lse[at]
-        total, scale = _unwritten(xp, len(q) * n_k, d), power * self.scale
+        total, scale = Partial.unwritten(xp, len(q) * n_k, d), power * self.scale
         if not self.causal:
             attend(xp, k, q, values, scale=scale, log_weights=weights, total=total)
             return total
@@ -119,10 +119,6 @@ class HalfSoftmaxMatrix(SoftmaxMatrix):
                 p = self._over_queries(at, self.q[at], power)
                 sums[power - 1, at] = (_factor(self.xp, p) * p.l).reshape(-1, self.shape[2])
         return sums[0], sums[1]
-
-
-def _unwritten(xp: Any, rows: int, d: int) -> Partial:
-    return Partial(*(xp.empty(shape, np.float32) for shape in ((rows,), (rows,), (rows, d))))
 
 
 def _factor(xp: Any, p: Partial) -> Array:

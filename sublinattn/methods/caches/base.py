@@ -286,7 +286,7 @@ def over_slots(
         row = xp.minimum(xp.arange(slots, dtype=np.int32), used - 1)
         rows = (xp.arange(0, b * m, m, dtype=np.int32)[:, None] + row).reshape(lists)
         keys, values = (x.reshape(-1, d) for x in (keys, values))
-    total = exact.Partial(xp.empty(n, np.float32), xp.empty(n, np.float32), xp.empty((n, d), np.float32))
+    total = exact.Partial.unwritten(xp, n, d)
     attend(
         xp,
         xp.repeat(q, parts, axis=0) if parts > 1 else q,

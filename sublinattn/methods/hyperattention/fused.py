@@ -35,7 +35,7 @@ class FusedProblem(Problem):
 
     def square(self, exact_keys: int) -> tuple[Array, Array]:
         xp, (b, n, d) = self.xp, self.q.shape
-        total = Partial(*(xp.empty(shape, np.float32) for shape in ((b * n,), (b * n,), (b * n, d))))
+        total = Partial.unwritten(xp, b * n, d)
         store = partial(attend, xp, total=total)
         add = partial(store, resume=True)
         self.recurse(exact_keys, store, add)
