@@ -149,26 +149,24 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Verify one claim: run its trials and print the verdict. The exit code is 1 when the claim is refuted."""
-    from difflib import get_close_matches
-
     from .lab import ledger
-    from .theory import CLAIMS
+    from .theory import find
     from .theory import verify as run_trials
     from .theory.trials import processes
 
-    if claim not in CLAIMS:
-        nearest = "".join(f"; did you mean {name!r}?" for name in get_close_matches(claim, CLAIMS, n=1))
-        fail(f"no claim {claim!r}{nearest or '; `sublinattn claims` lists all'}")
     try:
+        found = find(claim)
         with processes(jobs) as executor:
-            verdict = run_trials(claim, effort=effort.value, rng=seed, backend=backend.value, executor=executor)
+            verdict = run_trials(found, effort=effort.value, rng=seed, backend=backend.value, executor=executor)
+    except KeyError as error:
+        fail(error.args[0])
     except RuntimeError as error:
         fail(error)
-    record = ledger.entry(CLAIMS[claim], verdict)
+    record = ledger.entry(found, verdict)
     if as_json:
         print(json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False))
     else:
-        show_verdict(record, CLAIMS[claim].where)
+        show_verdict(record, found.where)
     raise typer.Exit(int(record["outcome"] == "refuted"))
 
 

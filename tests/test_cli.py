@@ -167,8 +167,8 @@ def test_audit_prints_a_line_per_head_and_leaves_tables_and_a_page(captured, tmp
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("verify ha24.lema1", "no claim 'ha24.lema1'; did you mean 'ha24.lemma1'?"),
-        ("verify nothing", "`sublinattn claims` lists all"),
+        ("verify ha24.lema1", "no claim has the id 'ha24.lema1'; did you mean 'ha24.lemma1'?"),
+        ("verify nothing", "`sublinattn claims` lists them"),
         ("run --notebooks nowhere", "nowhere"),
         ("run --param novalue", "NAME=VALUE"),
         ("run --effort huge", "huge"),

@@ -46,18 +46,16 @@ def check(
     """Verify claims and write `out/verdicts/<id>.json` and `out/rows/<id>.parquet`, each whole or not at all.
 
     The other arguments are those of `theory.verify`; the report links to `notebook`. Returns a table to display, one
-    line per claim. KeyError for an id that no claim has, ValueError for a single string, before any work.
+    line per claim. KeyError for an id that `theory.find` does not know, ValueError for a single string, before work.
     """
     import pandas as pd
 
-    from ..theory import CLAIMS, verify
+    from ..theory import find, verify
 
     if isinstance(claims, str):
         raise ValueError(f"claims must be a sequence of claims or ids, got the string {claims!r}")
-    if unknown := [claim for claim in claims if isinstance(claim, str) and claim not in CLAIMS]:
-        raise KeyError(f"no claim {unknown[0]!r}; `sublinattn claims` lists them")
     lines = []
-    for claim in (CLAIMS[claim] if isinstance(claim, str) else claim for claim in claims):
+    for claim in [find(claim) if isinstance(claim, str) else claim for claim in claims]:
         verdict = verify(claim, effort=effort, rng=seed, backend=backend, executor=executor)
         record = entry(claim, verdict, notebook=notebook)
         with files.atomic(Path(out) / "rows" / f"{claim.id}.parquet") as temporary:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from ..theory.claim import Claim
     from .models import Model
 
 T = TypeVar("T")
@@ -81,10 +82,25 @@ class Run:
 
     # ------------------------------------------------------------------------------------------------------- verdicts
     def check(self, *claims: str) -> pd.DataFrame:
-        """Verify claims and write `verdicts/<id>.json` and `rows/<id>.parquet`: see `ledger.check`."""
+        """Verify claims and write `verdicts/<id>.json` and `rows/<id>.parquet`: see `ledger.check`.
+
+        Claims about a trained decoder are verified on the one that the knob `model` names, on the text that comes with
+        it.
+        """
         return ledger.check(
-            claims, effort=self.effort, seed=self.seed, backend=self.backend, out=self.out, notebook=self.notebook
+            [self._stated(claim) for claim in claims],
+            effort=self.effort,
+            seed=self.seed,
+            backend=self.backend,
+            out=self.out,
+            notebook=self.notebook,
         )
+
+    def _stated(self, claim: str) -> Claim:
+        """The claim with this id, about the run's model if it is about a trained decoder."""
+        from ..theory import find
+
+        return find(claim).on(self.knobs.get("model", "tiny"))
 
     def checked(self) -> list[str]:
         """Ids of the claims that have a verdict in `out`, in the order of `theory.CLAIMS`."""
@@ -94,14 +110,14 @@ class Run:
 
     def record(self, claim: str) -> dict[str, Any]:
         """The ledger's entry on a claim that this run has checked, this machine's numbers in their places."""
-        record = files.read_json(self._checked("verdicts", f"{claim}.json"))
+        record = files.read_json(self._checked("verdicts", f"{self._stated(claim).id}.json"))
         return {**record, **record["machine"]}
 
     def rows(self, claim: str) -> pd.DataFrame:
         """Every trial of a claim that this run has checked: see `theory.result.Verdict.rows` for the columns."""
         import pandas as pd
 
-        return pd.read_parquet(self._checked("rows", f"{claim}.parquet"))
+        return pd.read_parquet(self._checked("rows", f"{self._stated(claim).id}.parquet"))
 
     def _checked(self, folder: str, name: str) -> Path:
         path = Path(self.out) / folder / name
@@ -152,18 +168,20 @@ class Run:
         """Save a figure and its rows, and show it in the notebook.
 
         `rows` are the measurements, one per line: `rows/<name>.parquet`. `data` are the plotted numbers for the
-        figure's JSON file, where they are not the rows. The report shows the figure on the pages of the claims `claim`.
+        figure's JSON file, where they are not the rows. The report shows the figure on the pages of the claims `claim`,
+        those about a trained decoder being about the run's model.
         """
         from IPython.display import Image, Markdown, display
 
         from ..plots.save import save
 
+        claims = [self._stated(each).id for each in ([claim] if isinstance(claim, str) else claim or [])]
         files.write_rows(rows, name, out=self.out)
         paths = save(
             fig,
             name,
             out=self.out,
-            claim=claim,
+            claim=claims,
             params={"effort": self.effort, "notebook": self.notebook, **self.knobs},
             seed=self.seed,
             data=rows if data is None else data,

@@ -1,7 +1,8 @@
-"""What the papers claim, and whether it holds: `CLAIMS` by id, and `verify`."""
+"""What the papers claim, and whether it holds: `CLAIMS` by id, `find`, and `verify`."""
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 from pkgutil import walk_packages
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     CLAIMS: dict[str, Claim]
 
-__all__ = ["CLAIMS", "Verdict", "verify"]
+__all__ = ["CLAIMS", "Verdict", "find", "verify"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,6 +23,25 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = _collect()
     return globals()[name]
+
+
+def find(name: str) -> Claim:
+    """The claim with this id: one of `CLAIMS`, or one of them about another model (`ha24.perplexity-half-smollm2`).
+
+    Raises
+    ------
+    KeyError
+        There is none.
+    """
+    from . import CLAIMS as claims
+
+    if name in claims:
+        return claims[name]
+    for claim in sorted(claims.values(), key=lambda claim: -len(claim.id)):  # one id may begin another
+        if claim.model and name.startswith(f"{claim.id}-"):
+            return claim.on(name.removeprefix(f"{claim.id}-"))
+    nearest = "".join(f"; did you mean {other!r}?" for other in get_close_matches(name, claims, n=1))
+    raise KeyError(f"no claim has the id {name!r}{nearest} (`sublinattn claims` lists them)")
 
 
 def _collect() -> dict[str, Claim]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -277,6 +278,11 @@ class Claim:
     reported : str
         Of an empirical claim, what the paper measured and on what; empty for what it proves. Refuted then means: not so
         here.
+    model : str
+        Of a claim about a trained decoder, the model that its trials open: they take it as the keyword `model`, and the
+        title ends with it in brackets. The suite states such claims of "tiny", the model that ships (see `on`).
+    origin : str
+        Of a claim made by `on`, the id of the one that it was made of.
     """
 
     id: str
@@ -298,6 +304,35 @@ class Claim:
     source_checked: bool = True
     restated: str = ""
     reported: str = ""
+    model: str = ""
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        if self.model and not self.title.endswith(f" ({self.model})"):
+            raise ValueError(f"the title of {self.id} must end with its model, ({self.model}), got {self.title!r}")
+
+    def on(self, model: str) -> Claim:
+        """The same statement about another model: "smollm2", or a checkpoint's folder or file; itself if it has none.
+
+        The id ends with the model's name then: `ha24.perplexity-half-smollm2`.
+        """
+        if self.model in ("", model):
+            return self
+        name = re.sub(r"[^a-z0-9]+", "-", Path(model).stem.lower()).strip("-")
+
+        def given(cases: tuple[Case, ...]) -> tuple[Case, ...]:
+            return tuple({**case, "model": model} for case in cases)
+
+        return replace(
+            self,
+            id=f"{self.id}-{name}",
+            title=f"{self.title.removesuffix(f' ({self.model})')} ({model})",
+            cases={effort: given(cases) for effort, cases in self.cases.items()},
+            drops=tuple(replace(drop, cases=given(drop.cases)) for drop in self.drops),
+            restated="",
+            model=model,
+            origin=self.origin or self.id,
+        )
 
     def at(self, table: Mapping[str, Any], effort: str) -> Any:
         """Entry of `cases` or `max_trials` for an effort, falling back to the next smaller one."""

@@ -53,7 +53,7 @@ def verify(
     Parameters
     ----------
     claim : Claim or str
-        A claim, or the id of one in `CLAIMS`.
+        A claim, or an id that `theory.find` knows.
     effort : "smoke", "standard" or "full"
         Selects the claim's cases and its largest number of trials per case.
     rng : int or None
@@ -73,18 +73,16 @@ def verify(
     TrialError
         A trial raised.
     """
-    from . import CLAIMS
+    from . import CLAIMS, find
 
     if isinstance(claim, str):
-        if claim not in CLAIMS:
-            raise KeyError(f"no claim has the id {claim!r}; there are {sorted(CLAIMS)}")
-        claim = CLAIMS[claim]
+        claim = find(claim)
     seed = _seed(rng)
     backend = resolve(backend).__name__
     machine = isinstance(claim.kind, Growth) and claim.kind.machine
     started = time.perf_counter()
-    # LEVEL is split over all hypotheses of the ledger, or of a claim that is not in it.
-    family = CLAIMS.values() if CLAIMS.get(claim.id) is claim else [claim]
+    # LEVEL is split over all hypotheses of the ledger, and alike for another model's; or over those of a foreign claim.
+    family = CLAIMS.values() if claim.origin or CLAIMS.get(claim.id) is claim else [claim]
     level = LEVEL / max(1, sum(_hypotheses(member, effort) for member in family))
     conditions = _conditions(claim, effort, level)
     _run(conditions, seed, backend, None if machine else executor)

@@ -1,4 +1,4 @@
-"""What [HA24] reports of trained decoders, on the one that ships: perplexity with approximate layers."""
+"""What [HA24] reports of trained decoders: perplexity with approximate layers."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ....theory.claim import Claim, Probability, Sabotage, Trial
 from .replaced_layers import AFTER, BEFORE, HYPER, ZERO, losses, methods
 
 
-def relative_loss(rng: np.random.Generator, xp: Any, *, n: int, replaced: int, method: str = HYPER) -> Trial:
-    """Log-perplexity of a fresh passage with the last `replaced` layers approximate, over that with exact attention.
+def relative_loss(rng: np.random.Generator, xp: Any, *, n: int, method: str = HYPER, model: str = "tiny") -> Trial:
+    """Log-perplexity of a fresh passage with the last half of the layers approximate, over exact attention's.
 
     `method`: HyperAttention with blocks and samples of n/16 keys, or `ZERO` (a sabotage).
     """
-    model = open_model(backend=xp.__name__)
-    tokens, layers = model.passage(rng, n), model.decoder.config.layers
-    last = dict.fromkeys(range(layers - replaced, layers), methods(n, rng)[method])
-    exact, approximate = losses(model, tokens), losses(model, tokens, last)
+    opened = open_model(model, backend=xp.__name__)
+    tokens, layers = opened.passage(rng, n), opened.decoder.config.layers
+    last = dict.fromkeys(range(layers - layers // 2, layers), methods(n, rng)[method])
+    exact, approximate = losses(opened, tokens), losses(opened, tokens, last)
     facts = {"n": n, "perplexity": math.exp(exact), "replaced_perplexity": math.exp(approximate)}
     return Trial(approximate / exact, math.log(AFTER) / math.log(BEFORE), facts=facts)
 
@@ -32,23 +32,25 @@ CLAIMS = (
         paper="HA24",
         source="Abstract and Section 4 (ChatGLM2-6B at 32k tokens)",
         basis="reported",
-        title="With half of the layers approximate, log-perplexity grows by no more than reported",
+        title="With half of the layers approximate, log-perplexity grows by no more than reported (tiny)",
+        model="tiny",
         statement=sp.Le(
             sp.log(sp.Symbol("PPL_hyper")) / sp.log(sp.Symbol("PPL_exact")), sp.log(sp.Float(AFTER)) / sp.log(BEFORE)
         ),
         kind=Probability(0.5),
         trial=relative_loss,
-        cases={"smoke": ({"n": 512, "replaced": 2},), "standard": ({"n": 2048, "replaced": 2},)},
+        cases={"smoke": ({"n": 512},), "standard": ({"n": 2048},)},
         max_trials={"smoke": 30, "standard": 400},
         sabotages=(Sabotage("zero", "the replaced layers answer 0", {"method": ZERO}),),
+        restated="62bce33: the number of layers stood in the cases, two of the four that the model that ships has",
         reported="perplexity 5.6 becomes 6.3 for 50 percent less inference time",
         remark=(
             "On the typical text: the promise is that at least every other passage does so well. Perplexities of bytes "
             "and of tokens do not compare, so their logarithms' ratio is tested: log 6.3 / log 5.6 = 1.068. The last "
-            "two of four layers are replaced (the paper patches from the end), blocks and samples of n/16 keys each, "
-            "exact up to n/8: more generous than the paper's 256 of 32768. The authors' public code takes 2 to the "
-            "power of the loss in nats; by the usual definition 5.6 and 6.3 may then be 12.0 and 14.2. The logarithms' "
-            "ratio is the same."
+            "half of the layers is replaced (the paper patches from the end), blocks and samples of n/16 keys each, "
+            "exact up to n/8: more generous than the paper's 256 of 32768. No key is exempt, as in the paper. The "
+            "authors' public code takes 2 to the power of the loss in nats; by the usual definition 5.6 and 6.3 may "
+            "then be 12.0 and 14.2. The logarithms' ratio is the same."
         ),
     ),
 )

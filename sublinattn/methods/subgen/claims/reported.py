@@ -1,5 +1,5 @@
-"""What SubGen's paper reports of trained decoders, on the one that ships: keys cluster and values do not, and lines are
-found again under a compressed cache.
+"""What SubGen's paper reports of trained decoders: keys cluster and values do not, and lines are found again under a
+compressed cache.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ PART = 8
 """Tokens per center of the greedy k-center."""
 
 
-def cluster_cost(rng: np.random.Generator, xp: Any, *, n: int, shuffled: bool = False) -> Trial:
+def cluster_cost(rng: np.random.Generator, xp: Any, *, n: int, shuffled: bool = False, model: str = "tiny") -> Trial:
     """Greedy k-center's cost of a random head's keys on a fresh passage, over that of its keys and values together.
 
     `shuffled`: each coordinate of the keys is permuted over the tokens, which leaves no clusters (a sabotage).
     """
-    model = open_model(backend=xp.__name__)
-    _, k, v = model.qkv(model.passage(rng, n))
+    opened = open_model(model, backend=xp.__name__)
+    _, k, v = opened.qkv(opened.passage(rng, n))
     layer, head = (int(rng.integers(size)) for size in k.shape[:2])
     k, v = (asnumpy(x[layer, head]) for x in (k, v))
     k = rng.permuted(k, axis=0) if shuffled else k
@@ -46,18 +46,19 @@ def told_apart(
     share: float,
     draws: int,
     starved: int = 1,
+    model: str = "tiny",
 ) -> Trial:
     """Of the first document that only one of two caches answers: 1 if that is `against`, 0 if it is `method`.
 
     A coin decides where there is none in `draws` documents. `starved` divides the method's bytes (a sabotage).
     """
-    model = open_model(backend=xp.__name__)
+    opened = open_model(model, backend=xp.__name__)
     ahead = 0
     for document in documents(rng, nbytes, draws):
-        budget = int(share * lines_bytes(model, document))
+        budget = int(share * lines_bytes(opened, document))
         budgets = {method: budget // starved, against: budget}
-        caches = {name: caches_within(model, size, rng)[name] for name, size in budgets.items()}
-        right = answers(model, [document], caches.copy).set_index("caches")["right"]
+        caches = {name: caches_within(opened, size, rng)[name] for name, size in budgets.items()}
+        right = answers(opened, [document], caches.copy).set_index("caches")["right"]
         ahead = int(right[method]) - int(right[against])
         if ahead:
             break
@@ -78,7 +79,8 @@ def _retrieval(slug: str, method: str, words: str, *, draws: int) -> Claim:
         basis="reported",
         source_checked=False,
         restated="225979e: one document a trial, though few documents tell two caches apart",
-        title=f"{words} answers line retrieval no less often than sinks, on the byte-level model that ships",
+        title=f"{words} answers line retrieval no less often than sinks (tiny)",
+        model="tiny",
         statement=sp.Ge(sp.Symbol("p_SubGen"), sp.Symbol("p_other")),
         kind=Probability(0.5),
         trial=told_apart,
@@ -100,9 +102,8 @@ def _retrieval(slug: str, method: str, words: str, *, draws: int) -> Claim:
             "Heavy hitters are a second rival above smoke effort. A sign test: among documents that only one of the "
             "two answers, at most half are the other's. Documents are drawn until there is one, and a coin decides "
             "after a few: the rate is above half exactly if the other's accuracy is higher. Each cache has a quarter "
-            "of the exact cache's bytes. The model is small and byte-level, its lines are short, and the caches see "
-            "the lines before the question is known: refuted means not so here. The paper's table could not be read; "
-            "its numbers are quoted from memory."
+            "of the exact cache's bytes, and sees the lines before the question is known. The paper's "
+            "table could not be read; its numbers are quoted from memory."
         ),
     )
 
@@ -113,7 +114,8 @@ CLAIMS = (
         paper="SG24",
         source="Section 2.1, Figure 1 (keys cluster, values do not)",
         basis="reported",
-        title="Greedy k-center covers keys at a lower cost than values, in heads of the byte-level model that ships",
+        title="Greedy k-center covers keys at a lower cost than values (tiny)",
+        model="tiny",
         statement=sp.Le(sp.Function("cost")(sp.Symbol("K")), sp.Function("cost")(sp.Symbol("V"))),
         kind=Probability(0.5),
         trial=cluster_cost,
