@@ -95,7 +95,7 @@ CLAIMS = (
         id="as23.entries-decoder",
         title="The largest entries of a trained decoder's Q, K, V grow no faster than sqrt(log n) (tiny)",
         model="tiny",
-        restated="62bce33: the model stood in the cases, by another name; its heads are counted now (8 of 16, as before)",
+        restated="62bce33: the model stood in the cases, by another name; the heads drawn are a half, 8 as before",
         cases={"smoke": over("n", (64, 128, 256, 512))},
         remark=ENTRIES.remark.replace(
             "Random stretches of one text, 24 random heads,",
