@@ -92,6 +92,28 @@ def test_arrays_that_do_not_fit(function: str, argument: str, change: Any, error
         FUNCTIONS[function](**(GOOD | {argument: change(GOOD[argument])}))
 
 
+@pytest.mark.parametrize("function", [attention, partial_attention])
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        ((4, 3, 3), r"k must have a number of heads that divides that of q \(4\), got 3"),
+        ((2, 4, 4), r"k must have a number of heads that divides that of q \(2\), got 4"),
+        ((4, 2, 1), r"v must have the leading axes of k \(3, 2\), got \(3, 1\)"),
+    ],
+)
+def test_heads_that_do_not_fit(function: Any, heads: tuple[int, int, int], message: str) -> None:
+    arrays = [np.ones((3, count, 5, 4)) for count in heads]
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        function(*arrays, grouped=True)
+    with pytest.raises(ValueError, match=r"^k must have the leading axes of q"):
+        function(*arrays)
+    for q, k in (((2, 5, 4), (3, 2, 5, 4)), ((2, 2, 5, 4), (3, 2, 5, 4)), ((5, 4), (1, 5, 4))):
+        with pytest.raises(ValueError, match=r"^k must have the leading axes of q"):
+            function(np.ones(q), np.ones(k), np.ones(k), grouped=True)
+    with pytest.raises(TypeError, match="^grouped must be True or False, got 2$"):
+        function(*arrays, grouped=2)
+
+
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_mixed_kinds_and_gradients(function: str) -> None:
     torch = pytest.importorskip("torch")

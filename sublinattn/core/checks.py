@@ -79,18 +79,27 @@ def generator(rng: np.random.Generator | int | None) -> np.random.Generator:
         raise type(error)(f"rng must be a numpy.random.Generator, an int of at least 0 or None, got {rng!r}") from error
 
 
-def shapes(q: Array, k: Array, v: Array | None = None) -> None:
-    """Shapes `(..., n_q, d)`, `(..., n_k, d)`, `(..., n_k, d_v)` with equal leading axes and nothing empty."""
+def shapes(q: Array, k: Array, v: Array | None = None, *, grouped: bool = False) -> None:
+    """Shapes `(..., n_q, d)`, `(..., n_k, d)`, `(..., n_k, d_v)` with equal leading axes and nothing empty.
+
+    The last of the leading axes, the heads, may be shorter in k and v if `grouped`, and must divide that of q.
+    """
     named = {"q": q, "k": k} | ({} if v is None else {"v": v})
     for name, x in named.items():
         if x.ndim < 2:
             raise ValueError(f"{name} must have shape (..., n, d), got {tuple(x.shape)}")
         if 0 in x.shape:
             raise ValueError(f"{name} must not be empty, got shape {tuple(x.shape)}")
-        if x.shape[:-2] != q.shape[:-2]:
+        if grouped and x.ndim == q.ndim > 2 and x.shape[:-3] == q.shape[:-3]:
+            if q.shape[-3] % x.shape[-3]:
+                heads = f"a number of heads that divides that of q ({q.shape[-3]})"
+                raise ValueError(f"{name} must have {heads}, got {x.shape[-3]}")
+        elif x.shape[:-2] != q.shape[:-2]:
             raise ValueError(f"{name} must have the leading axes of q {tuple(q.shape[:-2])}, got {tuple(x.shape[:-2])}")
     if k.shape[-1] != q.shape[-1]:
         raise ValueError(f"k must have the last axis of q (d = {q.shape[-1]}), got {k.shape[-1]}")
+    if v is not None and v.shape[:-2] != k.shape[:-2]:
+        raise ValueError(f"v must have the leading axes of k {tuple(k.shape[:-2])}, got {tuple(v.shape[:-2])}")
     if v is not None and v.shape[-2] != k.shape[-2]:
         raise ValueError(f"v must have as many rows as k (n_k = {k.shape[-2]}), got {v.shape[-2]}")
 

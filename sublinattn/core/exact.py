@@ -101,7 +101,7 @@ class Softmax:
 
     def __init__(self, xp: Any, scratch: Scratch, *, shift: bool) -> None:
         self.xp, self.scratch, self.shift = xp, scratch, shift
-        self._masks: dict[int, Array] = {}
+        self._masks: dict[tuple[int, int], Array] = {}
 
     def start(self, name: str, g: int, t: int, d_v: int) -> Partial:
         """An empty partial for a (g, t) tile, in scratch memory called `name`."""
@@ -111,12 +111,13 @@ class Softmax:
         p.o.fill(0)
         return p
 
-    def above_diagonal(self, t: int) -> Array:
-        """`-inf` above the diagonal and 0 elsewhere, shape (t, t); made once."""
-        if t not in self._masks:
+    def above_diagonal(self, t: int, group: int) -> Array:
+        """`-inf` at keys past `i // group` in row i and 0 elsewhere, shape (t, t); made once."""
+        if (t, group) not in self._masks:
             i = self.xp.arange(t)
-            self._masks[t] = self.xp.where(i > i[:, None], -np.inf, 0).astype(self.scratch.dtype)
-        return self._masks[t]
+            mask = self.xp.where(i > i[:, None] // group, -np.inf, 0)
+            self._masks[t, group] = mask.astype(self.scratch.dtype)
+        return self._masks[t, group]
 
     def logits(self, q: Array, k: Array) -> Array:
         """`q k^T` for scaled queries (g, t, d) and keys (g or 1, c, d), in scratch memory."""
@@ -150,20 +151,22 @@ class Softmax:
         p.o += xp.matmul(e, v, out=self.scratch("product", g, t, d_v))  # v* += sum_j e_j v_j
 
 
-def absorb_range(tile: Softmax, p: Partial, q: Array, k: Array, v: Array, *, keys: int, diagonal: int | None) -> None:
+def absorb_range(
+    tile: Softmax, p: Partial, q: Array, k: Array, v: Array, *, keys: int, diagonal: int | None, group: int = 1
+) -> None:
     """Absorb all of `k` (g, n, d), `keys` at a time.
 
-    Causal if `diagonal` is given: the key that the first query of `q` sees last.
+    Causal if `diagonal` is given: the key that the first `group` queries of `q` see last; the next ones see one more.
     """
     t = q.shape[1]
-    n = k.shape[1] if diagonal is None else min(k.shape[1], diagonal + t)
+    n = k.shape[1] if diagonal is None else min(k.shape[1], diagonal + -(-t // group))
     for start in range(0, n, keys):
         stop = min(start + keys, n)
         logits = tile.logits(q, k[:, start:stop])
-        if diagonal is not None and stop > diagonal + 1:  # query i of the tile sees keys 0..diagonal + i
+        if diagonal is not None and stop > diagonal + 1:  # query i of the tile sees keys 0..diagonal + i // group
             first = max(start, diagonal)  # only the corner past the first query's own key needs the mask
             corner = logits[:, :, first - start :]
-            corner += tile.above_diagonal(t)[:, first - diagonal : stop - diagonal]
+            corner += tile.above_diagonal(t, group)[:, first - diagonal : stop - diagonal]
         tile.absorb(p, logits, v[:, start:stop])
 
 
@@ -179,12 +182,13 @@ def each_query_tile(
     v: Array,
     *,
     scale: float,
-    causal: bool,
+    causal: int,
     shift: bool,
     finish: Callable[[slice, slice, Partial], None],
 ) -> None:
     """Exact attention of (B, n, d) arrays, tile by tile of queries.
 
+    `causal` is how many queries in a row see the same keys, query i keys 0 to `i // causal`; all see all if it is 0.
     `finish(problems, rows, partial)` takes the partial of each tile, in scratch memory that the next tile overwrites.
     """
     b, n_q, _ = q.shape
@@ -193,7 +197,7 @@ def each_query_tile(
         keys *= rows // n_q
     problems = max(problems, SPLIT_LOGITS // (n_q * k.shape[1]))  # small problems: several in one tile
     if causal:  # half of a tile across the diagonal is wasted: make it short, and take several problems at once
-        problems, rows = 2 * problems, rows // 2
+        problems, rows = 2 * problems, max(1, rows // 2 // causal) * causal
     tiles = [
         (slice(i, min(i + problems, b)), slice(r, min(r + rows, n_q)))
         for r in reversed(range(0, n_q, rows))  # under a causal mask the late rows take longest: first
@@ -210,7 +214,8 @@ def each_query_tile(
             p = tile.start("partial", part.shape[0], part.shape[1], v.shape[-1])
             with np.errstate(over="ignore", invalid="ignore"):  # per thread; what overflows is found afterwards
                 scaled = xp.multiply(part, scale, out=scratch("q", *part.shape))
-                absorb_range(tile, p, scaled, k[at], v[at], keys=keys, diagonal=r.start if causal else None)
+                diagonal = r.start // causal if causal else None
+                absorb_range(tile, p, scaled, k[at], v[at], keys=keys, diagonal=diagonal, group=causal or 1)
             finish(at, r, p)
 
         return worker
@@ -220,13 +225,20 @@ def each_query_tile(
 
 @backends.on_device
 def partial_attention(
-    q: Array, k: Array, v: Array, *, causal: bool = False, scale: float | None = None, check_finite: bool = True
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    grouped: bool = False,
+    check_finite: bool = True,
 ) -> Partial:
     """Partial of exact attention over the keys given: merge those over disjoint key sets to get the whole.
 
     Parameters
     ----------
-    q, k, v, causal, scale, check_finite
+    q, k, v, causal, scale, grouped, check_finite
         As `attention`, on NumPy or CuPy; a causal query i sees keys 0..i of this set.
 
     Returns
@@ -235,13 +247,17 @@ def partial_attention(
         In the accumulation dtype (float32 for half precision). Cost and errors as `attention` [RS21].
     """
     xp, (q, k, v), _ = backends.enter(q=q, k=k, v=v)
-    checks.flags(causal=causal, check_finite=check_finite)
-    checks.shapes(q, k, v)
+    checks.flags(causal=causal, grouped=grouped, check_finite=check_finite)
+    checks.shapes(q, k, v, grouped=grouped)
     scale = checks.resolve_scale(scale, q.shape[-1])
-    batch_shape, n_q, fused = q.shape[:-2], q.shape[-2], serves(xp, q, k, v)
+    shape, n_q, fused = q.shape[:-1], q.shape[-2], serves(xp, q, k, v)
     dtype = q.dtype if fused else backends.working_dtype(q)
     q, k, v = (x.astype(dtype, copy=False).reshape(-1, *x.shape[-2:]) for x in (q, k, v))
-    whole = partial(_in_segments, xp, causal=causal)
+    # The queries of one token in all heads that share keys become rows of one problem, one after the other; under a
+    # causal mask the kernel takes heads that share keys as they are.
+    group = 1 if fused and causal else len(q) // len(k)
+    q = _exchanged(q, len(q) // group, group)
+    whole = partial(_in_segments, xp, causal=group * causal)
     if fused:
         with checks.finite(xp, check_finite, q=q, k=k, v=v):
             total = whole(q, k, v, scale, make=_fused_partial)
@@ -252,8 +268,14 @@ def partial_attention(
             total = _measured(xp, q, k, v, scale, check_finite=False, whole=whole)
     else:
         total = _measured(xp, q, k, v, scale, check_finite=check_finite, whole=whole)
-    shape = (*batch_shape, n_q)
-    return Partial(total.m.reshape(shape), total.l.reshape(shape), total.o.reshape(*shape, -1))
+    m, l, o = (_exchanged(x, len(x), n_q) for x in (total.m, total.l, total.o))  # noqa: E741 - the paper's letter
+    return Partial(m.reshape(shape), l.reshape(shape), o.reshape(*shape, -1))
+
+
+def _exchanged(x: Array, b: int, s: int) -> Array:
+    """Rows i t + j of b problems, for i below s, as rows j s + i: (b, s t, ...) or (b s, t, ...) to (b, t s, ...)."""
+    x = x.reshape(b, s, -1, *x.shape[2:])
+    return x.swapaxes(1, 2).reshape(b, -1, *x.shape[3:])
 
 
 def _measured(
@@ -272,7 +294,7 @@ def _measured(
 
 
 def _in_segments(
-    xp: Any, q: Array, k: Array, v: Array, scale: float, *, causal: bool, make: Callable[..., Partial]
+    xp: Any, q: Array, k: Array, v: Array, scale: float, *, causal: int, make: Callable[..., Partial]
 ) -> Partial:
     """`make`'s partial of all keys: of few queries in segments that are attended to at the same time, and merged."""
     segments = 1 if causal else segments_of(xp, len(q), q.shape[1], k.shape[1], fused=make is _fused_partial)
@@ -305,15 +327,15 @@ def joined(xp: Any, parts: Partial, b: int) -> Partial:
     return Partial(top[:, 0], (weight * l).sum(axis=1), (weight[..., None] * o).sum(axis=1))
 
 
-def _fused_partial(xp: Any, q: Array, k: Array, v: Array, scale: float, *, causal: bool) -> Partial:
+def _fused_partial(xp: Any, q: Array, k: Array, v: Array, scale: float, *, causal: int) -> Partial:
     """`_partial` of half-precision arrays, by the kernel."""
     b, n, d = q.shape
     total = Partial.unwritten(xp, b * n, d)
-    attend(xp, q, k, v, scale=scale, causal=causal, total=total)
+    attend(xp, q, k, v, scale=scale, causal=bool(causal), total=total)
     return Partial(total.m.reshape(b, n), total.l.reshape(b, n), total.o.reshape(b, n, d))
 
 
-def _partial(xp: Any, q: Array, k: Array, v: Array, scale: float, *, causal: bool, shift: bool) -> Partial:
+def _partial(xp: Any, q: Array, k: Array, v: Array, scale: float, *, causal: int, shift: bool) -> Partial:
     """Partial of (B, n, d) arrays in the working dtype."""
     total = Partial.empty(xp, q.shape[:2], v.shape[-1], q.dtype)
 
@@ -333,6 +355,7 @@ def attention(
     causal: bool = False,
     scale: float | None = None,
     return_lse: bool = False,
+    grouped: bool = False,
     check_finite: bool = True,
 ) -> Any:
     """Exact softmax attention, tiled.
@@ -351,6 +374,9 @@ def attention(
         Factor of the logits; `1/sqrt(d)` by default.
     return_lse : bool
         Return also the log normaliser.
+    grouped : bool
+        The heads, third axis from the last, of k and v may be fewer than those of q, and divide them: g heads of q in
+        a row then read one head of k and v (grouped-query attention), which is not repeated in memory.
     check_finite : bool
         Refuse NaN and Inf.
 
@@ -375,12 +401,12 @@ def attention(
     and float64 take tiles of matrix products.
     """
     xp, arrays, leave = backends.enter(q=q, k=k, v=v)
-    checks.flags(return_lse=return_lse)
-    checks.shapes(*arrays)
+    checks.flags(return_lse=return_lse, grouped=grouped)
+    checks.shapes(*arrays, grouped=grouped)
     if q.shape[-2] > KERNEL_QUERIES and serves(xp, *arrays):
         out, lse = _fused_attention(xp, *arrays, causal=causal, scale=scale, check_finite=check_finite)
         return (leave(out), leave(lse, cast=False)) if return_lse else leave(out)
-    p = partial_attention(q, k, v, causal=causal, scale=scale, check_finite=check_finite)
+    p = partial_attention(q, k, v, causal=causal, scale=scale, grouped=grouped, check_finite=check_finite)
     out = p.output()
     checks.representable(xp, out, *arrays)
     return (leave(out), leave(p.lse(), cast=False)) if return_lse else leave(out)

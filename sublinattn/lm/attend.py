@@ -28,12 +28,18 @@ def per_query_head(xp: Any, q: Array, x: Array) -> Array:
 
 
 def replacing(methods: Mapping[int, Method]) -> Attend:
-    """Attend by `methods[layer]`, and by exact causal attention in the layers that `methods` does not name."""
-    exact = partial(attention, causal=True, check_finite=False)
+    """Attend by `methods[layer]`, and by exact causal attention in the layers that `methods` does not name.
+
+    A method gets keys and values repeated for each query head, which it may treat differently; exact attention reads
+    them where they are.
+    """
+    exact = partial(attention, causal=True, grouped=True, check_finite=False)
 
     def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
+        if layer not in methods:
+            return exact(q, k, v)
         xp = backends.namespace(q)
-        return methods.get(layer, exact)(q, per_query_head(xp, q, k), per_query_head(xp, q, v))
+        return methods[layer](q, per_query_head(xp, q, k), per_query_head(xp, q, v))
 
     return attend
 

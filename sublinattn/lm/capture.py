@@ -20,7 +20,6 @@ from ..core import backends
 from ..core.backends import Array
 from ..core.exact import partial_attention
 from ..core.files import ENTRY, atomic
-from .attend import per_query_head
 from .decoder import Decoder
 from .tokens import checked
 
@@ -107,12 +106,11 @@ def _recorded(xp: Any, arrays: dict[str, np.memmap], start: int, layer: int, q: 
         if not np.isfinite(stored).all():
             raise ValueError(f"{name} of layer {layer} does not fit in {stored.dtype}: write it as float32")
         arrays[name][layer, :, start : start + q.shape[2]] = stored
-    k, v = (per_query_head(xp, q, x) for x in (k, v))
-    total = partial_attention(q, k, v, causal=True, check_finite=False)
+    total = partial_attention(q, k, v, causal=True, grouped=True, check_finite=False)
     for past in (slice(i, min(i + BLOCK, start)) for i in range(0, start, BLOCK)):
         earlier = (arrays[name][layer, None, :, past].astype(np.float32) for name in "kv")
-        k, v = (per_query_head(xp, q, backends.to_device(x, xp)) for x in earlier)
-        total.merge(partial_attention(q, k, v, check_finite=False))
+        k, v = (backends.to_device(x, xp) for x in earlier)
+        total.merge(partial_attention(q, k, v, grouped=True, check_finite=False))
     return total.output()
 
 

@@ -154,6 +154,22 @@ def test_inputs_are_left_alone_and_may_be_views(xp: Any) -> None:
     np.testing.assert_allclose(backends.asnumpy(attention(*flipped)), out, rtol=1e-12, atol=1e-13)
 
 
+@settings(max_examples=40)
+@given(
+    n_q=SIZES, n_k=SIZES, lead=st.sampled_from([(), (2,)]), lists=st.integers(1, 3),
+    group=st.sampled_from([1, 2, 3, 8]), causal=st.booleans(), size=st.sampled_from([0.5, 30.0]),
+)  # fmt: skip
+def test_grouped_heads_are_heads_whose_keys_are_repeated(
+    xp: Any, small_tiles: None, n_q: int, n_k: int, lead: Any, lists: int, group: int, causal: bool, size: float
+) -> None:
+    """A group of 8 is more than the rows of a tile."""
+    q, _, _ = references.qkv(n_q, n_q, 1, lead=(*lead, lists * group), size=size)
+    _, k, v = references.qkv(n_k, 1, n_k, lead=(*lead, lists), size=size)
+    repeated = (np.repeat(x, group, axis=-3) for x in (k, v))
+    expected = references.attention(q, *repeated, causal=causal)
+    assert_close(run(xp, [q, k, v], causal=causal, grouped=True), expected, atol=1e-11)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_memory_is_linear(causal: bool) -> None:
     """The output and a tile per thread, never the 64 MiB of 4096 x 4096 logits."""

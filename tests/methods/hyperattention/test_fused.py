@@ -82,6 +82,21 @@ def test_few_queries_split_the_keys(kernel_xp: Any, monkeypatch: pytest.MonkeyPa
     assert seen == [2, 4]
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("n", [2, 70])
+def test_grouped_heads_share_the_keys(kernel_xp: Any, monkeypatch: pytest.MonkeyPatch, n: int, causal: bool) -> None:
+    """Six heads of queries on two of keys, few queries and many; partials, too."""
+    q, k, v = half(5, n, 701, "float16")
+    q = np.concatenate([q, q[:, ::-1], -q])
+    exact = attention(q, *(np.repeat(x, 3, axis=0) for x in (k, v)), causal=causal)
+    arrays, seen = [kernel_xp.asarray(x) for x in (q, k, v)], launches(monkeypatch, kernel_xp)
+    out = attention(*arrays, causal=causal, grouped=True)
+    halves = partial_attention(*arrays, causal=causal, grouped=True)
+    assert seen
+    for got in (out, halves.output()):
+        np.testing.assert_allclose(asnumpy(got).astype(float), exact, atol=2e-3)
+
+
 def test_partials_merge(kernel_xp: Any) -> None:
     q, k, v = map(kernel_xp.asarray, half(4, 80, 90, "float16"))
     whole = partial_attention(q, k[:, :30], v[:, :30]).merge(partial_attention(q, k[:, 30:], v[:, 30:]))
