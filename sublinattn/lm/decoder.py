@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -28,6 +28,21 @@ from .gguf import GGUF
 from .llama_gguf import read_config, read_gguf_weights
 from .rope import rotated
 from .tokens import checked
+
+
+class State(NamedTuple):
+    """What a decoder has computed of a text before one of its layers.
+
+    Attributes
+    ----------
+    layer : int
+        Number of the layer that comes next; behind the last one, the number of layers.
+    x : array of float32, shape (b, n, width)
+        The hidden states of all tokens. No later layer changes them.
+    """
+
+    layer: int
+    x: Array
 
 
 class Decoder:
@@ -114,25 +129,50 @@ class Decoder:
             Tokens that are no integers, none, outside the vocabulary or beyond the context (see `stretched`); `start`
             is no integer of at least 0.
         """
-        hidden = self._hidden(tokens, attend, checks.integer("start", start, minimum=0))
+        hidden = self._hidden(self._states(tokens, attend, checks.integer("start", start, minimum=0)))
         out = self._linear(hidden[:, -1:] if last else hidden, self._head)
         return out if np.ndim(tokens) == 2 else out[0]
 
-    def losses(self, tokens: np.ndarray, *, attend: Attend = causal) -> np.ndarray:
+    def states(self, tokens: np.ndarray, *, attend: Attend = causal, resume: State | None = None) -> Iterator[State]:
+        """The hidden states before each layer and behind the last one, as they are computed.
+
+        Passes that differ from some layer on share the layers before it, and to the bit what these compute:
+
+            before = {state.layer: state for state in decoder.states(tokens)}
+            for layer in layers:
+                losses = decoder.losses(tokens, attend=replacing({layer: method}), resume=before[layer])
+
+        Each state holds `width` numbers per token: keep those that are resumed. Parameters and errors are those of
+        `losses`.
+        """
+        return self._states(tokens, attend, 0, resume)
+
+    def losses(self, tokens: np.ndarray, *, attend: Attend = causal, resume: State | None = None) -> np.ndarray:
         """Negative log-likelihood, in nats, of each token but the first given the tokens before it.
 
-        Logits exist for a tile of tokens and vocabulary at a time: 1 MiB per thread, 16 MiB on a GPU. Parameters and
-        errors are those of `logits`; at least two tokens.
+        Logits exist for a tile of tokens and vocabulary at a time: 1 MiB per thread, 16 MiB on a GPU.
+
+        Parameters
+        ----------
+        tokens, attend
+            As `logits`; at least two tokens.
+        resume : State, optional
+            What `states` gave for these tokens: only the layers from there on are computed.
 
         Returns
         -------
         numpy array of float32, shape (n - 1,) or (b, n - 1)
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `logits`; or `resume` is of other tokens.
         """
         xp = self.xp
         if checked(tokens, self.config.vocabulary).shape[1] < 2:
             raise ValueError("tokens must be two or more for a loss, got 1")
-        hidden, ahead = self._hidden(tokens, attend, 0), backends.to_device(np.atleast_2d(tokens)[:, 1:], xp)
-        hidden, head = hidden[:, :-1], self._weights[f"{self._head}.weight"]
+        hidden = self._hidden(self._states(tokens, attend, 0, resume))[:, :-1]
+        ahead, head = backends.to_device(np.atleast_2d(tokens)[:, 1:], xp), self._weights[f"{self._head}.weight"]
         chosen = (hidden * head[ahead]).sum(axis=-1)
         # The log of the sum of all exponentials is attention's log normaliser with the head's rows as keys.
         rows, ones = hidden.reshape(-1, hidden.shape[-1]), xp.ones((len(head), 1), np.float32)
@@ -141,18 +181,30 @@ class Decoder:
         return out if np.ndim(tokens) == 2 else out[0]
 
     # ------------------------------------------------------------------------------------------------------ the layers
-    def _hidden(self, tokens: np.ndarray, attend: Attend, start: int) -> Array:
-        """Hidden states after the last norm, (b, n, width)."""
+    def _states(self, tokens: np.ndarray, attend: Attend, start: int, resume: State | None = None) -> Iterator[State]:
         xp, config = self.xp, self.config
         tokens = checked(tokens, config.vocabulary)
         if (end := start + tokens.shape[1]) > config.context:
             raise ValueError(f"tokens must end within the context of {config.context} (see stretched), got {end}")
-        x = self._weights["model.embed_tokens.weight"][backends.to_device(tokens, xp)]
-        turns = config.rope.turns(xp, start, tokens.shape[1])
-        for layer in range(config.layers):
+        if resume is None:
+            resume = State(0, self._weights["model.embed_tokens.weight"][backends.to_device(tokens, xp)])
+        elif resume.x.shape != (shape := (*tokens.shape, config.width)):
+            raise ValueError(f"resume must be a state of these tokens, x of shape {shape}, got {resume.x.shape}")
+        return self._layers(resume, config.rope.turns(xp, start, tokens.shape[1]), attend)
+
+    def _layers(self, resume: State, turns: tuple[Array, Array], attend: Attend) -> Iterator[State]:
+        first, x = resume
+        yield resume
+        for layer in range(first, self.config.layers):
             x = x + self._attention(layer, self._norm(x, f"layers.{layer}.input_layernorm"), turns, attend)
-            for rows in self._rows(x.shape[1], config.inner):
+            for rows in self._rows(x.shape[1], self.config.inner):
                 x[:, rows] += self._mlp(layer, self._norm(x[:, rows], f"layers.{layer}.post_attention_layernorm"))
+            yield State(layer + 1, x)
+
+    def _hidden(self, states: Iterator[State]) -> Array:
+        """Hidden states after the last norm, (b, n, width)."""
+        for _, x in states:
+            pass
         return self._norm(x, "norm")
 
     def _attention(self, layer: int, x: Array, turns: tuple[Array, Array], attend: Attend) -> Array:

@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 from toy_llama import FIELDS, checkpoint, close, decoder, recorded, some_tokens
 
 from sublinattn.core import backends
+from sublinattn.lm.attend import causal
 from sublinattn.lm.decoder import Decoder
 
 LAYERS = FIELDS["num_hidden_layers"]
@@ -88,6 +89,42 @@ def test_large_norms(xp: Any, tmp_path: Path) -> None:
     q, k, _ = (backends.asnumpy(x)[0, 0] for x in recorded(model, tokens)[1])
     assert abs(q @ k.T).max() / np.sqrt(6) > 5e3
     assert np.isfinite(backends.asnumpy(model.logits(tokens))).all() and np.isfinite(model.losses(tokens)).all()
+
+
+def test_passes_share_the_layers_before_those_in_which_they_differ(xp: Any, tmp_path: Path) -> None:
+    """To the bit; another method, further states and the losses alone from a state that is kept."""
+    model, tokens = decoder(tmp_path, xp=xp, num_hidden_layers=4), some_tokens(11, 2, 30)
+    called: list[int] = []
+
+    def exact(layer: int, q: Any, k: Any, v: Any) -> Any:
+        called.append(layer)
+        return causal(layer, q, k, v)
+
+    def other(layer: int, q: Any, k: Any, v: Any) -> Any:
+        return 0 * q if layer > 1 else exact(layer, q, k, v)
+
+    states = {state.layer: state for state in model.states(tokens)}
+    assert list(states) == [0, 1, 2, 3, 4] and {state.x.shape for state in states.values()} == {(2, 30, 12)}
+    for attend in (exact, other):
+        whole = model.losses(tokens, attend=attend)
+        for layer in (2, 1, 0):
+            called.clear()
+            np.testing.assert_array_equal(model.losses(tokens, attend=attend, resume=states[layer]), whole)
+            assert called == list(range(layer, 4 if attend is exact else 2))
+    np.testing.assert_array_equal(model.losses(tokens, resume=states[4]), model.losses(tokens))
+    further = list(model.states(tokens, attend=other, resume=states[2]))
+    assert [state.layer for state in further] == [2, 3, 4] and further[0] is states[2]
+    np.testing.assert_array_equal(model.losses(tokens, attend=other, resume=further[1]), whole)
+    assert abs(whole - model.losses(tokens)).max() > 0.01
+
+
+def test_a_state_of_other_tokens_is_refused(tmp_path: Path) -> None:
+    model = decoder(tmp_path)
+    state = next(model.states(some_tokens(12, 7)))
+    message = r"^resume must be a state of these tokens, x of shape \(1, 8, 12\), got \(1, 7, 12\)$"
+    for call in (model.losses, model.states):
+        with pytest.raises(ValueError, match=message):
+            call(some_tokens(12, 8), resume=state)
 
 
 # --------------------------------------------------------------------------------------------------- place and context
