@@ -11,6 +11,7 @@ state per token; rows inside the MLP and logits of a loss exist for some tokens 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -203,9 +204,7 @@ class Decoder:
 
     def _hidden(self, states: Iterator[State]) -> Array:
         """Hidden states after the last norm, (b, n, width)."""
-        for _, x in states:
-            pass
-        return self._norm(x, "norm")
+        return self._norm(deque(states, maxlen=1).pop().x, "norm")
 
     def _attention(self, layer: int, x: Array, turns: tuple[Array, Array], attend: Attend) -> Array:
         b, n, _ = x.shape
