@@ -1,21 +1,28 @@
-"""Models for the studies: packaged, fetched or a user's checkpoint, with text that it was not trained on."""
+"""Models for the studies: packaged, fetched or a user's checkpoint, with texts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from ..core import backends, checks
+from ..lm import corpus
 
 if TYPE_CHECKING:
     from ..lm.decoder import Decoder
     from ..lm.tokens import Encode
 
 TINY = Path(__file__).resolve().parents[1] / "data" / "tiny_lm"
+TEXTS: Mapping[str, tuple[Callable[[], dict[str, bytes]], str]] = {
+    "code": (corpus.held_out, "held-out modules of Python's standard library"),
+    "prose": (corpus.prose, "the help topics of Python"),
+}
+"""Texts that come with every Python, by their kind: where they are, and what they are in words."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,8 @@ class Model:
         Function from UTF-8 text to tokens.
     texts : tuple of integer array
         As tokens; `source` says in words which texts these are.
+    kinds : tuple of str
+        What each text is: a key of `TEXTS`, or "text" for the user's.
     """
 
     name: str
@@ -38,6 +47,12 @@ class Model:
     encode: Encode
     texts: tuple[np.ndarray, ...]
     source: str
+    kinds: tuple[str, ...] = ()
+
+    def only(self, kind: str) -> Self:
+        """The same model with the texts of one kind alone."""
+        texts = tuple(text for text, each in zip(self.texts, self.kinds, strict=True) if each == kind)
+        return replace(self, texts=texts, kinds=(kind,) * len(texts))
 
     def passage(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """`n` consecutive tokens of one text, from a uniformly random position in all texts.
@@ -95,23 +110,28 @@ def open_model(model: str = "tiny", text: str = "", *, backend: str = "numpy") -
     model : str
         "tiny", "smollm2" (`sublinattn fetch smollm2` gets it), a folder in Llama's Hugging Face layout, or a GGUF file.
     text : str
-        A UTF-8 file; by default the modules of Python's standard library that "tiny" was not trained on.
+        "code" (the modules of Python's standard library that "tiny" was not trained on), "prose" (Python's help
+        topics), or a UTF-8 file. By default code for "tiny", which has seen nothing else, and both for any other model.
 
     Raises
     ------
     FileNotFoundError, ValueError, ImportError
         As `Decoder.load` and `load_encoder`; the model is not fetched yet; or the text does not exist or is empty.
     """
-    from ..lm import corpus, fetch
+    from ..lm import fetch
     from ..lm.decoder import Decoder
     from ..lm.tokens import load_encoder
 
     path = TINY if model == "tiny" else fetch.fetched(model) if model in fetch.SOURCES else Path(model)
     decoder = Decoder.load(path, xp=backends.backend(backend))
     encode = load_encoder(path, decoder.config.vocabulary)
-    texts = {text: Path(text).read_bytes()} if text else corpus.held_out()
-    source = text or "held-out modules of Python's standard library"
-    tokens = tuple(encode(content) for content in texts.values())
+    names = (text,) if text else ("code",) if model == "tiny" else tuple(TEXTS)
+    if text and text not in TEXTS:
+        contents, source = [("text", Path(text).read_bytes())], text
+    else:
+        contents = [(name, content) for name in names for content in TEXTS[name][0]().values()]
+        source = " and ".join(TEXTS[name][1] for name in names)
+    tokens = tuple(encode(content) for _, content in contents)
     if not any(map(len, tokens)):
         raise ValueError(f"text must not be empty, got {source}")
-    return Model(model, decoder, encode, tokens, source)
+    return Model(model, decoder, encode, tokens, source, tuple(kind for kind, _ in contents))

@@ -1,9 +1,10 @@
-"""The training text of the packaged model: the source of Python's standard library without some held-out modules.
+"""Texts that every machine with Python has, under the PSF licence: the source of its standard library, and its help.
 
-Every machine with Python has it, under the PSF licence. The model's card names the release that was used.
+The packaged model was trained on the source without some held-out modules; its card names the release that was used.
 """
 
 import sysconfig
+from importlib import import_module
 from pathlib import Path
 
 # Whole modules that the model was not trained on: of 32k bytes and more, or typical of the others.
@@ -42,3 +43,9 @@ def training() -> bytes:
 def held_out() -> dict[str, bytes]:
     """Source of the held-out modules that the running Python has, by path."""
     return {name: (_ROOT / name).read_bytes() for name in HELD_OUT if (_ROOT / name).exists()}
+
+
+def prose() -> dict[str, bytes]:
+    """English: the topics of the running Python's `help()`, chapters of its language reference, as one text."""
+    topics: dict[str, str] = import_module("pydoc_data.topics").topics
+    return {"pydoc_data/topics.py": "\n\n".join(topics.values()).encode()}

@@ -35,10 +35,18 @@ def with_texts(model: Model, *texts: list[int]) -> Model:
     return replace(model, texts=tuple(np.array(text) for text in texts))
 
 
-def test_a_folder_and_the_held_out_modules(model: Model, folder: Path) -> None:
+def contents(model: Model) -> list[bytes]:
+    return [bytes(text.astype(np.uint8)) for text in model.texts]
+
+
+def test_a_folder_with_code_and_prose(model: Model, folder: Path) -> None:
     assert model.name == str(folder) and model.decoder.config.vocabulary == 256
-    assert model.source == "held-out modules of Python's standard library"
-    assert [bytes(text.astype(np.uint8)) for text in model.texts] == list(corpus.held_out().values())
+    assert model.source == "held-out modules of Python's standard library and the help topics of Python"
+    code, prose = list(corpus.held_out().values()), list(corpus.prose().values())
+    assert contents(model) == [*code, *prose]
+    assert contents(model.only("code")) == contents(open_model(str(folder), "code")) == code
+    assert contents(model.only("prose")) == contents(open_model(str(folder), "prose")) == prose
+    assert model.only("prose").only("code").texts == ()
     assert open_model(str(folder)) is model  # opened once
 
 
@@ -46,7 +54,7 @@ def test_a_text_of_the_users(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_bytes("Größe".encode())
     model = open_model(str(folder), str(path))
-    assert model.source == str(path) and len(model.texts) == 1
+    assert model.source == str(path) and len(model.texts) == 1 and model.kinds == ("text",)
     assert bytes(model.texts[0].astype(np.uint8)).decode() == "Größe"
 
 
@@ -57,6 +65,7 @@ def test_the_model_that_ships(monkeypatch: pytest.MonkeyPatch, folder: Path) -> 
     try:
         opened = open_model()
         assert opened.name == "tiny" and opened.decoder.config.vocabulary == 256
+        assert set(opened.kinds) == {"code"}  # it has seen no prose
     finally:
         open_model.cache_clear()
 

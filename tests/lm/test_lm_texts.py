@@ -117,6 +117,12 @@ def test_held_out_modules_are_not_trained_on() -> None:
     assert sum(len(text) >= 32 * 1024 for text in held_out.values()) >= 8  # the lengths the experiments ask for
 
 
+def test_prose_is_long_and_mostly_words() -> None:
+    ((_, text),) = corpus.prose().items()
+    words = re.findall(rb"\b(?:the|of|is|a|to|and|in)\b", text)
+    assert len(text) > 2**18 and len(words) > 0.15 * len(re.findall(rb"\b[A-Za-z]+\b", text))
+
+
 # ------------------------------------------------------------------------------------------------------------ retrieval
 @pytest.mark.parametrize(("lines", "questions"), [(1, 1), (20, 1), (20, 20), (300, 7), (5550, 5550)])
 def test_a_document_is_lines_then_questions_with_their_answers(lines: int, questions: int) -> None:

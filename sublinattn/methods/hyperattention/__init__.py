@@ -21,5 +21,5 @@ are `fused.py`, with the kernels of `lsh.cu`, `lists.cu` and `core/attend.cu`.
 | Theorem 1: time and memory | `hyper.py`: `hyper_attention` | ha24.time*, ha24.memory | 04-causal-scaling |
 | Section 2: alpha and kappa | `hardness.py`: `hardness` | ha24.hardness-*, ha24.srank-alpha | 02-hardness |
 | Sections 2, 4: alpha over n | `hardness.py`: `hardness` | ha24.alpha-* | 02-hardness, 17-model-hardness |
-| Section 4: perplexity | `hyper.py`: `hyper_attention` | ha24.perplexity-half | 20-perplexity |
+| Section 4: perplexity | `hyper.py`: `hyper_attention` | ha24.perplexity-half* | 20-perplexity |
 """

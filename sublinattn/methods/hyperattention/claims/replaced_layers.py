@@ -9,15 +9,25 @@ import numpy as np
 
 from ....core import backends
 from ....core.backends import Array, namespace
-from ....core.exact import attention, partial_attention
+from ....core.exact import Partial, attention, partial_attention
 from ....lab.models import Model
 from ....lm.attend import Method, replacing
 from ..hyper import hyper_attention
 
-HYPER, LOCAL, UNIFORM, ZERO = "hyper practical", "own block", "uniform", "zero"
+HYPER, LOCAL, WINDOW, UNIFORM, ZERO = "hyper practical", "own block", "sinks", "uniform", "zero"
+SINKS = 4
+"""First keys that `WINDOW` keeps, as [SINK24] does, and that HyperAttention computes exactly in `HYPER_SINKS`."""
 BEFORE, AFTER = 5.6, 6.3
 """[HA24] Figure 3 and abstract: perplexities of ChatGLM2-6B at 32k tokens, exact and approximate. Their public code
 takes 2 to the power of the loss in nats; the ratio of the logarithms does not depend on the base."""
+
+
+def hyper_exempting(keys: int) -> str:
+    """Name of HyperAttention with the first `keys` keys in every query's exact part."""
+    return f"{HYPER}, first {keys} exact" if keys else HYPER
+
+
+HYPER_SINKS = hyper_exempting(SINKS)
 
 
 def block(n: int) -> int:
@@ -28,16 +38,20 @@ def block(n: int) -> int:
 def methods(n: int, rng: np.random.Generator) -> dict[str, Method]:
     """HyperAttention and what it is to be compared with, for `n` tokens.
 
-    HyperAttention's recursion ends at leaves of two blocks. `LOCAL` is exact within those leaves, without an estimate
-    of the keys before them. `UNIFORM` estimates these from as many keys as HyperAttention looks at on average: a block
-    and a sample at every other level of its recursion. `ZERO` leaves out the layer's attention.
+    HyperAttention's recursion ends at leaves of two blocks; it is there with no, 1, 4 and 64 first keys exact. `LOCAL`
+    is exact within those leaves, without an estimate of the keys before them. HyperAttention looks at a block of keys
+    on average within its leaf, and at a block and a sample at every other level of its recursion: `UNIFORM` estimates
+    the keys before a leaf from as many drawn uniformly, `WINDOW` sees as many last keys, and the first 4. `ZERO` leaves
+    out the layer's attention.
     """
-    leaf = 2 * block(n)
-    hyper = partial(hyper_attention, causal=True, block_size=block(n), sample_size=block(n), min_exact=leaf, rng=rng)
+    b = block(n)
+    leaf, levels = 2 * b, round(np.log2(n / (2 * b)))
+    hyper = partial(hyper_attention, causal=True, block_size=b, sample_size=b, min_exact=leaf, rng=rng)
     return {
-        HYPER: hyper,
+        **{hyper_exempting(keys): partial(hyper, exact_keys=keys) for keys in (0, 1, SINKS, 64)},
         LOCAL: partial(own_block, rows=leaf),
-        UNIFORM: partial(uniform_before, rows=leaf, size=block(n) * round(np.log2(n / leaf)), rng=rng),
+        WINDOW: partial(sinks_and_window, sinks=SINKS, rows=b, blocks=1 + levels),
+        UNIFORM: partial(uniform_before, rows=leaf, size=b * levels, rng=rng),
         ZERO: lambda q, k, v: namespace(v).zeros_like(v),
     }
 
@@ -47,6 +61,35 @@ def own_block(q: Array, k: Array, v: Array, *, rows: int) -> Array:
     b, heads, n, d = q.shape
     parts = (x.reshape(b, heads * n // rows, rows, d) for x in (q, k, v))
     return attention(*parts, causal=True, check_finite=False).reshape(q.shape)
+
+
+def sinks_and_window(q: Array, k: Array, v: Array, *, sinks: int, rows: int, blocks: int) -> Array:
+    """Each token sees the last `blocks * rows` keys, its own among them, and the first `sinks` [SINK24].
+
+    Shapes (b, heads, n, d), `rows` divides n. In blocks of `rows` tokens these are the keys of the own block up to the
+    token, those of `blocks - 1` whole blocks before it, and of one more block the keys past the token's own place.
+    """
+    b, heads, n, d = q.shape
+    parts = [x.reshape(b, heads, n // rows, rows, d) for x in (q, k, v)]
+    seen = partial_attention(*parts, causal=True, check_finite=False)
+
+    def add(queries: tuple[slice, ...], keys: tuple[slice, ...], *, causal: bool = False) -> None:
+        x, y, z = parts[0][queries], parts[1][keys], parts[2][keys]
+        found = partial_attention(x, y, z, causal=causal, check_finite=False)
+        Partial(seen.m[queries], seen.l[queries], seen.o[queries]).merge(found)  # views: in place
+
+    for back in range(1, min(blocks, n // rows)):
+        add(np.s_[:, :, back:], np.s_[:, :, :-back])
+    if (start := blocks * rows) < n:
+        # Both counted from the end, a key past a query's place stands before it: queries from the second on and keys up
+        # to the last but one, which is a causal mask.
+        add(np.s_[:, :, blocks:, rows - 2 :: -1], np.s_[:, :, :-blocks, :0:-1], causal=True)
+        # From token `start` on the window has left the first keys behind, one more with each token.
+        first = (x[:, :, :sinks] for x in (k, v))
+        past = partial_attention(q[:, :, start:], *first, causal=True, check_finite=False)
+        m, l, o = (x.reshape(b, heads, n, *x.shape[4:])[:, :, start:] for x in (seen.m, seen.l, seen.o))  # noqa: E741
+        Partial(m, l, o).merge(past)
+    return seen.output().reshape(q.shape)
 
 
 def uniform_before(q: Array, k: Array, v: Array, *, rows: int, size: int, rng: np.random.Generator) -> Array:

@@ -21,7 +21,39 @@ def test_own_block_is_attention_in_each_block(xp: Any) -> None:
         assert out[at] == pytest.approx(weights @ v[at[:2]][seen] / weights.sum())
 
 
-@pytest.mark.parametrize("name", [replaced_layers.HYPER, replaced_layers.LOCAL, replaced_layers.ZERO])
+@pytest.mark.parametrize(("n", "blocks"), [(24, 1), (24, 2), (24, 5), (24, 6), (24, 9)])
+def test_a_window_is_the_last_keys_and_the_first_ones(xp: Any, n: int, blocks: int) -> None:
+    q, k, v = (np.random.default_rng(i).standard_normal((2, 3, n, 5)) for i in range(3))
+    given = (backends.to_device(x, xp) for x in (q, k, v))
+    out = backends.asnumpy(replaced_layers.sinks_and_window(*given, sinks=2, rows=4, blocks=blocks))
+    for at in np.ndindex(2, 3, n):
+        last = at[2] + 1
+        seen = sorted({*range(min(2, last)), *range(max(0, last - 4 * blocks), last)})
+        weights = np.exp(k[at[:2]][seen] @ q[at] / np.sqrt(5))
+        assert out[at] == pytest.approx(weights @ v[at[:2]][seen] / weights.sum())
+
+
+def test_hyperattention_with_more_first_keys_exact_finds_what_stands_there() -> None:
+    """One key holds nearly all attention: exact, it is never missed."""
+    n, rng = 512, np.random.default_rng(7)
+    q, k, v = (rng.standard_normal((1, 2, n, 8)) for _ in range(3))
+    q[..., 0], k[..., 0] = 4, 0
+    k[..., 2, :] = 0
+    k[..., 2, 0] = 6
+    exact, made = attention(q, k, v, causal=True), replaced_layers.methods(n, rng)
+    errors = {}
+    for keys in (0, 1, 4, 64):
+        errors[keys] = float(np.abs(made[replaced_layers.hyper_exempting(keys)](q, k, v) - exact).mean())
+    assert max(errors[4], errors[64]) < 0.2 * min(errors[0], errors[1])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(replaced_layers.HYPER, replaced_layers.HYPER_SINKS, replaced_layers.LOCAL, replaced_layers.WINDOW),
+        replaced_layers.ZERO,
+    ],
+)
 def test_no_method_looks_ahead(name: str) -> None:
     n, cut = 256, 150
     q, k, v = (np.random.default_rng(i).standard_normal((1, 2, n, 8)) for i in range(3))
