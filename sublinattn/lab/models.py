@@ -54,6 +54,11 @@ class Model:
         texts = tuple(text for text, each in zip(self.texts, self.kinds, strict=True) if each == kind)
         return replace(self, texts=texts, kinds=(kind,) * len(texts))
 
+    @property
+    def large(self) -> bool:
+        """More than 100 query heads: a trial cannot run such a model anew, and shares its passages with others."""
+        return self.decoder.config.layers * self.decoder.config.heads > 100
+
     def passage(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """`n` consecutive tokens of one text, from a uniformly random position in all texts.
 

@@ -62,7 +62,7 @@ def largest_entry(
         return np.abs(x).max(axis=(1, 2)) if norm == "largest entry" else np.linalg.norm(x, axis=(1, 2))
 
     entries = np.maximum(np.sqrt(scale * d * size(q) * size(k)), size(v))
-    logits = np.abs(scale * q @ k.swapaxes(1, 2)).max(axis=(1, 2))
+    logits = np.array([np.abs(scale * one @ other.T).max() for one, other in zip(q, k, strict=True)])
     # What accuracy 1/n takes at least: rank C(d+g, g) for the degree g below which no polynomial does, a median head.
     log_t = float(np.median([log_rank(d, max(lower_degree(math.log(n), float(r)), 0.0)) for r in logits]))
     facts = {"n": n, "share": float(np.median(entries)) / math.sqrt(math.log(n)), "log10_t": log_t / math.log(10)}

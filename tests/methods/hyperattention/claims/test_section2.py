@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sublinattn.core.softmax_matrix import SoftmaxMatrix
-from sublinattn.lab.models import open_model
+from sublinattn.lab.models import Model, open_model
 from sublinattn.methods.hyperattention.claims import section2_alpha_growth as growth
 from sublinattn.methods.hyperattention.claims import section2_hardness as dense
 
@@ -66,14 +66,29 @@ def test_alpha_over_n_of_the_encoder_and_a_workload() -> None:
     assert means.measured == pytest.approx(64**2 * sinks.measured)
 
 
-def test_the_decoder_is_measured_on_its_largest_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(growth, "LONGEST", 128)
-    growth.decoder.cache_clear()
-    growth.passage.cache_clear()
+def test_the_decoder_is_measured_on_its_largest_block() -> None:
     model = open_model()
-    tokens = model.passage(np.random.default_rng([2402, 3]), 128)[:64]
+    tokens = model.passage(np.random.default_rng([2402, 3]), 2048)[:128]
     q, k, _ = (x.reshape(-1, *x.shape[2:]) for x in model.qkv(tokens))
-    p = SoftmaxMatrix(np, q[:, 32:], np.ascontiguousarray(k[:, :32]), scale=q.shape[-1] ** -0.5, causal=False)
-    np.testing.assert_allclose(growth.decoder("numpy", 3, 64), p.column_squares(), rtol=1e-3)
-    growth.decoder.cache_clear()
-    growth.passage.cache_clear()
+    p = SoftmaxMatrix(np, q[:, 64:], np.ascontiguousarray(k[:, :64]), scale=q.shape[-1] ** -0.5, causal=False)
+    squares = growth.decoder("numpy", "tiny", 3, 256)
+    assert set(squares) == {128, 256}
+    np.testing.assert_allclose(squares[128], p.column_squares(), rtol=1e-3)
+
+
+def test_a_large_model_has_fewer_passages(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def decoder(backend: str, model: str, number: int, longest: int) -> dict[int, np.ndarray]:
+        asked.append((number, longest))
+        return {256: np.ones((1, 256)), 2048: np.ones((1, 2048))}
+
+    monkeypatch.setattr(growth, "decoder", decoder)
+    for large, passages in ((False, growth.PASSAGES), (True, growth.FEW)):
+        monkeypatch.setattr(Model, "large", large)
+        asked.clear()
+        for seed in range(200):
+            n = 256 if seed % 2 else 2048
+            growth.alpha_over_n(np.random.default_rng(seed), np, variable="n", source="decoder", n=n)
+        numbers, lengths = zip(*asked, strict=True)
+        assert set(numbers) == set(range(passages)) and set(lengths) == {1024, 2048}
