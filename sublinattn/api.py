@@ -11,6 +11,7 @@ from .methods.caches.k_center import KCenterCache
 from .methods.caches.reservoir import ReservoirCache
 from .methods.caches.sink import SinkCache
 from .methods.countsketch.recovery import SparseColumns
+from .methods.hyperattention.exact_keys import heavy_keys
 from .methods.hyperattention.hardness import Hardness, hardness
 from .methods.hyperattention.hyper import hyper_attention
 from .methods.onepass.onepass import OnePassSketch
@@ -34,6 +35,7 @@ __all__ = [
     "ZeroCache",
     "attention",
     "hardness",
+    "heavy_keys",
     "hyper_attention",
     "partial_attention",
     "polynomial_attention",

@@ -128,6 +128,17 @@ def test_mixed_kinds_and_gradients(function: str) -> None:
         FUNCTIONS[function](**(tensors | {"k": tensors["k"].clone().requires_grad_()}))
 
 
+POSITIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"exact_keys": [0.0, 1.0]}, TypeError, "exact_keys must be an integer or integer positions, got .* float64"),
+    ({"exact_keys": [3, -1]}, ValueError, "exact_keys must be positions of keys, 0 to 19, got -1"),
+    ({"exact_keys": np.array([3, 20])}, ValueError, "exact_keys must be positions of keys, 0 to 19, got 20"),
+    ({"exact_keys": [7, 5, 7]}, ValueError, "exact_keys must not name a position twice, got 7 more than once"),
+    (
+        {"exact_keys": np.zeros((3, 2), int)},
+        ValueError,
+        r"exact_keys must have shape \(c,\) or \(2, c\), got \(3, 2\)",
+    ),
+]
 HYPER: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"block_size": 0}, ValueError, "block_size must be at least 1, got 0"),
     ({"block_size": 2.5}, TypeError, "block_size must be an integer, got float"),
@@ -138,6 +149,9 @@ HYPER: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"min_exact": -1}, ValueError, "min_exact must be at least 0, got -1"),
     ({"exact_keys": -1}, ValueError, "exact_keys must be at least 0, got -1"),
     ({"exact_keys": 21}, ValueError, r"exact_keys must be at most the number of keys \(20\), got 21"),
+    ({"exact_keys": "4"}, TypeError, "exact_keys must be an integer, got str"),
+    ({"exact_keys": True}, TypeError, "exact_keys must be an integer, got bool"),
+    *POSITIONS,
     ({"lsh_bits": 0}, ValueError, "lsh_bits must be at least 1, got 0"),
     ({"lsh_bits": 17}, ValueError, "lsh_bits must be at most 16, got 17"),
     ({"estimator": "best"}, ValueError, "estimator must be 'practical' or 'theory', got 'best'"),
@@ -188,6 +202,7 @@ PARAMETERS = [
     *((name, *CAUSAL) for name in FUNCTIONS if name != "uniform_attention"),
     *((name, *LSE) for name in ("attention", "hyper_attention", "uniform_attention")),
     ("hardness", {"exact_keys": -1}, ValueError, "exact_keys must be at least 0, got -1"),
+    *(("hardness", *case) for case in POSITIONS),
     ("hardness", {"exact_keys": 20}, ValueError, r"exact_keys must be below the number of keys \(20\), got 20"),
 ]
 

@@ -48,11 +48,13 @@ SYNCS: dict[str, tuple[Callable[..., Any], dict[str, Any], int]] = {
     "merged": (merged, {}, 2),  # one of each partial; merge, output and lse have none
     "practical": (hyper_attention, {**HYPER, "min_exact": 15}, 1),
     "practical, sinks": (hyper_attention, {**HYPER, "min_exact": 15, "exact_keys": 3}, 1),
+    "practical, positions": (hyper_attention, {**HYPER, "min_exact": 15, "exact_keys": [3, 41, 40]}, 1),
     "polynomial": (polynomial_attention, {"degree": 4}, 1 + 1),  # the normalisers
 }
 UNMASKED: dict[str, tuple[Callable[..., Any], dict[str, Any], int]] = {
     "theory": (hyper_attention, {**HYPER, "min_exact": 0, "estimator": "theory"}, 2),  # the row-norm law
     "theory, sinks": (hyper_attention, {**HYPER, "min_exact": 0, "estimator": "theory", "exact_keys": 3}, 2),
+    "theory, positions": (hyper_attention, {**HYPER, "min_exact": 0, "estimator": "theory", "exact_keys": [3, 40]}, 2),
     "uniform": (uniform_attention, {"sample_size": 9, "return_lse": True, "rng": 0}, 2),  # the norms of the drawn, too
 }
 CASES = [
@@ -108,9 +110,12 @@ def test_causal_theory_syncs_once_per_batch_of_nodes(tiles: None, n: int, levels
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("sizes", [(60, 60), (61, 47), (47, 61)])
-def test_hardness_syncs_once_per_step_of_lanczos(small_tiles: None, causal: bool, sizes: tuple[int, int]) -> None:
+@pytest.mark.parametrize("sinks", [2, [40, 3], [[40, 3], [5, 6]]])
+def test_hardness_syncs_once_per_step_of_lanczos(
+    small_tiles: None, causal: bool, sizes: tuple[int, int], sinks: Any
+) -> None:
     """One for the norms, at most 50 for the steps: the number of steps depends on the spectrum, not on n."""
-    call = partial(hardness, causal=causal, block_size=8, exact_keys=2, rng=0)
+    call = partial(hardness, causal=causal, block_size=8, exact_keys=sinks, rng=0)
     assert 2 <= on_both(call, references.qkv(4, *sizes, lead=(2,))) <= 51
 
 

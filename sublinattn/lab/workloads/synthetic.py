@@ -12,6 +12,8 @@ is `n exp(s^2 sigma^2 |g|^2 / 2)` up to a relative error of order `noise / sqrt(
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import scipy
 
@@ -91,17 +93,32 @@ def planted(
 
 
 def sinks(
-    rng: Rng, n: int, d: int, d_v: int, s: float, *, sinks: int = 4, mass: float = 0.5, noise: float = 0.5
+    rng: Rng,
+    n: int,
+    d: int,
+    d_v: int,
+    s: float,
+    *,
+    sinks: int = 4,
+    mass: float = 0.5,
+    noise: float = 0.5,
+    sink_positions: Sequence[int] | None = None,
 ) -> Arrays:
     """Attention sinks [SINK24]: the first `sinks` keys take the share `mass` of every query's softmax, in equal parts.
+
+    With `sink_positions` it is the keys at these `sinks` positions.
 
     alpha: `(n mass / sinks)^2`, quadratic in n; alpha of the noise alone when the sinks are in the exact part.
     kappa: kappa of the noise, `exp(noise^2 (max_i g_i - min_i g_i) / 2)`, g_i the squared norm of query i's noise over
     its mean.
     """
     checks.count("sinks", sinks, maximum=n - 1)
+    keys = np.arange(sinks) if sink_positions is None else np.array(sink_positions)
+    inside = keys.dtype.kind in "iu" and ((keys >= 0) & (keys < n)).all()
+    if not inside or keys.shape != (sinks,) or len(np.unique(keys)) < sinks:
+        raise ValueError(f"sink_positions must be {sinks} different positions below {n}, got {sink_positions}")
     q, k = _background(rng, n, d, s, noise)
-    _attract(q, k, np.arange(sinks), mass, noise, s)
+    _attract(q, k, keys, mass, noise, s)
     return q, k, rng.standard_normal((n, d_v))
 
 

@@ -20,6 +20,7 @@ from ...core.attend import attend
 from ...core.backends import Array
 from ...core.exact import Partial
 from ...primitives.sampling import sample_without_replacement
+from .exact_keys import ExactKeys
 from .hyper import Deliver, Problem
 from .sort_lsh import THREADS, BlockGroup, SortedBlocks
 
@@ -28,12 +29,12 @@ from .sort_lsh import THREADS, BlockGroup, SortedBlocks
 class FusedProblem(Problem):
     """`Problem` on arrays that the kernel serves; `deliver` is the kernel, with the arrays that it writes to."""
 
-    def full(self, exact_keys: int) -> tuple[Array, Array]:
+    def full(self, exact_keys: ExactKeys) -> tuple[Array, Array]:
         out, lse = self._results()
         self.unmasked(exact_keys, partial(attend, self.xp, out=out, lse=lse))
         return out.reshape(self.q.shape), lse.reshape(self.q.shape[:2])
 
-    def square(self, exact_keys: int) -> tuple[Array, Array]:
+    def square(self, exact_keys: ExactKeys) -> tuple[Array, Array]:
         xp, (b, n, d) = self.xp, self.q.shape
         total = Partial.unwritten(xp, b * n, d)
         store = partial(attend, xp, total=total)
@@ -56,12 +57,12 @@ class FusedProblem(Problem):
         deliver(self.rows[0], k, v, scale=self.scale, q_rows=rows, causal=causal)
         lap("exact")
 
-    def estimate(self, blocks: SortedBlocks, sinks: np.ndarray, deliver: Deliver) -> None:
+    def estimate(self, blocks: SortedBlocks, sinks: Array, deliver: Deliver) -> None:
         xp, (p, n) = self.xp, blocks.k_order.shape
         lap = timing.clock(xp)()
         places = sample_without_replacement(xp, self.rng, p, n, min(self.sample_size, n))
         lap("sample")
-        sink_rows = backends.to_device(sinks.astype(np.int32), xp)
+        sink_rows = backends.to_device(sinks.astype(np.int32, copy=False), xp)
         for group in blocks.groups:
             k_rows, log_weights = self._lists(group, blocks, places, sink_rows)
             lap("lists")

@@ -8,7 +8,10 @@ Cost: about `2 + (steps of Lanczos' method)` passes over the entries of P, `O(n_
 
 Differs from the papers in:
 
-1. `alpha` is also given without the first keys, as HyperAttention sees it when those are exact (`alpha_residual`).
+1. `alpha` is also given without some keys, as HyperAttention sees it when those are exact (`alpha_residual`,
+   `alpha_without`): their columns of P are dropped, and the rest of each row is *not* normalised anew. What is sampled
+   then is `P V` less the exact part, an error relative to `||P||` of the whole P; a row normalised by the remaining
+   keys alone would count a query as much that has next to nothing on them.
 2. Under a causal mask `kappa` is that of the largest unmasked block of Algorithm 4.
 """
 
@@ -17,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,7 +33,16 @@ from ...core.magnitudes import fit_logits
 from ...primitives.clustering import OnlineClusters, absorb_each
 from ...primitives.kcenter import each_greedy_k_center
 from .estimators import unmasked_row_sums
-from .sort_lsh import SortedBlocks, hash_rows, sort_blocks
+from .exact_keys import ExactKeys, mark, number, resolve
+from .sort_lsh import SortedBlocks, default_bits, hash_rows, sort_blocks
+
+
+class HeavyKeys(NamedTuple):
+    """The heaviest columns of each softmax matrix, heaviest first, shape (..., count) each."""
+
+    positions: Array  # int64: of the keys
+    alphas: Array  # n_k ||P e_j||_2^2: what alpha would be if this key were the heaviest
+    masses: Array  # mean of P_ij over the queries i: the key's share of the attention
 
 
 @dataclass(frozen=True)
@@ -42,8 +54,8 @@ class Hardness:
     alpha : array
         `n_k max_j ||P e_j||_2^2` over all keys: between 1 and `n^2` for square P.
     alpha_residual : array
-        The same over the keys that are not exact (`j >= exact_keys`): what the sampling sees when sinks are handled
-        exactly.
+        The same over the keys that are not in `exact_keys`: what the sampling sees when sinks are handled exactly. The
+        rows of P are those of the whole softmax, normalised by all keys.
     kappa : array
         Largest over smallest unmasked row sum `<1 - M_i, A_i>`, M the sortLSH mask; nan when one block holds all keys,
         inf past the largest float64.
@@ -57,6 +69,8 @@ class Hardness:
         Largest row norms.
     column_norms : array, shape (..., n_k)
         `||P e_j||_2` of every key, in the keys' order.
+    column_masses : array, shape (..., n_k)
+        Mean of `P_ij` over the queries: each key's share of the attention. They sum to 1.
     keys : array, shape (..., n_k, d)
         What was measured, in the working dtype: for `cluster_count` and `cluster_radius`.
     """
@@ -70,7 +84,39 @@ class Hardness:
     query_norm_max: Array
     key_norm_max: Array
     column_norms: Array = field(repr=False)
+    column_masses: Array = field(repr=False)
     keys: Array = field(repr=False)
+
+    @backends.on_device
+    def heaviest(self, count: int) -> HeavyKeys:
+        """Positions, alphas and masses of the `count` keys with the largest column norms, shape (..., count) each.
+
+        Raises
+        ------
+        TypeError, ValueError
+            count is not an integer in 1..n_k.
+        """
+        xp, n_k = backends.namespace(self.column_norms), self.column_norms.shape[-1]
+        if checks.integer("count", count, minimum=1) > n_k:
+            raise ValueError(f"count must be at most the number of keys ({n_k}), got {count}")
+        positions = xp.argsort(-self.column_norms, axis=-1, kind="stable")[..., :count]
+        norms, masses = (xp.take_along_axis(x, positions, axis=-1) for x in (self.column_norms, self.column_masses))
+        return HeavyKeys(positions, n_k * norms**2, masses)
+
+    def alpha_without(self, count: int) -> Array:
+        """alpha over all but the `count` heaviest keys, the leading axes' shape: `alpha_residual` for these.
+
+        Their columns of P are dropped; the rows remain normalised by all keys.
+
+        Raises
+        ------
+        TypeError, ValueError
+            count is not an integer in 0..n_k - 1.
+        """
+        n_k = self.column_norms.shape[-1]
+        if checks.integer("count", count, minimum=0) >= n_k:
+            raise ValueError(f"count must be below the number of keys ({n_k}), got {count}")
+        return self.heaviest(count + 1).alphas[..., count]
 
     @backends.on_device
     def cluster_count(self, delta: float) -> Array:
@@ -125,7 +171,7 @@ def hardness(
     scale: float | None = None,
     causal: bool = False,
     block_size: int = 256,
-    exact_keys: int = 0,
+    exact_keys: int | Array = 0,
     rng: np.random.Generator | int | None = None,
     check_finite: bool = True,
 ) -> Hardness:
@@ -144,8 +190,9 @@ def hardness(
         of the causal recursion (later half of the queries, earlier half of the keys: [HA24] Algorithm 4).
     block_size : int
         Block of the sortLSH mask that kappa leaves out.
-    exact_keys : int
-        The first keys (attention sinks) count as masked for kappa, and are left out of `alpha_residual`.
+    exact_keys : int or integer array, shape (c,) or (..., c)
+        Keys (attention sinks) that count as masked for kappa, and are left out of `alpha_residual`: the first
+        `exact_keys`, or those at these positions, for all problems or of each one's own.
     rng : Generator, int or None
         For the hash.
     check_finite : bool
@@ -159,7 +206,7 @@ def hardness(
     Raises
     ------
     TypeError, ValueError
-        As `attention`; `exact_keys` not below the number of keys.
+        As `attention`; `exact_keys` leaves no key, or names a position twice or out of range.
 
     Notes
     -----
@@ -176,9 +223,9 @@ def hardness(
     checks.shapes(q, k, *rest)
     scale = checks.resolve_scale(scale, q.shape[-1])
     block_size = checks.integer("block_size", block_size, minimum=1)
-    exact_keys = checks.integer("exact_keys", exact_keys, minimum=0)
-    if exact_keys >= k.shape[-2]:
-        raise ValueError(f"exact_keys must be below the number of keys ({k.shape[-2]}), got {exact_keys}")
+    exact_keys = resolve(exact_keys, q.shape[:-2], k.shape[-2])
+    if number(exact_keys) >= k.shape[-2]:
+        raise ValueError(f"exact_keys must be below the number of keys ({k.shape[-2]}), got {number(exact_keys)}")
     dtype, batch_shape = backends.working_dtype(q), q.shape[:-2]
     own_q, own_k, *rest = (xp.ascontiguousarray(x).reshape(-1, *x.shape[-2:]) for x in (q, k, *rest))
     q, k, *rest = (x.astype(dtype, copy=False) for x in (own_q, own_k, *rest))
@@ -190,12 +237,17 @@ def hardness(
         own_q, own_k, scale = fitting
 
     p = softmax_matrix(xp, own_q, own_k, scale=scale, causal=causal)
-    squares = p.column_squares()
+    sums, squares = p.column_sums_and_squares
     norm = p.operator_norm()
     per_key = k.shape[1] * squares  # n ||P e_j||^2; alpha is the largest of them
+    if isinstance(exact_keys, int):
+        sampled = per_key[:, exact_keys:]
+    else:
+        sampled = per_key.copy()
+        sampled[xp.arange(len(sampled))[:, None], backends.to_device(exact_keys, xp)] = 0
     fields = {
         "alpha": per_key.max(axis=1),
-        "alpha_residual": per_key[:, exact_keys:].max(axis=1),
+        "alpha_residual": sampled.max(axis=1),
         "kappa": _kappa(xp, own_q, own_k, scale, causal, block_size, exact_keys, checks.generator(rng)),
         "srank": squares.sum(axis=1) / norm**2,  # ||P||_F^2 / ||P||^2
         "spectral_norm": norm,
@@ -203,24 +255,57 @@ def hardness(
         "query_norm_max": xp.sqrt(backends.row_squares(xp, q).max(axis=1)),
         "key_norm_max": xp.sqrt(backends.row_squares(xp, k).max(axis=1)),
         "column_norms": xp.sqrt(squares),
+        "column_masses": sums / q.shape[1],
     }
     measured = {name: x.astype(np.float64).reshape((*batch_shape, *x.shape[1:])) for name, x in fields.items()}
     return Hardness(**measured, keys=k.reshape(*batch_shape, *k.shape[1:]).copy())
 
 
 def _kappa(
-    xp: Any, q: Array, k: Array, scale: float, causal: bool, block_size: int, exact_keys: int, rng: np.random.Generator
+    xp: Any,
+    q: Array,
+    k: Array,
+    scale: float,
+    causal: bool,
+    block_size: int,
+    exact_keys: ExactKeys,
+    rng: np.random.Generator,
 ) -> Array:
     """`max_i <1 - M_i, A_i> / min_j <1 - M_j, A_j>` [HA24, section 2], shape (B,)."""
     n_k = k.shape[1]
     if causal:  # A21 at the root of Algorithm 4
         q, k = q[:, n_k // 2 :], k[:, : max(n_k // 2, 1)]
-    k = k[:, exact_keys:]
+    if isinstance(exact_keys, int):
+        k = k[:, exact_keys:]
+        return _kappa_outside(xp, q, k, scale, block_size, None, rng)
+    kappa, there = xp.empty(len(q)), (exact_keys < k.shape[1]).sum(axis=1)
+    for count in np.unique(there):  # problems of one call have equally many keys left
+        at = np.flatnonzero(there == count)
+        rows, positions = backends.to_device(at, xp), exact_keys[at, :count]
+        kappa[rows] = _kappa_outside(xp, q[rows], k[rows], scale, block_size, positions, rng)
+    return kappa
+
+
+def _kappa_outside(
+    xp: Any,
+    q: Array,
+    k: Array,
+    scale: float,
+    block_size: int,
+    positions: np.ndarray | None,
+    rng: np.random.Generator,
+) -> Array:
+    """kappa of all keys but those at `positions` (B, c)."""
     (b, n_q, d), n_k = q.shape, k.shape[1]
-    if n_k <= block_size or n_q == 0:
+    apart = 0 if positions is None else positions.shape[1]
+    if n_k - apart <= block_size or n_q == 0:
         return xp.full(b, np.nan)
-    pair = hash_rows(xp, rng, q, k, block_size=block_size)
-    blocks = sort_blocks(xp, *pair, block_size=block_size, q_start=np.arange(b) * n_q, k_start=np.arange(b) * n_k)
+    bits = default_bits(n_k - apart, block_size)
+    q_buckets, k_buckets = hash_rows(xp, rng, q, k, block_size=block_size, bits=bits)
+    if positions is not None:
+        k_buckets = mark(xp, k_buckets, positions)
+    starts = {"q_start": np.arange(b) * n_q, "k_start": np.arange(b) * n_k}
+    blocks = sort_blocks(xp, q_buckets, k_buckets, block_size=block_size, **starts, apart=apart)
     q, k = q.reshape(-1, d), k.reshape(-1, d)
     if serves(xp, q, k):
         sums = unmasked_by_kernel(xp, q, k, blocks, scale)

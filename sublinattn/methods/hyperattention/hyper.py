@@ -18,7 +18,9 @@ Differs from the paper in:
    normaliser and output.
 5. Causal: all nodes of one recursion level form one batch, and every node reuses the hash of the whole sequence.
    *practical* is exact on a node with at most `m` keys, since it samples without replacement.
-6. `exact_keys` (attention sinks) are not in the paper: the first keys join every query's exact part.
+6. `exact_keys` (attention sinks) are not in the paper: the first keys, or those at given positions, join every query's
+   exact part. Positions are, under a causal mask, exact keys of each square A21 of the recursion that has them among
+   its keys; squares of a level with fewer of them than another take keys of the last buckets in addition.
 
 Half-precision arrays on a GPU take the same steps through one kernel (`fused.py`), with the same draws.
 """
@@ -37,6 +39,8 @@ from ...core import attend, backends, checks, magnitudes, timing
 from ...core.backends import Array, Scratch
 from ...core.exact import Partial, Softmax, each_query_tile, needs_shift
 from .estimators import Block, BlockKernel, Estimator, Lap, MakeEstimator, practical_estimator, theory_estimator
+from .exact_keys import ExactKeys, mark, number, resolve
+from .recursion import inner_nodes, leaves
 from .sort_lsh import MAX_BITS, BlockGroup, SortedBlocks, hash_rows, sort_blocks
 
 SAMPLE_SIZE = 256
@@ -60,7 +64,7 @@ def hyper_attention(
     lsh_bits: int | None = None,
     estimator: Literal["practical", "theory"] = "practical",
     min_exact: int = MIN_EXACT,
-    exact_keys: int = 0,
+    exact_keys: int | Array = 0,
     rng: np.random.Generator | int | None = None,
     return_lse: bool = False,
     block_kernel: BlockKernel | None = None,
@@ -87,8 +91,9 @@ def hyper_attention(
         One shared sample for normaliser and product, or ApproxD and row-norm sampling as in the paper.
     min_exact : int
         `n0`: problems, and nodes of the causal recursion, with at most this many keys are exact.
-    exact_keys : int
-        The first `exact_keys` keys (attention sinks) are in every query's exact part.
+    exact_keys : int or integer array, shape (c,) or (..., c)
+        Keys (attention sinks) that are in every query's exact part: the first `exact_keys`, or those at these
+        positions, for all problems or of each one's own. `heavy_keys` and `hardness` find them.
     rng : Generator, int or None
         Source of all draws. The same seed gives the same draws on CPU and GPU.
     return_lse : bool
@@ -108,7 +113,7 @@ def hyper_attention(
     Raises
     ------
     TypeError, ValueError
-        As `attention`; and for parameters out of range.
+        As `attention`; and for parameters out of range, or a position that `exact_keys` names twice.
 
     Notes
     -----
@@ -130,8 +135,7 @@ def hyper_attention(
     elif checks.integer("sample_size", sample_size, minimum=1) > n_k:
         raise ValueError(f"sample_size must be at most the number of keys ({n_k}), got {sample_size}")
     min_exact = checks.integer("min_exact", min_exact, minimum=0)
-    if checks.integer("exact_keys", exact_keys, minimum=0) > n_k:
-        raise ValueError(f"exact_keys must be at most the number of keys ({n_k}), got {exact_keys}")
+    exact_keys = resolve(exact_keys, q.shape[:-2], n_k)
     if lsh_bits is not None and checks.integer("lsh_bits", lsh_bits, minimum=1) > MAX_BITS:
         raise ValueError(f"lsh_bits must be at most {MAX_BITS}, got {lsh_bits}")
     if estimator not in tuple(ESTIMATORS):
@@ -146,10 +150,9 @@ def hyper_attention(
     fused = estimator == "practical" and block_kernel is None and attend.serves(xp, q, k, v)
     dtype = q.dtype if fused else backends.working_dtype(q)
     q, k, v = (xp.ascontiguousarray(x.astype(dtype, copy=False)).reshape(-1, *x.shape[-2:]) for x in (q, k, v))
-    common: dict[str, Any] = {
-        "scale": scale, "block_size": block_size, "sample_size": sample_size, "lsh_bits": lsh_bits,
-        "min_exact": min_exact, "rng": checks.generator(rng),
-    }  # fmt: skip
+    common: dict[str, Any] = {"scale": scale, "block_size": block_size, "sample_size": sample_size}
+    common |= {"lsh_bits": lsh_bits, "min_exact": min_exact, "rng": checks.generator(rng)}
+    common |= {"make_estimator": ESTIMATORS[estimator], "kernel": block_kernel}
     power = 0  # of two: what the values are divided by
     if fused:
         from .fused import FusedProblem  # which is a Problem, and therefore imports this file
@@ -162,8 +165,7 @@ def hyper_attention(
         shift = block_kernel is not None or needs_shift(scale, q_norm, k_norm)
         q, k, common["scale"] = magnitudes.fit_logits(xp, q, k, scale, q_norm, k_norm)
         v, power = magnitudes.fit_values(xp, v, v_norm, shift=shift)
-        how: dict[str, Any] = {"make_estimator": ESTIMATORS[estimator], "kernel": block_kernel}
-        guard, problem = nullcontext(), Problem(xp, q, k, v, shift=shift, **how, **common)
+        guard, problem = nullcontext(), Problem(xp, q, k, v, shift=shift, **common)
     with guard:
         out, lse = problem.causal(exact_keys) if causal else problem.full(exact_keys)
     out = magnitudes.times_power(xp, out, power)
@@ -204,7 +206,7 @@ class Problem:
         return q, k, v
 
     # ------------------------------------------------------------------------------------------- Algorithm 3: no mask
-    def full(self, exact_keys: int) -> tuple[Array, Array]:
+    def full(self, exact_keys: ExactKeys) -> tuple[Array, Array]:
         """Output (B, n_q, d_v) and lse (B, n_q) of every query over all keys."""
         xp, (b, n_q, _) = self.xp, self.q.shape
         out = xp.empty((b * n_q, self.v.shape[-1]), self.q.dtype)
@@ -217,25 +219,31 @@ class Problem:
         self.unmasked(exact_keys, deliver)
         return out.reshape(b, n_q, -1), lse.reshape(b, n_q)
 
-    def unmasked(self, exact_keys: int, deliver: Deliver) -> None:
+    def unmasked(self, exact_keys: ExactKeys, deliver: Deliver) -> None:
         """Attention of every query over all keys."""
         (b, n_q, _), n_k = self.q.shape, self.k.shape[1]
         q_start, k_start = np.arange(b) * n_q, np.arange(b) * n_k
-        if n_k - exact_keys <= self.block_size or n_k <= self.min_exact:
+        c = number(exact_keys)
+        if n_k - c <= self.block_size or n_k <= self.min_exact:
             self.exact(self.q, self.k, self.v, q_start, causal=False, deliver=deliver)
         else:
             lap = timing.clock(self.xp)()
             q_buckets, k_buckets = self.hash(lap)
-            blocks = self._sort(q_buckets, k_buckets[:, exact_keys:], q_start, k_start + exact_keys, lap)
-            self.estimate(blocks, k_start[:, None] + np.arange(exact_keys), deliver)
+            if isinstance(exact_keys, int):
+                blocks = self._sort(q_buckets, k_buckets[:, c:], q_start, k_start + c, lap)
+                sinks = k_start[:, None] + np.arange(c)
+            else:
+                blocks = self._sort(q_buckets, mark(self.xp, k_buckets, exact_keys), q_start, k_start, lap, c)
+                sinks = blocks.apart
+            self.estimate(blocks, sinks, deliver)
 
     # ------------------------------------------------------------------------------------ Algorithm 4: causal recursion
-    def causal(self, exact_keys: int) -> tuple[Array, Array]:
+    def causal(self, exact_keys: ExactKeys) -> tuple[Array, Array]:
         """Output (B, n_q, d_v) and lse (B, n_q) under the top-left aligned causal mask."""
         xp, n_q, n_k = self.xp, self.q.shape[1], self.k.shape[1]
         if n_q < n_k:  # no query sees the keys past n_q
             k, v = (xp.ascontiguousarray(x[:, :n_q]) for x in (self.k, self.v))
-            return replace(self, k=k, v=v).causal(min(exact_keys, n_q))
+            return replace(self, k=k, v=v).causal(min(exact_keys, n_q) if isinstance(exact_keys, int) else exact_keys)
         if n_q > n_k:  # the queries past n_k see all keys
             parts = (self.q[:, :n_k], self.q[:, n_k:])
             square, below = (replace(self, q=xp.ascontiguousarray(part)) for part in parts)
@@ -244,7 +252,7 @@ class Problem:
             return out, lse
         return self.square(exact_keys)
 
-    def square(self, exact_keys: int) -> tuple[Array, Array]:
+    def square(self, exact_keys: ExactKeys) -> tuple[Array, Array]:
         """`causal` for as many queries as keys."""
         xp, (b, n, _) = self.xp, self.q.shape
         total = Partial.empty(xp, (b * n,), self.v.shape[-1], self.q.dtype)
@@ -264,17 +272,18 @@ class Problem:
         self.recurse(exact_keys, store, add)
         return total.output().reshape(b, n, -1), total.lse().reshape(b, n)
 
-    def recurse(self, exact_keys: int, store: Deliver, add: Deliver) -> None:
+    def recurse(self, exact_keys: ExactKeys, store: Deliver, add: Deliver) -> None:
         """Deliver everything that the queries see: the first time to `store`, then to `add`."""
         b, n, _ = self.q.shape
-        if exact_keys:  # the sinks see each other causally; all later queries see all sinks
-            sinks, start = slice(exact_keys), np.arange(b) * n
+        first, positions = (exact_keys, None) if isinstance(exact_keys, int) else (0, exact_keys)
+        if first:  # the sinks see each other causally; all later queries see all sinks
+            sinks, start = slice(first), np.arange(b) * n
             k, v = self.k[:, sinks], self.v[:, sinks]
             self.exact(self.q[:, sinks], k, v, start, causal=True, deliver=store)
-            if n > exact_keys:
-                self.exact(self.q[:, exact_keys:], k, v, start + exact_keys, causal=False, deliver=store)
-        self._diagonal(exact_keys, add if exact_keys else store)
-        self._below_diagonal(exact_keys, add)
+            if n > first:
+                self.exact(self.q[:, first:], k, v, start + first, causal=False, deliver=store)
+        self._diagonal(first, add if first else store)
+        self._below_diagonal(first, positions, add)
 
     def recursion(self, n: int) -> tuple[int, int]:
         """Size of a leaf when `n` rows are halved until at most `max(min_exact, block_size)` are left; number of
@@ -287,40 +296,36 @@ class Problem:
     def _diagonal(self, first: int, deliver: Deliver) -> None:
         """Exact causal attention inside each leaf (where Algorithm 4 stops: `A11`, `A22`) of rows `first..n - 1`."""
         b, n, _ = self.q.shape
-        if n == first:
-            return
-        leaf, _ = self.recursion(n - first)
-        full = (n - first) // leaf  # leaves of full size; the last one has what remains
-        for start, nodes, size in ((first, full, leaf), (first + full * leaf, 1, (n - first) % leaf)):
-            if nodes and size:
-                stop = start + nodes * size
-                q, k, v = (x[:, start:stop].reshape(b * nodes, size, -1) for x in (self.q, self.k, self.v))
-                rows = (np.arange(b)[:, None] * n + start + np.arange(nodes) * size).ravel()
-                self.exact(q, k, v, rows, causal=True, deliver=deliver)
+        leaf, _ = self.recursion(max(n - first, 1))
+        for each in leaves(first, n, leaf):
+            q, k, v = map(each.of, (self.q, self.k, self.v))
+            self.exact(q, k, v, each.rows(b, n), causal=True, deliver=deliver)
 
-    def _below_diagonal(self, first: int, deliver: Deliver) -> None:
+    def _below_diagonal(self, first: int, positions: np.ndarray | None, deliver: Deliver) -> None:
         """`A21` of every node of the recursion: queries of its later half over keys of its earlier half, unmasked.
 
-        Levels are counted from the leaves. The rows before `first` (sinks) are in no node.
+        Levels are counted from the leaves. The rows before `first` (sinks) are in no node; the keys at `positions`
+        (B, c) are exact in every node that has them.
         """
         b, n, _ = self.q.shape
         leaf, levels = self.recursion(max(n - first, 1))
         if not levels:
             return
         lap = timing.clock(self.xp)()
-        hashed = self.hash(lap)
-        for level in range(levels):
-            half = leaf * 2**level  # keys of a node, and queries after them: the last node may have fewer queries
-            full = (n - first) // (2 * half)  # nodes with `half` queries
-            rest = first + full * 2 * half  # first row of the node with fewer
-            for start, nodes, n_q in ((first, full, half), (rest, 1, n - rest - half)):
-                if nodes and n_q > 0:
-                    size = half + n_q
-                    q_buckets, k_buckets = (x[:, start : start + nodes * size].reshape(-1, size) for x in hashed)
-                    k_start = (np.arange(b)[:, None] * n + start + np.arange(nodes) * size).ravel()
-                    blocks = self._sort(q_buckets[:, half:], k_buckets[:, :half], k_start + half, k_start, lap)
-                    self.estimate(blocks, np.empty((len(k_start), 0), np.int64), deliver)
-                    lap = timing.clock(self.xp)()
+        q_buckets, k_buckets = self.hash(lap)
+        if positions is not None:
+            k_buckets = mark(self.xp, k_buckets, positions)
+        for each in inner_nodes(first, n, leaf, levels):
+            rows, half = each.rows(b, n), each.half
+            apart = 0 if positions is None else each.most_keys(positions)
+            if apart and half - apart <= self.block_size:
+                q, k, v = map(each.of, (self.q, self.k, self.v))
+                self.exact(q[:, half:], k[:, :half], v[:, :half], rows + half, causal=False, deliver=deliver)
+            else:
+                later, earlier = each.of(q_buckets)[:, half:], each.of(k_buckets)[:, :half]
+                blocks = self._sort(later, earlier, rows + half, rows, lap, apart)
+                self.estimate(blocks, blocks.apart, deliver)
+            lap = timing.clock(self.xp)()
 
     # ---------------------------------------------------------------------------------------------------------- steps
     def hash(self, lap: Lap) -> tuple[Array, Array]:
@@ -329,12 +334,15 @@ class Problem:
         lap("hash")
         return pair
 
-    def _sort(self, q: Array, k: Array, q_start: np.ndarray, k_start: np.ndarray, lap: Lap) -> SortedBlocks:
-        blocks = sort_blocks(self.xp, q, k, block_size=self.block_size, q_start=q_start, k_start=k_start)
+    def _sort(
+        self, q: Array, k: Array, q_start: np.ndarray, k_start: np.ndarray, lap: Lap, apart: int = 0
+    ) -> SortedBlocks:
+        starts = {"q_start": q_start, "k_start": k_start}
+        blocks = sort_blocks(self.xp, q, k, block_size=self.block_size, **starts, apart=apart)
         lap("sort")
         return blocks
 
-    def estimate(self, blocks: SortedBlocks, sinks: np.ndarray, deliver: Deliver) -> None:
+    def estimate(self, blocks: SortedBlocks, sinks: Array, deliver: Deliver) -> None:
         """Attention of every query in `blocks`: the sinks exactly, the other keys as the estimator does.
 
         *practical* computes the query's own block exactly and estimates the rest; *theory* does so for the normaliser,
@@ -342,28 +350,23 @@ class Problem:
         """
         start_lap = timing.clock(self.xp)
         lap = start_lap()
+        sinks = backends.to_device(sinks, self.xp)
         estimator = self.make_estimator(self, blocks)
         lap("sample")
         for group in blocks.groups:
-            self._estimate_group(group, len(blocks.k_order), sinks, estimator, deliver, start_lap)
+            self._estimate_group(group, sinks, estimator, deliver, start_lap)
 
     def _estimate_group(
-        self,
-        group: BlockGroup,
-        problems: int,
-        sinks: np.ndarray,
-        estimator: Estimator,
-        deliver: Deliver,
-        start_lap: Callable[[], Lap],
+        self, group: BlockGroup, sinks: Array, estimator: Estimator, deliver: Deliver, start_lap: Callable[[], Lap]
     ) -> None:
         """`estimate` for blocks of one shape, in tiles of several blocks."""
         xp, (q, k, v) = self.xp, self.rows
         k_rows = group.k_rows
         if sinks.shape[1]:
-            k_rows = xp.concatenate([k_rows, backends.to_device(sinks[group.problem], xp)], axis=1)
+            k_rows = xp.concatenate([k_rows, sinks[backends.to_device(group.problem, xp)]], axis=1)
         (blocks, t), c = group.q_rows.shape, k_rows.shape[1]
         # Blocks per tile: a block's products are small, so take enough blocks for the logits of two ordinary tiles.
-        step = max(1, 2 * math.prod(backends.tile_shape(xp, problems)) // (t * max(c, self.sample_size)))
+        step = max(1, 2 * math.prod(backends.tile_shape(xp, len(sinks))) // (t * max(c, self.sample_size)))
         tiles = [slice(i, min(i + step, blocks)) for i in range(0, blocks, step)]
 
         def make_worker() -> Callable[[slice], None]:

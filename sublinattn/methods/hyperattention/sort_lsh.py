@@ -143,23 +143,33 @@ class SortedBlocks:
     block_size: int
     q_block_size: int
     groups: list[BlockGroup]  # the full blocks, and the short last ones if there are any
+    apart: Array = None  # row numbers (P, c) of the keys that are in no block
 
 
 def sort_blocks(
-    xp: Any, q_buckets: Array, k_buckets: Array, *, block_size: int, q_start: np.ndarray, k_start: np.ndarray
+    xp: Any,
+    q_buckets: Array,
+    k_buckets: Array,
+    *,
+    block_size: int,
+    q_start: np.ndarray,
+    k_start: np.ndarray,
+    apart: int = 0,
 ) -> SortedBlocks:
     """Sort queries and keys by bucket and cut both into blocks [HA24, Algorithm 1].
 
     `M_ij = 1` where query i and key j fall into the same block: with ranks counted from 0, rank of i divided by the
     query blocks' size and rank of j divided by `block_size`, both rounded down, are equal. Buckets are (P, n_q) and
-    (P, n_k); `q_start` and `k_start` (P,) are the row numbers of each problem's first query and key.
+    (P, n_k); `q_start` and `k_start` (P,) are the row numbers of each problem's first query and key. The last `apart`
+    keys of the order are in no block, as if they were no keys.
     """
-    (p, n_q), n_k = q_buckets.shape, k_buckets.shape[1]
+    (p, n_q), n_k = q_buckets.shape, k_buckets.shape[1] - apart
     t = -(-block_size * n_q // n_k)  # queries per block: the same share of the ranks as the keys', rounded up
     full = min(n_q // t, n_k // block_size)
     q_order, k_order = _argsort(xp, q_buckets, k_buckets)
     q_order += backends.to_device(q_start[:, None], xp)
     k_order += backends.to_device(k_start[:, None], xp)
+    k_order, left = k_order[:, :n_k], k_order[:, n_k:]
     groups = []
     if full:
         q_rows = q_order[:, : full * t].reshape(p * full, t)
@@ -168,7 +178,7 @@ def sort_blocks(
     if full * t < n_q:  # the last block is short: fewer queries, and perhaps fewer keys
         last = k_order[:, full * block_size : (full + 1) * block_size]
         groups.append(BlockGroup(q_order[:, full * t :], last, np.arange(p), np.full(p, full)))
-    return SortedBlocks(q_order, k_order, block_size, t, groups)
+    return SortedBlocks(q_order, k_order, block_size, t, groups, left)
 
 
 def _argsort(xp: Any, *arrays: Array) -> list[Array]:

@@ -46,7 +46,7 @@ def test_logits_of_the_dials_do_not_depend_on_the_scale(name):
     ("name", "knobs", "message"),
     [
         ("gausian", {}, "unknown workload 'gausian'; there are gaussian, clustered, planted, sinks, alpha, kappa"),
-        ("sinks", {"sink": 4}, "no knob sink; it has sinks=4, mass=0.5, noise=0.5"),
+        ("sinks", {"sink": 4}, "no knob sink; it has sinks=4, mass=0.5, noise=0.5, sink_positions=None"),
         ("gaussian", {"std": -1.0}, "std must be between 0"),
         ("gaussian", {"std": "1"}, "std must be between 0"),
         ("gaussian", {"std": np.nan}, "std must be between 0"),
@@ -59,6 +59,9 @@ def test_logits_of_the_dials_do_not_depend_on_the_scale(name):
         ("planted", {"closeness": 1.2}, "closeness must be between 0 and 1, got 1.2"),
         ("planted", {"noise": 10.0, "closeness": 0.2}, "strength=0.5 is out of reach"),
         ("sinks", {"sinks": 64}, "sinks must be an integer between 1 and 63, got 64"),
+        ("sinks", {"sink_positions": [3, 5]}, r"sink_positions must be 4 different positions below 64, got \[3, 5\]"),
+        ("sinks", {"sinks": 2, "sink_positions": [3, 64]}, "sink_positions must be 2 different positions below 64"),
+        ("sinks", {"sinks": 2, "sink_positions": [3, 3]}, "sink_positions must be 2 different positions below 64"),
         ("sinks", {"mass": 1.0}, "mass must be strictly between 0 and 1, got 1.0"),
         ("alpha", {"alpha": 0.5}, "alpha must be between 1 and 4096, got 0.5"),
         ("alpha", {"alpha": 4096}, "alpha must be below n"),

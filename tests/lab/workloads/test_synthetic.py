@@ -66,6 +66,14 @@ def test_planted_entries_are_heavy(n, d):
     np.testing.assert_allclose(cosine, closeness, atol=1e-6)
 
 
+def test_sinks_stand_where_they_are_put():
+    first, placed = (make("sinks", 200, 16, rng=0, sinks=3, sink_positions=at) for at in ([0, 1, 2], [150, 7, 199]))
+    np.testing.assert_array_equal(first.k, make("sinks", 200, 16, rng=0, sinks=3).k)
+    np.testing.assert_array_equal(placed.k[[150, 7, 199]], np.ones((3, 16)))
+    np.testing.assert_array_equal(placed.q, first.q)
+    assert softmax(placed)[:, [150, 7, 199]].sum(axis=1) == pytest.approx(0.5, abs=0.1)
+
+
 @pytest.mark.parametrize("n", [128, 512, 1024])
 @pytest.mark.parametrize("mass", [0.2, 0.9])
 def test_sinks_take_their_mass_at_any_length(n, mass):

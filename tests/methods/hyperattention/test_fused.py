@@ -19,6 +19,7 @@ from sublinattn.core.backends import asnumpy
 
 D = 32
 HYPER: dict[str, Any] = {"block_size": 40, "sample_size": 50, "min_exact": 64, "rng": 5}
+POSITIONS = np.array([[0, 31, 90], [64, 11, 12]])
 CALLS: dict[str, Any] = {
     "attention": attention,
     "causal attention": partial(attention, causal=True),
@@ -28,6 +29,8 @@ CALLS: dict[str, Any] = {
     "one block": partial(hyper_attention, **{**HYPER, "min_exact": 400}),
     "causal": partial(hyper_attention, **HYPER, causal=True),
     "causal, sinks": partial(hyper_attention, **HYPER, causal=True, exact_keys=3),
+    "positions": partial(hyper_attention, **HYPER, exact_keys=POSITIONS),
+    "causal, positions": partial(hyper_attention, **HYPER, causal=True, exact_keys=POSITIONS),
 }
 DTYPES = {"float16": (np.float16, 1e-3), "bfloat16": (ml_dtypes.bfloat16, 8e-3)}
 
@@ -70,7 +73,7 @@ def test_the_kernel_gives_what_the_tiles_give(
 
 
 @pytest.mark.parametrize("sizes", [(150, 100), (100, 150)])
-@pytest.mark.parametrize("name", ["hyper_attention", "causal", "causal, sinks"])
+@pytest.mark.parametrize("name", ["hyper_attention", "causal", "causal, sinks", "causal, positions"])
 def test_more_queries_or_more_keys(kernel_xp: Any, name: str, sizes: tuple[int, int]) -> None:
     compare(kernel_xp, CALLS[name], half(2, *sizes, "float16"), 1e-3)
 
