@@ -4,6 +4,11 @@ from importlib.metadata import version
 
 from .core.exact import Partial, attention, partial_attention
 from .core.timing import stage_times
+from .methods.baselines.kdeformer import kdeformer_attention
+from .methods.baselines.nystrom import nystrom_attention
+from .methods.baselines.performer import performer_attention
+from .methods.baselines.reformer import reformer_attention
+from .methods.baselines.thinformer import thinformer_attention
 from .methods.baselines.uniform import uniform_attention
 from .methods.caches.exact import ExactCache, ZeroCache
 from .methods.caches.heavy_hitter import HeavyHitterCache
@@ -37,8 +42,13 @@ __all__ = [
     "hardness",
     "heavy_keys",
     "hyper_attention",
+    "kdeformer_attention",
+    "nystrom_attention",
     "partial_attention",
+    "performer_attention",
     "polynomial_attention",
+    "reformer_attention",
     "stage_times",
+    "thinformer_attention",
     "uniform_attention",
 ]

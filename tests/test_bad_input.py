@@ -14,8 +14,13 @@ from sublinattn import (
     attention,
     hardness,
     hyper_attention,
+    kdeformer_attention,
+    nystrom_attention,
     partial_attention,
+    performer_attention,
     polynomial_attention,
+    reformer_attention,
+    thinformer_attention,
     uniform_attention,
 )
 
@@ -26,6 +31,11 @@ FUNCTIONS: dict[str, Any] = {
     "hyper_attention": lambda q, k, v, **options: hyper_attention(q, k, v, **({"sample_size": 5} | options)),
     "uniform_attention": lambda q, k, v, **options: uniform_attention(q, k, v, **({"sample_size": 5} | options)),
     "hardness": hardness,
+    "performer_attention": performer_attention,
+    "reformer_attention": lambda q, k, v, **options: reformer_attention(q, k, v, chunk_size=4, **options),
+    "kdeformer_attention": lambda q, k, v, **options: kdeformer_attention(q, k, v, block_size=6, **options),
+    "nystrom_attention": lambda q, k, v, **options: nystrom_attention(q, k, v, landmarks=5, **options),
+    "thinformer_attention": lambda q, k, v, **options: thinformer_attention(q, k, v, oversampling=0, **options),
     "polynomial_attention": lambda q, k, v, **options: polynomial_attention(
         q, k, v, **(options if options.keys() & {"degree", "eps"} else {"degree": 4} | options)
     ),
@@ -164,6 +174,7 @@ SCALE: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"scale": "1"}, TypeError, "scale must be a real number or None, got str"),
     ({"scale": 10**400}, ValueError, "scale must fit in a float, got int beyond the largest"),
 ]
+RANDOM = tuple(f"{name}_attention" for name in ("hyper", "uniform", "performer", "reformer", "kdeformer", "thinformer"))
 RNG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"rng": -1}, ValueError, "rng must be a numpy.random.Generator, an int of at least 0 or None, got -1"),
     ({"rng": "seed"}, TypeError, "rng must be .* got 'seed'"),
@@ -193,14 +204,14 @@ POLYNOMIAL: list[tuple[dict[str, Any], type[Exception], str]] = [
 ]
 PARAMETERS = [
     *((name, *case) for name in FUNCTIONS for case in SCALE),
-    *((name, *case) for name in ("hyper_attention", "uniform_attention", "hardness") for case in RNG),
+    *((name, *case) for name in (*RANDOM, "hardness") for case in RNG),
     *(("hyper_attention", *case) for case in HYPER),
     *(("uniform_attention", *case) for case in HYPER if "sample_size" in case[0]),
     *(("hardness", *case) for case in HYPER if case[0].keys() & {"block_size"}),
     *(("polynomial_attention", *case) for case in POLYNOMIAL),
     *((name, *case) for name in FUNCTIONS for case in FINITE),
-    *((name, *CAUSAL) for name in FUNCTIONS if name != "uniform_attention"),
-    *((name, *LSE) for name in ("attention", "hyper_attention", "uniform_attention")),
+    *((name, *CAUSAL) for name in FUNCTIONS),
+    *((name, *LSE) for name in ("attention", *RANDOM)),
     ("hardness", {"exact_keys": -1}, ValueError, "exact_keys must be at least 0, got -1"),
     *(("hardness", *case) for case in POSITIONS),
     ("hardness", {"exact_keys": 20}, ValueError, r"exact_keys must be below the number of keys \(20\), got 20"),

@@ -24,8 +24,13 @@ from sublinattn import (
     attention,
     hardness,
     hyper_attention,
+    kdeformer_attention,
+    nystrom_attention,
     partial_attention,
+    performer_attention,
     polynomial_attention,
+    reformer_attention,
+    thinformer_attention,
     uniform_attention,
 )
 from sublinattn.core import backends
@@ -50,12 +55,19 @@ SYNCS: dict[str, tuple[Callable[..., Any], dict[str, Any], int]] = {
     "practical, sinks": (hyper_attention, {**HYPER, "min_exact": 15, "exact_keys": 3}, 1),
     "practical, positions": (hyper_attention, {**HYPER, "min_exact": 15, "exact_keys": [3, 41, 40]}, 1),
     "polynomial": (polynomial_attention, {"degree": 4}, 1 + 1),  # the normalisers
+    "performer": (performer_attention, {"features": 9, "return_lse": True, "rng": 0}, 1),
+    "reformer": (reformer_attention, {"chunk_size": 5, "return_lse": True, "rng": 0}, 1),
 }
 UNMASKED: dict[str, tuple[Callable[..., Any], dict[str, Any], int]] = {
     "theory": (hyper_attention, {**HYPER, "min_exact": 0, "estimator": "theory"}, 2),  # the row-norm law
     "theory, sinks": (hyper_attention, {**HYPER, "min_exact": 0, "estimator": "theory", "exact_keys": 3}, 2),
     "theory, positions": (hyper_attention, {**HYPER, "min_exact": 0, "estimator": "theory", "exact_keys": [3, 40]}, 2),
     "uniform": (uniform_attention, {"sample_size": 9, "return_lse": True, "rng": 0}, 2),  # the norms of the drawn, too
+    "uniform, causal": (uniform_attention, {"sample_size": 9, "causal": True, "rng": 0}, 1),
+    "nystrom": (nystrom_attention, {"landmarks": 7}, 1 + 2),  # the norms of the two products through landmarks, too
+    "kdeformer": (kdeformer_attention, {"block_size": 9, "return_lse": True, "rng": 0}, 1 + 2),  # lengths, Gram matrix
+    "kdeformer, KDE": (kdeformer_attention, {"block_size": 9, "kde_queries": 6, "rng": 0}, 1 + 2 + 2),
+    "thinformer": (thinformer_attention, {"oversampling": 0, "return_lse": True, "rng": 0}, 1),
 }
 CASES = [
     *((function, {**options, "causal": c}, n) for function, options, n in SYNCS.values() for c in (False, True)),

@@ -15,7 +15,12 @@ from sublinattn import (
     SubGenCache,
     attention,
     hyper_attention,
+    kdeformer_attention,
+    nystrom_attention,
+    performer_attention,
     polynomial_attention,
+    reformer_attention,
+    thinformer_attention,
 )
 from sublinattn.core import backends
 from sublinattn.core.exact import partial_attention
@@ -71,6 +76,14 @@ ESTIMATES = {
     "hyper causal": lambda *x, **o: hyper(*x, causal=True, **o),
     "theory": lambda *x, **o: hyper(*x, estimator="theory", **o),
     "uniform": lambda *x, **o: uniform_attention(*x, sample_size=10, rng=0, **o),
+    "uniform causal": lambda *x, **o: uniform_attention(*x, sample_size=10, rng=0, causal=True, **o),
+    "performer": lambda *x, **o: performer_attention(*x, features=16, rng=0, **o),
+    "performer causal": lambda *x, **o: performer_attention(*x, features=16, rng=0, causal=True, **o),
+    "nystrom": lambda *x, **o: nystrom_attention(*x, landmarks=8, **o),
+    "reformer": lambda *x, **o: reformer_attention(*x, chunk_size=8, rng=0, **o),
+    "reformer causal": lambda *x, **o: reformer_attention(*x, chunk_size=8, rng=0, causal=True, **o),
+    "kdeformer": lambda *x, **o: kdeformer_attention(*x, block_size=8, kde_queries=9, rng=0, **o),
+    "thinformer": lambda *x, **o: thinformer_attention(*x, oversampling=0, rng=0, **o),
     "SubGenCache": cached(lambda: SubGenCache(1.0, 2, 4, rng=0)),
     "SubGenCache with a window": cached(lambda: SubGenCache(1.0, 2, 4, recent=9, rng=0)),
     "polynomial": lambda *x, **o: polynomial_attention(*x, degree=4, **o),

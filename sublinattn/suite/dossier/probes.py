@@ -85,6 +85,12 @@ PROBES: dict[str, tuple[list[np.ndarray], Call]] = {
         [f32(9, 4), order(9)[:5], f32(5, 4)],
         lambda xp, a, i, v: changed(a, lambda a: put(a, i, a[i] + v)),
     ),
+    "diagonal of the last two axes": ([f32(2, 3, 5, 5)], lambda xp, a: a[..., xp.arange(5), xp.arange(5)]),
+    "columns of a slice, by row numbers": ([f32(3, 2, 9), ints(9, 4, 5)], lambda xp, a, i: a[:, 1][:, i]),
+    "remainder of negative int32": (
+        [ints(20, 50).astype(np.int32)],
+        lambda xp, a: ((a - 10) % 7 < 3).astype(np.float32),
+    ),
     "empty slice assignment": (
         [f32(2, 4, 3), f32(4, 3)],
         lambda xp, a, b: changed(a, lambda a: put(a, (0, slice(4, None)), b[:1])),
@@ -117,6 +123,11 @@ PROBES: dict[str, tuple[list[np.ndarray], Call]] = {
     "flatnonzero": ([ints(2, 40)], lambda xp, a: xp.flatnonzero(a)),
     "cumsum axis 0, 3-d": ([f32(3, 4, 5)], lambda xp, a: xp.cumsum(a, axis=0)),
     "cumsum of counts": ([ints(9, 40)], lambda xp, a: xp.cumsum(a) - a),
+    "argsort int32, 3-d, stable": (
+        [ints(9, 2, 3, 500).astype(np.int32)],
+        lambda xp, a: xp.argsort(a, axis=-1, kind="stable").astype(np.int32),
+    ),
+    "argmax of both signs": ([f32(2, 40, 3, 4)], lambda xp, a: xp.concatenate([a, -a], axis=-1).argmax(axis=-1)),
     "argmin of rows": ([f32(40, 9)], lambda xp, a: a.argmin(axis=1)),
     # ------------------------------------------------------------------------------------- elements, types, masks
     "where scalars": ([f32(5, 5)], lambda xp, a: xp.where(a > 0, -np.inf, 0).astype(np.float32)),
@@ -169,6 +180,7 @@ PROBES: dict[str, tuple[list[np.ndarray], Call]] = {
             xp.zeros_like(a), xp.ones_like(a),
         ]),
     ),
+    "a multiple of the identity": ([f32(2, 5, 5)], lambda xp, a: 13 * xp.eye(5, dtype=np.float32) - a),
     "from_dlpack of its own kind": ([f32(2, 3)], lambda xp, a: xp.from_dlpack(a)),
 }  # fmt: skip
 

@@ -40,17 +40,51 @@ def test_is_attention_over_some_distinct_keys(xp: Any) -> None:
     assert (out != run(xp, [q, k, v], sample_size=m, rng=1)[0]).any()
 
 
+@pytest.mark.parametrize("size", [1.0, 30.0])
+@pytest.mark.parametrize(("n_q", "n_k"), [(13, 13), (9, 13), (17, 13)])
+def test_causal_with_all_keys_is_exact(xp: Any, small_tiles: None, n_q: int, n_k: int, size: float) -> None:
+    arrays = references.qkv(0, n_q, n_k, lead=(3,), size=size)
+    expected = references.attention(*arrays, causal=True)
+    references.assert_close(run(xp, arrays, sample_size=min(n_q, n_k), causal=True), expected, atol=1e-11)
+
+
+def test_a_causal_query_sees_itself_and_the_sampled_keys_before_it(xp: Any) -> None:
+    n, m = 12, 5
+    q, k, _ = references.qkv(1, n, n, size=0.0)
+    out, lse = run(xp, [q, k, np.eye(n)], sample_size=m, causal=True)
+    weights = out * np.exp(lse)[:, None]
+    np.testing.assert_allclose(np.diag(weights), 1)
+    below = weights[np.tril_indices(n, -1)]
+    assert set(np.round(below, 9)) == {0, n / m} and (np.triu(weights, 1) == 0).all()
+    assert set((weights[-1, :-1] > 0) @ np.ones(n - 1)[:, None]) <= {m, m - 1}  # the last key may be sampled
+    sampled = weights[-1] > 0
+    for i in range(n):
+        np.testing.assert_allclose(weights[i, :i], n / m * sampled[:i])
+
+
+def test_with_replacement_a_key_counts_as_often_as_it_is_drawn(xp: Any) -> None:
+    n, m = 6, 40
+    q, k, _ = references.qkv(1, 3, n, lead=(2,), size=0.0)
+    out, lse = run(xp, [q, k, np.broadcast_to(np.eye(n), (2, n, n)).copy()], sample_size=m, replace=True)
+    counts = np.random.default_rng(0).integers(n, size=(2, m))
+    np.testing.assert_allclose(out[:, 0] * m, [np.bincount(row, minlength=n) for row in counts])
+    np.testing.assert_allclose(lse, math.log(n))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"causal": True}, {"replace": True}, {"causal": True, "replace": True}], ids=str
+)
 @pytest.mark.parametrize("statistic", ["normaliser", "product"])
-def test_is_unbiased(statistic: str) -> None:
+def test_is_unbiased(statistic: str, options: dict[str, bool]) -> None:
     """z-test over 1500 seeds; |z| <= 4.5 has a false alarm rate of 7e-6."""
     arrays = references.qkv(2, 5, 20)
-    out, lse = references.attention(*arrays)
+    out, lse = references.attention(*arrays, causal=options.get("causal", False))
     probe = np.random.default_rng(3).standard_normal((5, 3))
 
     def functional(out: np.ndarray, lse: np.ndarray) -> float:
         return float((probe * np.exp(lse)[:, None] * (out if statistic == "product" else 1)).sum())
 
-    estimates = [functional(*run(np, arrays, sample_size=4, rng=seed)) for seed in range(1500)]
+    estimates = [functional(*run(np, arrays, sample_size=4, rng=seed, **options)) for seed in range(1500)]
     assert abs(references.z_score(estimates, functional(out, lse))) <= 4.5
 
 
