@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -29,6 +29,9 @@ from .gguf import GGUF
 from .llama_gguf import read_config, read_gguf_weights
 from .rope import rotated
 from .tokens import checked
+
+ROWS = 256
+"""Tokens that a thread takes through a layer's matrix products at a time: so many that it does not wait for weights."""
 
 
 class State(NamedTuple):
@@ -131,7 +134,7 @@ class Decoder:
             is no integer of at least 0.
         """
         hidden = self._hidden(self._states(tokens, attend, checks.integer("start", start, minimum=0)))
-        out = self._linear(hidden[:, -1:] if last else hidden, self._head)
+        out = (hidden[:, -1:] if last else hidden) @ self._head.T
         return out if np.ndim(tokens) == 2 else out[0]
 
     def states(self, tokens: np.ndarray, *, attend: Attend = causal, resume: State | None = None) -> Iterator[State]:
@@ -173,7 +176,7 @@ class Decoder:
         if checked(tokens, self.config.vocabulary).shape[1] < 2:
             raise ValueError("tokens must be two or more for a loss, got 1")
         hidden = self._hidden(self._states(tokens, attend, 0, resume))[:, :-1]
-        ahead, head = backends.to_device(np.atleast_2d(tokens)[:, 1:], xp), self._weights[f"{self._head}.weight"]
+        ahead, head = backends.to_device(np.atleast_2d(tokens)[:, 1:], xp), self._head
         chosen = (hidden * head[ahead]).sum(axis=-1)
         # The log of the sum of all exponentials is attention's log normaliser with the head's rows as keys.
         rows, ones = hidden.reshape(-1, hidden.shape[-1]), xp.ones((len(head), 1), np.float32)
@@ -197,28 +200,37 @@ class Decoder:
         first, x = resume
         yield resume
         for layer in range(first, self.config.layers):
-            x = x + self._attention(layer, self._norm(x, f"layers.{layer}.input_layernorm"), turns, attend)
-            for rows in self._rows(x.shape[1], self.config.inner):
-                x[:, rows] += self._mlp(layer, self._norm(x[:, rows], f"layers.{layer}.post_attention_layernorm"))
+            x = self._layer(layer, x, turns, attend)
             yield State(layer + 1, x)
 
     def _hidden(self, states: Iterator[State]) -> Array:
         """Hidden states after the last norm, (b, n, width)."""
         return self._norm(deque(states, maxlen=1).pop().x, "norm")
 
-    def _attention(self, layer: int, x: Array, turns: tuple[Array, Array], attend: Attend) -> Array:
-        b, n, _ = x.shape
-        q, k, v = (
-            self._linear(x, f"model.layers.{layer}.self_attn.{name}_proj")
-            .reshape(b, n, -1, self.config.head_dim)
-            .swapaxes(1, 2)
-            for name in "qkv"
-        )
-        out = attend(layer, rotated(self.xp, q, turns), rotated(self.xp, k, turns), v)
-        return self._linear(out.swapaxes(1, 2).reshape(b, n, -1), f"model.layers.{layer}.self_attn.o_proj")
+    def _layer(self, layer: int, x: Array, turns: tuple[Array, Array], attend: Attend) -> Array:
+        name, config, (b, n, _), (cosines, sines) = f"layers.{layer}", self.config, x.shape, turns
+        heads = {"q": config.heads, "k": config.kv_heads, "v": config.kv_heads}
+        projected = {kind: self.xp.empty((b, count, n, config.head_dim), x.dtype) for kind, count in heads.items()}
+        y = self.xp.empty_like(x)
 
-    def _mlp(self, layer: int, x: Array) -> Array:
-        mlp = f"model.layers.{layer}.mlp"
+        def project(rows: slice) -> None:
+            part = self._norm(x[:, rows], f"{name}.input_layernorm")
+            for kind, out in projected.items():
+                flat = self._linear(part, f"{name}.self_attn.{kind}_proj")
+                of_heads = flat.reshape(b, -1, heads[kind], config.head_dim).swapaxes(1, 2)
+                out[:, :, rows] = of_heads if kind == "v" else rotated(self.xp, of_heads, (cosines[rows], sines[rows]))
+
+        def finish(rows: slice) -> None:
+            of_heads = attended[:, :, rows].swapaxes(1, 2).reshape(b, -1, config.heads * config.head_dim)
+            part = x[:, rows] + self._linear(of_heads, f"{name}.self_attn.o_proj")
+            y[:, rows] = part + self._mlp(f"{name}.mlp", self._norm(part, f"{name}.post_attention_layernorm"))
+
+        self._in_tiles(n, project)
+        attended = attend(layer, *projected.values())
+        self._in_tiles(n, finish)
+        return y
+
+    def _mlp(self, mlp: str, x: Array) -> Array:
         gate = self._linear(x, f"{mlp}.gate_proj")
         # x * sigmoid(x) as x/2 (1 + tanh(x/2)), which cannot overflow.
         gate *= 0.5 * (1 + self.xp.tanh(0.5 * gate))
@@ -229,14 +241,19 @@ class Decoder:
         return x / self.xp.sqrt(squares + np.float32(self.config.norm_eps)) * self._weights[f"model.{name}.weight"]
 
     def _linear(self, x: Array, name: str) -> Array:
-        out = x @ self._weights[f"{name}.weight"].T
-        bias = self._weights.get(f"{name}.bias")
+        out = x @ self._weights[f"model.{name}.weight"].T
+        bias = self._weights.get(f"model.{name}.bias")
         return out if bias is None else out + bias
 
     @property
-    def _head(self) -> str:
-        return "model.embed_tokens" if self.config.tied else "lm_head"
+    def _head(self) -> Array:
+        return self._weights["model.embed_tokens.weight" if self.config.tied else "lm_head.weight"]
 
-    def _rows(self, n: int, columns: int) -> Iterator[slice]:
-        step = backends.feature_rows(self.xp, columns, np.float32)
-        return (slice(i, i + step) for i in range(0, n, step))
+    def _in_tiles(self, n: int, work: Callable[[slice], None]) -> None:
+        """Run `work` on all of n tokens: on the CPU `ROWS` of them at a time and per thread, if there are so many."""
+        step = ROWS if self.xp is np else backends.feature_rows(self.xp, self.config.inner, np.float32)
+        tiles = [slice(i, i + step) for i in range(0, n, step)]
+        if len(tiles) == 1:
+            work(tiles[0])  # with all threads that BLAS has
+        else:
+            backends.for_tiles(self.xp, tiles, lambda: work)
