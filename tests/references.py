@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy.special import logsumexp
 
 from sublinattn.core import backends
+from sublinattn.methods.hyperattention.sort_lsh import buckets
 
 
 def on(xp: Any, function: Callable[..., Any], arrays: Any, **options: Any) -> Any:
@@ -59,6 +61,18 @@ def dense_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, causal: bool
     weights = np.exp(logits - largest)
     sums = weights.sum(axis=1, keepdims=True)
     return weights @ v / sums, (largest + np.log(sums))[:, 0]
+
+
+def dense_kappa(q: np.ndarray, k: np.ndarray, planes: np.ndarray, block: int) -> float:
+    """Ratio of row sums outside the sortLSH mask, from the dense matrix and a dense mask."""
+    (n_q, d), n_k = q.shape, len(k)
+    q_rank, k_rank = (
+        np.argsort(np.argsort(buckets(np, x[None], planes[None])[0], kind="stable"), kind="stable") for x in (q, k)
+    )
+    outside = q_rank[:, None] // -(-block * n_q // n_k) != k_rank[None, :] // block
+    sums = logsumexp(np.where(outside, q @ k.T / np.sqrt(d), -np.inf), axis=1)
+    with np.errstate(over="ignore"):
+        return float(np.exp(sums.max() - sums.min()))
 
 
 def z_score(estimates: Any, truth: float) -> float:

@@ -81,6 +81,10 @@ PROBES: dict[str, tuple[list[np.ndarray], Call]] = {
         [f32(6, 7), ints(6, 4), ints(7, 4)],
         lambda xp, a, i, j: changed(a, lambda a: put(a, (i, j), 3)),
     ),
+    "two index arrays, uint16 assignment": (
+        [ints(9, 6, 7).astype(np.uint16), ints(6, 4), ints(7, 4)],
+        lambda xp, a, i, j: changed(xp.minimum(a, np.uint16(6)), lambda a: put(a, (i, j), 2**16 - 1)),
+    ),
     "add through row numbers": (
         [f32(9, 4), order(9)[:5], f32(5, 4)],
         lambda xp, a, i, v: changed(a, lambda a: put(a, i, a[i] + v)),

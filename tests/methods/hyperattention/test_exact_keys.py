@@ -10,11 +10,13 @@ import pytest
 import references
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import assert_close
+from references import assert_close, dense_kappa
 
 from sublinattn import attention, hardness, heavy_keys, hyper_attention
 from sublinattn.core.backends import asnumpy
 from sublinattn.lab.workloads import make
+from sublinattn.methods.hyperattention.exact_keys import mark
+from sublinattn.methods.hyperattention.sort_lsh import default_bits, hyperplanes
 
 ESTIMATORS: tuple[Literal["practical", "theory"], ...] = ("practical", "theory")
 both = pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -120,14 +122,13 @@ def test_estimates_are_unbiased(statistic: str, causal: bool) -> None:
     assert abs(references.z_score(estimates, functional(truth, truth_lse))) <= 4.5
 
 
-def test_a_hash_of_16_bits_has_a_bucket_for_the_exact_keys(xp: Any) -> None:
-    """Keys that the hash itself puts into the last bucket stay apart from them: all of these are in one bucket."""
-    q, _, v = references.qkv(4, 60, 60)
-    k = np.tile(q[:1], (60, 1))
-    seeds = range(12)
-    for seed in seeds:
-        pair = run(xp, [q, k, v], [5, 6], rng=seed, lsh_bits=16, sample_size=60)
-        assert_close(pair, attention(q, k, v, return_lse=True))
+def test_exact_keys_sort_last_even_behind_the_last_bucket_of_16_bits(xp: Any) -> None:
+    """Those at positions from n on are of keys that no query sees; the caller's buckets stay as they are."""
+    buckets = xp.asarray(np.array([[7, 65535, 9, 65535], [65535, 65534, 0, 1]], np.uint16))
+    marked = asnumpy(mark(xp, buckets, np.array([[0, 1], [3, 4]])))
+    assert marked.dtype == np.uint16
+    np.testing.assert_array_equal(marked, [[65535, 65535, 9, 65534], [65534, 65534, 0, 65535]])
+    assert asnumpy(buckets)[0, 0] == 7
 
 
 # ---------------------------------------------------------------------------------------------------------- heavy keys
@@ -172,6 +173,41 @@ def test_the_chosen_keys_may_stay_on_the_device(xp: Any) -> None:
     out = hyper_attention(q, k, v, exact_keys=chosen, block_size=8, sample_size=8, min_exact=0, rng=0)
     on_host = run(np, arrays, asnumpy(chosen), sample_size=8, return_lse=False)
     np.testing.assert_allclose(asnumpy(out), on_host, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["torch", "jax.numpy"])
+def test_positions_of_other_libraries(kind: str) -> None:
+    library = pytest.importorskip(kind)
+    arrays = references.qkv(6, 80, 80, dtype=np.float32)
+    out = hyper_attention(*map(library.asarray, arrays), exact_keys=library.asarray([5, 70]), rng=0, min_exact=0)
+    assert_close([out], [hyper_attention(*arrays, exact_keys=[5, 70], rng=0, min_exact=0)], 0)
+
+
+@settings(max_examples=25)
+@given(
+    n_q=st.integers(1, 30), n_k=st.integers(4, 30), causal=st.booleans(), block=st.integers(1, 10), data=st.data(),
+)  # fmt: skip
+def test_kappa_and_alpha_without_each_problems_own_keys(
+    xp: Any, small_tiles: None, n_q: int, n_k: int, causal: bool, block: int, data: Any
+) -> None:
+    """Those of a problem whose exact keys are deleted: with one hash for each number of keys that are left."""
+    q, k, _ = references.qkv(n_q + 31 * n_k, n_q, n_k, lead=(3,))
+    positions = different(np.random.default_rng(n_q), n_k, data.draw(st.integers(1, n_k - 1)), 3)
+    h = hardness(xp.asarray(q), xp.asarray(k), causal=causal, block_size=block, exact_keys=positions, rng=5)
+    late, early = (q[:, n_k // 2 :], k[:, : n_k // 2]) if causal else (q, k)
+    rng, left = np.random.default_rng(5), [np.setdiff1d(np.arange(early.shape[1]), own) for own in positions]
+    for size in sorted({len(keys) for keys in left}, reverse=True):
+        heads = [head for head in range(3) if len(left[head]) == size]
+        if size > block and late.shape[1]:
+            planes = hyperplanes(rng, len(heads), 4, default_bits(size, block)).astype(float)
+            expected = [dense_kappa(late[i], early[i, left[i]], planes[at], block) for at, i in enumerate(heads)]
+        else:
+            expected = [np.nan] * len(heads)
+        np.testing.assert_allclose(asnumpy(h.kappa)[heads], expected, rtol=1e-9)
+    for head, own in enumerate(positions):
+        p, _ = references.softmax_matrix(q[head], k[head], scale=0.5, causal=causal)
+        largest = n_k * (np.delete(p, own, axis=1) ** 2).sum(axis=0).max()
+        np.testing.assert_allclose(asnumpy(h.alpha_residual)[head], largest, rtol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pytest
 import references
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
 from sublinattn import Hardness, hardness
@@ -18,7 +17,7 @@ from sublinattn.core import backends, softmax_matrix, timing
 from sublinattn.core.softmax_matrix import SoftmaxMatrix
 from sublinattn.methods.hyperattention.estimators import unmasked_row_sums
 from sublinattn.methods.hyperattention.hardness import unmasked_by_kernel
-from sublinattn.methods.hyperattention.sort_lsh import buckets, default_bits, hyperplanes, sort_blocks
+from sublinattn.methods.hyperattention.sort_lsh import default_bits, hyperplanes, sort_blocks
 
 FIELDS = tuple(name for name in Hardness.__dataclass_fields__ if name != "keys")
 
@@ -26,18 +25,6 @@ FIELDS = tuple(name for name in Hardness.__dataclass_fields__ if name != "keys")
 def measure(xp: Any, arrays: list[np.ndarray], **options: Any) -> dict[str, np.ndarray]:
     measured = hardness(*(xp.asarray(x) for x in arrays), **({"rng": 0} | options))
     return {name: backends.asnumpy(getattr(measured, name)) for name in FIELDS}
-
-
-def dense_kappa(q: np.ndarray, k: np.ndarray, planes: np.ndarray, block: int) -> float:
-    """Ratio of row sums outside the sortLSH mask, from the dense matrix and a dense mask."""
-    (n_q, d), n_k = q.shape, len(k)
-    q_rank, k_rank = (
-        np.argsort(np.argsort(buckets(np, x[None], planes[None])[0], kind="stable"), kind="stable") for x in (q, k)
-    )
-    outside = q_rank[:, None] // -(-block * n_q // n_k) != k_rank[None, :] // block
-    sums = logsumexp(np.where(outside, q @ k.T / np.sqrt(d), -np.inf), axis=1)
-    with np.errstate(over="ignore"):
-        return float(np.exp(sums.max() - sums.min()))
 
 
 @settings(max_examples=25)
@@ -65,7 +52,7 @@ def test_equals_the_dense_computation(
         found = {name: values[at] for name, values in measured.items()}
         # Lanczos' method stops, from below, when a step gains less than 1e-4
         assert norm * 0.99 <= found["spectral_norm"] <= norm * (1 + 1e-9)
-        kappa = dense_kappa(q_kappa[at], k_kappa[at], planes[number], block) if has_kappa else np.nan
+        kappa = references.dense_kappa(q_kappa[at], k_kappa[at], planes[number], block) if has_kappa else np.nan
         expected = {
             "alpha": n_k * squares.max(), "kappa": kappa, "srank": (p**2).sum() / found["spectral_norm"] ** 2,
             "entry_bound": max(abs(x[at]).max() for x in arrays),
