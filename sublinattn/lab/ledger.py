@@ -81,10 +81,10 @@ def entry(claim: Claim, verdict: Verdict, *, notebook: str | None = None) -> dic
         "restated": claim.restated,
         "definition": definition(claim),
         "title": claim.title,
-        "statement": _latex(claim.statement),
+        "statement": latex(claim.statement),
         "promise": _promise(claim),
-        "assumptions": [{"name": a.name, "latex": _latex(a.predicate)} for a in claim.assumptions],
-        "vacuous_when": _latex(claim.vacuity.predicate) if claim.vacuity else None,
+        "assumptions": [{"name": a.name, "latex": latex(a.predicate)} for a in claim.assumptions],
+        "vacuous_when": latex(claim.vacuity.predicate) if claim.vacuity else None,
         "remark": claim.remark,
         "reported": claim.reported,
         "notebook": notebook,
@@ -93,7 +93,7 @@ def entry(claim: Claim, verdict: Verdict, *, notebook: str | None = None) -> dic
 
 def definition(claim: Claim) -> str:
     """Hash of what a claim states and of the grid on which it is tried; trials, sabotages and remarks are not in it."""
-    stated = [_latex(claim.statement), _promise(claim), {effort: list(cases) for effort, cases in claim.cases.items()}]
+    stated = [latex(claim.statement), _promise(claim), {effort: list(cases) for effort, cases in claim.cases.items()}]
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -165,7 +165,7 @@ def comparable(value: Any) -> Any:
     return value
 
 
-def _latex(expression: sympy.Basic) -> str:
+def latex(expression: sympy.Basic) -> str:
     """LaTeX in which a name of several letters is a word, not a product of letters."""
     import sympy
 
@@ -193,7 +193,7 @@ def _promise(claim: Claim) -> dict[str, Any]:
             text = f"an expectation; deviations above {100 * resolution:g} % are ruled out"
             return {"kind": "mean", "text": text, "resolution": resolution}
         case Growth(variables=variables, resolution=resolution):
-            theory = {name: _latex(expression) for name, expression in variables.items()}
+            theory = {name: latex(expression) for name, expression in variables.items()}
             tolerance = {name: width for name, width in resolution.items() if width}
             text = "grows no faster than the theory says"
             return {"kind": "growth", "text": text, "variables": theory, "resolution": tolerance}
