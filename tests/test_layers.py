@@ -1,8 +1,8 @@
 """Imports run one way: what papers share lies below what one paper says, and no step reaches back.
 
 A file may import from its own room and from every room that stands lower in `ORDER`: arrays and shared primitives, the
-algorithms of the methods, then the engine (`theory`), the decoder (`lm`) and the figures' kit (`plots`), the kit of
-claims and studies (`lab`), the claims, the studies, the jobs (`suite`) and the commands.
+algorithms of the methods, then the engine (`theory`), the decoder (`lm`) and the figures' kit (`plots`), other people's
+models (`interop`), the kit of claims and studies (`lab`), the claims, the studies, the jobs (`suite`) and the commands.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ ORDER = {
     "theory": 4,
     "lm": 4,
     "plots": 4,
-    "lab": 5,
-    "claims": 6,
-    "studies": 7,
-    "suite": 8,
-    "commands": 9,
+    "interop": 5,
+    "lab": 6,
+    "claims": 7,
+    "studies": 8,
+    "suite": 9,
+    "commands": 10,
 }
 """Height of each room. Rooms of one height do not import each other."""
 STUDIES_OUTSIDE = {"lab/comparison/error_over_bytes.py", "lab/comparison/drops_and_sabotages.py"}

@@ -107,7 +107,7 @@ def test_the_package_imports_nothing_that_only_developers_have():
         imported |= {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
         imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and not n.level and n.module}
     optional = [
-        line for extra in ("gpu", "gpu-cuda13", "torch", "lm") for line in PROJECT["optional-dependencies"][extra]
+        line for extra in ("gpu", "gpu-cuda13", "torch", "hf", "lm") for line in PROJECT["optional-dependencies"][extra]
     ]
     allowed = {"sublinattn", *locked(LOCK), *(canonicalize_name(Requirement(line).name) for line in optional)}
     packages = packages_distributions()

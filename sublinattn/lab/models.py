@@ -113,7 +113,8 @@ def open_model(model: str = "tiny", text: str = "", *, backend: str = "numpy") -
     Parameters
     ----------
     model : str
-        "tiny", "smollm2" (`sublinattn fetch smollm2` gets it), a folder in Llama's Hugging Face layout, or a GGUF file.
+        "tiny", "smollm2" (`sublinattn fetch smollm2` gets it), a folder in Llama's Hugging Face layout, or a GGUF file;
+        with the extra `hf`, a folder of any causal model of transformers.
     text : str
         "code" (the modules of Python's standard library that "tiny" was not trained on), "prose" (Python's help
         topics), or a UTF-8 file. By default code for "tiny", which has seen nothing else, and both for any other model.
@@ -124,11 +125,10 @@ def open_model(model: str = "tiny", text: str = "", *, backend: str = "numpy") -
         As `Decoder.load` and `load_encoder`; the model is not fetched yet; or the text does not exist or is empty.
     """
     from ..lm import fetch
-    from ..lm.decoder import Decoder
     from ..lm.tokens import load_encoder
 
     path = TINY if model == "tiny" else fetch.fetched(model) if model in fetch.SOURCES else Path(model)
-    decoder = Decoder.load(path, xp=backends.backend(backend))
+    decoder = _load(path, backends.backend(backend))
     encode = load_encoder(path, decoder.config.vocabulary)
     names = (text,) if text else ("code",) if model == "tiny" else tuple(TEXTS)
     if text and text not in TEXTS:
@@ -140,3 +140,18 @@ def open_model(model: str = "tiny", text: str = "", *, backend: str = "numpy") -
     if not any(map(len, tokens)):
         raise ValueError(f"text must not be empty, got {source}")
     return Model(model, decoder, encode, tokens, source, tuple(kind for kind, _ in contents))
+
+
+def _load(path: Path, xp: Any) -> Decoder:
+    """Our decoder where it implements the model, else transformers where that is installed."""
+    from ..lm.config import OtherFamily
+    from ..lm.decoder import Decoder
+
+    try:
+        return Decoder.load(path, xp=xp)
+    except OtherFamily as refusal:
+        try:
+            from ..interop.decoder import TransformersDecoder
+        except ImportError as missing:
+            raise ValueError(f"{refusal}; or run it by transformers: {missing}") from None
+    return TransformersDecoder.load(path, xp=xp)

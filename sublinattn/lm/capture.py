@@ -27,7 +27,8 @@ CHUNK = 2048
 """Tokens that go through the model at once."""
 BLOCK = 8192
 """Earlier tokens that are read back at once."""
-_DTYPES = {"float16": "F16", "float32": "F32"}  # NumPy's names of dtypes, and safetensors' names
+DTYPES = {"float16": "F16", "float32": "F32"}
+"""NumPy's names of the dtypes of a captured file, and safetensors' names."""
 
 
 def capture(
@@ -71,8 +72,8 @@ def capture(
     -----
     `O(n^2 d)` operations per head: exact attention.
     """
-    if dtype not in _DTYPES:
-        raise ValueError(f"dtype must be one of {tuple(_DTYPES)}, got {dtype!r}")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {tuple(DTYPES)}, got {dtype!r}")
     config = decoder.config
     if len(checked(tokens, config.vocabulary)) > 1:
         raise ValueError(f"tokens must be those of one text, shape (n,), got {np.shape(tokens)}")
@@ -89,7 +90,7 @@ def capture(
         "source": source,
     }
     with atomic(path) as temporary:
-        arrays = _create(temporary, shapes, dtype, about)
+        arrays = create(temporary, shapes, dtype, about)
         for start in range(0, n, CHUNK):
             attend = partial(_recorded, decoder.xp, arrays, start)
             decoder.logits(tokens[start : start + CHUNK], attend=attend, start=start, last=True)
@@ -100,12 +101,7 @@ def capture(
 
 def _recorded(xp: Any, arrays: dict[str, np.memmap], start: int, layer: int, q: Array, k: Array, v: Array) -> Array:
     """Exact attention of the chunk at `start`, which goes to the file; earlier keys and values come from there."""
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        with np.errstate(over="ignore"):
-            stored = backends.asnumpy(x[0]).astype(arrays[name].dtype)
-        if not np.isfinite(stored).all():
-            raise ValueError(f"{name} of layer {layer} does not fit in {stored.dtype}: write it as float32")
-        arrays[name][layer, :, start : start + q.shape[2]] = stored
+    store(arrays, layer, start, {name: backends.asnumpy(x[0]) for name, x in (("q", q), ("k", k), ("v", v))})
     total = partial_attention(q, k, v, causal=True, grouped=True, check_finite=False)
     for past in (slice(i, min(i + BLOCK, start)) for i in range(0, start, BLOCK)):
         earlier = (arrays[name][layer, None, :, past].astype(np.float32) for name in "kv")
@@ -114,13 +110,29 @@ def _recorded(xp: Any, arrays: dict[str, np.memmap], start: int, layer: int, q: 
     return total.output()
 
 
-def _create(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, about: dict) -> dict[str, np.memmap]:
-    """Create a safetensors file of zeros and map its tensors for writing: the library writes only arrays in memory."""
+def store(arrays: Mapping[str, np.memmap], layer: int, start: int, rows: Mapping[str, np.ndarray]) -> None:
+    """Write a layer's rows (heads, c, d) from token `start` on into the file that `create` made.
+
+    ValueError where its dtype cannot hold them.
+    """
+    for name, x in rows.items():
+        with np.errstate(over="ignore"):
+            stored = x.astype(arrays[name].dtype)
+        if not np.isfinite(stored).all():
+            raise ValueError(f"{name} of layer {layer} does not fit in {stored.dtype}: write it as float32")
+        arrays[name][layer, :, start : start + x.shape[1]] = stored
+
+
+def create(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, about: dict) -> dict[str, np.memmap]:
+    """Create a safetensors file of zeros and map its tensors for writing: the library writes only arrays in memory.
+
+    `dtype` is one of `DTYPES`. OSError where the disk has no room.
+    """
     item, offset = np.dtype(dtype).itemsize, 0
     header: dict = {"__metadata__": {ENTRY: json.dumps(about, sort_keys=True)}}
     for name, shape in shapes.items():
         end = offset + item * int(np.prod(shape, dtype=np.int64))
-        header[name] = {"dtype": _DTYPES[dtype], "shape": shape, "data_offsets": [offset, end]}
+        header[name] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": [offset, end]}
         offset = end
     # The format: the header's length in 8 bytes, the header in JSON, the tensors one after another.
     text = json.dumps(header).encode()

@@ -16,6 +16,10 @@ from typing import Any
 from .rope import Rope
 
 
+class OtherFamily(ValueError):
+    """The model is not a Llama."""
+
+
 @dataclass(frozen=True)
 class Config:
     """Sizes of a decoder.
@@ -60,7 +64,8 @@ class Config:
         FileNotFoundError
             There is no `config.json`.
         ValueError
-            It is not a Llama's, lacks a field, or needs something that is not implemented; the message names the field.
+            It is not a Llama's (`OtherFamily`), lacks a field, or needs something that is not implemented; the message
+            names the field.
         """
         path = Path(folder) / "config.json"
         try:
@@ -70,16 +75,17 @@ class Config:
         try:
             return cls.of(fields)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise type(error)(f"{path}: {error}") from None
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Config:
         """The sizes that the fields of a `config.json` say; ValueError, which names the field, as `load`."""
         if not isinstance(fields, dict):
             raise ValueError(f"an object of fields is needed, got {type(fields).__name__}")
-        for name, takes, default in (("model_type", "llama", None), ("hidden_act", "silu", "silu")):
-            if (got := fields.get(name, default)) != takes:
-                raise ValueError(f"{name} must be {takes!r}, got {got!r}")
+        if (family := fields.get("model_type")) != "llama":
+            raise OtherFamily(f"model_type must be 'llama', got {family!r}")
+        if (activation := fields.get("hidden_act", "silu")) != "silu":
+            raise ValueError(f"hidden_act must be 'silu', got {activation!r}")
 
         def size(name: str, default: int | None = None) -> int:
             value = fields.get(name)

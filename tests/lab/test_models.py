@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,16 @@ def test_what_cannot_be_opened(folder: Path, tmp_path: Path) -> None:
     checkpoint(tmp_path / "other")  # 40 tokens, no tokenizer
     with pytest.raises(FileNotFoundError, match="has no tokenizer.json"):
         open_model(str(tmp_path / "other"))
+
+
+def test_another_family_needs_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, "sublinattn.interop.decoder", raising=False)
+    monkeypatch.delitem(sys.modules, "sublinattn.interop.attending", raising=False)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
+    extra = r"or run it by transformers: this needs PyTorch and transformers: pip install 'sublinattn\[hf\]'$"
+    with pytest.raises(ValueError, match=rf"config.json: model_type must be 'llama', got 'qwen3'; {extra}"):
+        open_model(str(tmp_path))
 
 
 # ------------------------------------------------------------------------------------------------------------ passages
