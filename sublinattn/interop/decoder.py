@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
@@ -12,7 +13,7 @@ from ..core import backends, checks
 from ..core.backends import Array
 from ..lm.attend import Attend, causal
 from ..lm.config import Config
-from ..lm.decoder import Decoder
+from ..lm.decoder import Decoder, State
 from ..lm.tokens import checked
 from .attending import Call, attending, attentions, plain_queries
 
@@ -81,8 +82,14 @@ class TransformersDecoder(Decoder):
         _, (out,), _ = backends.enter(logits=self._run(tokens, attend, start, last))
         return out if np.ndim(tokens) == 2 else out[0]
 
-    def losses(self, tokens: np.ndarray, *, attend: Attend = causal) -> np.ndarray:
-        """As `Decoder.losses`; all logits are in memory at once."""
+    def states(self, tokens: np.ndarray, *, attend: Attend = causal, resume: State | None = None) -> Iterator[State]:
+        """As `Decoder.states`, but a state remembers the attention, and what resumes it computes those layers again."""
+        earlier = attend if resume is None else _resumed(attend, resume)
+        return (State(layer, earlier) for layer in range(resume.layer if resume else 0, self.config.layers + 1))
+
+    def losses(self, tokens: np.ndarray, *, attend: Attend = causal, resume: State | None = None) -> np.ndarray:
+        """As `Decoder.losses`; all logits are in memory at once, and `resume` saves no time."""
+        attend = attend if resume is None else _resumed(attend, resume)
         ahead = torch.as_tensor(checked(tokens, self.config.vocabulary)[:, 1:], device=self._model.device)
         if not ahead.numel():
             raise ValueError("tokens must be two or more for a loss, got 1")
@@ -109,3 +116,11 @@ class TransformersDecoder(Decoder):
         with torch.no_grad(), attending(self._model, {} if own else dict.fromkeys(self._places, answer)):
             options = {"logits_to_keep": 1} if last else {}
             return self._model(input_ids=ids, position_ids=positions, use_cache=False, **options).logits.float()
+
+
+def _resumed(attend: Attend, state: State) -> Attend:
+    """Attention as it was before the state, and `attend` from there on."""
+    before: Attend = state.x
+    if before is attend:
+        return attend
+    return lambda layer, *rows: (before if layer < state.layer else attend)(layer, *rows)

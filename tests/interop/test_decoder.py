@@ -83,6 +83,25 @@ def test_losses_are_those_of_the_logits(decoder: TransformersDecoder) -> None:
     assert decoder.losses(np.stack([TOKENS, TOKENS])).shape == (2, 39)
 
 
+def test_a_pass_resumes_where_another_was(decoder: TransformersDecoder) -> None:
+    def zero(layer: int, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return np.zeros_like(q)
+
+    def swapped(layer: int, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return zero(layer, q, k, v) if layer < 2 else replacing({})(layer, q, k, v)
+
+    before = {state.layer: state for state in decoder.states(TOKENS, attend=zero)}
+    assert list(before) == list(range(LAYERS + 1))
+    want = decoder.losses(TOKENS, attend=swapped)
+    np.testing.assert_allclose(decoder.losses(TOKENS, resume=before[2]), want, atol=1e-5)
+    all_zero = decoder.losses(TOKENS, attend=zero)
+    np.testing.assert_array_equal(decoder.losses(TOKENS, attend=zero, resume=before[1]), all_zero)
+    again = {state.layer: state for state in decoder.states(TOKENS, resume=before[2])}
+    assert list(again) == [2, 3, 4]
+    np.testing.assert_allclose(decoder.losses(TOKENS, resume=again[3]), want, atol=1e-5)
+    assert abs(decoder.losses(TOKENS) - want).max() > 0.1
+
+
 def test_what_it_refuses(decoder: TransformersDecoder, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="^tokens must end within the context of 128, got 130$"):
         decoder.logits(TOKENS, start=90)
