@@ -230,7 +230,7 @@ def fetch(model: Annotated[Fetchable, typer.Argument(help="The model to fetch.")
 def capture(
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
     model: Annotated[
-        str, typer.Option(help="tiny (ships with the package), smollm2 (fetched), a GGUF file or a Hugging Face folder.")
+        str, typer.Option(help="tiny (ships with the package), smollm2 (fetched), a model's folder or a GGUF file.")
     ] = "tiny",
     text: Annotated[
         Path | None, typer.Option(help="UTF-8 text to read.", show_default="Python code that tiny was not trained on")
