@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sublinattn.methods.baselines import claims
+from sublinattn.methods.baselines.claims import yardstick
 
 
 def scores(xp: Any, **case: Any) -> np.ndarray:
-    made = [claims.uniform_sums(np.random.default_rng(i), xp, n=40, m=10, heads=16, **case) for i in range(100)]
+    made = [yardstick.uniform_sums(np.random.default_rng(i), xp, n=40, m=10, heads=16, **case) for i in range(100)]
     return np.array([(trial.measured - trial.bound) / trial.scale for trial in made])
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import sympy as sp
 from numpy.random import Generator
 
-from ...core.backends import asnumpy, to_device
-from ...theory.claim import Claim, Mean, Sabotage, Trial
-from .uniform import uniform_attention
+from ....core.backends import asnumpy, to_device
+from ....theory.claim import Claim, Mean, Sabotage, Trial
+from ..uniform import uniform_attention
 
 D = 4
 

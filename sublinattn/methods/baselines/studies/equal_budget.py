@@ -1,0 +1,101 @@
+"""All batch methods beside each other: spectral error where each may spend as much as so many key columns per query.
+
+Notebook 03.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ....core.exact import attention
+from ....lab.comparison.batch import BATCH
+from ....lab.run import Run
+from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN_MEAN, HEAVY_VALUES, PLANTED, REAL, SINKS, Input
+from ....lab.workloads.reference import Reference
+from ....plots.panels import facets
+from ....plots.style import paper_style, series
+
+D = 64
+INPUTS = (GAUSSIAN_MEAN, CLUSTERED, PLANTED, HEAVY_VALUES, SINKS, REAL)
+EXACT, ZERO = "exact", "answering zero"
+
+
+def measure(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
+    """Error of every method on every input for two budgets. Nothing was tuned: parameters follow from the budget.
+
+    Returns
+    -------
+    DataFrame
+        input, source, n, replicate (fresh input, for "real" a random head; fresh draws), method, budget, error.
+    """
+    xp, n = run.xp, run.pick(smoke=1024, standard=4096, full=16384)
+    replicates = run.pick(smoke=3, standard=12, full=12)
+    heads = run.pick(smoke=8, standard=72, full=72)
+    budgets = run.pick(smoke=(64, 256), standard=(128, 512), full=(256, 1024))
+    rows = []
+    for what in inputs:
+        for replicate in range(heads if what is REAL else replicates):
+            x = what.draw(n, D, run.rng("equal budget", what.label, replicate), xp)
+            y, size = Reference(x), len(x.q)
+            yardsticks = {EXACT: attention(x.q, x.k, x.v, scale=x.scale), ZERO: np.zeros_like(y.output)}
+            errors = {name: y.error(out) for name, out in yardsticks.items()}
+            for budget in budgets:
+                base = (what.label, what.source, size, replicate)
+                rows += [(*base, name, budget, error) for name, error in errors.items()]
+                for name, method in BATCH.items():
+                    rng = run.rng("equal budget", what.label, replicate, name, budget)
+                    if budget < size:
+                        out = method.answer(x.q, x.k, x.v, budget=budget, scale=x.scale, rng=rng)
+                        rows.append((*base, name, budget, np.nan if out is None else y.error(out)))
+    return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "method", "budget", "error"])
+
+
+@paper_style()
+def draw(rows: pd.DataFrame) -> Figure:
+    """A panel per input: each method's error, median and 10 to 90 percent range, for each budget.
+
+    Exact attention's is rounding, decades below the others': it is left to the caption.
+    """
+    shown = rows[rows["method"] != EXACT].dropna(subset="error")
+    budgets = {budget: f"{budget} columns" for budget in sorted(rows["budget"].unique())}
+    looks = {budget: {**look, "label": budgets[budget]} for budget, look in series(*budgets).items()}
+    xlabel = r"$\|\mathrm{out} - PV\|\;/\;(\|P\|\,\|V\|)$"
+    return facets(
+        shown, x="error", y="method", hue="budget", facet="input", columns=3, looks=looks, logx=True, xlabel=xlabel
+    )
+
+
+def compare(rows: pd.DataFrame) -> pd.DataFrame:
+    """Median error over that of uniform sampling at the same budget, by method (rows) and input and budget (columns).
+
+    nan where a method has no parameters for the budget.
+    """
+    rows = rows[rows["method"] != EXACT]
+    medians = rows.groupby(["method", "input", "budget"], sort=False)["error"].median().unstack(["input", "budget"])
+    return (medians / medians.loc["uniform"]).sort_index(axis=1, level=0, sort_remaining=True).round(2)
+
+
+def costs(n: int, budget: int, d: int = D) -> pd.DataFrame:
+    """What each method costs at a budget, beside exact attention.
+
+    Returns
+    -------
+    DataFrame
+        By method: its parameters, operations over those of exact attention, whether it has a causal form, and what is
+        proved of its error.
+    """
+    exact = 4.0 * n * n * d
+    lines = [
+        (
+            name,
+            ", ".join(f"{key} {value}" for key, value in (method.within(budget, n) or {}).items()),
+            method.operations(budget, n, d) / exact,
+            method.causal,
+            method.guarantee,
+        )
+        for name, method in BATCH.items()
+    ]
+    columns = ["method", "parameters", "operations / exact's", "causal", "guarantee"]
+    return pd.DataFrame(lines, columns=columns).set_index("method").round(4)
