@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import sympy as sp
 from numpy.random import Generator
-from scipy.special import hyp1f1
 
 from ....core.backends import asnumpy, to_device
 from ....theory.claim import Claim, Mean, Sabotage, Trial
@@ -48,6 +47,8 @@ def kernel(rng: Generator, xp: Any, *, d: int, m: int, heads: int, directed: str
 
 def variance(x: np.ndarray, y: np.ndarray, m: int) -> float:
     """Of the estimate with m <= d orthogonal directions: see above."""
+    from scipy.special import hyp1f1  # takes a tenth of a second, which listing the claims need not wait for
+
     d, z = len(x), float((x + y) @ (x + y))
     moments = math.exp(2 * z) / m + (1 - 1 / m) * float(hyp1f1(d, d / 2, z / 2)) - math.exp(z)
     return math.exp(-float(x @ x + y @ y)) * moments
