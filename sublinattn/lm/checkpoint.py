@@ -1,4 +1,7 @@
-"""Read a decoder's weights from a local folder: one safetensors file or shards, in float32, float16 or bfloat16."""
+"""Read a decoder's weights from a local folder: one safetensors file or shards, in float32, float16 or bfloat16.
+
+Weights in float32 are mapped and not copied: processes share them, and the system may drop their pages.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ _FLOATS = ("F32", "F16", "BF16")
 
 
 def read_weights(folder: str | os.PathLike[str], config: Config, xp: Any) -> dict[str, Array]:
-    """Every tensor of a checkpoint of these sizes, in float32, on the device of `xp`.
+    """Every tensor of a checkpoint of these sizes, in float32, on the device of `xp`; on the host it may be read-only.
 
     Raises
     ------
@@ -70,6 +73,7 @@ def _tensors(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Names and float32 arrays of the tensors in a file, each checked against `shapes`; of a shard, those `listed`."""
     with open_safetensors(path) as file:
+        places = _places(path)
         for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
             if listed is not None and name not in listed:
                 continue
@@ -83,7 +87,18 @@ def _tensors(
                 raise ValueError(
                     f"{name!r} in {path} must be {shapes[name]} in one of {_FLOATS}, got {shape} in {dtype}"
                 )
-            tensor = file.get_tensor(name).astype(np.float32, copy=False)
+            if dtype == "F32":
+                tensor = np.require(np.memmap(path, "<f4", "r", places[name], shape), requirements=["A", "E"])
+            else:
+                tensor = file.get_tensor(name).astype(np.float32)
             if not np.isfinite(tensor).all():
                 raise ValueError(f"{name!r} in {path} must be finite, got NaN or Inf")
             yield name, tensor
+
+
+def _places(path: Path) -> dict[str, int]:
+    """Where the tensors of a safetensors file begin, which the library does not say."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")  # of the header, which follows
+        header = json.loads(file.read(size))
+    return {name: 8 + size + about["data_offsets"][0] for name, about in header.items() if name != "__metadata__"}

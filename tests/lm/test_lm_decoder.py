@@ -182,7 +182,24 @@ def test_a_checkpoint_that_is_stretched_itself_is_not_stretched_again(tmp_path: 
         model.stretched(201)
 
 
-# ------------------------------------------------------------------------------------------------------------ transfers
+# ------------------------------------------------------------------------------------------------- weights, transfers
+@pytest.mark.parametrize("spaces", range(4))
+def test_weights_in_float32_are_mapped_where_they_lie(tmp_path: Path, spaces: int) -> None:
+    """Unless the file's header ends where no float32 may begin: matrix products would copy them each time."""
+    model, tokens, path = decoder(tmp_path), some_tokens(13, 20), tmp_path / "model.safetensors"
+    want, content = model.logits(tokens), path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = (size + spaces).to_bytes(8, "little") + content[8 : 8 + size] + b" " * spaces
+    (tmp_path / "other").mkdir()
+    (tmp_path / "config.json").rename(tmp_path / "other" / "config.json")
+    (tmp_path / "other" / "model.safetensors").write_bytes(header + content[8 + size :])
+    other = Decoder.load(tmp_path / "other")
+    np.testing.assert_array_equal(other.logits(tokens), want)
+    for tensor in other._weights.values():
+        assert type(tensor) is np.ndarray and tensor.flags.aligned
+        assert isinstance(tensor.base, np.memmap) == (spaces == 0)
+
+
 def test_the_device_is_left_once_per_layer(tmp_path: Path) -> None:
     """For the largest norms that exact attention asks for, the head's, too; the losses come in one piece."""
     model, tokens = decoder(tmp_path, xp=fake_device), some_tokens(9, 2, 30)
