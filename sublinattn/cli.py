@@ -61,7 +61,7 @@ def _end(number: int, _: object) -> None:
 
 Effort = StrEnum("Effort", ["smoke", "standard", "full"])
 Backend = StrEnum("Backend", ["auto", "numpy", "cupy"])
-Bench = StrEnum("Bench", ["hyper", "stream", "subgen", "verdicts"])
+Bench = StrEnum("Bench", ["hyper", "stream", "subgen", "decoder", "verdicts"])
 Fetchable = StrEnum("Fetchable", ["smollm2"])
 
 EffortOption = Annotated[
@@ -196,7 +196,7 @@ def report(out: Annotated[Path, typer.Argument(help="Folder of the run's results
 @app.command(epilog="Example: [bold]sublinattn bench hyper[/]")
 def bench(
     what: Annotated[
-        Bench, typer.Argument(help="Speed and memory of hyper, stream or subgen; error rates of verdicts.")
+        Bench, typer.Argument(help="Speed and memory of hyper, stream, subgen or decoder; error rates of verdicts.")
     ],
 ) -> None:
     """Measure the speed of the algorithms, or the error rates of the verdicts by simulation."""
@@ -207,7 +207,10 @@ def bench(
     else:
         from .suite import bench
 
-        tables = getattr(bench, what.value)()
+        try:
+            tables = getattr(bench, what.value)()
+        except FileNotFoundError as error:  # the model is not fetched yet
+            fail(error)
     for table in tables:
         print_frame(table)
 

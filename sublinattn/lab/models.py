@@ -106,6 +106,13 @@ class Model:
         return q, k, v
 
 
+def place(model: str) -> Path:
+    """The folder or file of a model's weights; FileNotFoundError if it is one to be fetched and is not fetched yet."""
+    from ..lm import fetch
+
+    return TINY if model == "tiny" else fetch.fetched(model) if model in fetch.SOURCES else Path(model)
+
+
 @cache
 def open_model(model: str = "tiny", text: str = "", *, backend: str = "numpy") -> Model:
     """Load the packaged model ("tiny"), a fetched one ("smollm2") or the checkpoint in a local folder or file.
@@ -124,10 +131,9 @@ def open_model(model: str = "tiny", text: str = "", *, backend: str = "numpy") -
     FileNotFoundError, ValueError, ImportError
         As `Decoder.load` and `load_encoder`; the model is not fetched yet; or the text does not exist or is empty.
     """
-    from ..lm import fetch
     from ..lm.tokens import load_encoder
 
-    path = TINY if model == "tiny" else fetch.fetched(model) if model in fetch.SOURCES else Path(model)
+    path = place(model)
     decoder = _load(path, backends.backend(backend))
     encode = load_encoder(path, decoder.config.vocabulary)
     names = (text,) if text else ("code",) if model == "tiny" else tuple(TEXTS)

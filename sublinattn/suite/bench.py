@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import pandas as pd
 from ..core import backends
 from ..core.exact import attention
 from ..core.timing import best_of, peak_bytes
+from ..lab.models import open_model, place
 from ..lab.workloads import make
 from ..lab.workloads.instance import Instance
 from ..methods.caches.exact import ExactCache
@@ -170,7 +172,51 @@ def subgen(n: int = 2**20, *, d: int = 64, clusters: int = 1000) -> list[pd.Data
     return [absorb, query, pd.DataFrame(memory)]
 
 
+def decoder(model: str = "smollm2", *, lengths: Sequence[int] = (2048, 8192)) -> list[pd.DataFrame]:
+    """Losses of a language model under exact attention; transformers' where the extra `hf` is installed.
+
+    Returns
+    -------
+    list of DataFrame
+        Times of whole passes and of the head alone, as `race`; and n and the peak bytes beyond the weights.
+
+    Raises
+    ------
+    FileNotFoundError
+        The model is not fetched yet.
+    """
+    opened, contenders, memory = open_model(model), [], []
+    transformers = _transformers(place(model))
+    for n in lengths:
+        tokens, within = opened.beginning(n), opened.decoder.stretched(n)
+        *_, last = within.states(tokens)
+        theirs = Contender(f"transformers, n = {n}", n, partial(transformers, tokens)) if transformers else None
+        ours = partial(within.losses, tokens)
+        contenders += [theirs] if theirs else []
+        contenders.append(Contender(f"Decoder.losses, n = {n}", n, ours, theirs))
+        contenders.append(Contender(f"head alone, n = {n}", n, partial(ours, resume=last)))
+        memory.append({"n": n, "peak_bytes": peak_bytes(np, ours)})
+    return [race(contenders), pd.DataFrame(memory)]
+
+
 # ---------------------------------------------------------------------------------------------------------- what is run
+def _transformers(path: Path) -> Callable[[np.ndarray], float] | None:
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM
+    except ImportError:
+        return None
+    file = {"gguf_file": path.name} if path.is_file() else {}
+    model = AutoModelForCausalLM.from_pretrained(path.parent if file else path, dtype=torch.float32, **file)
+
+    def loss(tokens: np.ndarray) -> float:
+        ids = torch.from_numpy(np.array(tokens, np.int64))[None]
+        with torch.inference_mode():
+            return float(model(ids, labels=ids, use_cache=False).loss)
+
+    return loss
+
+
 def _sdpa(*arrays: np.ndarray, causal: bool) -> Callable[[], Any] | None:
     try:
         import torch

@@ -15,6 +15,7 @@ from toy_llama import FIELDS, checkpoint, close, decoder, recorded, some_tokens
 from sublinattn.core import backends
 from sublinattn.lm import decoder as module
 from sublinattn.lm.attend import causal
+from sublinattn.lm.checkpoint import read_weights
 from sublinattn.lm.decoder import Decoder
 
 LAYERS = FIELDS["num_hidden_layers"]
@@ -193,9 +194,8 @@ def test_weights_in_float32_are_mapped_where_they_lie(tmp_path: Path, spaces: in
     (tmp_path / "other").mkdir()
     (tmp_path / "config.json").rename(tmp_path / "other" / "config.json")
     (tmp_path / "other" / "model.safetensors").write_bytes(header + content[8 + size :])
-    other = Decoder.load(tmp_path / "other")
-    np.testing.assert_array_equal(other.logits(tokens), want)
-    for tensor in other._weights.values():
+    np.testing.assert_array_equal(Decoder.load(tmp_path / "other").logits(tokens), want)
+    for tensor in read_weights(tmp_path / "other", model.config, np).values():
         assert type(tensor) is np.ndarray and tensor.flags.aligned
         assert isinstance(tensor.base, np.memmap) == (spaces == 0)
 

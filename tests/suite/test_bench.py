@@ -25,6 +25,7 @@ def test_a_ratio_compares_tokens_per_second():
         (bench.hyper, {"n": 1024, "n_exact": 256}, {"hyper_attention", "hyper_attention, causal", "attention"}),
         (bench.stream, {"n": 4096, "n_paper": 2048}, {"streaming state, keys", "fused, scan", "paper, identify"}),
         (bench.subgen, {"n": 8192, "clusters": 10}, {"SubGen, row by row", "SubGen, in chunks", "SubGen, one query"}),
+        (bench.decoder, {"model": "tiny", "lengths": (64, 128)}, {"Decoder.losses, n = 64", "head alone, n = 128"}),
     ],
 )
 def test_every_table_is_made(measure, sizes, names):
