@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -93,17 +94,43 @@ class Model:
 
         All in memory, and by exact attention: `O(n^2)` operations. Errors as `Decoder.logits`.
         """
+        layers: list[tuple[Any, Any, Any]] = []
+        self.each_layer(tokens, lambda _, *qkv: layers.append(qkv))
+        q, k, v = (self.decoder.xp.stack(x) for x in zip(*layers, strict=True))
+        return q, k, v
+
+    def each_layer(self, tokens: np.ndarray, visit: Callable[[int, Any, Any, Any], object]) -> None:
+        """Call `visit(layer, q, k, v)` with what each layer attends with on one text, as `qkv` gives it.
+
+        Attention is exact, and one layer is in memory at a time.
+        """
         from ..lm.attend import causal
 
-        layers = []
-
         def attend(layer: int, q: Any, k: Any, v: Any) -> Any:
-            layers.append((q[0], k[0], v[0]))
+            visit(layer, q[0], k[0], v[0])
             return causal(layer, q, k, v)
 
         self.decoder.stretched(max(len(tokens), 1)).logits(tokens, attend=attend, last=True)
-        q, k, v = (self.decoder.xp.stack(x) for x in zip(*layers, strict=True))
-        return q, k, v
+
+    def operations(self, n: int, passes: float) -> float:
+        """Multiplications with additions of reading n tokens and of `passes` over all n x n entries of every head.
+
+        Two cores make about 3e10 a second.
+        """
+        config = self.decoder.config
+        weights = sum(math.prod(shape) for shape in config.shapes().values())
+        return n * (weights + passes * config.layers * config.heads * config.head_dim * n)
+
+    def affordable(self, longest: int, passages: int, passes: float, budget: float) -> tuple[int, int]:
+        """Tokens of a passage, and how many passages, at most these, that a budget of `operations` allows.
+
+        Tokens are a power of two within the trained context. Fewer passages go first, down to four, then tokens, down
+        to 256.
+        """
+        n = 1 << int(min(longest, self.decoder.trained)).bit_length() - 1
+        while passages * self.operations(n, passes) > budget and (passages > 4 or n > 256):
+            passages, n = (passages - 1, n) if passages > 4 else (passages, n // 2)
+        return n, passages
 
 
 def place(model: str) -> Path:

@@ -149,3 +149,29 @@ def test_on_the_device_of_the_weights(xp, folder: Path, model: Model) -> None:
     there = replace(model, decoder=model.decoder.load(folder, xp=xp))
     for x, y in zip(there.qkv(some_tokens(6, 20)), model.qkv(some_tokens(6, 20)), strict=True):
         np.testing.assert_allclose(backends.asnumpy(x), y, rtol=2e-5, atol=2e-5)
+
+
+def test_layers_one_after_the_other(model: Model) -> None:
+    tokens, seen = some_tokens(7, 20), []
+    model.each_layer(tokens, lambda layer, *qkv: seen.append((layer, *qkv)))
+    assert [layer for layer, *_ in seen] == list(range(LAYERS))
+    for x, layers in zip(model.qkv(tokens), zip(*(qkv for _, *qkv in seen), strict=True), strict=True):
+        np.testing.assert_array_equal(x, np.stack(layers))
+
+
+# ----------------------------------------------------------------------------------------------------- what it may cost
+def test_operations_are_those_of_the_weights_and_of_the_entries(model: Model) -> None:
+    weights = sum(np.prod(shape) for shape in model.decoder.config.shapes().values())
+    assert model.operations(10, 0) == 10 * weights
+    assert model.operations(10, 2) - model.operations(10, 0) == 2 * LAYERS * 4 * 6 * 10**2
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [(1e9, (2048, 10)), (9000, (2048, 8)), (4100, (2048, 4)), (4000, (1024, 4)), (1000, (256, 4)), (1, (256, 4))],
+)
+def test_fewer_passages_go_before_shorter_ones(monkeypatch, model: Model, budget, expected) -> None:
+    """A passage of 2048 tokens costs 1024 here."""
+    monkeypatch.setattr(Model, "operations", lambda self, n, passes: n / 2)
+    monkeypatch.setattr(model.decoder, "trained", 3000)
+    assert model.affordable(5000, 10, 1.0, budget) == expected

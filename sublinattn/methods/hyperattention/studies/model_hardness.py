@@ -1,118 +1,139 @@
-"""Notebook 17: hardness of a trained decoder's heads over n: alpha, kappa, stable rank, sinks [HA24, section 2].
+"""Notebook 17: hardness of a trained decoder's heads over n: alpha, heavy keys, kappa, norms [HA24, section 2].
 
 A causal softmax matrix P has (1, 0, ...) as its first row, so its alpha is at least n whatever the head; with the first
 c keys exact it still is about `n/(c + 1/2)` for the most even attention there is. What the causal algorithm (Algorithm
 4) samples in are blocks below the diagonal: the theorem's alpha, kappa and stable rank are those of the largest one,
-the later half of the queries on the earlier half of the keys. alpha is measured of both.
+the later half of the queries on the earlier half of the keys. alpha is measured of both; which keys are heavy, and what
+share of the attention they have, is said of the block.
 
 A single query that puts the share p of its attention on one key makes alpha at least `n_k p^2`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from ....core.backends import Array, asnumpy
-from ....core.exact import attention
 from ....core.softmax_matrix import SoftmaxMatrix
 from ....lab.models import Model
+from ....lab.progress import tracked
 from ....lab.run import Run
-from ....lab.statistics import growth_exponents
+from ....lab.statistics import mean_and_reach
 from ....lm.attend import per_query_head
-from ....plots.layout import ticks
-from ....plots.panels import finish, grid, lines, theory_line
-from ....plots.style import LOOKS, paper_style
 from ...caches.sink import SINKS
 from ..hardness import hardness
 
-ALPHAS = ("alpha", "alpha_rest", "block", "block_rest")
-QUANTITIES = (*ALPHAS, "kappa", "srank", "mass")
-TITLES = {
-    "alpha": r"$\alpha$: causal, all keys",
-    "alpha_rest": rf"$\alpha$: causal, first {SINKS} exact",
-    "kappa": r"$\kappa$ of the block",
-    "block": r"$\alpha$: block, all keys",
-    "block_rest": rf"$\alpha$: block, first {SINKS} exact",
-    "mass": f"attention on the first {SINKS}",
-}
-"""Panels of the figure over n."""
-MEAN = {**LOOKS["rose"], "linewidth": 2.0, "zorder": 5, "label": "geometric mean of all heads"}
+EXACT = (1, 4, 16, 64)
+"""Numbers of keys without which alpha is measured: the first ones, or the heaviest."""
+MATRICES = ("block", "causal")
+WHICH = ("first", "heaviest")
+ALPHAS = tuple(
+    name for matrix in MATRICES for name in (matrix, *(f"{matrix}_{which}{c}" for which in WHICH for c in EXACT))
+)
+QUANTITIES = (*ALPHAS, "kappa", "srank", "query_norm", "entry")
+SHARED = ("block", f"block_first{SINKS}", f"block_heaviest{SINKS}")
+"""Of the block, what panels side by side show."""
+SINK = 0.25
+"""Share of the attention with which a key counts as a sink."""
+HELD = 0.9
+"""Of the sum of the squared column norms, what the heaviest columns that are counted have."""
+PASSES = 5.0
+"""Passes over n x n entries that all lengths take together: half of one for each sum over P, a quarter for the block's,
+where Lanczos' method takes about eight; and a third of all that for the shorter lengths."""
 
 
 # ------------------------------------------------------------------------------------------------------------ measuring
+def sizes(run: Run, opened: Model) -> tuple[tuple[int, ...], int]:
+    """Lengths of a passage, doubling, and how many passages.
+
+    The longest is the trained context, 8192 tokens (1024 at smoke) at most, and beyond it by YaRN at full effort. Of a
+    large model fewer passages are read, four at least, and after that shorter ones, so that smoke takes half a minute
+    and standard a quarter of an hour on two cores.
+    """
+    longest, passages, budget = run.pick(smoke=(1024, 4, 4e11), standard=(8192, 10, 3e13), full=(8192, 10, 3e14))
+    steps, beyond = run.pick(smoke=(3, 0), standard=(4, 0), full=(4, 2))
+    n, passages = opened.affordable(longest, passages, PASSES, budget)
+    return tuple(int(n * 2.0**i) for i in range(-steps, beyond + 1)), passages
+
+
 def over_n(run: Run, *, block_size: int) -> pd.DataFrame:
     """Hardness of every layer and head on passages of text, each read to several lengths.
 
     Returns
     -------
     DataFrame
-        layer, head, replicate (the passage), n, trained (the decoder's context, beyond which YaRN stretches it),
-        alpha and alpha_rest (causal P; all keys, and all but the first 4), block and block_rest (alpha of the largest
-        unmasked block, likewise), kappa (the first 4 keys exact) and srank of that block, query_norm (the largest),
-        mass (share of the attention that the later half of the queries gives to the first 4 keys), uniform (that
-        share if they attended evenly).
+        layer, head, replicate (the passage), n, trained (the decoder's context, beyond which YaRN stretches it); alpha
+        of the largest unmasked block and of the causal P, with all keys ("block", "causal"), without the first c
+        ("block_first4") and without the c heaviest ("block_heaviest4"), nan where no key is left; kappa (the first 4
+        keys exact) and srank of the block; query_norm and entry (the longest query, and B, the largest entry of q, k
+        and v); of the block, position (of the heaviest key), mass (its share of the attention), mass_first (that of the
+        first 4 keys) and columns (how many hold 90 percent of the sum of squared column norms).
     """
     opened = run.open_model()
-    lengths, replicates = run.pick(
-        smoke=((128, 256, 512, 1024), 4),
-        standard=((128, 256, 512, 1024, 2048), 10),
-        full=((256, 512, 1024, 2048, 4096, 8192, 16384), 10),
-    )
-    parts = []
-    for replicate in range(replicates):
+    lengths, replicates = sizes(run, opened)
+    cost = replicates * opened.operations(lengths[-1], PASSES) / 3e10
+    what = f"{replicates} passages of {lengths[-1]} tokens, about {max(cost / 60, 0.1):.2g} min on two cores"
+    parts: list[pd.DataFrame] = []
+    for replicate in tracked(range(replicates), what):
         rng = run.rng("model hardness", replicate)
         tokens = opened.passage(rng, lengths[-1])
-        for q, k in _prefixes(opened, tokens, lengths):
-            table = pd.DataFrame(measure(opened.decoder.xp, q, k, block_size, rng))
-            places = pd.DataFrame(list(np.ndindex(*q.shape[:2])), columns=["layer", "head"])
-            about = {"replicate": replicate, "n": q.shape[2], "trained": opened.decoder.trained}
-            parts.append(places.assign(**about).join(table))
-    return pd.concat(parts, ignore_index=True)
+        # No token sees a later one: within the trained context one run of the decoder serves all lengths.
+        within = [n for n in lengths if n <= opened.decoder.trained]
+        for some in ([within] if within else []) + [[n] for n in lengths if n not in within]:
+            parts += [one.assign(replicate=replicate) for one in _run_once(opened, tokens, some, block_size, rng)]
+    return pd.concat(parts, ignore_index=True).assign(trained=opened.decoder.trained)
 
 
-def _prefixes(opened: Model, tokens: np.ndarray, lengths: Sequence[int]) -> Iterator[tuple[Array, Array]]:
-    """Queries and keys of the first n tokens for each length, with a key head for every query head."""
-    # No token sees a later one: within the trained context one run of the decoder serves all lengths.
-    within = [n for n in lengths if n <= opened.decoder.trained]
-    whole = opened.qkv(tokens[: within[-1]]) if within else None
-    for n in lengths:
-        q, k, _ = whole if whole and n in within else opened.qkv(tokens[:n])
-        yield q[:, :, :n], per_query_head(opened.decoder.xp, q, k[:, :, :n])
+def _run_once(
+    opened: Model, tokens: np.ndarray, lengths: Sequence[int], block_size: int, rng: np.random.Generator
+) -> list[pd.DataFrame]:
+    """A table per layer and length; queries, keys and values of one layer are in memory at a time."""
+    xp, parts = opened.decoder.xp, []
+
+    def visit(layer: int, q: Array, *kv: Array) -> None:
+        k, v = (per_query_head(xp, q[None], x[None])[0] for x in kv)
+        for n in lengths:
+            table = measure(xp, q[:, :n], k[:, :n], v[:, :n], block_size, rng)
+            parts.append(pd.DataFrame({"layer": layer, "head": np.arange(len(q)), "n": n, **table}))
+
+    opened.each_layer(tokens[: lengths[-1]], visit)
+    return parts
 
 
-def measure(xp: Any, q: Array, k: Array, block_size: int, rng: np.random.Generator) -> dict[str, Any]:
-    """The measured columns of `over_n`, one entry per head."""
-    n, d = q.shape[2:]
-    q, k = (xp.ascontiguousarray(x).reshape(-1, n, d) for x in (q, k))
-    # [HA24, section 2]: alpha = n max_j ||P e_j||^2, of the causal P ...
-    squares = n * SoftmaxMatrix(xp, q, k, scale=d**-0.5, causal=True).column_squares()
-    # ... and of A21, the largest block that Algorithm 4 samples in: queries n/2.. on keys ..n/2.
+def measure(xp: Any, q: Array, k: Array, v: Array, block_size: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The measured columns of `over_n`, one entry per head of q, k, v (heads, n, d)."""
+    n, d = q.shape[1:]
+    q, k = (xp.ascontiguousarray(x) for x in (q, k))
+    causal = SoftmaxMatrix(xp, q, k, scale=d**-0.5, causal=True).column_squares()
+    # A21, the largest block that Algorithm 4 samples in: queries n/2.. on keys ..n/2.
     block = hardness(q[:, n // 2 :], k[:, : n // 2], block_size=block_size, exact_keys=SINKS, rng=rng)
-    # Values that are 1 at the first keys and 0 elsewhere: attention's output is the share that these keys get.
-    first = xp.zeros((*k.shape[:2], 1), k.dtype)
-    first[:, :SINKS] = 1
+    heaviest = block.heaviest(1)
     measured = {
-        "alpha": squares.max(axis=1),
-        "alpha_rest": squares[:, SINKS:].max(axis=1),
-        "block": block.alpha,
-        "block_rest": block.alpha_residual,
         "kappa": block.kappa,
         "srank": block.srank,
         "query_norm": xp.sqrt((q * q).sum(axis=2).max(axis=1)),
-        "mass": attention(q, k, first, causal=True)[:, n // 2 :].mean(axis=(1, 2)),
+        "entry": xp.stack([abs(x).max(axis=(1, 2)) for x in (q, k, v)]).max(axis=0),
+        "position": heaviest.positions[:, 0],
+        "mass": heaviest.masses[:, 0],
+        "mass_first": block.column_masses[:, :SINKS].sum(axis=1),
     }
-    even = SINKS / np.arange(n // 2 + 1, n + 1)  # of query i, which sees i keys
-    return {**{name: asnumpy(x).astype(np.float64) for name, x in measured.items()}, "uniform": even.mean()}
+    own = {name: asnumpy(x) for name, x in measured.items()}
+    for matrix, squares in (("block", asnumpy(block.column_norms) ** 2), ("causal", asnumpy(causal))):
+        falling = -np.sort(-squares, axis=1)
+        # [HA24, section 2]: alpha = n max_j ||P e_j||^2, over the keys that are left
+        alphas = squares.shape[1] * squares, squares.shape[1] * falling
+        own[matrix] = alphas[0].max(axis=1)
+        for c in EXACT:
+            left = [x[:, c:].max(axis=1) if c < x.shape[1] else np.full(len(x), np.nan) for x in alphas]
+            own |= {f"{matrix}_{which}{c}": x for which, x in zip(WHICH, left, strict=True)}
+        if matrix == "block":
+            shares = falling.cumsum(axis=1) / falling.sum(axis=1, keepdims=True)
+            own["columns"] = (shares < HELD).sum(axis=1) + 1
+    return own
 
 
 # ------------------------------------------------------------------------------------------------------------ summaries
@@ -122,34 +143,79 @@ def within(rows: pd.DataFrame) -> pd.DataFrame:
     return fitting if fitting["n"].nunique() > 1 else rows
 
 
-def by_head(rows: pd.DataFrame) -> pd.DataFrame:
-    """At the largest n within the trained context: geometric means over passages, by layer and head."""
+def at_end(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the largest n within the trained context."""
     rows = within(rows)
-    rows = rows[rows["n"] == rows["n"].max()]
-    logs = rows.set_index(["layer", "head"])[[*QUANTITIES, "query_norm"]].apply(np.log)
+    return rows[rows["n"] == rows["n"].max()]
+
+
+def by_head(rows: pd.DataFrame) -> pd.DataFrame:
+    """At the largest n within the trained context: geometric means over passages, by layer and head.
+
+    number is that of the heaviest key, counted from 1.
+    """
+    rows = at_end(rows).assign(number=lambda x: x["position"] + 1)
+    columns = [*QUANTITIES, "mass", "mass_first", "columns", "number"]
+    logs = rows.set_index(["layer", "head"])[columns].apply(np.log)
     return logs.groupby(["layer", "head"]).mean().apply(np.exp).reset_index()
 
 
-def exponents(rows: pd.DataFrame) -> pd.DataFrame:
-    """Slopes of the logarithm of each quantity on log n within the trained context.
-
-    Values that are not positive and finite are left out (kappa may overflow).
+def heavy_keys(rows: pd.DataFrame) -> pd.DataFrame:
+    """Which keys are heavy, by layer, at the largest n within the trained context.
 
     Returns
     -------
     DataFrame
-        Index: the quantity. exponent (of the geometric mean over all heads; mean over passages), lower, upper (its 99
-        percent limits, Student's t over passages); 10 %, 90 % (of the heads' own exponents), sublinear (heads whose
-        own 99 percent limits are below 1), heads.
+        Index: the layer. first (of its heads and passages, the share whose heaviest key is the first one), else (the
+        median position of the others' heaviest keys, from 0; nan where there are none), mass, least mass, largest mass
+        (the heaviest key's share of the attention, over heads and passages), first 4 (median share of the first 4
+        keys), columns (median number that holds 90 percent of the sum of squared column norms).
+    """
+    rows = at_end(rows)
+    layers = rows.groupby("layer")
+    table = {
+        "first": rows["position"].eq(0).groupby(rows["layer"]).mean(),
+        "else": rows["position"].where(rows["position"] > 0).groupby(rows["layer"]).median(),
+        "mass": layers["mass"].median(),
+        "least mass": layers["mass"].min(),
+        "largest mass": layers["mass"].max(),
+        f"first {SINKS}": layers["mass_first"].median(),
+        "columns": layers["columns"].median(),
+    }
+    return pd.DataFrame(table)
+
+
+def slopes(rows: pd.DataFrame, quantity: str) -> pd.Series:
+    """Least-squares slope of log quantity on log n within the trained context, by layer, head and replicate.
+
+    Values that are not positive and finite are left out (kappa may overflow).
+    """
+    rows = within(rows)
+    rows = rows[np.isfinite(rows[quantity]) & (rows[quantity] > 0)]
+    x, y = (rows[name].apply(np.log) for name in ("n", quantity))
+    terms = pd.DataFrame({"x": x, "y": y, "xy": x * y, "xx": x * x})
+    groups = terms.groupby([rows["layer"], rows["head"], rows["replicate"]])
+    mean = groups.mean()[groups.size() > 1]
+    return (mean["xy"] - mean["x"] * mean["y"]) / (mean["xx"] - mean["x"] ** 2)
+
+
+def exponents(rows: pd.DataFrame) -> pd.DataFrame:
+    """Exponents of n of each quantity within the trained context.
+
+    Returns
+    -------
+    DataFrame
+        Index: the quantity. exponent (mean over heads, that of their geometric mean; mean over passages), lower, upper
+        (its 99 percent limits, Student's t over passages); 10 %, 90 % (of the heads' own exponents), sublinear (heads
+        whose own 99 percent limits are below 1), heads.
     """
     fits = {}
     for quantity in QUANTITIES:
-        given = within(rows)
-        given = given[np.isfinite(given[quantity]) & (given[quantity] > 0)]
-        mean = growth_exponents(given.assign(input=quantity), quantity).iloc[0]
-        heads = head_exponents(given, quantity)
+        found = slopes(rows, quantity)
+        middle, reach = mean_and_reach(found.groupby("replicate").mean().to_numpy())
+        heads = head_exponents(rows, quantity)
         fits[quantity] = {
-            **mean[["exponent", "lower", "upper"]],
+            **{"exponent": middle, "lower": middle - reach, "upper": middle + reach},
             **dict(zip(("10 %", "90 %"), heads["exponent"].quantile([0.1, 0.9]), strict=True)),
             "sublinear": int((heads["upper"] < 1).sum()),
             "heads": len(heads),
@@ -165,59 +231,46 @@ def head_exponents(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
     DataFrame
         Index: layer, head. exponent, lower, upper.
     """
-    fits = growth_exponents(within(rows), quantity, ["layer", "head"]).set_index(["layer", "head"])
-    return fits[["exponent", "lower", "upper"]].sort_index()
+    fits = {at: mean_and_reach(own.to_numpy()) for at, own in slopes(rows, quantity).groupby(["layer", "head"])}
+    index = pd.MultiIndex.from_tuples(list(fits), names=["layer", "head"])
+    limits = [(x, x - reach, x + reach) for x, reach in fits.values()]
+    return pd.DataFrame(limits, index, ["exponent", "lower", "upper"])
 
 
-# -------------------------------------------------------------------------------------------------------------- drawing
-@paper_style()
-def draw_over_n(rows: pd.DataFrame) -> Figure:
-    """A panel per quantity of `TITLES`: every head thin, in its layer's colour, and the geometric mean of all thick.
-
-    Thin lines are geometric means over passages; of more than 40 heads each layer has one line, the mean of its heads.
-    The thick line is the median over passages, with the range of the middle 80 percent. The four panels of alpha have
-    one range of values. Lengths beyond the trained context are shaded.
-    """
-    fig, axes = grid(len(TITLES), 3, height=1.85, sharex=True)
-    layers = int(rows["layer"].max()) + 1
-    thin = ["layer", "head"] if len(rows[["layer", "head"]].drop_duplicates()) <= 40 else ["layer"]
-    colours = ListedColormap(colormaps["cividis"](np.linspace(0, 0.9, layers)))
-    logs = rows.assign(**{column: np.log(rows[column]) for column in TITLES})
-    for ax, (column, title) in zip(axes, TITLES.items(), strict=True):
-        for _, one in logs.groupby(thin):
-            over = np.exp(one.groupby("n")[column].mean())
-            ax.plot(over.index, over, color=colours(one["layer"].iloc[0]), linewidth=0.7, alpha=0.7)
-        mean = np.exp(logs.groupby(["replicate", "n"])[column].mean()).reset_index()
-        lines(ax, mean, "n", column, MEAN, bars=True)
-        ax.set(xscale="log", yscale="log", title=title)
-        if column in ALPHAS:
-            ends = mean["n"].min(), mean["n"].max()
-            start = mean.loc[mean["n"] == ends[0], column].median()
-            theory_line(ax, ends, (start, start * ends[1] / ends[0]), "$n^1$")
-            theory_line(ax, ends, start, "$n^0$", linestyle=(0, (1, 1.5)))
-        if column == "mass":
-            even = rows.groupby("n")["uniform"].first()
-            theory_line(ax, even.index, even, "even attention", linestyle="-.")
-        low, high = ax.get_ylim()
-        if high < 10 * low:  # at least a decade, so that small differences look small
-            ax.set_ylim((low * high / 10) ** 0.5, (low * high * 10) ** 0.5)
-        _lengths(ax, rows)
-    together = [ax for ax, column in zip(axes, TITLES, strict=True) if column in ALPHAS]
-    bottoms, tops = zip(*(ax.get_ylim() for ax in together), strict=True)
-    for ax in together:
-        ax.set_ylim(min(bottoms), max(tops))
-    axes[0].plot([], [], color="#888888", linewidth=0.7, label="one head" if len(thin) > 1 else "one layer's heads")
-    mappable = ScalarMappable(BoundaryNorm(np.arange(layers + 1) - 0.5, layers), colours)
-    fig.colorbar(mappable, ax=axes, label="layer", ticks=MaxNLocator(8, integer=True), aspect=40, pad=0.01)
-    finish(fig, xlabel="tokens $n$")
-    return fig
-
-
-def _lengths(ax: Axes, rows: pd.DataFrame) -> None:
-    """Ticks at the measured lengths; those beyond the trained context are shaded."""
-    trained, shortest, longest = rows["trained"].iloc[0], rows["n"].min(), rows["n"].max()
-    if longest > trained:
-        label = "beyond the trained context (YaRN)"
-        ax.axvspan(trained, longest * 1.15, color="#777777", alpha=0.15, linewidth=0, label=label)
-    ax.set_xlim(shortest / 1.15, longest * 1.15)
-    ticks(ax.xaxis, rows["n"].unique(), at_most=4)
+# ------------------------------------------------------------------------------------------------------------- findings
+def findings(rows: pd.DataFrame) -> str:
+    """What the rows of `over_n` say, in three sentences of Markdown: growth, heavy keys, what the theorem needs."""
+    end, heads, passages = at_end(rows), len(rows[["layer", "head"]].drop_duplicates()), rows["replicate"].nunique()
+    n, places = int(end["n"].iloc[0]), end.groupby(["layer", "head"])
+    grown = {}
+    for name, fit in exponents(rows).loc[list(SHARED)].to_dict("index").items():
+        kind = "sublinear" if fit["upper"] < 1 else "not sublinear" if fit["lower"] > 1 else "undecided"
+        grown[name] = f"$n^{{{fit['exponent']:.2f}}}$ [{fit['lower']:.2f}, {fit['upper']:.2f}] ({kind})"
+    growth = (
+        f"From n = {within(rows)['n'].min()} to {n}, alpha of the largest block grows like {grown['block']}, with the "
+        f"first {SINKS} keys exact like {grown[SHARED[1]]}, with the {SINKS} heaviest exact like {grown[SHARED[2]]}: "
+        f"geometric mean of {heads} heads, 99 % limits over {passages} passages."
+    )
+    masses, first = places["mass"].mean(), places["position"].agg(lambda x: x.eq(0).mean())
+    if (sinks := masses >= SINK).any():
+        heavy = (
+            f"{sinks.sum()} of {heads} heads have a sink, one key with {SINK:.0%} or more of the attention (median of "
+            f"these heads {masses[sinks].median():.0%}, largest {masses.max():.0%}); it is the first key in "
+            f"{first[sinks].mean():.0%} of these heads and passages."
+        )
+    else:
+        heavy = (
+            f"No head has a sink: a head's heaviest key gets {masses.min():.2%} to {masses.max():.2%} of the attention "
+            f"({2 / n:.2%} if attention were even), and it is the first key in {first.mean():.0%} of the heads and "
+            "passages."
+        )
+    table = by_head(rows)
+    middle, low, high = (table[[*QUANTITIES, "columns"]].quantile(share) for share in (0.5, 0.0, 1.0))
+    alphas = [f"{middle[name]:.3g}" for name in SHARED]
+    needs = (
+        f"At n = {n} the median head has alpha {alphas[0]}, {alphas[1]} without the first {SINKS} keys, {alphas[2]} "
+        f"without the {SINKS} heaviest, and {middle['columns']:.0f} of {n // 2} columns hold "
+        f"{HELD:.0%} of the squared norms; its kappa is {middle['kappa']:.3g}, a head's longest query has norm "
+        f"{low['query_norm']:.1f} to {high['query_norm']:.1f}, and B is {low['entry']:.1f} to {high['entry']:.1f}."
+    )
+    return "\n".join(f"* {sentence}" for sentence in (growth, heavy, needs))

@@ -6,7 +6,7 @@ that each part needs with `e^(2 delta r)`, where r is the largest norm of a quer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ....core.backends import Array, asnumpy, to_device
+from ....core.backends import Array, asnumpy, row_squares, to_device
 from ....lab.run import Run
 from ....lab.workloads import real
 from ....lab.workloads.inputs import GAUSSIAN, REAL, Input
@@ -22,7 +22,7 @@ from ....plots.heads import head_maps
 from ....plots.panels import facets, lines, theory_line
 from ....plots.style import paper_style, series
 from ....primitives.clustering import OnlineClusters, nearest
-from ....primitives.kcenter import diameters, greedy_k_center, greedy_radii, largest_distance
+from ....primitives.kcenter import diameters, each_greedy_k_center, greedy_radii, largest_distance
 from ..subgen import SubGenCache
 
 D = 32
@@ -37,8 +37,8 @@ SYNTHETIC = (FIXED, SQRT, LINEAR, DRIFTING, GAUSSIAN)
 CAPTURED, WITHOUT, NULL = "as captured", "without [CLS], [SEP]", "Gaussian, same covariance"
 CLOSEST, WIDEST = 0.03, 0.8
 """Smallest and largest delta, as a fraction of the largest distance."""
-Points = Iterable[tuple[str, str, int, str, Array]]
-"""Input, source, replicate (or head), what, and points (n, d)."""
+Points = Iterable[tuple[str, str, Sequence[int], str, Array]]
+"""Input, source, replicates (or heads), what, and points (replicates, n, d)."""
 Pairs = Mapping[str, tuple[tuple[str, str], tuple[str, str]]]
 """Name of a ratio: (what, variant) of its numerator and of its denominator."""
 PAIRS: Pairs = {
@@ -75,9 +75,9 @@ def clustered(xp: Any, x: Array, delta: float) -> tuple[int, float]:
     return len(clusters.centers), float(diameters(xp, x[to_device(several, xp)], own).max())
 
 
-def longest_query(x: Array, scale: float) -> float:
-    """The theorem's r: the largest norm of a query (..., n, d), times the scale of the logits."""
-    return scale * float(np.linalg.norm(asnumpy(x), axis=-1).max())
+def longest_queries(xp: Any, q: Array, scale: float) -> np.ndarray:
+    """The theorem's r of heads q (heads, n, d): the largest norm of a query, times the scale of the logits."""
+    return scale * np.sqrt(asnumpy(row_squares(xp, q).max(axis=1)).astype(np.float64))
 
 
 def heads_measured(run: Run) -> slice:
@@ -85,17 +85,23 @@ def heads_measured(run: Run) -> slice:
     return run.pick(smoke=slice(None, None, 3), standard=slice(None), full=slice(None))
 
 
-def _points(run: Run, label: str) -> Iterator[tuple[str, str, int, str, Array]]:
+def _points(run: Run, label: str) -> Iterator[tuple[str, str, Sequence[int], str, Array]]:
     """Keys of every synthetic input; keys and values of the real heads."""
-    n = run.pick(smoke=512, standard=4096, full=16384)
+    n, replicates = run.pick(smoke=512, standard=4096, full=16384), range(run.pick(smoke=3, standard=10, full=10))
     for what in SYNTHETIC:
-        for replicate in range(run.pick(smoke=3, standard=10, full=10)):
-            keys = what.draw(n, D, run.rng(label, what.label, replicate), run.xp).k
-            yield what.label, what.source, replicate, "keys", keys
+        keys = [what.draw(n, D, run.rng(label, what.label, replicate), run.xp).k for replicate in replicates]
+        yield what.label, what.source, replicates, "keys", run.xp.stack(keys)
     for name, stack in stacks(run.xp).items():
         if name != "queries":
-            for head in range(len(stack))[heads_measured(run)]:
-                yield REAL.label, REAL.source, head, name, stack[head]
+            chosen = heads_measured(run)
+            yield REAL.label, REAL.source, range(len(stack))[chosen], name, stack[chosen]
+
+
+def _one_by_one(points: Points) -> Iterator[tuple[str, str, int, str, Array]]:
+    """The same with one replicate at a time, and its points (n, d)."""
+    for label, source, replicates, name, sets in points:
+        for number, replicate in enumerate(replicates):
+            yield label, source, replicate, name, sets[number]
 
 
 # ---------------------------------------------------------------------------------------------- cost of greedy k-center
@@ -118,26 +124,31 @@ def costs(run: Run, xp: Any, points: Points, *, without: tuple[str, slice]) -> p
         (distance to the nearest center, at m = n/8; else nan).
     """
     rows = []
-    for label, source, replicate, name, x in points:
-        largest = largest_distance(xp, x)
-        variants = {CAPTURED: (x, largest)}
+    for label, source, replicates, name, x in points:
+        (count, n, _), units = x.shape, [largest_distance(xp, x[i]) for i in range(len(x))]
+        variants = {CAPTURED: (x, units)}
         if source == "real":
-            host, rng = asnumpy(x).astype(np.float64), run.rng("null", name, replicate)
-            drawn = rng.multivariate_normal(host.mean(axis=0), np.cov(host.T), size=len(host), method="eigh")
-            fewer = x[without[1]]
-            variants[without[0]] = fewer, largest_distance(xp, fewer)
-            variants[NULL] = to_device(drawn.astype(np.float32), xp), largest
-        n = len(x)
+            twins = [_twin(run.rng("null", name, replicates[i]), x[i]) for i in range(count)]
+            fewer = xp.ascontiguousarray(x[:, without[1]])
+            variants[without[0]] = fewer, [largest_distance(xp, fewer[i]) for i in range(count)]
+            variants[NULL] = to_device(np.stack(twins), xp), units
         ms = sorted({n // PART, *np.geomspace(1, n // 4, 20).round().astype(int).tolist()})
-        for variant, (x, unit) in variants.items():
-            centers, radii = greedy_k_center(xp, x, n // 4)
-            _, squares = nearest(xp, x, x[to_device(centers[: n // PART], xp)])
-            radii, mean = np.pad(radii, (0, n // 4 - len(radii))) / unit, float(np.sqrt(squares).mean()) / unit
-            for m in ms:
-                own = (m, m / n, radii[m - 1], mean if m == n // PART else np.nan)
-                rows.append((label, source, n, replicate, name, variant, *own))
+        for variant, (sets, lengths) in variants.items():
+            for i, (centers, radii) in enumerate(each_greedy_k_center(xp, sets, n // 4)):
+                _, squares = nearest(xp, sets[i], sets[i][to_device(centers[: n // PART], xp)])
+                costs = np.pad(radii, (0, n // 4 - len(radii))) / lengths[i]
+                mean = float(np.sqrt(squares).mean()) / lengths[i]
+                for m in ms:
+                    own = (m, m / n, costs[m - 1], mean if m == n // PART else np.nan)
+                    rows.append((label, source, n, replicates[i], name, variant, *own))
     columns = ["input", "source", "n", "replicate", "what", "variant", "m", "share", "radius", "mean"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _twin(rng: np.random.Generator, x: Array) -> np.ndarray:
+    """Gaussian points with the mean and the covariance of x (n, d)."""
+    host = asnumpy(x).astype(np.float64)
+    return rng.multivariate_normal(host.mean(axis=0), np.cov(host.T), len(host), method="eigh").astype(np.float32)
 
 
 def ratios(rows: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
@@ -177,7 +188,7 @@ def counts(xp: Any, points: Points, radii: int) -> pd.DataFrame:
         (clusters / n), widest (largest diameter of a cluster, over delta; nan if all clusters are single points).
     """
     rows = []
-    for label, source, replicate, name, x in points:
+    for label, source, replicate, name, x in _one_by_one(points):
         n, largest = len(x), largest_distance(xp, x)
         for relative in np.geomspace(CLOSEST, WIDEST, radii):
             delta = relative * largest
@@ -209,10 +220,19 @@ def needs(xp: Any, q: Array, k: Array, scale: float, m: int | None = None) -> pd
     """
     n = k.shape[1]
     m = m or n // PART
-    delta = np.array([greedy_radii(xp, k[i], m)[-1] for i in range(len(k))])
-    r = np.array([longest_query(q[i], scale) for i in range(len(q))])
+    delta = np.array([np.pad(radii, (0, m - len(radii)))[-1] for _, radii in each_greedy_k_center(xp, k, m)])
+    r = longest_queries(xp, q, scale)
     values = {"delta": delta, "r": r, "delta_r": delta * r, "ratio": delta * r / np.log(n)}
     return pd.DataFrame({"n": n, "m": m, **values, "factor": np.exp(2 * delta * r)})
+
+
+def grown(xp: Any, q: Array, k: Array, scale: float, delta: float) -> tuple[int, float]:
+    """SubGen's clusters of one head's keys at `delta`, and `delta r / log n` at m = n/8 clusters, where delta is
+    theirs."""
+    clusters = OnlineClusters(delta, k[:0])
+    clusters.absorb(xp, k)
+    needed = greedy_radii(xp, k, len(k) // PART)[-1]
+    return len(clusters.centers), float(needed * longest_queries(xp, q[None], scale)[0] / np.log(len(k)))
 
 
 def over_n(run: Run) -> pd.DataFrame:
@@ -230,12 +250,6 @@ def over_n(run: Run) -> pd.DataFrame:
     rows: list[tuple[Any, ...]] = []
     lengths = tuple(128 * 4**i for i in range(run.pick(smoke=3, standard=4, full=5)))
 
-    def measure(q: Array, k: Array, scale: float, delta: float) -> tuple[int, float]:
-        clusters = OnlineClusters(delta, k[:0])
-        clusters.absorb(xp, k)
-        needed = greedy_radii(xp, k, len(k) // PART)[-1]
-        return len(clusters.centers), float(needed * longest_query(q, scale) / np.log(len(k)))
-
     for what in SYNTHETIC:
         for replicate in range(run.pick(smoke=3, standard=10, full=10)):
             delta = None
@@ -245,7 +259,7 @@ def over_n(run: Run) -> pd.DataFrame:
                     delta = x.params.get("delta") or greedy_radii(xp, x.k, n // PART)[-1]
                 known = what.workload == "clusterable"
                 parts = round(x.params["clusters"] * n ** x.params["exponent"]) if known else np.nan
-                own = measure(x.q, x.k, x.scale, delta)
+                own = grown(xp, x.q, x.k, x.scale, delta)
                 rows.append((what.label, what.source, replicate, n, delta, *own, parts))
     points = stacks(xp)
     longest = points["keys"].shape[1]
@@ -253,7 +267,7 @@ def over_n(run: Run) -> pd.DataFrame:
         q, k = points["queries"][head], points["keys"][head]
         delta = greedy_radii(xp, k, longest // PART)[-1]
         for n in (longest // 8, longest // 4, longest // 2, longest):
-            own = measure(q[:n], k[:n], x_real.scale, delta)
+            own = grown(xp, q[:n], k[:n], x_real.scale, delta)
             rows.append((REAL.label, REAL.source, head, n, delta, *own, np.nan))
     columns = ["input", "source", "replicate", "n", "delta", "clusters", "ratio", "parts"]
     return pd.DataFrame(rows, columns=columns)
@@ -273,7 +287,7 @@ def online(run: Run) -> pd.DataFrame:
     """
     xp, rows = run.xp, []
     parts = run.pick(smoke=(32, PART), standard=(64, 32, 16, PART, 4), full=(64, 32, 16, PART, 4))
-    for label, source, replicate, name, x in _points(run, "online"):
+    for label, source, replicate, name, x in _one_by_one(_points(run, "online")):
         if name != "keys":
             continue
         n = len(x)
@@ -356,6 +370,9 @@ def draw_over_n(rows: pd.DataFrame) -> Figure:
         if panel["quantity"].iloc[0] == "clusters":
             for _, line in known.groupby("input"):
                 theory_line(ax, line.index.get_level_values("n"), line, "parts that the stream has")
+            start = panel.loc[panel["n"] == panel["n"].min(), "value"].median()
+            ends = np.array([panel["n"].min(), panel["n"].max()])
+            theory_line(ax, ends, start * ends / ends[0], "$n^1$", linestyle=":")
 
     labels: dict[str, Any] = {"xlabel": "tokens $n$", "ylabel": names}
     return facets(long, x="n", y="value", facet="quantity", looks=looks, **_TWO, **labels, logy=True, each=parts)

@@ -25,7 +25,7 @@ from ....primitives.kcenter import greedy_radii
 from ..claims.setting import Cache, Tokens, members, sums
 from ..claims.theorem1_estimators import ordered_tokens
 from ..head import Head, normalisers, numerators
-from .clusterability import PART, longest_query, stacks
+from .clusterability import PART, longest_queries, stacks
 
 LAWS = {
     "sg24.slot-law": "slots",
@@ -143,7 +143,7 @@ def against_delta_r(run: Run) -> pd.DataFrame:
         delta = float(greedy_radii(xp, k, len(k) // PART)[-1])
         clusters = OnlineClusters(delta, k[:0])
         whole = spread_of_tau(asnumpy(q), asnumpy(k), clusters.absorb(xp, k), x.scale)
-        length = delta * longest_query(q, x.scale)
+        length = delta * float(longest_queries(run.xp, q[None], x.scale)[0])
         rows.append(("real heads", head, length, float(np.median(whole)), np.nan, float(whole.max())))
     table = pd.concat([planted, pd.DataFrame(rows, columns=planted.columns)], ignore_index=True)
     return table.assign(bound=np.sinh(table["delta_r"]) ** 2)

@@ -2,13 +2,15 @@
 
 import math
 
+import fake_device
 import numpy as np
 import pandas as pd
 import pytest
 import references
 import toy_llama
 
-from sublinattn.lab.models import open_model
+from sublinattn.core import backends
+from sublinattn.lab.models import Model, open_model
 from sublinattn.lab.run import Run
 from sublinattn.methods.subgen.studies import clusterability, model_keys_values
 
@@ -22,20 +24,27 @@ def which(tmp_path_factory):
     return toy_llama.model_and_text(tmp_path_factory.mktemp("clusters"))
 
 
-@pytest.fixture(scope="module")
-def clusters(which):
-    """Curves, counts, needs, the plane; two passages of N tokens."""
+def measured(knobs, backend="numpy"):
+    """Curves, counts, needs, growth, the plane; two passages of N tokens, all key heads."""
     with pytest.MonkeyPatch.context() as patch:
-        small = {(512, 4): (N, 2), 3: 1}
+        small = {(512, 4, 4e11): (N, 2, 4e11), (1024, 2, 4, 3): (N, 2, 3, 2), 3: 1}
         patch.setattr(Run, "pick", lambda self, *, smoke, **_: small.get(smoke, smoke))
-        run = Run(backend="numpy", knobs=which)
-        curves = model_keys_values.cost_curves(run)
+        patch.setattr(Model, "affordable", lambda self, longest, passages, *_: (longest, passages))
+        run = Run(backend=backend, knobs=knobs)
+        passages = model_keys_values.read(run)
+        curves = model_keys_values.cost_curves(run, passages)
         return {
             "curves": curves,
-            "over": model_keys_values.over_delta(run),
-            "heads": model_keys_values.head_table(run),
-            "plane": model_keys_values.projection(run, curves),
+            "over": model_keys_values.over_delta(run, passages),
+            "heads": model_keys_values.head_table(passages),
+            "grown": model_keys_values.over_n(run, passages),
+            "plane": model_keys_values.projection(passages, curves),
         }
+
+
+@pytest.fixture(scope="module")
+def clusters(which):
+    return measured(which)
 
 
 # ------------------------------------------------------------------------------------------------------------ clusters
@@ -119,8 +128,9 @@ def test_a_projection_shortens_distances_only(which, clusters):
     curves = clusters["curves"].query(f"passage == 0 and variant == 'as captured' and m == {N // 8}")
     cost = curves.pivot(index=["layer", "head"], columns="what", values="radius")
     ratio = cost["keys"] / cost["values"]
+    assert (plane.groupby(["which", "what"])["center"].sum() == 16).all()
     chosen = plane.groupby("which")[["layer", "head"]].first()
-    assert tuple(chosen.loc["least"]) == ratio.idxmin() and tuple(chosen.loc["most"]) == ratio.idxmax()
+    assert ratio[tuple(chosen.loc["least"])] == ratio.min() and ratio[tuple(chosen.loc["most"])] == ratio.max()
     one = plane.query("which == 'least' and what == 'keys'").sort_values("position")
     x = k[one["layer"].iloc[0], one["head"].iloc[0]]
     true = np.linalg.norm(x[:, None] - x[None], axis=2)
@@ -129,3 +139,70 @@ def test_a_projection_shortens_distances_only(which, clusters):
     variances = np.sort(np.linalg.eigvalsh(np.cov(x.T)))[::-1]
     assert one["share"].iloc[0] == pytest.approx(variances[:2].sum() / variances.sum(), rel=1e-6)
     assert np.cov(flat.T) * true.max() ** 2 == pytest.approx(np.diag(variances[:2]), rel=1e-3, abs=1e-6)
+
+
+def test_every_key_head_has_its_numbers(which, clusters):
+    real = clusters["curves"].query("source == 'real'")
+    assert set(real.groupby(["passage", "layer", "head"])["replicate"].nunique()) == {1}
+    assert (
+        len(real["replicate"].unique())
+        == 2 * LAYERS * KV_HEADS
+        == len(real[["passage", "layer", "head"]].value_counts())
+    )
+
+
+def test_clusters_over_n_are_those_of_the_first_tokens(which, clusters):
+    q, k, _ = toy_llama.arrays(which, "model clusters over n", 1, N)
+    rows = clusters["grown"].query("passage == 1")
+    assert list(rows["n"].unique()) == [N // 4, N // 2, N] and len(rows[["layer", "head"]].value_counts()) == 3
+    for (layer, head), one in rows.groupby(["layer", "head"]):
+        keys, asking = k[layer, head], q[layer, 2 * head : 2 * head + 2]
+        delta = references.greedy_k_center(keys, N // 8)[1][-1]
+        assert one["delta"].to_numpy() == pytest.approx(delta, rel=1e-4)
+        for n, clusters_there, ratio in one[["n", "clusters", "ratio"]].itertuples(index=False):
+            found, _ = clusterability.clustered(np, keys[:n].astype(np.float32), one["delta"].iloc[0])
+            assert abs(clusters_there - found) <= 1
+            needed = references.greedy_k_center(keys[:n], n // 8)[1][-1]
+            r = np.linalg.norm(asking[:, :n], axis=2).max() / math.sqrt(keys.shape[1])
+            assert ratio == pytest.approx(needed * r / math.log(n), rel=1e-4)
+
+
+def test_a_device_measures_the_same(which, clusters, monkeypatch):
+    chosen = backends.backend
+    monkeypatch.setattr(backends, "backend", lambda name: fake_device if name == "fake_device" else chosen(name))
+    there = measured(which, "fake_device")
+    for name, columns in {
+        "curves": ["radius", "mean"],
+        "heads": ["delta", "r", "ratio"],
+        "grown": ["delta", "ratio"],
+        "plane": ["share"],
+    }.items():
+        np.testing.assert_allclose(there[name][columns], clusters[name][columns], rtol=1e-3, atol=1e-6)
+
+
+def test_few_of_many_heads_are_kept(which):
+    opened = open_model(which["model"], which["text"], backend="numpy")
+    every = model_keys_values.some_heads(RUN, opened, 100)
+    assert sorted(every) == list(np.ndindex(LAYERS, KV_HEADS))
+    assert model_keys_values.some_heads(RUN, opened, 2) == every[:2]
+
+
+def told(ratio, below, exponent, factor):
+    """Findings of made-up tables: a ratio with its limits, and the growth of two heads' clusters."""
+    pairs = [(name, "radius") for name in model_keys_values.PAIRS]
+    columns = ["ratio", "lower", "upper", "10 %", "90 %", "share below 1"]
+    ratios = pd.DataFrame([(*ratio, 1, 1, below)] * len(pairs), pd.MultiIndex.from_tuples(pairs), columns)
+    heads = pd.DataFrame({"n": 100.0, "ratio": [1.5, 2.5], "factor": factor})
+    rows = [(p, 0, h, n, n**exponent) for p in (0, 1) for h in (0, 1) for n in (64, 128)]
+    over = pd.DataFrame(rows, columns=["passage", "layer", "head", "n", "clusters"])
+    return model_keys_values.findings(ratios, heads, over).splitlines()
+
+
+def test_findings_follow_from_the_tables():
+    clusters, rotation, needs = told((1.5, 1.4, 1.6), 0.1, 0.5, [50, 1e9])
+    assert clusters.startswith("* Keys cluster less than values") and "1.50 [1.40, 1.60] times" in clusters
+    assert "in 10% of the heads keys are cheaper" in clusters and "1.50 [1.40, 1.60] times as much" in rotation
+    assert "$n^{0.50}$ (0.50 to 0.50 over 2 heads" in needs and "exceeds the 100 keys in 1 of 2" in needs
+    assert "1.50 to 2.50" in needs
+    assert told((0.5, 0.4, 0.6), 1, 1, [1, 1])[0].startswith("* Keys cluster more than values")
+    assert told((1.0, 0.9, 1.1), 0.5, 1, [1, 1])[0].startswith("* Keys cluster neither less nor more than values")
