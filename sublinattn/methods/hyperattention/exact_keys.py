@@ -107,8 +107,7 @@ def heavy_keys(
     Returns
     -------
     positions : array, shape (..., count)
-        NumPy or CuPy int64, the heaviest key first: by the squared column norm `||P e_j||_2^2` over the queries asked,
-        of which alpha is n_k times the largest.
+        NumPy or CuPy int64, the heaviest key first: by its share of the attention of the queries asked.
 
     Raises
     ------
@@ -119,9 +118,12 @@ def heavy_keys(
     -----
     `O(queries n_k d)` operations, and memory of a tile beside a copy of half-precision keys.
 
+    `hardness(...).heaviest(count)` asks all queries, and goes by the column norms of which alpha is the largest. From a
+    few queries these mislead: a query that looks at one key alone, such as its own, makes that key look as heavy as one
+    with a tenth of the attention of a hundred.
+
     The choice looks at queries and keys of all positions: under a causal mask, which keys an early query meets exactly
-    then depends on later tokens (which keys it sees does not). `hardness(...).heaviest(count)` asks all queries, and
-    says how much of the attention the keys have.
+    then depends on later tokens (which keys it sees does not).
     """
     xp, (q, k), _ = backends.enter(q=q, k=k)
     checks.flags(causal=causal)
@@ -135,15 +137,15 @@ def heavy_keys(
     q, k = (backends.widened(x.reshape(-1, *x.shape[-2:])) for x in (q, k))
     q, k, scale = fit_logits(xp, q, k, scale, *checks.largest_norms(xp, check_finite, q=q, k=k))
     rows = (np.arange(asked) + 1) * n_q // asked - 1
-    squares = _column_squares(xp, q[:, backends.to_device(rows, xp)] * scale, k, rows if causal else None)
-    return xp.argsort(-squares, axis=1, kind="stable")[:, :count].reshape(*lead, count)
+    sums = _column_sums(xp, q[:, backends.to_device(rows, xp)] * scale, k, rows if causal else None)
+    return xp.argsort(-sums, axis=1, kind="stable")[:, :count].reshape(*lead, count)
 
 
-def _column_squares(xp: Any, q: Array, k: Array, rows: np.ndarray | None) -> Array:
-    """Squared column norms (B, n_k) of the softmax matrix of a few queries (B, t, d), scaled; `rows` are their
-    positions under a causal mask."""
+def _column_sums(xp: Any, q: Array, k: Array, rows: np.ndarray | None) -> Array:
+    """Column sums (B, n_k) of the softmax matrix of a few queries (B, t, d), scaled; `rows` are their positions under
+    a causal mask."""
     (b, t, _), n_k = q.shape, k.shape[1]
-    squares = xp.zeros((b, n_k))
+    sums = xp.zeros((b, n_k))
     problems, step, _ = backends.strip_shape(xp, b, t, n_k, q.dtype, (64, n_k))
 
     def make_worker() -> Callable[[slice], None]:
@@ -157,9 +159,9 @@ def _column_squares(xp: Any, q: Array, k: Array, rows: np.ndarray | None) -> Arr
                 p -= p.max(axis=2, keepdims=True)
                 xp.exp(p, out=p)
                 p /= p.sum(axis=2, keepdims=True)
-                squares[at] += (p * p).sum(axis=1)
+                sums[at] += p.sum(axis=1)
 
         return worker
 
     backends.for_tiles(xp, [slice(i, min(i + problems, b)) for i in range(0, b, problems)], make_worker)
-    return squares
+    return sums
