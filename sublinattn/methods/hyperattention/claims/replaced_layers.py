@@ -1,22 +1,26 @@
-"""A decoder in which some layers attend approximately: the methods that are compared, and the loss."""
+"""A decoder in which some layers attend approximately: the methods that are compared, and what they cost and lose."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from ....core import backends
 from ....core.backends import Array, namespace
 from ....core.exact import Partial, attention, partial_attention
-from ....lab.models import Model
-from ....lm.attend import Method, replacing
+from ....core.timing import timed
+from ....lm.attend import Attend, Method, causal, replacing
+from ....lm.decoder import Decoder
+from ..exact_keys import heavy_keys
 from ..hyper import hyper_attention
 
 HYPER, LOCAL, WINDOW, UNIFORM, ZERO = "hyper practical", "own block", "sinks", "uniform", "zero"
 SINKS = 4
-"""First keys that `WINDOW` keeps, as [SINK24] does, and that HyperAttention computes exactly in `HYPER_SINKS`."""
+"""First keys that `WINDOW` keeps, as [SINK24] does, and that `HYPER_SINKS` and `UNIFORM_SINKS` compute exactly."""
+UNIFORM_SINKS = f"{UNIFORM}, first {SINKS} exact"
 BEFORE, AFTER = 5.6, 6.3
 """[HA24] Figure 3 and abstract: perplexities of ChatGLM2-6B at 32k tokens, exact and approximate. Their public code
 takes 2 to the power of the loss in nats; the ratio of the logarithms does not depend on the base."""
@@ -27,7 +31,7 @@ def hyper_exempting(keys: int) -> str:
     return f"{HYPER}, first {keys} exact" if keys else HYPER
 
 
-HYPER_SINKS = hyper_exempting(SINKS)
+HYPER_SINKS, HYPER_HEAVY = hyper_exempting(SINKS), f"{HYPER}, heaviest {SINKS} exact"
 
 
 def block(n: int) -> int:
@@ -38,20 +42,23 @@ def block(n: int) -> int:
 def methods(n: int, rng: np.random.Generator) -> dict[str, Method]:
     """HyperAttention and what it is to be compared with, for `n` tokens.
 
-    HyperAttention's recursion ends at leaves of two blocks; it is there with no, 1, 4 and 64 first keys exact. `LOCAL`
-    is exact within those leaves, without an estimate of the keys before them. HyperAttention looks at a block of keys
+    HyperAttention's recursion ends at leaves of two blocks; it is there with no, 1, 4 and 64 first keys exact, and in
+    `HYPER_HEAVY` with those 4 keys of each head that a sample of all queries, later ones too, attends to most. `LOCAL`
+    is exact within the leaves, without an estimate of the keys before them. HyperAttention looks at a block of keys
     on average within its leaf, and at a block and a sample at every other level of its recursion: `UNIFORM` estimates
-    the keys before a leaf from as many drawn uniformly, `WINDOW` sees as many last keys, and the first 4. `ZERO` leaves
-    out the layer's attention.
+    the keys before a leaf from as many drawn uniformly (in `UNIFORM_SINKS` all but the first 4, which are exact), and
+    `WINDOW` sees as many last keys, and the first 4. `ZERO` leaves out the layer's attention.
     """
     b = block(n)
     leaf, levels = 2 * b, round(np.log2(n / (2 * b)))
     hyper = partial(hyper_attention, causal=True, block_size=b, sample_size=b, min_exact=leaf, rng=rng)
     return {
         **{hyper_exempting(keys): partial(hyper, exact_keys=keys) for keys in (0, 1, SINKS, 64)},
+        HYPER_HEAVY: lambda q, k, v: hyper(q, k, v, exact_keys=heavy_keys(q, k, SINKS, causal=True)),
         LOCAL: partial(own_block, rows=leaf),
         WINDOW: partial(sinks_and_window, sinks=SINKS, rows=b, blocks=1 + levels),
-        UNIFORM: partial(uniform_before, rows=leaf, size=b * levels, rng=rng),
+        UNIFORM: partial(uniform_before, rows=leaf, size=b * levels, sinks=0, rng=rng),
+        UNIFORM_SINKS: partial(uniform_before, rows=leaf, size=b * levels, sinks=SINKS, rng=rng),
         ZERO: lambda q, k, v: namespace(v).zeros_like(v),
     }
 
@@ -92,23 +99,76 @@ def sinks_and_window(q: Array, k: Array, v: Array, *, sinks: int, rows: int, blo
     return seen.output().reshape(q.shape)
 
 
-def uniform_before(q: Array, k: Array, v: Array, *, rows: int, size: int, rng: np.random.Generator) -> Array:
-    """As `own_block`, and `size` keys from before the block, drawn uniformly without replacement, stand for all."""
-    outs = []
+def uniform_before(
+    q: Array, k: Array, v: Array, *, rows: int, size: int, sinks: int, rng: np.random.Generator
+) -> Array:
+    """As `own_block`, and `size` keys from before the block, drawn uniformly without replacement, stand for all.
+
+    The first `sinks` are not drawn from but exact.
+    """
+    see, outs = partial(partial_attention, check_finite=False), []
     for start in range(0, q.shape[2], rows):
-        part = slice(start, start + rows)
-        kept = partial_attention(q[:, :, part], k[:, :, part], v[:, :, part], causal=True, check_finite=False)
+        own = slice(start, start + rows)
+        x = q[:, :, own]
+        seen = see(x, k[:, :, own], v[:, :, own], causal=True)
         if start:
-            chosen = backends.to_device(rng.choice(start, min(size, start), replace=False), namespace(q))
-            before = partial_attention(q[:, :, part], k[:, :, chosen], v[:, :, chosen], check_finite=False)
-            # Each sampled key stands for start / size keys, in the normaliser and in the product alike.
-            before.l, before.o = (x * (start / len(chosen)) for x in (before.l, before.o))
-            kept.merge(before)
-        outs.append(kept.output())
+            before = start - sinks
+            chosen = sinks + rng.choice(before, min(size, before), replace=False)
+            at = backends.to_device(chosen, namespace(q))
+            drawn = see(x, k[:, :, at], v[:, :, at])
+            # Each sampled key stands for before / size keys, in the normaliser and in the product alike.
+            drawn.l, drawn.o = (y * (before / len(chosen)) for y in (drawn.l, drawn.o))
+            seen.merge(drawn)
+            if sinks:
+                seen.merge(see(x, k[:, :, :sinks], v[:, :, :sinks]))
+        outs.append(seen.output())
     return namespace(q).concatenate(outs, axis=2)
 
 
-def losses(model: Model, tokens: np.ndarray, replaced: Mapping[int, Method] | None = None) -> float:
-    """Mean nats per token with these layers replaced."""
-    decoder = model.decoder.stretched(len(tokens))
-    return float(decoder.losses(tokens, attend=replacing(replaced or {})).mean(dtype=np.float64))
+# ------------------------------------------------------------------------------------------------------ whole passes
+class Clock:
+    """An attention that adds up the seconds spent in it."""
+
+    def __init__(self, attend: Attend) -> None:
+        self.attend, self.seconds = attend, 0.0
+
+    def __call__(self, layer: int, q: Array, k: Array, v: Array) -> Array:
+        out, seconds = timed(namespace(q), partial(self.attend, layer, q, k, v))
+        self.seconds += seconds
+        return out
+
+
+class Pass(NamedTuple):
+    """What a pass through the decoder gave: nats per token, seconds of all layers' attention, and of the whole pass."""
+
+    nats: float
+    attention: float
+    forward: float
+
+
+class Passage:
+    """A text that is read again and again, each time with other layers replaced.
+
+    Layers before the first replaced one are the same in all passes: they are computed once, when this is made, and
+    their seconds count for each pass. One state of the decoder is kept for each layer in `firsts`, by default for all.
+    """
+
+    def __init__(self, decoder: Decoder, tokens: np.ndarray, firsts: Collection[int] | None = None) -> None:
+        self._decoder, self._tokens = decoder.stretched(len(tokens)), tokens
+        kept = {decoder.config.layers, *(range(decoder.config.layers) if firsts is None else firsts)}
+        self._before = {}
+        clock, forward = Clock(causal), 0.0
+        states = self._decoder.states(tokens, attend=clock)
+        for _ in range(decoder.config.layers + 1):
+            state, seconds = timed(decoder.xp, partial(next, states))
+            forward += seconds
+            if state.layer in kept:
+                self._before[state.layer] = state, clock.seconds, forward
+
+    def read(self, methods: Mapping[int, Method]) -> Pass:
+        """With these layers replaced; with none, by exact attention."""
+        state, attention, forward = self._before[min(methods, default=self._decoder.config.layers)]
+        clock = Clock(replacing(methods))
+        read = partial(self._decoder.losses, self._tokens, attend=clock, resume=state)
+        nats, seconds = timed(self._decoder.xp, read)
+        return Pass(float(nats.mean(dtype=np.float64)), attention + clock.seconds, forward + seconds)

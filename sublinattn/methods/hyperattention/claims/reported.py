@@ -10,7 +10,7 @@ import sympy as sp
 
 from ....lab.models import open_model
 from ....theory.claim import Claim, Probability, Sabotage, Trial
-from .replaced_layers import AFTER, BEFORE, HYPER, HYPER_SINKS, SINKS, ZERO, losses, methods
+from .replaced_layers import AFTER, BEFORE, HYPER, HYPER_SINKS, SINKS, ZERO, Passage, methods
 
 
 def relative_loss(rng: np.random.Generator, xp: Any, *, n: int, method: str = HYPER, model: str = "tiny") -> Trial:
@@ -20,8 +20,10 @@ def relative_loss(rng: np.random.Generator, xp: Any, *, n: int, method: str = HY
     """
     opened = open_model(model, backend=xp.__name__)
     tokens, layers = opened.passage(rng, n), opened.decoder.config.layers
-    last = dict.fromkeys(range(layers - layers // 2, layers), methods(n, rng)[method])
-    exact, approximate = losses(opened, tokens), losses(opened, tokens, last)
+    first = layers - layers // 2
+    passage = Passage(opened.decoder, tokens, [first])
+    last = dict.fromkeys(range(first, layers), methods(n, rng)[method])
+    exact, approximate = passage.read({}).nats, passage.read(last).nats
     facts = {"n": n, "perplexity": math.exp(exact), "replaced_perplexity": math.exp(approximate)}
     return Trial(approximate / exact, math.log(AFTER) / math.log(BEFORE), facts=facts)
 

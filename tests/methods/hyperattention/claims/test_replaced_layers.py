@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,19 +66,19 @@ def test_no_method_looks_ahead(name: str) -> None:
     assert np.array_equal(*outs)
 
 
-def test_a_uniform_sample_stands_for_the_keys_before_the_block() -> None:
-    """With all of them sampled it is exact attention; else each counts `start / size` times, and its own block once."""
+@pytest.mark.parametrize("sinks", [0, 3])
+def test_a_uniform_sample_stands_for_the_keys_before_the_block(sinks: int) -> None:
+    """With all of them sampled it is exact attention; else each counts `before / size` times, and the rest once."""
     rng = np.random.default_rng(4)
     q, k, v = (rng.standard_normal((1, 2, 12, 3)) for _ in range(3))
-    np.testing.assert_allclose(
-        replaced_layers.uniform_before(q, k, v, rows=4, size=12, rng=rng), attention(q, k, v, causal=True), rtol=1e-12
-    )
-    found = replaced_layers.uniform_before(q, k, v, rows=4, size=2, rng=np.random.default_rng(5))
-    again = np.random.default_rng(5)
-    chosen = {start: again.choice(start, 2, replace=False) for start in (4, 8)}
+    see = partial(replaced_layers.uniform_before, q, k, v, rows=4, sinks=sinks)
+    np.testing.assert_allclose(see(size=12, rng=rng), attention(q, k, v, causal=True), rtol=1e-12)
+    found, again = see(size=1, rng=np.random.default_rng(5)), np.random.default_rng(5)
+    chosen = {start: sinks + again.choice(start - sinks, 1, replace=False) for start in (4, 8)}
     for head, i in np.ndindex(2, 12):
         start = i // 4 * 4
-        seen = [*range(start, i + 1), *chosen.get(start, ())]
-        counts = np.array([1.0] * (i + 1 - start) + [start / 2] * (len(seen) - (i + 1 - start)))
+        exact = [*range(start, i + 1), *(range(sinks) if start else ())]
+        seen = [*exact, *chosen.get(start, ())]
+        counts = np.array([1.0] * len(exact) + [start - sinks] * (len(seen) - len(exact)))
         weights = counts * np.exp(q[0, head, i] @ k[0, head, seen].T / np.sqrt(3))
         np.testing.assert_allclose(found[0, head, i], weights @ v[0, head, seen] / weights.sum(), rtol=1e-12)
