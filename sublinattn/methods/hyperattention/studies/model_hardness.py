@@ -11,7 +11,7 @@ A single query that puts the share p of its attention on one key makes alpha at 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -238,31 +238,48 @@ def head_exponents(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
 
 
 # ------------------------------------------------------------------------------------------------------------- findings
+def kind(fit: Mapping[Any, Any]) -> str:
+    """Whether an exponent's limits are below 1."""
+    return "sublinear" if fit["upper"] < 1 else "not sublinear" if fit["lower"] > 1 else "undecided"
+
+
+def sinks(rows: pd.DataFrame) -> pd.DataFrame:
+    """By layer and head, at the largest n within the trained context, means over passages.
+
+    Returns
+    -------
+    DataFrame
+        Index: layer, head. mass (of the heaviest key), first (how often that is the first key), sink (whether the mass
+        is a quarter or more).
+    """
+    rows = at_end(rows)
+    means = rows.assign(first=rows["position"].eq(0)).groupby(["layer", "head"])[["mass", "first"]].mean()
+    return means.assign(sink=means["mass"] >= SINK)
+
+
 def findings(rows: pd.DataFrame) -> str:
     """What the rows of `over_n` say, in three sentences of Markdown: growth, heavy keys, what the theorem needs."""
-    end, heads, passages = at_end(rows), len(rows[["layer", "head"]].drop_duplicates()), rows["replicate"].nunique()
-    n, places = int(end["n"].iloc[0]), end.groupby(["layer", "head"])
+    places, n, passages = sinks(rows), int(at_end(rows)["n"].iloc[0]), rows["replicate"].nunique()
+    heads, masses, have = len(places), places["mass"], places["sink"]
     grown = {}
     for name, fit in exponents(rows).loc[list(SHARED)].to_dict("index").items():
-        kind = "sublinear" if fit["upper"] < 1 else "not sublinear" if fit["lower"] > 1 else "undecided"
-        grown[name] = f"$n^{{{fit['exponent']:.2f}}}$ [{fit['lower']:.2f}, {fit['upper']:.2f}] ({kind})"
+        grown[name] = f"$n^{{{fit['exponent']:.2f}}}$ [{fit['lower']:.2f}, {fit['upper']:.2f}] ({kind(fit)})"
     growth = (
         f"From n = {within(rows)['n'].min()} to {n}, alpha of the largest block grows like {grown['block']}, with the "
         f"first {SINKS} keys exact like {grown[SHARED[1]]}, with the {SINKS} heaviest exact like {grown[SHARED[2]]}: "
         f"geometric mean of {heads} heads, 99 % limits over {passages} passages."
     )
-    masses, first = places["mass"].mean(), places["position"].agg(lambda x: x.eq(0).mean())
-    if (sinks := masses >= SINK).any():
+    if have.any():
         heavy = (
-            f"{sinks.sum()} of {heads} heads have a sink, one key with {SINK:.0%} or more of the attention (median of "
-            f"these heads {masses[sinks].median():.0%}, largest {masses.max():.0%}); it is the first key in "
-            f"{first[sinks].mean():.0%} of these heads and passages."
+            f"{have.sum()} of {heads} heads have a sink, one key with {SINK:.0%} or more of the attention (median of "
+            f"these heads {masses[have].median():.0%}, largest {masses.max():.0%}); it is the first key in "
+            f"{places['first'][have].mean():.0%} of these heads and passages."
         )
     else:
         heavy = (
             f"No head has a sink: a head's heaviest key gets {masses.min():.2%} to {masses.max():.2%} of the attention "
-            f"({2 / n:.2%} if attention were even), and it is the first key in {first.mean():.0%} of the heads and "
-            "passages."
+            f"({2 / n:.2%} if attention were even), and it is the first key in {places['first'].mean():.0%} of the "
+            "heads and passages."
         )
     table = by_head(rows)
     middle, low, high = (table[[*QUANTITIES, "columns"]].quantile(share) for share in (0.5, 0.0, 1.0))

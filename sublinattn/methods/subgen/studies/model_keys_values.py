@@ -6,7 +6,7 @@ A head here is a key head, with all queries that read it. Synthetic keys, 32 par
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -255,6 +255,11 @@ def _plane(xp: Any, points: Array) -> tuple[np.ndarray, np.ndarray, float]:
 
 
 # ------------------------------------------------------------------------------------------------------------- findings
+def kind(cost: Mapping[Any, Any]) -> str:
+    """Whether what a ratio of costs is of clusters less or more than what it is over, by its limits."""
+    return "less than" if cost["lower"] > 1 else "more than" if cost["upper"] < 1 else "neither less nor more than"
+
+
 def findings(ratios: pd.DataFrame, heads: pd.DataFrame, over: pd.DataFrame) -> str:
     """What `compared`, `head_table` and `over_n` say, in three sentences of Markdown."""
     costs = pd.DataFrame(ratios.xs("radius", level=1)).to_dict("index")
@@ -263,9 +268,8 @@ def findings(ratios: pd.DataFrame, heads: pd.DataFrame, over: pd.DataFrame) -> s
         return f"{costs[pair]['ratio']:.2f} [{costs[pair]['lower']:.2f}, {costs[pair]['upper']:.2f}]"
 
     first = costs["keys / values"]
-    kind = "less than" if first["lower"] > 1 else "more than" if first["upper"] < 1 else "neither less nor more than"
     clusters = (
-        f"Keys cluster {kind} values: greedy k-center with n/8 centers costs the median head's keys "
+        f"Keys cluster {kind(first)} values: greedy k-center with n/8 centers costs the median head's keys "
         f"{cost('keys / values')} times what its values cost, {cost(f'keys / values, {WITHOUT}')} times {WITHOUT} "
         f"(99 % limits over passages); in {first['share below 1']:.0%} of the heads keys are cheaper."
     )
