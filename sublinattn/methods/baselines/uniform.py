@@ -8,6 +8,7 @@ causal mask one more, the query's own.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def uniform_attention(
     dtype, shape = backends.working_dtype(q), q.shape
     batch, fused = int(np.prod(k.shape[:-2])), serves(xp, q, k, v)
     if causal:
-        x = enter(q, k, v, scale=scale, check_finite=check_finite)
+        x = dataclasses.replace(enter(q, k, v, scale=scale, check_finite=check_finite), cast=leave)
         sampled = _draw(xp, generator, batch, n_k, sample_size, replace=replace)
         return x.leave(_causal(x, sampled), return_lse=return_lse)
     if not fused:
