@@ -76,7 +76,7 @@ class TransformersDecoder(Decoder):
             raise ValueError(f"context must be at most {self.config.context}, the model's own, got {context}")
         return self
 
-    def logits(self, tokens: np.ndarray, *, attend: Attend = causal, start: int = 0, last: bool = False) -> Array:
+    def logits(self, tokens: np.ndarray, *, attend: Attend = causal, start: int = 0, last: int = 0) -> Array:
         """As `Decoder.logits`."""
         start = checks.integer("start", start, minimum=0)
         _, (out,), _ = backends.enter(logits=self._run(tokens, attend, start, last))
@@ -93,11 +93,11 @@ class TransformersDecoder(Decoder):
         ahead = torch.as_tensor(checked(tokens, self.config.vocabulary)[:, 1:], device=self._model.device)
         if not ahead.numel():
             raise ValueError("tokens must be two or more for a loss, got 1")
-        logits = self._run(tokens, attend, 0, last=False)[:, :-1]
+        logits = self._run(tokens, attend, 0, last=0)[:, :-1]
         out = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ahead.flatten(), reduction="none")
         return out.cpu().numpy().reshape(*np.shape(tokens)[:-1], -1)
 
-    def _run(self, tokens: np.ndarray, attend: Attend, start: int, last: bool) -> Any:
+    def _run(self, tokens: np.ndarray, attend: Attend, start: int, last: int) -> Any:
         tokens = checked(tokens, self.config.vocabulary)
         if (end := start + tokens.shape[1]) > self.config.context:
             raise ValueError(f"tokens must end within the context of {self.config.context}, got {end}")
@@ -114,7 +114,7 @@ class TransformersDecoder(Decoder):
 
         own = attend is causal and not start
         with torch.no_grad(), attending(self._model, {} if own else dict.fromkeys(self._places, answer)):
-            options = {"logits_to_keep": 1} if last else {}
+            options = {"logits_to_keep": last} if last else {}
             return self._model(input_ids=ids, position_ids=positions, use_cache=False, **options).logits.float()
 
 

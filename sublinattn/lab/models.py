@@ -15,6 +15,7 @@ from ..core import backends, checks
 from ..lm import corpus
 
 if TYPE_CHECKING:
+    from ..lm.chat import Chat
     from ..lm.decoder import Decoder
     from ..lm.tokens import Encode
 
@@ -41,6 +42,8 @@ class Model:
         As tokens; `source` says in words which texts these are.
     kinds : tuple of str
         What each text is: a key of `TEXTS`, or "text" for the user's.
+    chat : callable, optional
+        Where the checkpoint has a chat format: see `lm.chat`.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Model:
     texts: tuple[np.ndarray, ...]
     source: str
     kinds: tuple[str, ...] = ()
+    chat: Chat | None = None
 
     def only(self, kind: str) -> Self:
         """The same model with the texts of one kind alone."""
@@ -110,7 +114,7 @@ class Model:
             visit(layer, q[0], k[0], v[0])
             return causal(layer, q, k, v)
 
-        self.decoder.stretched(max(len(tokens), 1)).logits(tokens, attend=attend, last=True)
+        self.decoder.stretched(max(len(tokens), 1)).logits(tokens, attend=attend, last=1)
 
     def operations(self, n: int, passes: float) -> float:
         """Multiplications with additions of reading n tokens and of `passes` over all n x n entries of every head.
@@ -158,6 +162,7 @@ def open_model(model: str = "tiny", text: str = "", *, backend: str = "numpy") -
     FileNotFoundError, ValueError, ImportError
         As `Decoder.load` and `load_encoder`; the model is not fetched yet; or the text does not exist or is empty.
     """
+    from ..lm.chat import load_chat
     from ..lm.tokens import load_encoder
 
     path = place(model)
@@ -172,7 +177,8 @@ def open_model(model: str = "tiny", text: str = "", *, backend: str = "numpy") -
     tokens = tuple(encode(content) for _, content in contents)
     if not any(map(len, tokens)):
         raise ValueError(f"text must not be empty, got {source}")
-    return Model(model, decoder, encode, tokens, source, tuple(kind for kind, _ in contents))
+    kinds = tuple(kind for kind, _ in contents)
+    return Model(model, decoder, encode, tokens, source, kinds, load_chat(path, encode))
 
 
 def _load(path: Path, xp: Any) -> Decoder:

@@ -93,7 +93,7 @@ def capture(
         arrays = create(temporary, shapes, dtype, about)
         for start in range(0, n, CHUNK):
             attend = partial(_recorded, decoder.xp, arrays, start)
-            decoder.logits(tokens[start : start + CHUNK], attend=attend, start=start, last=True)
+            decoder.logits(tokens[start : start + CHUNK], attend=attend, start=start, last=1)
             progress(min(start + CHUNK, n), n)
         for array in arrays.values():
             array.flush()

@@ -107,7 +107,7 @@ class Decoder:
         rope = self.config.rope.stretched(context / self.trained, self.trained)
         return type(self)(replace(self.config, rope=rope, context=context), self._weights, self.xp, self.trained)
 
-    def logits(self, tokens: np.ndarray, *, attend: Attend = causal, start: int = 0, last: bool = False) -> Array:
+    def logits(self, tokens: np.ndarray, *, attend: Attend = causal, start: int = 0, last: int = 0) -> Array:
         """Logits of the next token after each token.
 
         Parameters
@@ -119,12 +119,12 @@ class Decoder:
             attention's outputs, shaped like q. An `attend` with a state serves one text only.
         start : int
             Position of the first token.
-        last : bool
-            Only the logits of the token after the last one.
+        last : int
+            Only the logits after so many last tokens; 0: after all.
 
         Returns
         -------
-        array, shape (n, vocabulary) or (b, n, vocabulary); (1, ...) or (b, 1, ...) if `last`
+        array, shape (n, vocabulary) or (b, n, vocabulary); (last, ...) or (b, last, ...) if `last`
             float32.
 
         Raises
@@ -134,7 +134,7 @@ class Decoder:
             is no integer of at least 0.
         """
         hidden = self._hidden(self._states(tokens, attend, checks.integer("start", start, minimum=0)))
-        out = (hidden[:, -1:] if last else hidden) @ self._head.T
+        out = hidden[:, -last:] @ self._head.T
         return out if np.ndim(tokens) == 2 else out[0]
 
     def states(self, tokens: np.ndarray, *, attend: Attend = causal, resume: State | None = None) -> Iterator[State]:

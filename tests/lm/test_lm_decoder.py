@@ -28,8 +28,8 @@ def test_one_text_is_a_batch_of_one(xp: Any, tmp_path: Path) -> None:
     for text, logits, loss in zip(tokens, backends.asnumpy(got), losses, strict=True):
         close(model.logits(text), logits)
         close(model.losses(text), loss)
-        close(model.logits(text, last=True), logits[-1:])
-    close(model.logits(tokens, last=True), got[:, -1:])
+        close(model.logits(text, last=1), logits[-1:])
+    close(model.logits(tokens, last=3), got[:, -3:])
     close(model.logits(tokens[0].tolist()), got[0])
 
 

@@ -19,6 +19,14 @@ from sublinattn.primitives.kcenter import greedy_radii, largest_distance
 TRIALS: dict[str, tuple[Any, dict[str, Any]]] = {
     "alpha": (section2_alpha_growth.alpha_over_n, {"variable": "n", "source": "decoder", "n": 128}),
     "clusters": (reported.cluster_cost, {"n": 64}),
+    "retrieval": (
+        reported.told_apart,
+        {"method": "k-center", "against": "heavy hitters", "nbytes": 400, "share": 0.5, "draws": 2},
+    ),
+    "retrieval, starved": (
+        reported.told_apart,
+        {"method": "subgen", "against": "exact", "nbytes": 400, "share": 0.5, "draws": 1, "starved": 4},
+    ),
     "entries": (theorem1_4_entries.largest_entry, {"variable": "n", "n": 64}),
 }
 
@@ -66,3 +74,20 @@ def test_clusters_are_those_of_a_head_on_a_passage_few_of_a_large_model(model, m
         reported.cluster_cost(np.random.default_rng(seed), np, model=model, n=64).facts["keys"] for seed in range(200)
     }
     assert len(seen) <= reported.FEW * k.shape[0] * k.shape[1]
+
+
+def test_a_large_model_is_asked_the_same_documents_in_all_trials(model, monkeypatch):
+    """A trial's outcome is that of the first of its documents which one of the two caches answers."""
+    monkeypatch.setattr(Model, "large", True)
+    case = {"method": "k-center", "against": "sinks", "nbytes": 400, "share": 0.5, "draws": 8, "model": model}
+    right = {key: np.zeros(reported.SHARED, bool) for key in (("k-center", 1), ("k-center", 4), ("sinks", 1))}
+    monkeypatch.setattr(reported, "shared_answers", lambda *_: right)
+    ties = {reported.told_apart(np.random.default_rng(seed), np, **case).measured for seed in range(20)}
+    assert ties == {0.0, 1.0}
+    right["k-center", 1][::3] = right["sinks", 1][::3] = True  # both
+    right["k-center", 1][1] = True
+    trials = [reported.told_apart(np.random.default_rng(seed), np, **case) for seed in range(200)]
+    apart = [trial.measured for trial in trials if trial.facts["told_apart"]]
+    assert set(apart) == {0.0} and len(apart) / 200 == pytest.approx(8 / reported.SHARED, abs=0.1)
+    trials = [reported.told_apart(np.random.default_rng(seed), np, starved=4, **case) for seed in range(200)]
+    assert {trial.measured for trial in trials if trial.facts["told_apart"]} == {1.0}

@@ -7,12 +7,13 @@ from sublinattn.methods.subgen.studies import line_retrieval
 
 CACHES = ("subgen", "subgen, window", "sinks", "heavy hitters", "k-center", "uniform", "value-norm")
 ANSWERS = table(
-    "n method share rate low high bits reach",
-    *((n, m, b, 0.4, 0.3, 0.5, 2.0, 0.2) for n in (256, 512) for m in CACHES for b in (0.125, 0.25)),
-    *((n, m, np.nan, 0.4, 0.3, 0.5, 2.0, 0.2) for n in (256, 512) for m in ("exact", "zero")),
+    "task n method share rate low high bits reach",
+    *(("passkey", n, m, b, 0.4, 0.3, 0.5, 2.0, 0.2) for n in (256, 512) for m in CACHES for b in (0.125, 0.25)),
+    *(("passkey", n, m, np.nan, 0.4, 0.3, 0.5, 2.0, 0.2) for n in (256, 512) for m in ("exact", "zero")),
 )
 OVER_LENGTH = table(
-    "n stretched rate low high bits reach", *((n, n > 256, 0.9, 0.8, 0.95, 0.5, 0.1) for n in (128, 256, 512))
+    "task n stretched rate low high bits reach",
+    *((task, n, n > 256, 0.9, 0.8, 0.95, 0.5, 0.1) for task in ("sentences", "passkey") for n in (128, 256, 512)),
 )
 
 FIGURES = {

@@ -1,4 +1,8 @@
-"""Answers of a decoder to line-retrieval questions, with its keys and values in a compressed cache."""
+"""Answers of a decoder to questions about what it has read, with its keys and values in a compressed cache.
+
+A model that chats is told and asked in its chat format, another one in the format that the model which ships was
+trained on.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ....core.backends import Array, asnumpy
+from ....core.backends import Array, asnumpy, namespace, to_device
 from ....lab.comparison.registry import competing, row_bytes
 from ....lab.models import Model
 from ....lab.workloads.instance import Instance
 from ....lm.attend import Attend, CachedAttention, causal
-from ....lm.retrieval import DIGITS, Document, document, line_bytes, question_bytes
+from ....lm.retrieval import DIGITS, TASKS, Document, document, line_bytes, question_bytes, told
 from ...caches.base import KVCache
 from ...caches.exact import ExactCache, ZeroCache
 from ...caches.k_center import KCenterCache
@@ -21,13 +25,31 @@ from ...caches.k_center import KCenterCache
 if TYPE_CHECKING:
     import pandas as pd
 
-BATCH_TOKENS, BATCH_LOGITS = 2**13, 2**22
-"""Tokens of prompts in one call of the decoder; logits, where those of all tokens are computed."""
+BATCH_TOKENS = 2**13
+"""Tokens of prompts in one call of the decoder."""
+PLAIN = "plain lines"
+"""The task of a model without a chat format."""
 Make = Callable[[], Mapping[Any, Sequence[KVCache]]]
 """Returns fresh, empty caches by name: for each name one per layer."""
 
 
+OURS, THEIRS = ("subgen", "k-center"), ("sinks", "heavy hitters")
+"""What [SG24] analyses and what its experiments ran, and what it is compared with."""
+
+
 # ------------------------------------------------------------------------------------------------------- the documents
+def tasks(model: Model) -> tuple[str, ...]:
+    """What the model can be asked, the hardest first."""
+    return tuple(TASKS) if model.chat else (PLAIN,)
+
+
+def asked(model: Model, task: str, rng: np.random.Generator, nbytes: int, count: int) -> list[Document]:
+    """Documents of one of its `tasks`: those of `documents`, or of `lm.retrieval.told`."""
+    return (
+        told(TASKS[task], nbytes, count, model.chat, model.encode, rng) if model.chat else documents(rng, nbytes, count)
+    )
+
+
 def documents(rng: np.random.Generator, nbytes: int, count: int) -> list[Document]:
     """Documents of one question each, with as many lines as fit into `nbytes`, all cut at the same places.
 
@@ -72,7 +94,7 @@ def lines_bytes(model: Model, document: Document) -> int:
 
 
 # --------------------------------------------------------------------------------------------------------- the answers
-def exact_answers(model: Model, documents: Sequence[Document]) -> pd.DataFrame:
+def exact_answers(model: Model, documents: Sequence[Document], *, tokens: int = BATCH_TOKENS) -> pd.DataFrame:
     """The model's greedy answers to each document's first question with everything stored, in one pass each.
 
     The answer's own tokens are fed, and the model is right if each of them was its most likely one: up to the first
@@ -89,19 +111,20 @@ def exact_answers(model: Model, documents: Sequence[Document]) -> pd.DataFrame:
     cut = [pieces(model, document) for document in documents]
     decoder = model.decoder.stretched(max(sum(map(len, parts)) for parts in cut))
     rows: list[tuple[Any, ...]] = []
-    for batch in _batches(cut, BATCH_LOGITS // decoder.config.vocabulary):
+    for batch in _batches(cut, tokens):
         whole = np.stack([np.concatenate(cut[i]) for i in batch])
         answer = np.stack([cut[i][2] for i in batch])
-        logits = decoder.logits(whole[:, :-1])[:, -answer.shape[1] :]  # logits after a token predict the next one
-        rows += zip(batch, *judged(asnumpy(logits), answer), strict=True)
+        logits = decoder.logits(whole[:, :-1], last=answer.shape[1])  # logits after a token predict the next one
+        rows += zip(batch, *judged(logits, answer), strict=True)
     return pd.DataFrame(rows, columns=["document", "right", "bits"]).sort_values("document", ignore_index=True)
 
 
-def answers(model: Model, documents: Sequence[Document], make: Make) -> pd.DataFrame:
+def answers(model: Model, documents: Sequence[Document], make: Make, *, tokens: int = BATCH_TOKENS) -> pd.DataFrame:
     """The model's answers under several caches: each prompt runs once, and all of them absorb it.
 
-    `make` is called for each batch of documents that are cut at the same places; its caches then have leading axes
-    (documents, kv_heads). Cost: a pass over the prompts, and a pass over question and answer for each set of caches.
+    `make` is called for each batch of documents that are cut at the same places, of so many `tokens`; its caches then
+    have leading axes (documents, kv_heads). Cost: a pass over the prompts, and a pass over question and answer for each
+    set of caches.
 
     Returns
     -------
@@ -114,28 +137,37 @@ def answers(model: Model, documents: Sequence[Document], make: Make) -> pd.DataF
     cut = [pieces(model, document) for document in documents]
     decoder = model.decoder.stretched(max(sum(map(len, parts)) for parts in cut))
     rows: list[tuple[Any, ...]] = []
-    for batch in _batches(cut, BATCH_TOKENS):
+    for batch in _batches(cut, tokens):
         lines, question, answer = (np.stack([cut[i][part] for i in batch]) for part in range(3))
         attends = {name: CachedAttention(caches) for name, caches in make().items()}
-        decoder.logits(lines, attend=_absorbing(attends.values()), last=True)
+        decoder.logits(lines, attend=_absorbing(attends.values()), last=1)
         after = np.concatenate([question, answer[:, :-1]], axis=1)
-        for name, attend in attends.items():
+        for name in list(attends):
+            attend = attends.pop(name)  # its caches are free when it has answered
             nbytes = attend.nbytes / len(batch)
-            logits = asnumpy(decoder.logits(after, attend=attend, start=lines.shape[1]))
-            right, bits = judged(logits[:, question.shape[1] - 1 :], answer)
+            logits = decoder.logits(after, attend=attend, start=lines.shape[1], last=answer.shape[1])
+            right, bits = judged(logits, answer)
             rows += [(i, name, *judgement, nbytes) for i, *judgement in zip(batch, right, bits, strict=True)]
     return pd.DataFrame(rows, columns=["document", "caches", "right", "bits", "nbytes"]).sort_values(
         "document", kind="stable", ignore_index=True
     )
 
 
-def judged(logits: np.ndarray, answer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def at_once(model: Model, copies: float) -> int:
+    """Tokens of prompts in a batch whose caches hold so many copies of all keys and values: 2 GiB, 24 on a GPU."""
+    config, host = model.decoder.config, model.decoder.xp is np
+    row = config.layers * config.kv_heads * 2 * config.head_dim * np.dtype(np.float32).itemsize
+    return max(1, min(BATCH_TOKENS if host else 8 * BATCH_TOKENS, int((2 if host else 24) * 2**30 / (copies * row))))
+
+
+def judged(logits: Array, answer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Whether every token of the answers (b, t) has the largest logit (b, t, vocabulary), and their mean bits."""
-    logits = logits.astype(np.float64)
-    logits -= logits.max(axis=-1, keepdims=True)
-    chosen = np.take_along_axis(logits, answer[..., None], axis=-1)[..., 0]
-    bits = (np.log(np.exp(logits).sum(axis=-1)) - chosen) / np.log(2)
-    return (logits.argmax(axis=-1) == answer).all(axis=1), bits.mean(axis=1)
+    xp, logits = namespace(logits), logits.astype(np.float64)
+    said = to_device(answer, xp)
+    logits -= logits.max(axis=-1)[..., None]
+    chosen = xp.take_along_axis(logits, said[..., None], axis=-1)[..., 0]
+    bits = (xp.log(xp.exp(logits).sum(axis=-1)) - chosen) / np.log(2)
+    return asnumpy((logits.argmax(axis=-1) == said).all(axis=1)), asnumpy(bits.mean(axis=1))
 
 
 def _batches(cut: Sequence[Sequence[np.ndarray]], tokens: int) -> Iterator[list[int]]:
@@ -160,11 +192,6 @@ def _absorbing(attends: Collection[CachedAttention]) -> Attend:
 
 
 # ---------------------------------------------------------------------------------------------------------- the caches
-def exact_caches(model: Model) -> list[KVCache]:
-    """Caches that store everything, one per layer."""
-    return [ExactCache() for _ in range(model.decoder.config.layers)]
-
-
 class ClusteredOnce(KCenterCache):
     """Greedy k-center of the prompt, once, and the last tokens, as in the experiments of [SG24].
 
@@ -177,19 +204,24 @@ class ClusteredOnce(KCenterCache):
         return super()._chosen(xp, k)
 
 
-def caches_within(model: Model, nbytes: int, rng: np.random.Generator) -> dict[str, list[KVCache]]:
+def first_tokens(model: Model, document: Document) -> list[Instance]:
+    """Key and value of a document's first token, which is the same for all, in the head of each layer with the
+    shortest key.
+    """
+    k, v = (asnumpy(x) for x in model.qkv(pieces(model, document)[0][:1])[1:])
+    heads = np.linalg.norm(k[:, :, 0], axis=-1).argmin(axis=1)
+    return [Instance(k[i, h], k[i, h], v[i, h], scale=1.0) for i, h in enumerate(heads)]
+
+
+def caches_within(first: Sequence[Instance], nbytes: int, rng: np.random.Generator) -> dict[str, list[KVCache]]:
     """Empty caches of at most `nbytes` for each key-value head of each layer, by method: one per layer.
 
-    SubGen starts from the key of a document's first token, which is the same for all, in the head where it is shortest.
-    "exact" and "zero" have no budget.
+    SubGen starts from the `first_tokens`. "exact" and "zero" have no budget.
     """
-    k, v = (asnumpy(x) for x in model.qkv(model.encode(b"line ")[:1])[1:])
-    heads = np.linalg.norm(k[:, :, 0], axis=-1).argmin(axis=1)
-    first = [Instance(k[i, h], k[i, h], v[i, h], scale=1.0) for i, h in enumerate(heads)]
     layers = [competing(nbytes, x, rng) for x in first]
     tokens = nbytes // row_bytes(first[0])
     return {
-        "exact": exact_caches(model),
+        "exact": [ExactCache() for _ in layers],
         "zero": [ZeroCache() for _ in layers],
         **{name: [made[name] for made in layers] for name in layers[0]},
         "k-center": [ClusteredOnce(tokens, tokens // 2) for _ in layers],

@@ -1,4 +1,4 @@
-"""Line retrieval by a decoder whose keys and values are in a compressed cache: does it still find a line? Notebook 21.
+"""Retrieval by a decoder whose keys and values are in a compressed cache: does it still find a line? Notebook 21.
 
 The lines are the prompt: the decoder reads them with exact attention, and every cache absorbs their keys and values.
 Question and answer come after that, token by token, and attend to the cache alone: no cache knows the question while it
@@ -7,7 +7,9 @@ decides which tokens to store.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,18 +22,34 @@ from ....lab.comparison.registry import WINDOW
 from ....lab.models import Model
 from ....lab.run import Run
 from ....lab.statistics import mean_and_reach, proportion
-from ....lm.retrieval import DIGITS, Document
+from ....lab.workloads.instance import Instance
+from ....lm.retrieval import DIGITS, TASKS, Document
 from ....plots.panels import facets, finish, grid
-from ....plots.style import METHODS, THEORY, paper_style
+from ....plots.style import METHODS, THEORY, paper_style, series
 from ...caches.base import KVCache
-from ..claims.retrieval import answers, caches_within, documents, exact_answers, lines_bytes, pieces
+from ..claims import retrieval as claims
+from ..claims.retrieval import (
+    PLAIN,
+    THEIRS,
+    answers,
+    asked,
+    at_once,
+    caches_within,
+    exact_answers,
+    first_tokens,
+    lines_bytes,
+    pieces,
+    tasks,
+)
 from ..subgen import SubGenCache
 
 ANSWERED = 0.9
 """Accuracy from which exact attention counts as answering."""
+SHORTEST = 256
+"""Tokens of the shortest documents."""
 SLOTS = (1 / 4, 1, 4, 16)
 """SubGen's value slots per token, where nothing else is estimated."""
-OURS, THEIRS = (WINDOW, "subgen", "k-center"), ("sinks", "heavy hitters")
+OURS = (WINDOW, *claims.OURS)
 REPORTED = 0.44, 0.34
 """[SG24]: accuracy of its method, and of sinks and heavy hitters, at 9k tokens and equal budgets."""
 CHANCE = 1 / (9 * 10 ** (DIGITS - 1))
@@ -39,80 +57,157 @@ CHANCE = 1 / (9 * 10 ** (DIGITS - 1))
 CHANCE_BITS = -np.log2(CHANCE) / DIGITS
 
 
+# ------------------------------------------------------------------------------------------------- how much is measured
+def affordable(run: Run, model: Model, n: int) -> int:
+    """How many documents of n tokens a point of a large model may have, by the operations of its weights."""
+    return int(run.pick(smoke=8e10, standard=3.5e12, full=5e13) / model.operations(n, passes=0))
+
+
+def lengths_of(run: Run, model: Model) -> list[int]:
+    """Tokens of documents, doubling: to twice the trained context at standard effort, or what is affordable."""
+    trained = model.decoder.trained
+    longest = run.pick(smoke=512, standard=min(2 * trained, 8192), full=min(4 * trained, 32768))
+    enough = run.pick(smoke=2, standard=12, full=24)
+    doubling = (SHORTEST * 2**i for i in range(max(1, int(np.log2(longest / SHORTEST)) + 1)))
+    return [n for n in doubling if n == SHORTEST or affordable(run, model, n) >= enough]
+
+
+def of_length(run: Run, model: Model, task: str, n: int, most: int, *, part: int = 1) -> list[Document]:
+    """Documents of about `n` tokens: `most`, or of those that are affordable one in `part`, but some.
+
+    They are longer where a task needs more.
+    """
+    rng = run.rng("lines", n) if task == PLAIN else run.rng("lines", task, n)
+    count = max(run.pick(smoke=2, standard=4, full=4), min(most, affordable(run, model, n) // part))
+    if task == PLAIN:  # of at most n tokens, where a token is a byte
+        sample = asked(model, task, rng, n, 1)[0].text
+        return asked(model, task, rng, n * len(sample) // len(model.encode(sample)), count)
+    sizes = 4 * n, 8 * n
+    few, many = (len(np.concatenate(pieces(model, asked(model, task, rng, size, 1)[0]))) for size in sizes)
+    nbytes = int(sizes[0] + (n - few) * (sizes[1] - sizes[0]) / (many - few))
+    return asked(model, task, rng, max(TASKS[task].least_bytes, nbytes), count)
+
+
+def estimate(run: Run) -> str:
+    """How long `over_length`, `over_bytes` and `over_slots` will take, from a few documents of a large model."""
+    opened = run.open_model()
+    plan = [(n, min(documents_at(run), affordable(run, opened, n))) for n in lengths_of(run, opened)]
+    if all(count == documents_at(run) for _, count in plan):
+        return f"{opened.name} is small: a minute at smoke effort, an hour at standard"
+    task, start = tasks(opened)[-1], time.perf_counter()
+    one = of_length(run, opened, task, SHORTEST, 4)[:1]
+    exact_answers(opened, one)
+    passes = time.perf_counter() - start
+    first, quarter = first_tokens(opened, one[0]), lines_bytes(opened, one[0]) // 4
+    answers(opened, one, lambda: caches_within(first, quarter, run.rng("estimate")))
+    caches = time.perf_counter() - start - passes
+    tokens = sum(n * max(2, count) for n, count in plan)
+    under = len(shares_of(run)) * SHORTEST * max(2, affordable(run, opened, SHORTEST))
+    seconds = (len(tasks(opened)) * tokens * passes + under * caches) / SHORTEST
+    return (
+        f"{opened.name}: about {math.ceil(seconds / 60)} minutes if it answers all {len(tasks(opened))} tasks at all "
+        f"lengths ({len(tasks(opened)) * tokens} tokens), less if not"
+    )
+
+
+def documents_at(run: Run) -> int:
+    """Documents per length, for a small model."""
+    return run.pick(smoke=8, standard=100, full=200)
+
+
+def shares_of(run: Run) -> tuple[float, ...]:
+    """Budgets, as fractions of the exact cache's bytes."""
+    return run.pick(smoke=(1 / 4,), standard=(1 / 16, 1 / 8, 1 / 4, 1 / 2), full=(1 / 16, 1 / 8, 1 / 4, 1 / 2))
+
+
 # -------------------------------------------------------------------------------------------------------- measurements
 def over_length(run: Run) -> pd.DataFrame:
     """Answers of exact attention over the length of the document, beyond the trained context by YaRN.
 
+    A task ends with the first length at which less than half of ANSWERED are right.
+
     Returns
     -------
     DataFrame
-        n (tokens of a document, nearly), stretched (whether beyond the trained context), document, right (whether the
-        answer is), bits (of an answer's token, mean).
+        task, n (tokens of a document, nearly), stretched (whether beyond the trained context), document, right (whether
+        the answer is), bits (of an answer's token, mean).
     """
     opened = run.open_model()
-    trained = opened.decoder.trained
-    longest = run.pick(smoke=512, standard=min(2 * trained, 8192), full=min(4 * trained, 32768))
-    count = run.pick(smoke=8, standard=100, full=200)
     tables = []
-    for n in (2**i for i in range(8, int(np.log2(longest)) + 1)):
-        table = exact_answers(opened, of_length(run, opened, n, count))
-        tables.append(table.assign(n=n, stretched=n > trained))
+    for task in tasks(opened):
+        for n in lengths_of(run, opened):
+            texts, start = of_length(run, opened, task, n, documents_at(run)), time.perf_counter()
+            table = exact_answers(opened, texts, tokens=at_once(opened, 1))
+            tables.append(table.assign(task=task, n=n, stretched=n > opened.decoder.trained))
+            seconds = time.perf_counter() - start
+            print(f"{task}, {n} tokens: {table['right'].sum()} of {len(table)} right, {seconds:.0f} s", flush=True)
+            if table["right"].mean() < ANSWERED / 2:
+                break
     return pd.concat(tables, ignore_index=True)
 
 
-def of_length(run: Run, model: Model, n: int, count: int) -> list[Document]:
-    """`count` documents of about `n` tokens: of at most `n` where a token is a byte."""
-    rng = run.rng("lines", n)
-    sample = documents(rng, n, 1)[0].text
-    return documents(rng, n * len(sample) // len(model.encode(sample)), count)
+def settings(lengths: pd.DataFrame) -> dict[str, list[int]]:
+    """The lengths at which tasks are answered, from the `accuracies` of `over_length` by task and n.
 
-
-def longest_answered(rows: pd.DataFrame) -> int:
-    """The largest n of `over_length` with an accuracy of at least ANSWERED.
-
-    If there is none, it is the n with the highest accuracy, the shortest of equals.
+    Of more than two tasks that are answered at some length, the hardest and the easiest; if there is none, the length
+    and task with the highest accuracy, the shortest of equals.
     """
-    accuracy: dict[Any, float] = rows.groupby("n")["right"].mean().to_dict()
-    enough = [n for n, rate in accuracy.items() if rate >= ANSWERED]
-    return int(max(enough) if enough else max(accuracy, key=accuracy.__getitem__))
+    enough = lengths[lengths["rate"] >= ANSWERED]
+    if enough.empty:
+        enough = lengths.sort_values(["rate", "n"], ascending=[False, True], kind="stable").head(1)
+    found: dict[str, list[int]] = {}
+    for task, n in zip(enough["task"], enough["n"], strict=True):
+        found.setdefault(task, []).append(int(n))
+    return {task: found[task] for task in dict.fromkeys((next(iter(found)), list(found)[-1]))}
 
 
-def over_bytes(run: Run, *, longest: int) -> pd.DataFrame:
-    """Answers under every cache over the bytes that it may hold, for documents of half of `longest` tokens; at smoke
-    effort shorter ones, at full effort of a quarter, half and all of it.
+def over_bytes(run: Run, answered: Mapping[str, Sequence[int]]) -> pd.DataFrame:
+    """Answers under every cache over the bytes that it may hold.
+
+    Of the lengths at which a task is `answered` (see `settings`), documents have half of the longest, or less where
+    two dozen of a large model are not affordable; at smoke effort the shortest; at full effort a quarter, half and all
+    of the longest.
 
     Returns
     -------
     DataFrame
-        n, document, method, share (the budget, as a fraction of the exact cache's bytes after the lines; nan without a
-        budget), right, bits, held (bytes stored, as the same fraction). All methods read the same documents.
+        task, n, document, method, share (the budget, as a fraction of the exact cache's bytes after the lines; nan
+        without a budget), right, bits, held (bytes stored, as the same fraction). All methods read the same documents.
     """
-    opened = run.open_model()
-    config = opened.decoder.config
-    lengths = run.pick(smoke=(min(256, longest),), standard=(longest // 2,), full=(longest // 4, longest // 2, longest))
-    shares = run.pick(smoke=(1 / 4,), standard=(1 / 8, 1 / 4, 1 / 2), full=(1 / 16, 1 / 8, 1 / 4, 1 / 2))
-    count = run.pick(smoke=6, standard=100, full=100)
-    tables = []
-    for n in sorted({max(256, n) for n in lengths}):
-        texts, rng = of_length(run, opened, n, count), run.rng("line caches", n)
-        whole = lines_bytes(opened, texts[0])
+    opened, shares = run.open_model(), shares_of(run)
+    config, tables = opened.decoder.config, []
+    for task, lengths in answered.items():
+        longest = max(n for n in lengths if n == min(lengths) or affordable(run, opened, n) >= 24 * len(answered))
+        half = min(longest, max(lengths) // 2)
+        wanted = run.pick(smoke=(0,), standard=(half,), full=(half // 2, half, longest))
+        for n in sorted({max(x for x in lengths if x <= max(size, min(lengths))) for size in wanted}):
+            most = run.pick(smoke=6, standard=100, full=100)
+            texts, start = of_length(run, opened, task, n, most, part=len(answered)), time.perf_counter()
+            rng = run.rng("line caches", n)
+            whole, first = lines_bytes(opened, texts[0]), first_tokens(opened, texts[0])
 
-        def make(whole: int = whole, rng: np.random.Generator = rng) -> dict[Any, list[KVCache]]:
-            caches: dict[Any, list[KVCache]] = {}
-            for share in shares:
-                for name, layers in caches_within(opened, int(share * whole), rng).items():
-                    caches[name, np.nan if name in ("exact", "zero") else share] = layers
-            return caches
+            def make(
+                first: list[Instance] = first, whole: int = whole, rng: np.random.Generator = rng
+            ) -> dict[Any, list[KVCache]]:
+                caches: dict[Any, list[KVCache]] = {}
+                for share in shares:
+                    for name, layers in caches_within(first, int(share * whole), rng).items():
+                        caches[name, np.nan if name in ("exact", "zero") else share] = layers
+                return caches
 
-        table = answers(opened, texts, make)
-        table["method"], table["share"] = zip(*table["caches"], strict=True)
-        held = table["nbytes"] / (whole * config.layers * config.kv_heads)
-        tables.append(table.drop(columns=["caches", "nbytes"]).assign(n=n, held=held))
+            table = answers(opened, texts, make, tokens=at_once(opened, 1 + 8 * sum(shares)))
+            table["method"], table["share"] = zip(*table["caches"], strict=True)
+            held = table["nbytes"] / (whole * config.layers * config.kv_heads)
+            tables.append(table.drop(columns=["caches", "nbytes"]).assign(task=task, n=n, held=held))
+            seconds = time.perf_counter() - start
+            print(f"{task}, {n} tokens: {len(texts)} documents under caches, {seconds:.0f} s", flush=True)
     return pd.concat(tables, ignore_index=True)
 
 
 def over_slots(run: Run) -> pd.DataFrame:
     """SubGen's answers to short documents over its value slots; every key is a cluster, so that tau is exact.
+
+    Of the easiest task, for a model that has several.
 
     Returns
     -------
@@ -121,7 +216,7 @@ def over_slots(run: Run) -> pd.DataFrame:
     """
     opened = run.open_model()
     multiples = run.pick(smoke=(1 / 4, 4), standard=SLOTS, full=SLOTS)
-    texts = of_length(run, opened, 256, run.pick(smoke=4, standard=100, full=100))
+    texts = of_length(run, opened, tasks(opened)[-1], SHORTEST, run.pick(smoke=4, standard=100, full=100), part=4)
     tokens, rng = len(pieces(opened, texts[0])[0]), run.rng("line slots")
 
     def make() -> dict[Any, list[KVCache]]:
@@ -130,7 +225,8 @@ def over_slots(run: Run) -> pd.DataFrame:
             for slots in multiples
         }
 
-    return answers(opened, texts, make).rename(columns={"caches": "slots"}).drop(columns="nbytes")
+    table = answers(opened, texts, make, tokens=at_once(opened, sum(2 + slots for slots in multiples)))
+    return table.rename(columns={"caches": "slots"}).drop(columns="nbytes")
 
 
 def accuracies(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -154,21 +250,22 @@ def paired(rows: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        n, share, method, against, gained and lost (documents that only `method` or only `against` answers), p (their
-        two-sided sign test, which is McNemar's exact test), bits (mean difference, below 0 where `method` is better),
-        reach (half the width of its 99 percent t-interval).
+        task, n, share, method, against, gained and lost (documents that only `method` or only `against` answers), p
+        (their two-sided sign test, which is McNemar's exact test), bits (mean difference, below 0 where `method` is
+        better), reach (half the width of its 99 percent t-interval).
     """
     from scipy.stats import binomtest  # a third of a second
 
+    columns = ["task", "n", "share", "method", "against", "gained", "lost", "p", "bits", "reach"]
     table = []
-    for (n, share), part in rows.dropna(subset=["share"]).groupby(["n", "share"], sort=False):
+    for key, part in rows.dropna(subset=["share"]).groupby(["task", "n", "share"], sort=False):
         right, bits = (part.pivot(index="document", columns="method", values=x) for x in ("right", "bits"))
         for ours, theirs in ((ours, theirs) for ours in OURS for theirs in THEIRS):
             gained, lost = (int((right[a] & ~right[b]).sum()) for a, b in ((ours, theirs), (theirs, ours)))
             p = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
             gap = mean_and_reach((bits[ours] - bits[theirs]).to_numpy())
-            table.append((n, share, ours, theirs, gained, lost, p, *gap))
-    return pd.DataFrame(table, columns=["n", "share", "method", "against", "gained", "lost", "p", "bits", "reach"])
+            table.append((*key, ours, theirs, gained, lost, p, *gap))
+    return pd.DataFrame(table, columns=columns)
 
 
 # -------------------------------------------------------------------------------------------------------------- figures
@@ -182,13 +279,21 @@ def _with_limits(table: pd.DataFrame) -> pd.DataFrame:
 
 @paper_style()
 def draw_over_length(table: pd.DataFrame) -> Figure:
-    """Questions answered and bits of an answer's token, from the `accuracies` of `over_length` by n and stretched."""
+    """Questions answered and bits of an answer's token: the `accuracies` of `over_length` by task, n and stretched."""
     parts = {"questions answered": table.assign(value=table["rate"])}
     parts[_BITS] = _with_limits(table).assign(value=table["bits"])
     rows = pd.concat(parts, names=["quantity"]).reset_index("quantity")
-    looks = {False: {**METHODS["exact"], "label": "exact attention"}}
-    label = "exact attention, beyond the trained context (YaRN)"
-    looks[True] = {**METHODS["exact"], "label": label, "markerfacecolor": "white", "linestyle": ":"}
+    names = list(table["task"].unique())
+    looks = {(name, False): look for name, look in series(*names).items()}
+    if names == [PLAIN]:
+        looks = {(PLAIN, False): {**METHODS["exact"], "label": "exact attention"}}
+    beyond = "beyond the trained context (YaRN)"
+    for name in names:
+        look = looks[name, False]
+        hollow = {"label": f"{look['label']}, {beyond}", "markerfacecolor": "white", "linestyle": ":"}
+        looks[name, True] = {**look, **hollow}
+    rows["line"] = list(zip(rows["task"], rows["stretched"], strict=True))
+    looks = {line: look for line, look in looks.items() if line in set(rows["line"])}
 
     def levels(ax: Axes, panel: pd.DataFrame) -> None:
         bits = panel["quantity"].iloc[0] == _BITS
@@ -199,17 +304,17 @@ def draw_over_length(table: pd.DataFrame) -> Figure:
 
     options: dict[str, Any] = {"facet": "quantity", "columns": 2, "looks": looks, "limits": ("low", "high")}
     labels: dict[str, Any] = {"xlabel": "tokens of the document", "ylabel": {name: name for name in parts}}
-    return facets(rows, x="n", y="value", hue="stretched", logx=True, height=2.1, each=levels, **options, **labels)
+    options["bars"] = len(looks) > 2
+    return facets(rows, x="n", y="value", hue="line", logx=True, height=2.1, each=levels, **options, **labels)
 
 
 @paper_style()
 def draw_over_bytes(table: pd.DataFrame) -> Figure:
-    """A row of panels per length: the `accuracies` of `over_bytes` by n, method and share; stars: [SG24]'s."""
-    lengths = sorted(table["n"].unique())
-    fig, axes = grid(2 * len(lengths), 2, height=0.3 * table["method"].nunique(), sharex="col")
+    """A row of panels per task and length: the `accuracies` of `over_bytes` by method and share; stars: [SG24]'s."""
+    rows = list(table.groupby(["task", "n"], sort=False))
+    fig, axes = grid(2 * len(rows), 2, height=0.3 * table["method"].nunique(), sharex="col")
     ours, theirs = REPORTED
-    for answered, bits, n in zip(axes[::2], axes[1::2], lengths, strict=True):
-        panel = table[table["n"] == n]
+    for answered, bits, ((task, n), panel) in zip(axes[::2], axes[1::2], rows, strict=True):
         names = dots(answered, panel, "rate", "low", "high")
         stored_fractions(answered, panel, CHANCE)
         stars = {"k-center": ours, **dict.fromkeys(THEIRS, theirs)}  # in place of SubGen they ran an offline k-center
@@ -217,7 +322,7 @@ def draw_over_bytes(table: pd.DataFrame) -> Figure:
         answered.plot(
             list(stars.values()), [names.index(name) for name in stars], **look, label="reported, at 9k tokens"
         )
-        answered.set_title(f"documents of {n} tokens")
+        answered.set_title(f"documents of {n} tokens" if task == PLAIN else f"{task}, {n} tokens")
         dots(bits, _with_limits(panel), "bits", "low", "high")
         bits.axvline(CHANCE_BITS, **{**THEORY, "linestyle": ":", "label": "chance"})
         bits.set_xlim(left=-0.03 * bits.get_xlim()[1])

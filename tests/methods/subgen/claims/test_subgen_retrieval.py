@@ -29,6 +29,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return Model("toy", decoder, as_bytes, (), "none")
 
 
+def exact() -> list[ExactCache]:
+    return [ExactCache() for _ in range(LAYERS)]
+
+
 def sinks() -> list[SinkCache]:
     return [SinkCache(20, 2) for _ in range(LAYERS)]
 
@@ -108,7 +112,7 @@ def answered(model: Model, asked: list[Any], make: Any = None) -> list[bool]:
 
 @pytest.mark.parametrize("make", [None, sinks])
 def test_right_is_what_greedy_decoding_says(model: Model, make: Any) -> None:
-    own = make or (lambda: [ExactCache() for _ in range(LAYERS)])
+    own = make or exact
     said = [(*prompt, greedy(model, *prompt, own())) for prompt in prompts(3)]
     right = [with_answer(*x) for x in said]
     wrong = [
@@ -121,14 +125,14 @@ def test_right_is_what_greedy_decoding_says(model: Model, make: Any) -> None:
 
 def test_order_of_documents_of_several_lengths(model: Model) -> None:
     own = [with_answer(lines[46 * (i % 2) :], question, b"00000") for i, (lines, question) in enumerate(prompts(6))]
-    truly = {2: greedy(model, own[2].text[: own[2].asked], prompts(6)[2][1], retrieval.exact_caches(model))}
+    truly = {2: greedy(model, own[2].text[: own[2].asked], prompts(6)[2][1], exact())}
     own[2] = with_answer(own[2].text[: own[2].asked], prompts(6)[2][1], truly[2])
     assert answered(model, own) == [i == 2 for i in range(6)]
 
 
 def test_bits_are_the_decoders_losses(model: Model) -> None:
     made = retrieval.documents(np.random.default_rng(5), 300, 4)
-    found = retrieval.answers(model, made, lambda: {"exact": retrieval.exact_caches(model)})
+    found = retrieval.answers(model, made, lambda: {"exact": exact()})
     for x, bits in zip(made, found["bits"], strict=True):
         nats = model.decoder.losses(as_bytes(x.text[: x.answers[0] + DIGITS]))[-DIGITS:]
         assert bits == pytest.approx(nats.mean() / np.log(2), rel=1e-4)
@@ -136,7 +140,7 @@ def test_bits_are_the_decoders_losses(model: Model) -> None:
 
 def test_caches_in_one_run_are_as_each_alone(model: Model) -> None:
     made = retrieval.documents(np.random.default_rng(6), 300, 3)
-    kinds: dict[str, Any] = {"sinks": sinks, "exact": lambda: retrieval.exact_caches(model)}
+    kinds: dict[str, Any] = {"sinks": sinks, "exact": exact}
     together = retrieval.answers(model, made, lambda: {name: make() for name, make in kinds.items()})
     assert together["document"].tolist() == [0, 0, 1, 1, 2, 2]
     for name, make in kinds.items():
@@ -151,10 +155,10 @@ def test_caches_in_one_run_are_as_each_alone(model: Model) -> None:
 def test_no_cache_holds_more_than_its_share(model: Model, share: float) -> None:
     made = retrieval.documents(np.random.default_rng(7), 600, 2)
     row = 2 * SIZES["head_dim"] * 4
-    budget, kept = int(share * made[0].asked * row), []
+    budget, kept, first = int(share * made[0].asked * row), [], retrieval.first_tokens(model, made[0])
 
     def make() -> dict[str, Any]:
-        kept.append(retrieval.caches_within(model, budget, np.random.default_rng(0)))
+        kept.append(retrieval.caches_within(first, budget, np.random.default_rng(0)))
         return kept[-1]
 
     rows = retrieval.answers(model, made, make).groupby("caches")["nbytes"].max()
