@@ -119,7 +119,7 @@ class Model:
     def operations(self, n: int, passes: float) -> float:
         """Multiplications with additions of reading n tokens and of `passes` over all n x n entries of every head.
 
-        Two cores make about 3e10 a second.
+        Two cores make about 6e10 a second.
         """
         config = self.decoder.config
         weights = sum(math.prod(shape) for shape in config.shapes().values())

@@ -54,7 +54,7 @@ def sizes(run: Run, opened: Model) -> tuple[tuple[int, ...], int]:
     large model fewer passages are read, four at least, and after that shorter ones, so that smoke takes half a minute
     and standard a quarter of an hour on two cores.
     """
-    longest, passages, budget = run.pick(smoke=(1024, 4, 4e11), standard=(8192, 10, 3e13), full=(8192, 10, 3e14))
+    longest, passages, budget = run.pick(smoke=(1024, 4, 4e11), standard=(8192, 10, 4.9e13), full=(8192, 10, 1e15))
     steps, beyond = run.pick(smoke=(3, 0), standard=(4, 0), full=(4, 2))
     n, passages = opened.affordable(longest, passages, PASSES, budget)
     return tuple(int(n * 2.0**i) for i in range(-steps, beyond + 1)), passages
@@ -75,7 +75,7 @@ def over_n(run: Run, *, block_size: int) -> pd.DataFrame:
     """
     opened = run.open_model()
     lengths, replicates = sizes(run, opened)
-    cost = replicates * opened.operations(lengths[-1], PASSES) / 3e10
+    cost = replicates * opened.operations(lengths[-1], PASSES) / 6e10
     what = f"{replicates} passages of {lengths[-1]} tokens, about {max(cost / 60, 0.1):.2g} min on two cores"
     parts: list[pd.DataFrame] = []
     for replicate in tracked(range(replicates), what):

@@ -70,7 +70,7 @@ class Passages:
 def read(run: Run) -> Passages:
     """Read passages of text; of a large model fewer, four at least (`Model.affordable`)."""
     opened = run.open_model()
-    longest, most, budget = run.pick(smoke=(512, 4, 4e11), standard=(2048, 10, 1.5e12), full=(8192, 10, 3e13))
+    longest, most, budget = run.pick(smoke=(512, 4, 4e11), standard=(2048, 10, 3.5e12), full=(8192, 10, 3e13))
     n, passages = opened.affordable(longest, most, 1.0, budget)
     places = some_heads(run, opened, run.pick(smoke=8, standard=30, full=1000))
     points, needs = [], []
