@@ -5,11 +5,14 @@ Notebook 03.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ....core.exact import attention
+from ....core.timing import peak_bytes
 from ....lab.comparison.batch import BATCH
 from ....lab.run import Run
 from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN_MEAN, HEAVY_VALUES, PLANTED, REAL, SINKS, Input
@@ -77,25 +80,24 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
     return (medians / medians.loc["uniform"]).sort_index(axis=1, level=0, sort_remaining=True).round(2)
 
 
-def costs(n: int, budget: int, d: int = D) -> pd.DataFrame:
-    """What each method costs at a budget, beside exact attention.
+def costs(run: Run, *, n: int, budget: int) -> pd.DataFrame:
+    """What each method costs at a budget, on a Gaussian input.
 
     Returns
     -------
     DataFrame
-        By method: its parameters, operations over those of exact attention, whether it has a causal form, and what is
-        proved of its error.
+        By method: its parameters, operations over those of exact attention, largest number of bytes held at once over
+        those of q, k and v (with the answer's; on the CPU each thread has a tile), whether it has a causal form, and
+        what is proved of its error.
     """
-    exact = 4.0 * n * n * d
-    lines = [
-        (
-            name,
-            ", ".join(f"{key} {value}" for key, value in (method.within(budget, n) or {}).items()),
-            method.operations(budget, n, d) / exact,
-            method.causal,
-            method.guarantee,
-        )
-        for name, method in BATCH.items()
-    ]
-    columns = ["method", "parameters", "operations / exact's", "causal", "guarantee"]
-    return pd.DataFrame(lines, columns=columns).set_index("method").round(4)
+    xp, exact = run.xp, 4.0 * n * n * D
+    x = GAUSSIAN_MEAN.draw(n, D, run.rng("costs"), xp)
+    lines = []
+    for name, method in BATCH.items():
+        call = partial(method.answer, x.q, x.k, x.v, budget=budget, scale=x.scale, rng=0)
+        call()  # what is compiled or imported first is not the method's
+        held = peak_bytes(xp, call) / (x.q.nbytes + x.k.nbytes + x.v.nbytes)
+        options = ", ".join(f"{key} {value}" for key, value in (method.within(budget, n) or {}).items())
+        lines.append((name, options, method.operations(budget, n, D) / exact, held, method.causal, method.guarantee))
+    columns = ["method", "parameters", "operations / exact's", "bytes / of q, k, v", "causal", "guarantee"]
+    return pd.DataFrame(lines, columns=columns).set_index("method").round(3)

@@ -21,7 +21,8 @@ def test_every_method_and_yardstick_is_measured_and_drawn():
 
 
 def test_costs_are_over_those_of_exact_attention():
-    costs = equal_budget.costs(4096, 512)
-    assert costs.loc["uniform", "operations / exact's"] == 0.125
-    assert (costs["operations / exact's"] >= 0.125).all() and not np.isnan(costs["operations / exact's"]).any()
-    assert costs.loc["Nystrom", "parameters"] == "landmarks 256"
+    costs = equal_budget.costs(Run(backend="numpy"), n=1024, budget=256)
+    assert costs.loc["uniform", "operations / exact's"] == 0.25
+    assert (costs["operations / exact's"] >= 0.25).all() and not np.isnan(costs["operations / exact's"]).any()
+    assert costs.loc["Nystrom", "parameters"] == "landmarks 128"
+    assert costs["bytes / of q, k, v"].between(0.3, 100).all()  # the answer is a third; no n x n matrix is held
