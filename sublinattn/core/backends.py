@@ -252,12 +252,12 @@ def tile_shape(xp: Any, batch: int) -> tuple[int, int, int]:
     """Tile of a blocked matrix product: numbers of problems, query rows and keys that are processed at once.
 
     On the CPU one problem with 512 x 512 float32 logits (1 MiB: they and their operands stay in a core's L2 cache);
-    on a GPU as many problems as `STRIP_BYTES` hold, which is 16.
+    on a GPU what `STRIP_BYTES` hold: up to 8 problems of 2048 x 4096, or more rows of fewer problems.
     """
     if xp is np:
         return 1, 512, 512
-    rows, keys = 1024, 4096
-    return max(1, min(batch, STRIP_BYTES // (4 * rows * keys))), rows, keys
+    problems, keys = min(batch, 8), 4096
+    return problems, STRIP_BYTES // (4 * keys * problems), keys
 
 
 def strip_shape(xp: Any, batch: int, n_q: int, n_k: int, dtype: Any, tile: tuple[int, int]) -> tuple[int, int, int]:

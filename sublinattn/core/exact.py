@@ -33,6 +33,7 @@ from .backends import Array, Scratch
 from .magnitudes import excess, fit_logits, moderate, times_power
 
 KERNEL_QUERIES, KERNEL_KEYS, KERNEL_BLOCKS = 64, 256, 2048  # on a GPU: so few queries are split, into so many parts
+CAUSAL_ROWS = 1024  # of a head in a tile under a causal mask, at most
 SPLIT_LOGITS, MAX_SEGMENTS = 2**16, 16  # so few logits are done before a second thread has begun
 SAFE_LOGIT = 40.0  # e^40 * 2^40 keys < 3e38, and e^-40 is far from underflow: float32 needs no shift below this
 
@@ -197,7 +198,9 @@ def each_query_tile(
         keys *= rows // n_q
     problems = max(problems, SPLIT_LOGITS // (n_q * k.shape[1]))  # small problems: several in one tile
     if causal:  # half of a tile across the diagonal is wasted: make it short, and take several problems at once
-        problems, rows = 2 * problems, max(1, rows // 2 // causal) * causal
+        entries, short = problems * rows, min(n_q, rows // 2, CAUSAL_ROWS * causal)
+        rows = max(1, short // causal) * causal
+        problems = max(problems, entries // rows)
     tiles = [
         (slice(i, min(i + problems, b)), slice(r, min(r + rows, n_q)))
         for r in reversed(range(0, n_q, rows))  # under a causal mask the late rows take longest: first
