@@ -38,6 +38,7 @@ from sublinattn.interop.transformers import SublinCache, capture, replace  # noq
 CACHE = "cache" if "cache" in signature(transformers.LlamaForCausalLM.forward).parameters else "past_key_values"
 PAGE = Path(__file__).parents[2] / "docs" / "hf.md"
 N = 40
+LOWEST = torch.full((1, 1, 20, 20), torch.finfo(torch.float32).min)
 EXACT = partial(attention, causal=True)
 WHOLE = partial(hyper_attention, causal=True, block_size=N, min_exact=0)
 LOSSY = partial(hyper_attention, causal=True, block_size=4, sample_size=4, min_exact=0, rng=0)
@@ -183,6 +184,7 @@ def test_the_model_is_as_it_was_after_an_error() -> None:
             {"attention_mask": torch.full((1, 1, 20, 20), -1e3).triu(1)},
             "^attention_mask of layer 0",
         ),  # lets a little by
+        ({"attention_mask": LOWEST.triu(1) - torch.ones(20, 20).tril(-1)}, "^attention_mask .* biases"),
         ({"attention_mask": torch.ones(1, 1, 20, 30, dtype=torch.bool)}, r"^attention_mask .*\(1, 1, 20, 30\)$"),
         ({"is_causal": False}, "^is_causal of layer 0 .* must be true, got False$"),
         (
@@ -190,7 +192,7 @@ def test_the_model_is_as_it_was_after_an_error() -> None:
             "^position_bias of layer 0 .* got a tensor of shape",
         ),
     ],
-    ids=["padding", "packed", "not causal", "soft mask", "wide", "both ways", "bias"],
+    ids=["padding", "packed", "not causal", "soft mask", "biases", "wide", "both ways", "bias"],
 )
 def test_what_a_method_cannot_do_is_refused(options: dict[str, Any], message: str) -> None:
     model = family("Llama")
@@ -198,16 +200,17 @@ def test_what_a_method_cannot_do_is_refused(options: dict[str, Any], message: st
         model(text(20), **options)
 
 
+def test_a_layer_that_looks_ahead_is_refused() -> None:
+    model = family("Llama")
+    model.model.layers[2].self_attn.is_causal = False
+    with pytest.raises(ValueError, match="^is_causal of layer 2 .* must be true, got False$"):
+        distance(model, text(20), ALL, EXACT)
+
+
 def test_a_plain_mask_is_taken() -> None:
     model, ids = family("Llama"), text(20)
-    lowest = torch.finfo(torch.float32).min
     with replace(model, ALL, EXACT):
-        for mask in (
-            torch.ones(1, 20),
-            torch.ones(20, 20, dtype=torch.bool).tril(),
-            torch.full((20, 20), lowest).triu(1),
-        ):
-            mask = mask if mask.shape[0] == 1 else mask[None, None]
+        for mask in (torch.ones(1, 20), (LOWEST < 0).tril(), LOWEST.triu(1)):
             assert float((model(ids, attention_mask=mask).logits - model(ids).logits).abs().max()) < 1e-5
 
 
