@@ -32,6 +32,8 @@ from ...core.backends import Array
 from ...core.exact import attention
 from .common import Problem, enter, refuse_causal
 
+LANDMARKS = 64
+
 
 @backends.on_device
 def nystrom_attention(
@@ -39,7 +41,7 @@ def nystrom_attention(
     k: Array,
     v: Array,
     *,
-    landmarks: int = 64,
+    landmarks: int | None = None,
     iterations: int = 6,
     causal: bool = False,
     scale: float | None = None,
@@ -51,8 +53,9 @@ def nystrom_attention(
     ----------
     q, k, v : array, shapes (..., n_q, d), (..., n_k, d), (..., n_k, d_v)
         As `attention`.
-    landmarks : int
-        `m`, key columns per query: at most the number of queries and that of keys.
+    landmarks : int, optional
+        `m`, key columns per query: at most the number of queries and that of keys. By default 64, or as many as there
+        are where there are fewer.
     iterations : int
         Steps of the iterative pseudo-inverse, 6 as in the paper.
     causal : bool
@@ -76,7 +79,9 @@ def nystrom_attention(
     refuse_causal(causal, "a landmark of Nystrom attention is a mean over past and future tokens")
     x = enter(q, k, v, scale=scale, check_finite=check_finite)
     most = min(x.q.shape[1], x.k.shape[1])
-    if checks.integer("landmarks", landmarks, minimum=1) > most:
+    if landmarks is None:
+        landmarks = min(LANDMARKS, most)
+    elif checks.integer("landmarks", landmarks, minimum=1) > most:
         raise ValueError(f"landmarks must be at most the numbers of queries and of keys ({most}), got {landmarks}")
     iterations = checks.integer("iterations", iterations, minimum=0)
     return x.leave_output(_nystrom(x, landmarks, iterations))

@@ -35,6 +35,7 @@ from ...core.exact import Partial
 from .common import Problem, enter
 
 CHUNK = 128  # keys of a prefix sum: their products with each other cost about as much as those with the features
+SMALL = 1024  # rows of several small problems that are worked on at once, on the CPU
 
 
 @backends.on_device
@@ -103,7 +104,8 @@ def random_feature_attention(x: Problem, drawn: Array, *, causal: bool) -> Parti
     total = Partial.empty(xp, (b, n_q), x.v.shape[-1], x.q.dtype)
     root = abs(x.scale) ** 0.5
     sign = 1.0 if x.scale >= 0 else -1.0
-    each = [slice(i, i + 1) for i in range(b)] if xp is np else [slice(0, b)]
+    group = max(1, SMALL // max(n_q, n_k)) if xp is np else b
+    each = [slice(i, min(i + group, b)) for i in range(0, b, group)]
     step = CHUNK if causal else max(CHUNK, backends.feature_rows(xp, drawn.shape[1], x.q.dtype) // each[0].stop)
 
     def worker(at: slice) -> None:

@@ -36,6 +36,12 @@ def test_a_landmark_for_every_key_is_exact(xp: Any) -> None:
     np.testing.assert_allclose(out, references.attention(*arrays)[0], rtol=1e-10, atol=1e-12)
 
 
+def test_landmarks_are_64_or_as_many_as_there_are() -> None:
+    for n, m in ((100, 64), (30, 30)):
+        arrays = references.qkv(2, n, n)
+        np.testing.assert_array_equal(nystrom_attention(*arrays), nystrom_attention(*arrays, landmarks=m))
+
+
 def test_the_residual_of_the_inverse_falls_with_its_third_power(xp: Any) -> None:
     """`I - A Z'` is a polynomial in `R = I - A Z` that begins with `R^3 (3 + R) / 4`, for any matrix."""
     a = softmax(np.random.default_rng(2).standard_normal((3, 7, 7)), axis=2)
