@@ -134,7 +134,7 @@ class Decoder:
             is no integer of at least 0.
         """
         hidden = self._hidden(self._states(tokens, attend, checks.integer("start", start, minimum=0)))
-        out = hidden[:, -last:] @ self._head.T
+        out = _product(hidden[:, -last:], self._head)
         return out if np.ndim(tokens) == 2 else out[0]
 
     def states(self, tokens: np.ndarray, *, attend: Attend = causal, resume: State | None = None) -> Iterator[State]:
@@ -241,7 +241,7 @@ class Decoder:
         return x / self.xp.sqrt(squares + np.float32(self.config.norm_eps)) * self._weights[f"model.{name}.weight"]
 
     def _linear(self, x: Array, name: str) -> Array:
-        out = x @ self._weights[f"model.{name}.weight"].T
+        out = _product(x, self._weights[f"model.{name}.weight"])
         bias = self._weights.get(f"model.{name}.bias")
         return out if bias is None else out + bias
 
@@ -257,3 +257,8 @@ class Decoder:
             work(tiles[0])  # with all threads that BLAS has
         else:
             backends.for_tiles(self.xp, tiles, lambda: work)
+
+
+def _product(x: Array, weights: Array) -> Array:
+    """Rows of x (b, n, width) times weights (columns, width); in two dimensions CuPy does not copy the transpose."""
+    return (x.reshape(-1, x.shape[-1]) @ weights.T).reshape(*x.shape[:-1], len(weights))

@@ -201,8 +201,14 @@ def test_weights_in_float32_are_mapped_where_they_lie(tmp_path: Path, spaces: in
 
 
 def test_the_device_is_left_once_per_layer(tmp_path: Path) -> None:
-    """For the largest norms that exact attention asks for, the head's, too; the losses come in one piece."""
+    """For the largest norms that exact attention asks for, the head's, too; the losses come in one piece.
+
+    No weight is copied: of a layer's products only attention's own has a transposed operand of three dimensions.
+    """
     model, tokens = decoder(tmp_path, xp=fake_device), some_tokens(9, 2, 30)
+    fake_device.counts.reset()
+    model.logits(tokens)
+    assert fake_device.counts.copies == LAYERS
     before = fake_device.counts.syncs
     assert isinstance(model.logits(tokens), fake_device.Array)
     assert fake_device.counts.syncs - before == LAYERS
