@@ -152,7 +152,6 @@ TASKS: Mapping[str, Task] = {
     "sentences": Task(*_NAMED, 0, _REMEMBER),
     "sentences, two examples": Task(*_NAMED, 0, _REMEMBER, examples=2),
     "four in prose, two examples": Task(*_NAMED, 4, _REMEMBER, examples=2),
-    "two in prose": Task(*_NAMED, 2, _REMEMBER),
     "passkey": Task(
         "The pass key is {number}. Remember it. {number} is the pass key. ",
         "What is the pass key?",

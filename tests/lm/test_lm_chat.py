@@ -119,7 +119,7 @@ def test_numbers_are_at_every_place_of_the_prose() -> None:
 
 
 def test_a_told_document_is_the_work_of_its_own_generator() -> None:
-    task = retrieval.TASKS["two in prose"]
+    task = retrieval.TASKS["four in prose, two examples"]
     more, few = (retrieval.told(task, 300, n, framed, as_bytes, np.random.default_rng(3)) for n in (5, 2))
     assert few == more[:2]
 

@@ -80,7 +80,7 @@ def test_a_large_model_is_asked_the_same_documents_in_all_trials(model, monkeypa
     """A trial's outcome is that of the first of its documents which one of the two caches answers."""
     monkeypatch.setattr(Model, "large", True)
     case = {"method": "k-center", "against": "sinks", "nbytes": 400, "share": 0.5, "draws": 8, "model": model}
-    right = {key: np.zeros(reported.SHARED, bool) for key in (("k-center", 1), ("k-center", 4), ("sinks", 1))}
+    right = {key: np.zeros(32, bool) for key in (("k-center", 1), ("k-center", 4), ("sinks", 1))}
     monkeypatch.setattr(reported, "shared_answers", lambda *_: right)
     ties = {reported.told_apart(np.random.default_rng(seed), np, **case).measured for seed in range(20)}
     assert ties == {0.0, 1.0}
@@ -88,6 +88,6 @@ def test_a_large_model_is_asked_the_same_documents_in_all_trials(model, monkeypa
     right["k-center", 1][1] = True
     trials = [reported.told_apart(np.random.default_rng(seed), np, **case) for seed in range(200)]
     apart = [trial.measured for trial in trials if trial.facts["told_apart"]]
-    assert set(apart) == {0.0} and len(apart) / 200 == pytest.approx(8 / reported.SHARED, abs=0.1)
+    assert set(apart) == {0.0} and len(apart) / 200 == pytest.approx(8 / 32, abs=0.1)
     trials = [reported.told_apart(np.random.default_rng(seed), np, starved=4, **case) for seed in range(200)]
     assert {trial.measured for trial in trials if trial.facts["told_apart"]} == {1.0}

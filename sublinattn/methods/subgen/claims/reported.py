@@ -21,8 +21,8 @@ PART = 8
 """Tokens per center of the greedy k-center."""
 FEW = 8
 """Passages of a large model, whose runs are dear."""
-SHARED = 32
-"""Documents of a large model."""
+EACH = 32
+"""Bytes of a document for each document of a large model: short ones, which tell little apart, are few."""
 STARVED = 4
 """What the sabotage divides a method's bytes by."""
 
@@ -58,12 +58,12 @@ def cluster_cost(rng: np.random.Generator, xp: Any, *, n: int, shuffled: bool = 
 
 @lru_cache(maxsize=FEW)
 def shared_answers(backend: str, model: str, nbytes: int, share: float) -> dict[tuple[str, int], np.ndarray]:
-    """Which of SHARED documents a large model answers, by cache and by what its bytes are divided by.
+    """Which of `nbytes / EACH` documents a large model answers, by cache and by what its bytes are divided by.
 
     The task is its easiest: a pass key.
     """
     opened, rng = open_model(model, backend=backend), np.random.default_rng([2402, nbytes])
-    drawn = asked(opened, tasks(opened)[-1], rng, nbytes, SHARED)
+    drawn = asked(opened, tasks(opened)[-1], rng, nbytes, nbytes // EACH)
     first, budget = first_tokens(opened, drawn[0]), int(share * lines_bytes(opened, drawn[0]))
 
     def make() -> dict[tuple[str, int], list[KVCache]]:
@@ -89,15 +89,15 @@ def told_apart(
 ) -> Trial:
     """Of the first document that only one of two caches answers: 1 if that is `against`, 0 if it is `method`.
 
-    A coin decides where there is none in `draws` documents. They are fresh ones, of a large model some of SHARED.
-    `starved` divides the method's bytes (a sabotage).
+    A coin decides where there is none in `draws` documents. They are fresh ones, of a large model some of
+    `nbytes / EACH`. `starved` divides the method's bytes (a sabotage).
     """
     opened = open_model(model, backend=xp.__name__)
     ahead = 0
     if opened.large:
         right = shared_answers(xp.__name__, model, nbytes, share)
         gaps = right[method, starved].astype(int) - right[against, 1].astype(int)
-        some = gaps[rng.permutation(SHARED)[:draws]]
+        some = gaps[rng.permutation(len(gaps))[:draws]]
         ahead = int(next((gap for gap in some if gap), 0))
     else:
         ahead = _first_gap(opened, rng, method, against, nbytes, share, draws, starved)
@@ -163,7 +163,7 @@ def _retrieval(slug: str, method: str, words: str, *, draws: int) -> Claim:
             "two answers, at most half are the other's. Documents are drawn until there is one, and a coin decides "
             "after a few: the rate is above half exactly if the other's accuracy is higher. Each cache has a quarter "
             "of the exact cache's bytes, and sees the lines before the question is known. A model that chats is asked "
-            f"for a pass key in prose, and of a large one all trials draw from {SHARED} documents: the verdict is "
+            f"for a pass key in prose, and of a large one all trials draw from nbytes/{EACH} documents: the verdict is "
             "about these. The paper's "
             "table could not be read; its numbers are quoted from memory."
         ),

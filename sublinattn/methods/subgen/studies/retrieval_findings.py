@@ -50,16 +50,21 @@ def _exact(model: str, task: str, part: pd.DataFrame) -> str:
 
 
 def _caches(where: str, part: pd.DataFrame) -> list[str]:
-    """Of each budget the caches from the best, and those that beat a cache that stores so many tokens as they are."""
-    found = []
+    """Of each budget the best cache, and those that beat a cache which stores so many tokens as they are; SubGen."""
+    budgets = []
     for share in sorted(part["share"].unique()):
         some = part[part["share"] == share]
-        ranked = some.sort_values("rate", ascending=False, kind="stable")
-        rates = ", ".join(f"{_name(each['method'])} {each['rate']:.0%}" for _, each in ranked.iterrows())
+        best = some.sort_values("rate").iloc[-1]
         ahead = [_name(name) for name in some.loc[some["low"] > share, "method"]]
-        chosen = f"more often than they store the line by chance: {', '.join(ahead)}" if ahead else "none beats chance"
-        found.append(f"{where}, {Fraction(share)} of the bytes: {rates}; {chosen}.")
-    return found
+        most = f"{_name(best['method'])} {_rate(best)}" if best["rate"] else "none answers at all"
+        chance = f"; more often than it stores the line by chance: {', '.join(ahead)}" if ahead else ""
+        budgets.append(f"{Fraction(share)}: {most}{chance}")
+    ours = (part[part["method"] == name].sort_values("rate").iloc[-1] for name in OURS)
+    subgen = ", ".join(f"{_name(each['method'])} {_rate(each)} in {Fraction(each['share'])}" for each in ours)
+    return [
+        f"{where}, best cache by its part of the bytes. {'. '.join(budgets)}.",
+        f"{where}, what [SG24] analyses and what it ran, at their best: {subgen}.",
+    ]
 
 
 def _pairs(where: str, part: pd.DataFrame) -> list[str]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import fake_device
 import numpy as np
 import pandas as pd
 import pytest
@@ -148,6 +152,17 @@ def test_caches_in_one_run_are_as_each_alone(model: Model) -> None:
         part = together[together["caches"] == name].reset_index(drop=True)
         pd.testing.assert_frame_equal(part, alone)
     assert together.groupby("caches")["bits"].mean().nunique() == 2
+
+
+def test_a_device_answers_the_same_under_every_cache(model: Model, tmp_path: Path) -> None:
+    decoder = toy_llama.decoder(tmp_path, xp=fake_device, max_position_embeddings=1024, **SIZES)
+    made, found = retrieval.documents(np.random.default_rng(6), 200, 2), []
+    for each in (model, replace(model, decoder=decoder)):
+        first, budget = retrieval.first_tokens(each, made[0]), retrieval.lines_bytes(each, made[0]) // 2
+        make = partial(retrieval.caches_within, first, budget, np.random.default_rng(0))
+        found.append((retrieval.exact_answers(each, made), retrieval.answers(each, made, make)))
+    for host, device in zip(*found, strict=True):
+        pd.testing.assert_frame_equal(host, device, rtol=1e-3)
 
 
 # ---------------------------------------------------------------------------------------------------------- the caches
