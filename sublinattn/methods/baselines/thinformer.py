@@ -16,7 +16,6 @@ Differs from the paper, and from the authors' public code, in:
    power of four the two agree.
 2. Each bucket tosses its own coin between its coreset and the complement. The public code tosses one for all buckets,
    heads and batch entries of a round, although its docstring says otherwise.
-3. The weighted kernel's values are those of each problem: so they are there, too.
 
 A causal mask is refused: one coreset serves all queries ([EXP26] makes it causal).
 """
@@ -97,7 +96,6 @@ def thinformer_attention(
     if not rounds:
         exact = partial_attention(x.q, x.k, x.v, scale=x.scale, check_finite=False)
         return x.leave(exact, return_lse=return_lse)
-
     plan = schedule(n, g, rounds)
     draws = [(generator.uniform(-1, 1, (b, m, s // 2)), generator.integers(2, size=(b, m))) for m, s in sum(plan, [])]
     rows, weights = coreset(x, g, delta, draws)
@@ -160,7 +158,9 @@ def coreset(x: Problem, g: int, delta: float, draws: Draws) -> tuple[Array, np.n
             rows = xp.concatenate(halves, axis=1)
         out[at] = xp.concatenate([rows, *aside], axis=1)
 
-    backends.for_tiles(xp, [slice(i, i + 1) for i in range(b)] if xp is np else [slice(0, b)], lambda: thin)
+    at_once = 2**23 if xp is np else backends.STRIP_BYTES  # bytes of kernel matrices
+    group = max(1, at_once // (n * 4 ** (g + 1) * x.k.dtype.itemsize))
+    backends.for_tiles(xp, [slice(i, min(i + group, b)) for i in range(0, b, group)], lambda: thin)
     return out, np.array([2**rounds] * kept + left, float)
 
 

@@ -69,16 +69,14 @@ def uniform_attention(
     xp, (q, k, v), leave = backends.enter(q=q, k=k, v=v)
     checks.flags(return_lse=return_lse, causal=causal, replace=replace)
     checks.shapes(q, k, v)
-    if causal:  # no query sees the keys past n_q
-        k, v = (x[..., : q.shape[-2], :] for x in (k, v))
-    n_k = k.shape[-2]
+    n_k = min(q.shape[-2], k.shape[-2]) if causal else k.shape[-2]  # under the mask no query sees the keys past n_q
     if checks.integer("sample_size", sample_size, minimum=1) > n_k and not replace:
         raise ValueError(f"sample_size must be at most the number of keys ({n_k}), got {sample_size}")
     generator = checks.generator(rng)
     dtype, shape = backends.working_dtype(q), q.shape
     batch, fused = int(np.prod(k.shape[:-2])), serves(xp, q, k, v)
     if causal:
-        x = dataclasses.replace(enter(q, k, v, scale=scale, check_finite=check_finite), cast=leave)
+        x = dataclasses.replace(enter(q, k, v, scale=scale, check_finite=check_finite).first_keys(n_k), cast=leave)
         sampled = _draw(xp, generator, batch, n_k, sample_size, replace=replace)
         return x.leave(_causal(x, sampled), return_lse=return_lse)
     if not fused:

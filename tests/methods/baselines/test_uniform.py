@@ -62,6 +62,15 @@ def test_a_causal_query_sees_itself_and_the_sampled_keys_before_it(xp: Any) -> N
         np.testing.assert_allclose(weights[i, :i], n / m * sampled[:i])
 
 
+def test_keys_that_no_causal_query_sees_are_checked_all_the_same() -> None:
+    q, k, v = references.qkv(3, 4, 9)
+    k[7] = np.nan
+    with pytest.raises(ValueError, match="^k must be finite"):
+        uniform_attention(q, k, v, sample_size=2, causal=True)
+    with pytest.raises(ValueError, match=r"^sample_size must be at most the number of keys \(4\), got 5"):
+        uniform_attention(q, k, v, sample_size=5, causal=True)
+
+
 def test_with_replacement_a_key_counts_as_often_as_it_is_drawn(xp: Any) -> None:
     n, m = 6, 40
     q, k, _ = references.qkv(1, 3, n, lead=(2,), size=0.0)
