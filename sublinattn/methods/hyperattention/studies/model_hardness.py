@@ -41,6 +41,8 @@ SINK = 0.25
 """Share of the attention with which a key counts as a sink."""
 HELD = 0.9
 """Of the sum of the squared column norms, what the heaviest columns that are counted have."""
+SHORTEST = 128
+"""Tokens, of which the block has half as many keys: with fewer, little is left without a few of them."""
 PASSES = 5.0
 """Passes over n x n entries that all lengths take together: half of one for each sum over P, a quarter for the block's,
 where Lanczos' method takes about eight; and a third of all that for the shorter lengths."""
@@ -57,7 +59,8 @@ def sizes(run: Run, opened: Model) -> tuple[tuple[int, ...], int]:
     longest, passages, budget = run.pick(smoke=(1024, 4, 4e11), standard=(8192, 10, 4.9e13), full=(8192, 10, 1e15))
     steps, beyond = run.pick(smoke=(3, 0), standard=(4, 0), full=(4, 2))
     n, passages = opened.affordable(longest, passages, PASSES, budget)
-    return tuple(int(n * 2.0**i) for i in range(-steps, beyond + 1)), passages
+    lengths = (int(n * 2.0**i) for i in range(-steps, beyond + 1))
+    return tuple(length for length in lengths if length >= SHORTEST), passages
 
 
 def over_n(run: Run, *, block_size: int) -> pd.DataFrame:

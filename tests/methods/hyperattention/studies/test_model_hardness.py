@@ -150,6 +150,7 @@ def test_a_large_model_reads_less_at_smoke(monkeypatch, trained, weights, expect
     opened = Model("any", decoder, None, (), "")
     lengths, passages = model_hardness.sizes(Run("smoke"), opened)
     assert (lengths[-1], passages) == expected and lengths[:-1] == tuple(n // 2 for n in lengths[1:])
+    assert lengths[0] == 128
     lengths, passages = model_hardness.sizes(Run("standard"), opened)
     assert lengths[-1] == trained and 4 <= passages <= 10 and len(lengths) == 5
     assert model_hardness.sizes(Run("full"), opened)[0][-2:] == (2 * trained, 4 * trained)
