@@ -82,7 +82,7 @@ def test_what_the_algorithm_refuses_is_shown():
 
 
 def test_a_slider_adds_to_the_figure_and_another_one_begins_anew():
-    panel = Panel("ha24.lsh-collision", 3, 0)
+    panel = Panel(["ha24.lsh-collision"], 3, 0)
     controls = {control.description: control for control in panel.controls.children}
     first, code = panel.image.value, panel.code.value
     for value in list(controls["angle"].options)[:2]:
@@ -98,13 +98,13 @@ def test_a_slider_adds_to_the_figure_and_another_one_begins_anew():
 
 
 def test_another_claim_with_the_same_settings_is_asked():
-    panel = Panel("ha24.causality*", 1, 0)
+    panel = Panel(["ha24.causality*"], 1, 0)
     panel.claim.value = "ha24.causality-queries"
     assert panel.answers[-1].question.claim == "ha24.causality-queries"
 
 
 def test_a_sabotage_is_asked_and_named():
-    panel = Panel("ha24.lsh-collision", 2, 0)
+    panel = Panel(["ha24.lsh-collision"], 2, 0)
     sabotage = CLAIMS["ha24.lsh-collision"].sabotages[0]
     panel.sabotage.value = sabotage.name
     assert panel.answers[-1].question.sabotage == sabotage.name
@@ -112,5 +112,5 @@ def test_a_sabotage_is_asked_and_named():
 
 
 def test_no_claim_is_refused():
-    with pytest.raises(ValueError, match=r"claims must match the id of a claim .* got 'nothing'"):
-        Panel("nothing", 1, 0)
+    with pytest.raises(ValueError, match=r"claims must match ids of claims .* got 'nothing'"):
+        Panel(["ha24.*", "nothing"], 1, 0)

@@ -51,7 +51,7 @@ def draw(answers: Sequence[Answer], moved: str = "", *, mark: bool = False) -> F
         ax.set_xscale("log")
     if not over:
         ax.set(xlim=(0, len(table) + 1), xticks=range(1, len(table) + 1))
-    finish(fig, xlabel=moved if over else "trial")
+    finish(fig, xlabel=moved if over else "trial", ylabel="measured")
     return fig
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from html import escape
 from typing import Any
@@ -25,10 +25,12 @@ SECONDS = 0.2
 class Panel:
     """The controls and what they show; `box` is what a notebook displays."""
 
-    def __init__(self, claims: str, trials: int, seed: int) -> None:
-        named = [(f"{name}: {claim.title}", name) for name, claim in CLAIMS.items() if fnmatch(name, claims)]
-        if not named:
-            raise ValueError(f"claims must match the id of a claim (`sublinattn claims` lists them), got {claims!r}")
+    def __init__(self, claims: Sequence[str], trials: int, seed: int) -> None:
+        for pattern in claims:
+            if not any(fnmatch(name, pattern) for name in CLAIMS):
+                raise ValueError(f"claims must match ids of claims (`sublinattn claims` lists them), got {pattern!r}")
+        shown = [name for name in CLAIMS if any(fnmatch(name, pattern) for pattern in claims)]
+        named = [(f"{name}: {CLAIMS[name].title}", name) for name in shown]
         self._trials, self._seed, self._opening = trials, seed, False
         self.answers: list[Answer] = []
         wide = widgets.Layout(width="98%")
@@ -113,13 +115,13 @@ class Panel:
         self.code.value = question.code(self._seed)
 
 
-def panel(claims: str = "*", *, trials: int = TRIALS, seed: int = 0) -> widgets.VBox:
-    """Controls for the claims whose ids match the pattern `claims`: display the result in a notebook.
+def panel(*claims: str, trials: int = TRIALS, seed: int = 0) -> widgets.VBox:
+    """Controls for some claims: display the result in a notebook.
 
     Parameters
     ----------
     claims : str
-        As of file names: "ha24.*" are those of [HA24].
+        Ids, or patterns of them as of file names: "ha24.*" are all of [HA24]. By default every claim.
     trials : int
         Trials for every position of the controls, fewer where they take long.
     seed : int
@@ -130,7 +132,7 @@ def panel(claims: str = "*", *, trials: int = TRIALS, seed: int = 0) -> widgets.
     ValueError
         No claim matches.
     """
-    return Panel(claims, trials, seed).box
+    return Panel(claims or ("*",), trials, seed).box
 
 
 def _alike(one: Question, other: Question, moved: str) -> bool:
