@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .audit_command import EXAMPLES, audit
 from .terminal import console, counting, fail, print_frame, print_table, show_changes, show_counts, show_verdict
 
 INTERNAL_ERROR = 3
@@ -265,32 +266,7 @@ def capture(
     console.print(f"Captured {len(read)} tokens{how}: {out}", soft_wrap=True, highlight=False)
 
 
-@app.command(epilog="Example: [bold]sublinattn audit qkv.safetensors --share 0.125 --tolerance 0.05[/]")
-def audit(
-    captured: Annotated[
-        Path, typer.Argument(help="File that `sublinattn capture` wrote, or any safetensors file with q, k, v.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the page, its tables and figures.")] = Path("audit"),
-    share: Annotated[float, typer.Option(help="Memory budget per method, as a fraction of the exact cache.")] = 1 / 16,
-    tolerance: Annotated[float, typer.Option(help="Largest acceptable relative error.")] = 0.1,
-    seed: SeedOption = 0,
-) -> None:
-    """Recommend a method for each head from its hardness, the theorems that apply, and measured errors."""
-    from .lab.workloads.instance import Captured
-    from .suite.audit import page
-    from .suite.audit.advice import check_tolerance
-    from .suite.audit.measure import audit as measure
-
-    try:
-        check_tolerance(tolerance)
-        opened = Captured.open(captured)
-        with counting("heads") as progress:
-            result = measure(opened, share=share, seed=seed, progress=progress)
-        written = page.write(result, out, tolerance=tolerance, seed=seed)
-    except (ValueError, OSError, ImportError) as error:
-        fail(error)
-    print_frame(page.summary(result, tolerance=tolerance))
-    console.print(f"Page: {written}", soft_wrap=True, highlight=False)
+app.command(epilog=EXAMPLES)(audit)
 
 
 def _parameter(text: str) -> tuple[str, Any]:

@@ -7,10 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import toy_gguf
 import toys
@@ -59,7 +59,7 @@ def test_help_shows_an_example(command):
         (["--help"], {"numpy", "pandas", "sympy", "matplotlib"} | NOTEBOOKS | DECODER),
         (["claims"], {"numpy", "pandas", "sympy", "matplotlib"} | NOTEBOOKS | DECODER),
         (["verify", "rs21.merge"], {"matplotlib"} | NOTEBOOKS | DECODER),
-        (["audit", "qkv.safetensors", "--share", "0.25"], {"sublinattn.lm"} | NOTEBOOKS | DECODER),
+        (["audit", "qkv.safetensors", "--share", "0.25"], NOTEBOOKS | DECODER),
     ],
 )
 def test_a_command_imports_nothing_that_it_does_not_use(tmp_path, arguments, unused):
@@ -155,12 +155,19 @@ def test_capture_takes_a_gguf_file(tmp_path):
     np.testing.assert_allclose(written.head(1, 3).q, q[1, 3], atol=2e-5)
 
 
-def test_audit_prints_a_line_per_head_and_leaves_tables_and_a_page(captured, tmp_path):
-    lines = call("audit", captured, "--out", tmp_path / "audit", "--share", "0.25").splitlines()
-    assert lines[0].startswith("head\talpha\t") and len(lines) == 1 + 16 + 1
-    heads = pd.read_csv(tmp_path / "audit/heads.csv")
-    assert [line.split("\t")[-1] for line in lines[1:17]] == heads["method"].tolist()
-    assert "<h1>" in (tmp_path / "audit/index.html").read_text()
+def test_audit_advises_measures_once_and_is_applied(captured, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = call("audit", captured, "--share", "1/4", "--backend", "numpy").splitlines()
+    assert lines[0].startswith("layer\tcaches of its key heads\t") and len(lines) == 1 + 4 + 2
+    assert lines[-2].startswith("Saves ") and lines[-1] == "Page: audit/index.html"
+    found = json.loads(Path("audit/recommendation.json").read_text())
+    assert f"{found['saved']:.0%}" in lines[-2] and f"<h1>{lines[-2]}" in unescape(Path("audit/index.html").read_text())
+    monkeypatch.setattr("sublinattn.suite.audit.page.measure", None)
+    assert "median key head" in call("audit", "audit", "--budget", "1/4", "--out", "quarter")
+    assert json.loads(Path("quarter/recommendation.json").read_text())["bytes"] <= found["exact_bytes"] / 4
+    text = call("audit", "--apply", "quarter/recommendation.json", "-n", "160", "--passages", "2", "--backend", "numpy")
+    assert "exact\t100.0%\t" in text and "the advice\t" in text and "times its perplexity" in text
+    assert text.splitlines()[-2] in unescape(Path("quarter/index.html").read_text())
 
 
 # -------------------------------------------------------------------------------------------------------- what is wrong
@@ -182,6 +189,10 @@ def test_audit_prints_a_line_per_head_and_leaves_tables_and_a_page(captured, tmp
         ("audit nowhere.safetensors", "nowhere.safetensors"),
         ("audit model.gguf", "model.gguf is a model: write what it attends with by `sublinattn capture --model"),
         ("audit nowhere.safetensors --tolerance 0", "tolerance must be above 0"),
+        ("audit nowhere.safetensors --share all", "takes a number such as 1/8"),
+        ("audit smollm2", "first run `sublinattn capture --model smollm2"),
+        ("audit", "audit takes a captured file or an earlier audit's folder, or else --apply RECOMMENDATION"),
+        ("audit --apply nowhere.json", "nowhere.json"),
     ],
 )
 def test_a_bad_request_ends_with_one_clear_line_and_leaves_nothing(tmp_path, monkeypatch, arguments, words):

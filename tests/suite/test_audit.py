@@ -2,6 +2,7 @@
 
 import json
 import math
+import runpy
 from itertools import count
 from pathlib import Path
 
@@ -11,15 +12,16 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
-from sublinattn.lab.comparison import error_over_bytes
-from sublinattn.lab.comparison.registry import Stream
-from sublinattn.lab.workloads.instance import Captured, Instance
-from sublinattn.suite.audit import measure, page
-from sublinattn.suite.audit.advice import advice, methods, theorems
-from sublinattn.suite.audit.measure import EPS, FAILURE, SIZES, audit
+import sublinattn
+from sublinattn.lab.workloads.instance import Captured
+from sublinattn.suite.audit import answers, figures, measure, page, recommendation, study
+from sublinattn.suite.audit.advice import advice, choices, methods, prompt_advice, saved, theorems
+from sublinattn.suite.audit.facts import EPS, FAILURE, SIZES
+from sublinattn.suite.audit.measure import audit
 
 N, D, QUERIES = 512, 16, 128
 KINDS = ("spread", "window", "heavy")
+SHARES = (1 / 8, 1 / 4, 1 / 2)
 
 
 def made(kind: str, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
@@ -56,7 +58,15 @@ def heads():
 
 @pytest.fixture(scope="module")
 def result(model, heads):
-    return audit(model(*map(np.stack, zip(*heads, strict=True))), share=1 / 4)
+    return audit(model(*map(np.stack, zip(*heads, strict=True))), shares=SHARES, backend_name="numpy")
+
+
+@pytest.fixture(scope="module")
+def written(result, tmp_path_factory):
+    """The folder with the files of the audit."""
+    folder = tmp_path_factory.mktemp("written")
+    page.write(result, folder)
+    return folder
 
 
 def dense(q, k, causal=False):
@@ -80,19 +90,23 @@ def test_the_numbers_of_a_head_are_those_of_its_dense_matrices(result, heads):
         assert facts["delta_r_log"] == pytest.approx(facts["radius"] * longest / math.sqrt(D) / math.log(N), rel=1e-5)
         out = np.sort((dense(q, k, causal=True) @ v) ** 2, axis=0)
         assert facts["tail"] == pytest.approx(math.sqrt(out[: N - N // 64].sum() / out.sum()), rel=1e-3)
-        mass, tokens = dense(q[N - QUERIES :], k[: N - QUERIES]).mean(axis=0), (N - QUERIES) // 4
-        assert facts["heavy_mass"] == pytest.approx(np.sort(mass)[-tokens:].sum(), rel=1e-4)
-        assert facts["window_mass"] == pytest.approx(mass[:4].sum() + mass[-(tokens - 4) :].sum(), rel=1e-4)
+        mass = dense(q[N - QUERIES :], k[: N - QUERIES]).mean(axis=0)
+        assert facts["sink_mass"] == pytest.approx(mass[:4].sum(), rel=1e-4)
+        assert facts["heaviest_mass"] == pytest.approx(mass.max(), rel=1e-4)
+        assert mass[facts["heaviest"]] == pytest.approx(mass.max(), rel=1e-4)
+        falling = np.sort(mass)[::-1].cumsum()
+        assert falling[facts["keys_90"] - 2] < 0.9 <= falling[facts["keys_90"] - 1]
 
 
 def test_on_a_device_the_numbers_are_the_same(result, model, heads, monkeypatch):
-    monkeypatch.setattr(measure, "backend", lambda: fake_device)
+    monkeypatch.setattr(measure, "backend", lambda name: fake_device)
     before = fake_device.counts.launches
-    there = measure.audit(model(*map(np.stack, zip(*heads, strict=True))), share=1 / 4)
+    there = measure.audit(model(*map(np.stack, zip(*heads, strict=True))), shares=SHARES)
     assert fake_device.counts.launches > before
-    numbers = [table.heads.drop(columns=["problem"]).to_numpy(float) for table in (there, result)]
-    np.testing.assert_allclose(*numbers, rtol=1e-3)
-    pd.testing.assert_frame_equal(there.errors, result.errors)
+    for name in ("heads", "errors", "prompts", "radii"):
+        mine, its = getattr(result, name), getattr(there, name)
+        numbers = mine.select_dtypes("number").columns
+        np.testing.assert_allclose(its[numbers].to_numpy(float), mine[numbers].to_numpy(float), rtol=2e-3, atol=1e-6)
 
 
 def test_the_exponent_of_alpha_is_a_least_squares_slope_over_three_prefixes(result, heads):
@@ -110,7 +124,7 @@ def test_sizes_are_the_theorems_with_their_constants(result):
         while 2 * logit + (degree + 1) * math.log(logit) - math.lgamma(degree + 2) > math.log(EPS):
             degree += 1
         assert facts["polynomial_size"] == pytest.approx(math.comb(D + degree, degree), rel=1e-6)
-        radii = result.radii[(result.radii["head"] == facts["head"])]
+        radii = result.radii[(result.radii["key_head"] == facts["key_head"])]
         r = facts["query_norm"] / math.sqrt(D)
         samples = np.maximum(1, np.sinh(np.minimum(radii["radius"] * r, 300)) ** 2 / (EPS**2 * FAILURE))
         rows = (radii["m"] * (1 + samples)).min()
@@ -122,46 +136,95 @@ def test_sizes_are_the_theorems_with_their_constants(result):
         assert table.loc[paper, "heads"] == (ratio < 1).sum() and table.loc[paper, "smallest_over_n"] == ratio.min()
 
 
-def test_the_best_cache_is_the_one_that_the_head_was_made_for(result):
-    recommended = advice(result, tolerance=0.1).set_index("head")
-    assert recommended.loc[1, "method"] == recommended.loc[1, "best"] == "sinks"
+def test_errors_are_those_of_answers_from_the_keys_before(result, heads):
+    errors = result.errors.set_index(["method", "share", "head"]).sort_index()
+    for head, (q, k, v) in enumerate(heads):
+        exact = dense(q[N - QUERIES :], k[: N - QUERIES]) @ v[: N - QUERIES]
+        kept = np.r_[0:4, N - QUERIES - 92 : N - QUERIES]  # a quarter of 384 tokens
+        out = dense(q[N - QUERIES :], k[kept]) @ v[kept]
+        relative = np.linalg.norm(out - exact) / np.linalg.norm(exact)
+        assert errors.loc[("sinks", 1 / 4, head), "relative"] == pytest.approx(relative, rel=1e-3, abs=1e-5)
+        whole = dense(q, k, causal=True)[N - QUERIES :] @ v
+        logits = q[N - QUERIES :].astype(float) @ k.astype(float).T / math.sqrt(D)
+        seen = np.r_[kept, N - QUERIES : N]
+        logits = np.where(np.c_[np.ones((QUERIES, 96)), np.tri(QUERIES)] > 0, logits[:, seen], -np.inf)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        out = weights / weights.sum(axis=1, keepdims=True) @ v[seen]
+        relative = np.linalg.norm(out - whole) / np.linalg.norm(whole)
+        assert errors.loc[("sinks", 1 / 4, head), "decoded"] == pytest.approx(relative, rel=1e-3, abs=1e-5)
+    assert (errors.loc["exact", "relative"] < 1e-5).all() and (errors.loc["zero", "relative"] == 1).all()
+
+
+def test_the_least_share_within_the_tolerance_is_advised_and_no_cache_stores_more(result):
+    recommended = advice(result, tolerance=0.1).set_index("key_head")
+    assert recommended.loc[1, "method"] == "sinks" and recommended.loc[1, "share"] == 1 / 8
     assert recommended.loc[2, "best"] in ("heavy hitters", "k-center")
-    errors = result.errors.pivot(index="head", columns="method", values="relative")
-    assert (errors["exact"] < 1e-5).all() and (errors["zero"] == 1).all()
-    assert recommended.loc[0, "best_relative"] == errors.drop(columns=["exact", "zero", "hyper practical"]).loc[0].min()
-    table = methods(result, recommended).set_index("method")
-    assert table["best_on"].sum() == 3 and table.loc["sinks", "median"] == errors["sinks"].median()
+    table = choices(result)
+    for key_head, row in recommended.iterrows():
+        within = table[(table["key_head"] == key_head) & (table["error"] <= 0.1)]
+        assert row["share"] == within["share"].min()
+        assert row["error"] == within.loc[within["share"] == row["share"], "error"].min()
+    limit = (N - QUERIES) * 2 * D * 4
+    caches = result.caches[result.caches["share"].notna() & result.caches["cache"].ne("")]
+    assert (caches["nbytes"] <= limit * caches["share"]).all()
+    assert saved(recommended) == pytest.approx(1 - recommended["nbytes"].sum() / (3 * limit))
+    within = methods(result, tolerance=0.1).set_index(["method", "share"])["within"]
+    assert within[("sinks", 1 / 2)] == (table.query("method == 'sinks' and share == 0.5")["error"] <= 0.1).sum()
 
 
-def test_no_cache_stores_more_than_its_share(result):
-    limit = (N - QUERIES) * 2 * D * 4 / 4
-    caches = result.errors[~result.errors["method"].isin(["exact", "hyper practical"])]
-    assert (caches["nbytes"] <= limit).all() and (caches["nbytes"] > limit / 2).any()
+def test_bytes_are_divided_so_that_squared_errors_are_least(result):
+    """Of all divisions none is better in the bytes that the advice takes."""
+    table = choices(result)
+    exact = table.loc[table["method"] == "exact", "nbytes"].sum()
+    for budget in (1 / 8, 1 / 4, 1 / 2):
+        found = advice(result, budget=budget)
+        taken, squares = found["nbytes"].sum(), (found["error"] ** 2).sum()
+        assert taken <= budget * exact
+        one, two, three = (part[["nbytes", "error"]].to_numpy() ** [1, 2] for _, part in table.groupby("key_head"))
+        nbytes, squared = np.moveaxis(one[:, None, None] + two[:, None] + three, 3, 0)
+        assert squares == pytest.approx(squared[nbytes <= taken].min())
+    with pytest.raises(ValueError, match="budget must be at least 0.08.*, the least share that was measured, got 0.01"):
+        advice(result, budget=0.01)
 
 
 def test_a_head_that_no_cache_serves_keeps_exact_attention(result):
     recommended = advice(result, tolerance=1e-9)
     assert (recommended["method"] == "exact").all() and recommended["reason"].str.contains("no cache is within").all()
+    assert saved(recommended) == 0
     with pytest.raises(ValueError, match="tolerance must be above 0, got 0"):
         advice(result, tolerance=0)
 
 
-def test_the_seed_decides_and_progress_is_reported_head_by_head(model, heads):
+def test_query_heads_that_share_keys_must_agree(model, heads):
+    """The worst of them decides: the query that looks for a few keys spoils what the spread one would allow."""
+    (q, _, _), (asking, k, v) = heads[0], heads[2]
+    pair = audit(model(np.stack([q, asking]), k[None], v[None]), shares=SHARES, backend_name="numpy")
+    assert pair.heads["key_head"].tolist() == [0, 0] and len(choices(pair)["key_head"].unique()) == 1
+    relative = pair.errors[pair.errors["share"] == 1 / 8].pivot(index="method", columns="head", values="decoded")
+    table = choices(pair).query("share == 0.125").set_index("method")["error"]
+    pd.testing.assert_series_equal(table, relative.loc[table.index].max(axis=1), check_names=False)
+
+
+def test_the_seed_decides_and_progress_is_reported(model, heads):
     (q, k, v), calls = (np.stack([x, x]) for x in heads[0]), []
-    pair = model(q, k, v)
-    first = audit(pair, share=1 / 4, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(1, 2), (2, 2)]
-    again, other = (audit(pair, share=1 / 4, seed=seed) for seed in (0, 1))
+    pair, how = model(q, k, v), {"shares": (1 / 4,), "backend_name": "numpy"}
+    first = audit(pair, progress=lambda done, total: calls.append((done, total)), **how)
+    assert calls == [(2, 2)]
+    again, other = (audit(pair, seed=seed, **how) for seed in (0, 1))
     pd.testing.assert_frame_equal(first.errors, again.errors)
     assert not first.errors.equals(other.errors)
 
 
-def test_grouped_heads_are_audited_with_their_own_keys(model, heads):
-    q, k, v = (x[None] for x in heads[2])
-    other = heads[0][0][None]
-    grouped = model(np.concatenate([q] * 4), np.concatenate([k, other]), np.concatenate([v, other]))
-    alphas = audit(grouped, share=1 / 4).heads["alpha"]
-    assert alphas[0] == alphas[1] == audit(model(q, k, v), share=1 / 4).heads["alpha"][0] != alphas[2] == alphas[3]
+def test_a_prompt_takes_the_fewest_exact_keys_within_the_tolerance(result):
+    sums = result.prompts.assign(gap=result.prompts["gap"] ** 2, size=result.prompts["size"] ** 2)
+    errors = np.sqrt(sums.groupby("exact")["gap"].sum() / sums.groupby("exact")["size"].sum())
+    for tolerance in (errors.min() / 2, errors.median(), 2 * errors.max()):
+        row = prompt_advice(result, tolerance=tolerance).iloc[0]
+        within = errors[errors <= tolerance]
+        assert row["method"] == ("exact" if within.empty else "hyper practical")
+        assert row["exact"] == (0 if within.empty else within.index[0])
+    heavy = result.prompts.query("head == 2 and exact == 16")["positions"].iloc[0]
+    assert len(json.loads(heavy)) == 16
 
 
 def test_what_cannot_be_audited_is_refused(model):
@@ -170,35 +233,55 @@ def test_what_cannot_be_audited_is_refused(model):
         audit(model(*3 * [x[:, :100]]))
     for share in (0.01, 1.5, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=f"share must be between .* got {share}"):
-            audit(model(x, x, x), share=share)
+            audit(model(x, x, x), shares=(1 / 4, share))
 
 
-def test_the_streaming_state_is_given_the_logits_of_the_queries_held_out_too(monkeypatch):
-    class Given(Exception):
-        """The radius that the state was given."""
-
-    def state(*args, radius, **how):
-        raise Given(radius)
-
-    monkeypatch.setattr(error_over_bytes, "PolynomialState", state)
-    k = np.random.default_rng(3).standard_normal((64, 2)).astype(np.float32)
-    x = Instance(0.1 * k, k, k, scale=1.0)
-    with pytest.raises(Given) as given:
-        list(error_over_bytes.unbudgeted(Stream.over(x, early=x.q, asked=np.ones(64, bool), late=k[:4])))
-    assert given.value.args[0] == pytest.approx(abs(k[:4] @ k.T).max(), rel=1e-5)
+def test_another_tolerance_needs_no_new_measurement(result, written, monkeypatch):
+    monkeypatch.setattr(page, "measure", None)
+    again = page.open_or_measure(written)
+    for name in ("heads", "caches", "errors", "prompts", "radii"):
+        pd.testing.assert_frame_equal(getattr(again, name), getattr(result, name))
+    assert again.about == json.loads(json.dumps(result.about))
+    with pytest.raises(ValueError, match=r"shares must be those that .* holds, 1/8, 1/4, 1/2"):
+        page.open_or_measure(written, shares=(1 / 16,))
 
 
-def test_files_hold_the_measurements_and_the_page_says_them(result, tmp_path):
-    text = page.write(result, tmp_path, tolerance=0.1).read_text()
-    heads, recommended = pd.read_parquet(tmp_path / "heads.parquet"), advice(result, tolerance=0.1)
-    assert heads["method"].tolist() == recommended["method"].tolist()
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "errors.csv"), result.errors)
-    pd.testing.assert_frame_equal(heads[result.heads.columns.tolist()], result.heads)
+@pytest.mark.parametrize("name", ["tiny", "smollm2", "folder"])
+def test_a_model_in_place_of_a_captured_file_gets_the_hint(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match=f"first run `sublinattn capture --model {name}"):
+        page.open_or_measure(name)
+
+
+def test_files_hold_the_measurements_and_the_page_says_them(result, written):
+    text, recommended = (written / "index.html").read_text(), advice(result)
+    pd.testing.assert_frame_equal(pd.read_csv(written / "errors.csv"), result.errors)
     assert all(reason in text for reason in recommended["reason"])
-    for name in ("errors", "hardness", "theorems"):
-        assert f'src="figures/{name}.svg"' in text and (tmp_path / f"figures/{name}.svg").exists()
-        assert json.loads((tmp_path / f"figures/{name}.json").read_text())["params"]["tokens"] == N
-    assert page.summary(result)["take"].tolist() == recommended["method"].tolist()
+    assert f"<h1>Saves {saved(recommended):.0%} of the cache’s bytes" in text.replace("&#39;", "’")
+    for name in ("advice", "tolerance", "errors", "hardness", "theorems"):
+        assert f'src="figures/{name}.svg"' in text and (written / f"figures/{name}.svg").exists()
+        assert json.loads((written / f"figures/{name}.json").read_text())["params"]["tokens"] == N
+    headline, table = page.summary(result)
+    assert headline in text.replace("&#39;", "'") and table["layer"].tolist() == [0]
+
+
+def test_the_snippet_builds_the_caches_of_the_file(written, tmp_path, monkeypatch):
+    monkeypatch.chdir(written)
+    (tmp_path / "snippet.py").write_text(recommendation.SNIPPET)
+    assert recommendation.SNIPPET.splitlines()[3] in (written / "index.html").read_text().replace("&#34;", '"')
+    built, found = runpy.run_path(str(tmp_path / "snippet.py"))["caches"], recommendation.read("recommendation.json")
+    for its in found["key_heads"]:
+        cache = built[its["layer"], its["key_head"]]
+        assert type(cache) is getattr(sublinattn, its["cache"]) and cache.parameters() == its["parameters"]
+        x = np.random.default_rng(0).standard_normal((found["prompt_tokens"], D)).astype(np.float32)
+        assert cache.update(x, x).nbytes <= its["share"] * found["prompt_tokens"] * 2 * D * 4
+    preset = json.loads((written / "preset.json").read_text())
+    assert preset["method"] == [[its["method"] for its in found["key_heads"]]]
+    assert preset["kept_tokens"] == [[int(its["share"] * 384) for its in found["key_heads"]]]
+    (tmp_path / "other.json").write_text("[]")
+    with pytest.raises(ValueError, match="other.json is no recommendation of an audit"):
+        recommendation.read(tmp_path / "other.json")
 
 
 def test_one_bad_head_does_not_cost_the_others(model, heads, tmp_path, recwarn):
@@ -210,17 +293,19 @@ def test_one_bad_head_does_not_cost_the_others(model, heads, tmp_path, recwarn):
     broken[1][7, 3] = np.nan
     sharp[0][:] *= 100
     sharp[1][::37] *= 1e4
-    found = audit(model(*map(np.stack, zip(dead, padded, broken, sharp, strict=True))), share=1 / 4)
+    four = model(*map(np.stack, zip(dead, padded, broken, sharp, strict=True)))
+    found = audit(four, shares=(1 / 4,), backend_name="numpy")
     assert found.heads["problem"].map(bool).tolist() == [False, False, True, False]
     assert "must be finite, got NaN or Inf" in found.heads["problem"][2]
     assert found.errors["head"].unique().tolist() == [0, 1, 3]
     assert (found.errors.query("head == 0")["relative"] == 0).all(), "every method answers 0, which is right"
-    measured = found.errors[found.errors["method"] != "streaming state"]  # which outlier keys leave unbuilt
-    assert not measured[["error", "relative"]].isna().any(axis=None)
+    assert not found.errors[["error", "relative"]].isna().any(axis=None)
     advised = advice(found)
     assert advised["method"][2] == "exact" and advised["reason"][2].startswith("not audited: ")
+    assert prompt_advice(found, tolerance=10)["method"].tolist() == ["exact"]
     text = page.write(found, tmp_path).read_text()
     assert "not audited: " in text and len(pd.read_csv(tmp_path / "heads.csv")) == 4
+    assert recommendation.read(tmp_path / "recommendation.json")["key_heads"][2]["error"] is None
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
 
 
@@ -228,4 +313,25 @@ def test_a_model_of_bad_heads_is_refused(model, heads):
     q, k, v = (x.copy()[None] for x in heads[0])
     v[0, 3, 3] = np.inf
     with pytest.raises(ValueError, match=r"^no head can be audited; layer 0, head 0: v must be finite"):
-        audit(model(q, k, v), share=1 / 4)
+        audit(model(q, k, v))
+
+
+def test_the_streaming_state_is_given_the_logits_of_the_queries_held_out_too(model, heads, monkeypatch):
+    class Given(Exception):
+        """The radius that the state was given."""
+
+    def state(*args, radius, **how):
+        raise Given(radius)
+
+    monkeypatch.setattr(answers, "PolynomialState", state)
+    q, k, v = (x[None].copy() for x in heads[0])
+    q[0, -1] *= 10
+    with pytest.raises(Given) as given:
+        audit(model(q, k, v), shares=(1 / 2,), backend_name="numpy")
+    assert given.value.args[0] == pytest.approx(abs(q[0] @ k[0, : N - QUERIES].T).max() / 4, rel=1e-5)
+
+
+def test_findings_are_sentences_about_what_was_measured(result):
+    text = study.findings(result)
+    assert text.count("\n") == 5 and f"{N} tokens" in text
+    assert f"saves {1 - figures.saved_by_tolerance(result, (0.1,))['share'][1:].min():.0%}" in text

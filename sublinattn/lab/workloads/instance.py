@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -217,6 +217,24 @@ class Captured:
         q, k, v = arrays
         params = {"layer": layer, "head": head}
         return Instance(q, k, v, scale=self.scale, name="captured", params=params, source=self.source)
+
+    def key_heads(self, places: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Key heads (layer, number), each with the query heads that read it, in float32.
+
+        Returns q (places, heads / kv_heads, n, d), k (places, n, d) and v (places, n, d_v).
+        """
+        size = self.heads // self.kv_heads
+        with open_safetensors(self.path) as file:
+            views = [file.get_slice(t) for t in TENSORS]
+            whole = len(views[0].get_shape()) == 4
+            rows: list[list[np.ndarray]] = [[], [], []]
+            for layer, number in places:
+                heads = (slice(number * size, (number + 1) * size), number, number)
+                for held, view, at in zip(rows, views, heads, strict=True):
+                    held.append(np.asarray(view[layer, at] if whole else view[at]).astype(np.float32))
+        shapes = ((size, self.tokens, -1), (self.tokens, -1), (self.tokens, -1))
+        q, k, v = (np.stack([x.reshape(shape) for x in held]) for held, shape in zip(rows, shapes, strict=True))
+        return q, k, v
 
 
 def _about(path: str | os.PathLike[str], text: str) -> dict[str, Any]:

@@ -1,17 +1,23 @@
-"""The figures of an audit: hardness, sizes that the theorems need, and the error of every method, head by head."""
+"""The figures of an audit: the advice, what it saves over the tolerance, errors, hardness, and the theorems' sizes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
-from matplotlib.colors import LogNorm
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from ...plots.heads import head_maps, heatmap
-from ...plots.panels import grid
-from ...plots.style import METHODS, PAGE, paper_style
+from ...plots.heads import head_maps
+from ...plots.panels import facets, finish, grid
+from ...plots.style import METHODS, paper_style
+from .advice import choices, share_text
+from .measure import Audit
+
+BEST = "best of all"
+TOLERANCES = tuple(np.geomspace(0.01, 1, 41))
 
 _HARDNESS = {
     "alpha": r"$\alpha$",
@@ -39,8 +45,6 @@ _THEOREMS = {
     "polynomial_size": "polynomial: monomials",
 }
 _DECADES = (-2, -1, 0, 1, 2, 5, 10, 20, 50, 100, 300)
-_ANNOTATED = 32
-"""Up to so many heads, every cell of the errors shows its number."""
 
 
 def hardness(heads: pd.DataFrame) -> Figure:
@@ -79,48 +83,88 @@ def theorems(heads: pd.DataFrame) -> Figure:
     return fig
 
 
-@paper_style()
-def errors(measured: pd.DataFrame, advice: pd.DataFrame) -> Figure:
-    """Relative error of every method (rows) on every head (columns), the most accurate method on top.
-
-    With few heads each cell shows its number, and a frame marks the best cache of a head, dotted where that exceeds the
-    tolerance. A dash stands where the streaming state cannot be built (see `error_over_bytes.unbudgeted`).
+def errors(measured: pd.DataFrame, share: float) -> Figure:
+    """Relative error of every method at one share, a map over layers and query heads each; the most accurate first.
 
     Parameters
     ----------
     measured : DataFrame
         `Audit.errors`.
-    advice : DataFrame
-        What `advice` recommends.
+    share : float
+        One of those measured.
     """
-    table = measured.pivot(index="method", columns=["layer", "head"], values="relative").drop(index="exact")
-    table = table.loc[table.median(axis=1).sort_values().index]
-    few = table.shape[1] <= _ANNOTATED
-    fig, (ax,) = grid(1, 1, width=PAGE, height=0.9 + 0.24 * len(table))
-    shown = table.clip(1e-3, 10).set_axis(["{}.{}".format(*place) for place in table.columns.to_list()], axis=1)
+    rows = measured[(measured["share"] == share) & (measured["method"] != "exact")]
+    order = rows.groupby("method")["relative"].median().sort_values().index
+    table = rows.pivot(index=["layer", "head"], columns="method", values="relative").clip(1e-3, 10).reset_index()
     label = r"$\|\mathrm{out}-\mathrm{Attn}\|_F / \|\mathrm{Attn}\|_F$"
-    numbers = table.map(_short).to_numpy() if few else None
-    norm = LogNorm(np.nanmin(shown), 10)
-    heatmap(ax, shown, label, norm=norm, annot=numbers, fmt="", annot_kws={"fontsize": 4.5})
-    ax.set(xlabel="layer.head", ylabel="")
-    ax.set_yticks(np.arange(len(table)) + 0.5, [METHODS[name]["label"] for name in table.index])
-    if few:
-        rows = {name: row for row, name in enumerate(table.index)}
-        audited = advice[advice["best"] != ""]
-        for column, (best, method) in enumerate(zip(audited["best"], audited["method"], strict=True)):
-            for color, width, style in (("white", 1.6, "-"), ("#D55E00", 1.0, "-" if method == best else ":")):
-                frame = Rectangle((column, rows[best]), 1, 1, fill=False, clip_on=False, edgecolor=color)
-                frame.set(linewidth=width, linestyle=style)
-                ax.add_patch(frame)
+    return head_maps(table, {name: METHODS[name]["label"] for name in order}, groups={label: tuple(order)})
+
+
+@paper_style()
+def advised(recommended: pd.DataFrame) -> Figure:
+    """What each key head takes: its method as a colour, its share as text; layers across, key heads down.
+
+    Parameters
+    ----------
+    recommended : DataFrame
+        What `advice` gives.
+    """
+    names = [name for name in METHODS if name in set(recommended["method"])]
+    cells = recommended.assign(code=recommended["method"].map(names.index))
+    codes, shares = (cells.pivot(index="key_head", columns="layer", values=name) for name in ("code", "share"))
+    fig, (ax,) = grid(1, 1, height=0.75 + 0.17 * len(codes))
+    colours = ["white" if name == "exact" else METHODS[name]["color"] for name in names]
+    ax.pcolormesh(codes.to_numpy(), cmap=ListedColormap(colours), vmin=-0.5, vmax=len(names) - 0.5, edgecolor="#BBBBBB")
+    for row, (_, its) in enumerate(shares.iterrows()):
+        for column, share in enumerate(its):
+            colour = "#999999" if share == 1 else "white"
+            ax.text(column + 0.5, row + 0.5, share_text(share), ha="center", va="center", fontsize=4.5, color=colour)
+    ax.set(xlabel="layer", ylabel="key head", xlim=(0, codes.shape[1]), ylim=(len(codes), 0))
+    ax.set_yticks(np.arange(len(codes)) + 0.5, codes.index)
+    step = max(1, codes.shape[1] // 15)
+    ax.set_xticks(np.arange(0, codes.shape[1], step) + 0.5, codes.columns[::step])
+    ax.grid(False)
+    for name, colour in zip(names, colours, strict=True):
+        ax.scatter([], [], marker="s", color=colour, edgecolor="#BBBBBB", label=METHODS[name]["label"])
+    finish(fig)
     return fig
 
 
-def _short(value: float) -> str:
-    """About three characters, since a cell is narrow."""
-    if np.isnan(value):
-        return "–"
-    if np.isinf(value):
-        return "∞"
-    if value >= 1000:
-        return f"1e{int(np.log10(value))}"
-    return f"{value:.2f}".lstrip("0") if value < 1 else f"{value:.1f}" if value < 10 else f"{value:.0f}"
+def saved_by_tolerance(audit: Audit, tolerances: Sequence[float] = TOLERANCES) -> pd.DataFrame:
+    """Bytes that remain when every key head takes the least share within a tolerance.
+
+    Returns
+    -------
+    DataFrame
+        method ("best of all", or one method alone beside the exact cache), tolerance, share (bytes of all caches over
+        the exact ones').
+    """
+    table, rows = choices(audit), []
+    exact = table.loc[table["method"] == "exact", "nbytes"].sum()
+    for method in [BEST, *(name for name in table["method"].unique() if name != "exact")]:
+        its = table if method == BEST else table[table["method"].isin([method, "exact"])]
+        for tolerance in tolerances:
+            least = its[its["error"] <= tolerance].groupby(["layer", "key_head"])["nbytes"].min()
+            rows.append({"method": method, "tolerance": tolerance, "share": least.sum() / exact})
+    return pd.DataFrame(rows)
+
+
+@paper_style()
+def tolerances(audit: Audit, tolerance: float) -> Figure:
+    """Bytes of all caches over the tolerance: the best method for each key head, and each method alone.
+
+    Parameters
+    ----------
+    audit : Audit
+    tolerance : float
+        Marked by a line.
+    """
+    rows = saved_by_tolerance(audit)
+    alone = [name for name in METHODS if name in set(rows["method"])]
+    looks = {name: {**METHODS[name], "marker": "", "linewidth": 1.0} for name in alone}
+    looks[BEST] = {"color": "black", "linewidth": 1.8, "marker": "", "label": "best method for each key head"}
+    return facets(
+        rows, x="tolerance", y="share", hue="method", looks=looks, interval=0, logx=True, ylim=(0, 1.05), height=2.6,
+        xlabel="largest relative error of a query head", ylabel="bytes of all caches / exact",
+        each=lambda ax, _: ax.axvline(tolerance, color="#999999", linestyle=":", linewidth=0.8),
+    )  # fmt: skip

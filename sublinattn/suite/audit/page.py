@@ -1,31 +1,73 @@
-"""The files of an audit: tables (CSV and Parquet), figures, and an HTML page with a recommendation per head."""
+"""The files of an audit: its measurements, the recommendation, figures, and an HTML page."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ...core import files
+from ...lab.workloads.instance import Captured
 from ...plots.save import save
 from ...plots.style import METHODS
 from ..report import environment, stylesheet
-from . import figures
-from .advice import KEEP, advice, methods, records, theorems
-from .measure import EPS, FAILURE, Audit
+from . import figures, recommendation
+from .advice import KEEP, advice, headline, layers, methods, prompt_advice, records, share_text, theorems
+from .facts import EPS, FAILURE
+from .measure import ABOUT, Audit
+from .measure import audit as measure
+from .ranking import label, ranking, verdict
+
+APPLIED = "applied.parquet"
+"""Beside a recommendation: what `apply.judge` measured of it."""
+PACKAGED = ("tiny", "smollm2")
 
 
-def write(audit: Audit, out: str | os.PathLike[str], *, tolerance: float = 0.1, seed: int = 0) -> Path:
-    """Write `index.html`, `figures/`, and the tables `heads` (with the advice), `errors` and `radii`.
+def open_or_measure(
+    source: str | os.PathLike[str],
+    *,
+    shares: Sequence[float] | None = None,
+    seed: int = 0,
+    backend: str = "auto",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Audit:
+    """The audit that a folder holds, or, measured, that of a captured file.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, ImportError
+        As `Captured.open` and `measure.audit`; a model in place of what it attends with; shares for an audit that
+        measured others.
+    """
+    path = Path(source)
+    if (path / ABOUT).exists():
+        found = Audit.load(path)
+        if shares is not None and list(shares) != found.about["shares"]:
+            held = ", ".join(map(share_text, found.about["shares"]))
+            raise ValueError(f"shares must be those that {path} holds, {held}; others need the captured file")
+        return found
+    if path.is_dir() or str(source) in PACKAGED:
+        example = f"sublinattn capture --model {source} --out qkv.safetensors"
+        raise ValueError(f"{source} is neither a captured file nor an audit; if it is a model, first run `{example}`")
+    return measure(Captured.open(path), shares=shares, seed=seed, backend_name=backend, progress=progress)
+
+
+def write(
+    audit: Audit, out: str | os.PathLike[str], *, tolerance: float = 0.1, budget: float | None = None, seed: int = 0
+) -> Path:
+    """Write the measurements, `recommendation.json`, `preset.json`, `figures/`, and `index.html`.
 
     Parameters
     ----------
     audit : Audit
     out : path
-        Folder. Each file in it is written whole or not at all.
-    tolerance : float
+        Folder. Each file in it is written whole or not at all. What `apply.judge` measured there of this very
+        recommendation is shown; of another one, it is removed.
+    tolerance, budget : float
         As in `advice`.
     seed : int
         Seed of the audit, recorded in the figures.
@@ -35,25 +77,35 @@ def write(audit: Audit, out: str | os.PathLike[str], *, tolerance: float = 0.1, 
     Path
         The page.
     """
-    out, recommended = Path(out), advice(audit, tolerance=tolerance)
-    heads = audit.heads.merge(recommended, on=["layer", "head"])
-    for name, table in (("heads", heads), ("errors", audit.errors), ("radii", audit.radii)):
-        with files.atomic(out / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False)
-        with files.atomic(out / f"{name}.parquet") as temporary:
-            table.to_parquet(temporary, index=False)
+    out = Path(out)
+    recommended = advice(audit, tolerance=tolerance, budget=budget)
+    prompts = prompt_advice(audit, tolerance=tolerance)
+    found = recommendation.recommendation(audit, recommended, prompts, tolerance=tolerance, budget=budget)
+    if not _same(found, out / recommendation.FILE):
+        (out / APPLIED).unlink(missing_ok=True)
+    audit.save(out)
+    recommendation.write(found, out)
+    ranked = ranking(pd.read_parquet(out / APPLIED)) if (out / APPLIED).exists() else None
     page = environment().get_template("audit.html.j2").render(
         root="",
         about=audit.about,
-        heads=records(heads),
+        headline=headline(recommended, tolerance=tolerance, budget=budget),
+        layers=records(layers(audit, recommended, prompts)),
+        key_heads=_by_layer(recommended),
+        heads=_by_layer(audit.heads),
+        applied=None if ranked is None else records(ranked),
+        verdict=None if ranked is None else verdict(ranked),
+        interval=interval,
+        contender=label,
         figures=_figures(audit, recommended, out, tolerance, seed),
-        counts=recommended["method"].value_counts().to_dict(),
         keep=KEEP,
         labels={name: str(style["label"]) for name, style in METHODS.items()},
         theorems=records(theorems(audit)),
-        methods=records(methods(audit, recommended)),
+        methods=records(methods(audit, tolerance=tolerance)),
         tolerance=tolerance,
-        budget=audit.budget,
+        budget=budget,
+        snippet=recommendation.SNIPPET,
+        share_text=share_text,
         eps=EPS,
         failure=FAILURE,
     )  # fmt: skip
@@ -62,42 +114,85 @@ def write(audit: Audit, out: str | os.PathLike[str], *, tolerance: float = 0.1, 
     return out / "index.html"
 
 
-SUMMARY = {
-    "alpha": "alpha",
-    "sinks exact": "alpha_residual",
-    "kappa": "kappa",
-    "srank": "srank",
-    "B": "entry_bound",
-    "|q|": "query_norm",
-    "dr/log n": "delta_r_log",
-    "tail": "tail",
-    "theorems": "theorems",
-    "uniform": "uniform",
-    "best": "best",
-    "error": "best_relative",
-    "take": "method",
-}
-"""Columns of the summary, by the names that they have there."""
+def rewrite(folder: Path) -> bool:
+    """Write the page again, with what was measured since of its recommendation; False if the folder has no audit."""
+    if not (folder / ABOUT).exists():
+        return False
+    found, audit = recommendation.read(folder / recommendation.FILE), Audit.load(folder)
+    write(audit, folder, tolerance=found["tolerance"], budget=found["budget"], seed=found["seed"])
+    return True
 
 
-def summary(audit: Audit, *, tolerance: float = 0.1) -> pd.DataFrame:
-    """One short row per head, for a terminal: measurements and advice."""
-    heads = audit.heads.merge(advice(audit, tolerance=tolerance), on=["layer", "head"])
-    names = heads["layer"].astype(str) + "." + heads["head"].astype(str)
-    table = heads[list(SUMMARY.values())].set_axis(list(SUMMARY), axis=1)
-    return table.assign(theorems=table["theorems"].replace("", "-")).assign(head=names)[["head", *SUMMARY]]
+def summary(audit: Audit, *, tolerance: float = 0.1, budget: float | None = None) -> tuple[str, pd.DataFrame]:
+    """What a terminal shows, within 80 columns: a headline, and a row per layer."""
+    recommended = advice(audit, tolerance=tolerance, budget=budget)
+    table = layers(audit, recommended, prompt_advice(audit, tolerance=tolerance))
+    shown = pd.DataFrame(
+        {
+            "layer": table["layer"],
+            "caches of its key heads": table["caches"],
+            "bytes": table["bytes"].map("{:.0%}".format),
+            "error": table["error"].map("{:.2g}".format),
+            "prompt": table["prompt"].str.replace("HyperAttention", "Hyper"),
+            "error ": table["best_prompt_error"].map("{:.2g}".format),
+        }
+    )
+    return headline(recommended, tolerance=tolerance, budget=budget), shown
+
+
+def applied(losses: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """What a terminal shows of a recommendation that was applied: the verdict, and a row per contender."""
+    table = ranking(losses)
+    shown = pd.DataFrame(
+        {
+            "method": table["method"].map(label),
+            "bytes": table["share"].map("{:.1%}".format),
+            "perplexity": table["perplexity"].map("{:.4g}".format),
+            "x exact [99 %]": [interval(row, "exact") for row in records(table)],
+            "x advice [99 %]": [interval(row, "advice") for row in records(table)],
+        }
+    )
+    return verdict(table), shown
+
+
+def interval(row: Mapping[str, Any], name: str) -> str:
+    """A ratio with its limits; those that come to 1 by definition are left out."""
+    if row[f"{name}_low"] == row[f"{name}_high"]:
+        return "1"
+    return f"{row[name]:.3g} [{row[f'{name}_low']:.3g}, {row[f'{name}_high']:.3g}]"
+
+
+def _same(found: Mapping[str, Any], path: Path) -> bool:
+    """Whether a file holds this very recommendation."""
+    return path.exists() and files.read_json(path) == json.loads(json.dumps(found))
+
+
+def _by_layer(table: pd.DataFrame) -> dict[int, list[dict[str, Any]]]:
+    return {layer: records(table[table["layer"] == layer]) for layer in table["layer"].unique().tolist()}
 
 
 def _figures(audit: Audit, recommended: pd.DataFrame, out: Path, tolerance: float, seed: int) -> list[dict[str, Any]]:
-    about = audit.about
-    where = f"{about['layers']} layers of {about['heads']} heads, {about['tokens']} tokens"
+    about, where = audit.about, audit.where
+    middle = about["shares"][len(about["shares"]) // 2]
+    late = f"the last {about['queries']} queries ({where})"
     captions: dict[str, tuple[Any, Any, str]] = {
+        "advice": (
+            figures.advised(recommended),
+            recommended,
+            f"What each key head is advised to take: the cache by colour, its share of the exact cache's bytes in the "
+            f"cell ({where}).",
+        ),
+        "tolerance": (
+            figures.tolerances(audit, tolerance),
+            figures.saved_by_tolerance(audit),
+            "Bytes of all caches over the exact ones', when every key head takes the least share within a tolerance: "
+            f"the best method for each head, and each method alone. Error of the worst query head over {late}.",
+        ),
         "errors": (
-            figures.errors(audit.errors, recommended),
-            {"errors": audit.errors, "advice": recommended},
-            f"Relative error of the last {about['queries']} queries when a cache may take {audit.budget} of the memory "
-            f"of the exact one and HyperAttention reads {audit.budget} of the keys per query ({where}). A frame marks "
-            f"the best cache of a head: solid where its error is within {tolerance:.0%}, dotted where it is not.",
+            figures.errors(audit.errors, middle),
+            audit.errors,
+            f"Relative error of {late}, answered from the keys before them, when a cache may take "
+            f"{share_text(middle)} of the exact one's bytes, and HyperAttention reads as many of the keys per query.",
         ),
         "hardness": (
             figures.hardness(audit.heads),
@@ -112,7 +207,7 @@ def _figures(audit: Audit, recommended: pd.DataFrame, out: Path, tolerance: floa
             "one dot per head. Left of the line, where the size is below n, the theorem says something.",
         ),
     }  # fmt: skip
-    params = {key: about[key] for key in ("source", "tokens", "share")}
+    params = {key: about[key] for key in ("source", "tokens", "shares")}
     rows = []
     for name, (figure, data, caption) in captions.items():
         paths = save(figure, name, out=out, params=params, seed=seed, data=data, caption=caption, backend="numpy")

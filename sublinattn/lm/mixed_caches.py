@@ -1,0 +1,120 @@
+"""Decoding after a prompt that caches have compressed, of different kinds for the key heads of one layer.
+
+A window of tokens is answered at once: each query sees of the prompt what the cache of its key head keeps, and of the
+window, exactly, the tokens up to its own. The two partial results merge by their normalisers [RS21]. Token by token the
+caches would go on evicting; here they are what the prompt left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core import backends
+from ..core.backends import Array
+from ..core.exact import Partial, partial_attention
+from ..methods.caches.base import KVCache
+from ..methods.caches.exact import ZeroCache
+from ..methods.caches.reservoir import ReservoirCache
+from ..methods.subgen.head import normalisers, numerators
+from ..methods.subgen.subgen import SubGenCache
+
+
+class Kept:
+    """What a cache with a leading axis of key heads kept of its prompt, to be merged with what comes after.
+
+    Parameters
+    ----------
+    cache : cache
+        After the prompt, with one leading axis. Any that stores keys and values; a sample's tokens count as often as
+        makes the sums unbiased. SubGen answers by its two sums.
+    v : array (heads, n, d_v)
+        The prompt's values, whose squared norms weigh a value-norm sample.
+
+    Raises
+    ------
+    TypeError
+        A cache whose answers cannot be merged.
+    """
+
+    def __init__(self, cache: KVCache, v: Array) -> None:
+        self.cache, self.xp, self._log_weights = cache, backends.namespace(v), None
+        stored = cache.contents()
+        if isinstance(cache, (SubGenCache, ZeroCache)):
+            if isinstance(cache, SubGenCache) and cache.recent:
+                raise TypeError("a SubGenCache with a recent window cannot be merged with later tokens")
+            return
+        if not {"keys", "values"} <= set(stored):
+            raise TypeError(f"{type(cache).__name__} keeps no keys and values to be merged with later tokens")
+        used = min(cache.tokens_seen, stored["keys"].shape[1])
+        self._keys, self._values = stored["keys"][:, :used], stored["values"][:, :used]
+        if isinstance(cache, ReservoirCache):
+            self._log_weights = self._of_sample(cache.weights, v)
+
+    def _of_sample(self, weights: str, v: Array) -> Array:
+        """Log of how many tokens each one of a sample stands for, (heads, used)."""
+        xp, (heads, used) = self.xp, self._keys.shape[:2]
+        if weights == "uniform":
+            return xp.full((heads, used), np.log(self.cache.tokens_seen / used), self._keys.dtype)
+        squares = backends.row_squares(xp, self._values, np.float64)
+        mu = backends.row_squares(xp, v, np.float64).sum(axis=1)
+        tiny = np.finfo(np.float64).tiny  # of values that are all 0, with which nothing is weighed
+        ratio = xp.maximum(mu, tiny)[:, None] / (used * xp.where(squares == 0, 1, squares))
+        return xp.log(ratio).astype(self._keys.dtype)
+
+    def partial(self, rows: Sequence[int], q: Array, scale: float) -> Partial:
+        """Softmax sums of queries (rows, c, d) of the key heads `rows` over what these kept."""
+        xp = self.xp
+        if isinstance(self.cache, ZeroCache):
+            return Partial.empty(xp, q.shape[:2], q.shape[2], q.dtype)
+        if isinstance(self.cache, SubGenCache):
+            heads = [self.cache.heads[row] for row in rows]
+            (above, z), (below, tau) = (sums(xp, heads, q, scale) for sums in (numerators, normalisers))
+            m = xp.maximum(above, below)
+            return Partial(m, xp.exp(below - m) * tau[..., 0], xp.exp(above - m)[..., None] * z)
+        index = backends.to_device(np.asarray(rows), xp)
+        k, v = self._keys[index], self._values[index]
+        if self._log_weights is None:
+            return partial_attention(q, k, v, scale=scale, check_finite=False)
+        # The log of a weight is added to a logit as one more coordinate, of which every query has 1.
+        q = xp.concatenate([scale * q, xp.ones((*q.shape[:2], 1), q.dtype)], axis=2)
+        k = xp.concatenate([k, self._log_weights[index][..., None]], axis=2)
+        return partial_attention(q, k, v, scale=1.0, check_finite=False)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Key heads of one layer whose caches are of one kind: their numbers in the layer, and their rows in `kept`."""
+
+    heads: Sequence[int]
+    kept: Kept
+    rows: Sequence[int]
+
+
+class AfterPrompt:
+    """An `Attend` for the tokens after a prompt: layer i sees of it what `layers[i]` keeps. Causal among themselves.
+
+    Parameters
+    ----------
+    layers : sequence of sequences of Share
+        Per layer, every key head in one of them.
+    """
+
+    def __init__(self, layers: Sequence[Sequence[Share]]) -> None:
+        self.layers = layers
+
+    def __call__(self, layer: int, q: Array, k: Array, v: Array) -> Array:
+        xp, (_, heads, t, d), kv_heads = backends.namespace(q), q.shape, k.shape[1]
+        grouped, scale = q.reshape(kv_heads, heads // kv_heads, t, d), d**-0.5
+        own = (xp.repeat(x[0][:, None], heads // kv_heads, axis=1) for x in (k, v))
+        whole = partial_attention(grouped, *own, causal=True, scale=scale, check_finite=False)
+        for share in self.layers[layer]:
+            at = backends.to_device(np.asarray(share.heads), xp)
+            past = share.kept.partial(share.rows, grouped[at].reshape(len(share.heads), -1, d), scale)
+            mine = Partial(whole.m[at], whole.l[at], whole.o[at])
+            shape = mine.m.shape
+            mine.merge(Partial(past.m.reshape(shape), past.l.reshape(shape), past.o.reshape(*shape, -1)))
+            whole.m[at], whole.l[at], whole.o[at] = mine.m, mine.l, mine.o
+        return whole.output().reshape(q.shape)

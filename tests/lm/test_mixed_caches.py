@@ -1,0 +1,98 @@
+"""Decoding after a prompt that caches have compressed: against dense attention over what they keep, and the decoder."""
+
+from __future__ import annotations
+
+import fake_device
+import numpy as np
+import pytest
+
+from sublinattn.lab.models import open_model
+from sublinattn.lm.attend import causal
+from sublinattn.lm.mixed_caches import AfterPrompt, Kept, Share
+from sublinattn.methods.caches.exact import ExactCache, ZeroCache
+from sublinattn.methods.caches.heavy_hitter import HeavyHitterCache
+from sublinattn.methods.caches.reservoir import ReservoirCache
+from sublinattn.methods.caches.sink import SinkCache
+from sublinattn.methods.subgen.subgen import SubGenCache
+
+N, T, D, GROUP = 40, 7, 8, 2
+
+
+def rows(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+K, V, Q = rows(0, 3, N + T, D), rows(1, 3, N + T, D), rows(2, 3, GROUP, T, D)
+
+
+def dense(head: int, weights: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Answers to the queries of a key head: tokens of weight `weights` (m,), then the window's own."""
+    k, v = (np.concatenate([x, own[head, N:]]).astype(float) for x, own in ((k, K), (v, V)))
+    out = []
+    for q in Q[head]:
+        own = np.tri(T)
+        e = np.exp(q.astype(float) @ k.T / np.sqrt(D)) * np.concatenate([np.tile(weights, (T, 1)), own], axis=1)
+        out.append(e @ v / e.sum(axis=1, keepdims=True))
+    return np.stack(out)
+
+
+def answered(cache, xp=np):
+    there = (lambda x: x) if xp is np else xp.asarray
+    cache.update(there(K[:, :N]), there(V[:, :N]))
+    attend = AfterPrompt(
+        [[Share([2, 0], Kept(cache, there(V[:, :N])), [2, 0]), Share([1], Kept(cache, there(V[:, :N])), [1])]]
+    )
+    out = attend(0, *(there(x[None]) for x in (Q.reshape(3 * GROUP, T, D), K[:, N:], V[:, N:])))
+    return (out if xp is np else out.get()).reshape(3, GROUP, T, D)
+
+
+@pytest.mark.parametrize("xp", [np, fake_device], ids=["numpy", "device"])
+def test_queries_see_what_is_kept_of_the_prompt_and_their_own_window(xp):
+    for cache, kept in (
+        (ExactCache(), np.arange(N)),
+        (SinkCache(10, 2), np.r_[0:2, N - 10 : N]),
+        (HeavyHitterCache(12, 12), np.arange(N - 12, N)),
+        (ZeroCache(), np.arange(0)),
+    ):
+        out = answered(cache, xp)
+        for head in range(3):
+            wanted = dense(head, np.ones(len(kept)), K[head, kept], V[head, kept])
+            np.testing.assert_allclose(out[head], wanted, rtol=2e-5, atol=2e-6)
+
+
+def test_a_sampled_token_counts_for_those_that_it_stands_for():
+    uniform, by_norm = ReservoirCache(10, rng=0), ReservoirCache(10, "value-norm", rng=0)
+    for cache in (uniform, by_norm):
+        out = answered(cache)
+        keys, values = (cache.contents()[name] for name in ("keys", "values"))
+        for head in range(3):
+            squares = (values[head].astype(float) ** 2).sum(axis=1)
+            whole = (V[head, :N].astype(float) ** 2).sum()
+            weights = np.full(10, N / 10) if cache is uniform else whole / (10 * squares)
+            np.testing.assert_allclose(out[head], dense(head, weights, keys[head], values[head]), rtol=2e-4, atol=1e-5)
+
+
+def test_subgen_adds_its_two_sums_to_those_of_the_window():
+    """With every key its own cluster the normaliser is exact; with many slots the numerator nearly is."""
+    cache = SubGenCache(0.0, 1, 40_000, rng=0)
+    out = answered(cache)
+    for head in range(3):
+        wanted = dense(head, np.ones(N), K[head, :N], V[head, :N])
+        assert np.linalg.norm(out[head] - wanted) < 0.05 * np.linalg.norm(wanted)
+    with pytest.raises(TypeError, match="a SubGenCache with a recent window cannot be merged"):
+        Kept(SubGenCache(0.0, 1, 4, recent=2, rng=0).update(K, V), V)
+
+
+def test_with_exact_caches_the_decoder_says_what_it_says_of_the_whole_text():
+    model = open_model()
+    text, n, layers = model.beginning(90), 60, []
+
+    def recorded(layer, q, k, v):
+        cache = ExactCache().update(k[0], v[0])
+        heads = list(range(k.shape[1]))
+        layers.append([Share(heads, Kept(cache, v[0]), heads)])
+        return causal(layer, q, k, v)
+
+    model.decoder.logits(text[:n], attend=recorded)
+    window = model.decoder.logits(text[n:], attend=AfterPrompt(layers), start=n)
+    np.testing.assert_allclose(window, model.decoder.logits(text)[n:], atol=2e-3)

@@ -1,0 +1,84 @@
+"""A recommendation that is applied: the losses under it, its rivals in the same bytes, and what is said of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sublinattn.lab.models import open_model
+from sublinattn.suite.audit import apply
+from sublinattn.suite.audit.ranking import ADVICE, WITH_PROMPT, ranking, verdict
+
+N = 159
+
+
+def recommended(method: str, share: float, prompt: int | None = None) -> dict:
+    """The same for each of the 16 key heads of the model that ships; HyperAttention in the first layer's prompt."""
+    places = [(layer, key_head) for layer in range(4) for key_head in range(4)]
+    key_heads = [{"layer": i, "key_head": j, "method": method, "share": share} for i, j in places]
+    layers = [{"layer": i, "method": "exact", "exact_keys": 0} for i in range(4)]
+    if prompt is not None:
+        layers[0] = {"layer": 0, "method": "hyper_attention", "exact_keys": prompt}
+    sizes = {"layers": 4, "kv_heads": 4, "tokens": N, "bytes": share, "exact_bytes": 1}
+    return {**sizes, "key_heads": key_heads, "prompt": layers}
+
+
+def test_passages_are_apart_and_none_is_of_the_audited_text():
+    model = open_model()
+    found = apply.passages(model, 1000, 6)
+    assert len(found) == 6 and all(len(text) == 1000 for text in found)
+    assert not any(np.array_equal(one, other) for one, other in pairwise(found))
+    first = model.texts[0]
+    inside = [first[i : i + 1000] for i in range(0, len(first) - 999, 1000)]
+    assert not any(np.array_equal(text, its) for text in found for its in inside)
+    alone = dataclasses.replace(model, texts=(first[:3500],), kinds=("code",))
+    assert [text[0] for text in apply.passages(alone, 1000, 6)] == [first[1000], first[2000]]
+    with pytest.raises(ValueError, match="must hold 2 passages of 2000 tokens beside the audited one, got 0"):
+        apply.passages(alone, 2000, 6)
+
+
+def test_exact_advice_loses_nothing_and_a_single_method_is_itself():
+    model = open_model()
+    whole = apply.judge(recommended("exact", 1.0), model, count=2).pivot(
+        index="passage", columns="method", values="loss"
+    )
+    text = apply.passages(model, N + 1, 2)[1]
+    losses = model.decoder.losses(text)[-(len(text) // 4) :]
+    assert whole.loc[1, "exact"] == pytest.approx(losses.mean(), rel=1e-4)
+    np.testing.assert_allclose(whole[ADVICE], whole["exact"], rtol=1e-5)
+    found = apply.judge(recommended("sinks", 1 / 4, prompt=1), model, count=2)
+    table = found.pivot(index="passage", columns="method", values="loss")
+    np.testing.assert_allclose(table[ADVICE], table["sinks"], rtol=1e-6)
+    assert (abs(table[WITH_PROMPT] - table[ADVICE]) > 1e-6).all() and (table["exact"] < table["uniform"]).all()
+    shares = found.groupby("method")["share"].mean()
+    assert (shares.drop("exact") <= 1 / 4).all() and shares["exact"] == 1 and shares["sinks"] > 0.2
+
+
+def test_a_model_of_another_shape_is_refused():
+    other = {**recommended("exact", 1.0), "layers": 30}
+    with pytest.raises(ValueError, match=r"audited layers and key heads, \(30, 4\), got \(4, 4\): tiny"):
+        apply.judge(other, open_model(), count=2)
+
+
+def losses(**of: tuple[float, float, float]) -> pd.DataFrame:
+    rows = [(i, method, 0.25, loss) for method, its in of.items() for i, loss in enumerate(its)]
+    return pd.DataFrame(rows, columns=["passage", "method", "share", "loss"])
+
+
+@pytest.mark.parametrize(
+    ("mine", "words"),
+    [
+        ((1.5, 2.5, 2.0), "The advice beats the best single method, sinks and window, which has 1.11 ["),
+        ((1.5, 2.5, 2.3), "The advice is ahead of the best single method, sinks and window, but not clearly"),
+        ((1.7, 2.7, 2.2), "The advice does not beat the best single method, sinks and window, which has 0.905 ["),
+    ],
+)
+def test_the_verdict_says_whether_the_advice_beats_the_best_single_method(mine, words):
+    table = ranking(losses(exact=(1, 2, 1.5), sinks=(1.6, 2.6, 2.1), uniform=(3, 3, 3.5), advice=mine))
+    assert verdict(table).startswith(words) and verdict(table).endswith("both in 25.0% of the bytes.")
+    row = table.set_index("method").loc["sinks"]
+    assert row["perplexity"] == pytest.approx(np.exp(2.1)) and row["exact"] == pytest.approx(np.exp(0.6))
