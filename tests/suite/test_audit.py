@@ -236,7 +236,7 @@ def test_what_cannot_be_audited_is_refused(model):
             audit(model(x, x, x), shares=(1 / 4, share))
 
 
-def test_another_tolerance_needs_no_new_measurement(result, written, monkeypatch):
+def test_another_tolerance_needs_no_new_measurement(result, written, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "measure", None)
     again = page.open_or_measure(written)
     for name in ("heads", "caches", "errors", "prompts", "radii"):
@@ -244,6 +244,9 @@ def test_another_tolerance_needs_no_new_measurement(result, written, monkeypatch
     assert again.about == json.loads(json.dumps(result.about))
     with pytest.raises(ValueError, match=r"shares must be those that .* holds, 1/8, 1/4, 1/2"):
         page.open_or_measure(written, shares=(1 / 16,))
+    (tmp_path / "audit.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds an audit in the format None, not 'sublinattn audit 1': audit anew"):
+        page.open_or_measure(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["tiny", "smollm2", "folder"])

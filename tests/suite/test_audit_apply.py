@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from itertools import pairwise
 
+import fake_device
 import numpy as np
 import pandas as pd
 import pytest
 
-from sublinattn.lab.models import open_model
+from sublinattn.lab.models import TINY, open_model
+from sublinattn.lm.decoder import Decoder
 from sublinattn.suite.audit import apply
 from sublinattn.suite.audit.ranking import ADVICE, WITH_PROMPT, ranking, verdict
 
@@ -56,6 +58,15 @@ def test_exact_advice_loses_nothing_and_a_single_method_is_itself():
     assert (abs(table[WITH_PROMPT] - table[ADVICE]) > 1e-6).all() and (table["exact"] < table["uniform"]).all()
     shares = found.groupby("method")["share"].mean()
     assert (shares.drop("exact") <= 1 / 4).all() and shares["exact"] == 1 and shares["sinks"] > 0.2
+
+
+def test_on_a_device_the_losses_are_the_same():
+    model, advice = open_model(), recommended("heavy hitters", 1 / 4, prompt=1)
+    there = dataclasses.replace(model, decoder=Decoder.load(TINY, xp=fake_device))
+    before = fake_device.counts.launches
+    found, its = (apply.judge(advice, each, count=2) for each in (model, there))
+    assert fake_device.counts.launches > before
+    pd.testing.assert_frame_equal(its, found, rtol=1e-3)
 
 
 def test_a_model_of_another_shape_is_refused():

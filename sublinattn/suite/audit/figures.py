@@ -17,6 +17,8 @@ from .advice import choices, share_text
 from .measure import Audit
 
 BEST = "best of all"
+LARGE = 2
+"""Larger errors have the colour of this one: twice what answering zero has."""
 TOLERANCES = tuple(np.geomspace(0.01, 1, 41))
 
 _HARDNESS = {
@@ -95,8 +97,8 @@ def errors(measured: pd.DataFrame, share: float) -> Figure:
     """
     rows = measured[(measured["share"] == share) & (measured["method"] != "exact")]
     order = rows.groupby("method")["relative"].median().sort_values().index
-    table = rows.pivot(index=["layer", "head"], columns="method", values="relative").clip(1e-3, 10).reset_index()
-    label = r"$\|\mathrm{out}-\mathrm{Attn}\|_F / \|\mathrm{Attn}\|_F$"
+    table = rows.pivot(index=["layer", "head"], columns="method", values="relative").clip(1e-3, LARGE).reset_index()
+    label = "relative error"
     return head_maps(table, {name: METHODS[name]["label"] for name in order}, groups={label: tuple(order)})
 
 

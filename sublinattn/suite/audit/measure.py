@@ -40,7 +40,7 @@ from .group import QUERIES, Group
 
 SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Bytes of a cache over those of the exact one, where nothing else is asked for."""
-ABOUT = "audit.json"
+ABOUT, FORMAT = "audit.json", "sublinattn audit 1"
 _AT_ONCE = 2**31
 """Bytes of attention weights of the held-out queries that are on a device at once; a CPU takes one layer at a time."""
 
@@ -52,8 +52,8 @@ class Audit:
     Attributes
     ----------
     about : mapping
-        source, tokens, layers, heads, kv_heads, scale, seed; shares (of the exact cache's bytes, which were measured),
-        queries (how many are held out).
+        format, source, tokens, layers, heads, kv_heads, scale, seed; shares (of the exact cache's bytes, which were
+        measured), queries (how many are held out).
     heads : DataFrame
         One row per query head with the columns layer, head, key_head, n, and problem: why the head could not be audited
         (its other columns are NaN then, and it is in no other table), or ""; the columns that `facts.facts` says.
@@ -95,8 +95,12 @@ class Audit:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Audit:
-        """Read what `save` wrote; FileNotFoundError if it is not there."""
+        """Read what `save` wrote; FileNotFoundError if it is not there, ValueError if another version wrote it."""
         about = files.read_json(Path(folder) / ABOUT)
+        if about.get("format") != FORMAT:
+            raise ValueError(
+                f"{folder} holds an audit in the format {about.get('format')!r}, not {FORMAT!r}: audit anew"
+            )
         return cls(about, *(pd.read_parquet(Path(folder) / f"{name}.parquet") for name in cls._tables()))
 
     @classmethod
@@ -163,7 +167,7 @@ def audit(
     if not tables["errors"]:
         raise ValueError(f"no head can be audited; layer 0, head 0: {tables['heads'][0]['problem']}")
     about = {name: getattr(captured, name) for name in ("source", "tokens", "layers", "heads", "kv_heads", "scale")}
-    about |= {"shares": list(shares), "queries": queries, "seed": seed}
+    about |= {"format": FORMAT, "shares": list(shares), "queries": queries, "seed": seed}
     return Audit(about, **{name: pd.DataFrame(rows) for name, rows in tables.items()})
 
 

@@ -192,7 +192,8 @@ def _figures(audit: Audit, recommended: pd.DataFrame, out: Path, tolerance: floa
             figures.errors(audit.errors, middle),
             audit.errors,
             f"Relative error of {late}, answered from the keys before them, when a cache may take "
-            f"{share_text(middle)} of the exact one's bytes, and HyperAttention reads as many of the keys per query.",
+            f"{share_text(middle)} of the exact one's bytes, and HyperAttention reads as many of the keys per query. "
+            f"Errors above {figures.LARGE} have its colour.",
         ),
         "hardness": (
             figures.hardness(audit.heads),

@@ -14,7 +14,7 @@ from ...core.files import ENTRY
 from ...lab.run import Run
 from ...lab.workloads.instance import Captured
 from ...plots.style import METHODS
-from .advice import advice, headline, prompt_advice, prompt_errors, share_text, theorems
+from .advice import advice, exact_keys, headline, prompt_advice, prompt_errors, share_text, theorems
 from .figures import BEST, saved_by_tolerance
 from .measure import Audit, audit
 
@@ -67,7 +67,9 @@ def findings(found: Audit, *, tolerance: float = 0.1) -> str:
         f"attention. Later keys that get most of a head's attention, and more than a tenth: {where}, on {len(other)} "
         "query heads.",
         "On the prompt, HyperAttention's median error over layers is "
-        + ", ".join(f"{error:.2g} with {count} exact keys" for count, error in errors.items())
+        + ", ".join(
+            f"{error:.2g} with {exact_keys(count)}" for count, error in zip(map(int, errors.index), errors, strict=True)
+        )
         + f"; {taken} of {about['layers']} layers are within {tolerance:.0%}.",
     ]
     return "\n".join(f"- {line}" for line in lines)
