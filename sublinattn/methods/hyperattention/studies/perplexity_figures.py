@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from ....lab.statistics import mean_and_reach
 from ....plots.layout import ticks
@@ -84,7 +83,10 @@ Lines = Mapping[tuple[int, str, str, int], Any]
 
 
 def findings(table: pd.DataFrame, *, unit: str) -> list[str]:
-    """What a `summary` says, in sentences; limits in brackets are those of 99 percent over passages."""
+    """What a `summary` says, in sentences; limits in brackets are those of 99 percent over passages.
+
+    Without limits, over one or two passages, nothing is judged.
+    """
     layers, longest = int(table["replaced"].max()), int(table["n"].max())
     lines: Lines = {
         (line["n"], line["method"], line["order"], line["replaced"]): line for line in table.to_dict("records")
@@ -94,9 +96,9 @@ def findings(table: pd.DataFrame, *, unit: str) -> list[str]:
     for own, *others in (NONE_EXACT, SOME_EXACT):
         line = lines[surest, own, LAST, layers // 2]
         rivals = [(name, lines[surest, name, LAST, layers // 2]) for name in others]
-        words = [f"{NAMES[name]} {_said(rival)} ({_beside(line, rival)})" for name, rival in rivals]
+        words = [f"by {NAMES[name]} {_said(rival)}{_beside(line, rival)}" for name, rival in rivals]
         said.append(
-            f"n = {surest}, {most} passages, the same layers: by {NAMES[own]} {_said(line)}, by {', '.join(words)}."
+            f"n = {surest}, {most} passages, the same layers: by {NAMES[own]} {_said(line)}, {', '.join(words)}."
         )
     ordered = max((n for n, _, order, _ in lines if order != LAST), default=0)
     for name in ORDERED if ordered else ():
@@ -122,7 +124,8 @@ def _trade(lines: Lines, n: int, layers: int, unit: str) -> str:
         line = lines[n, name, LAST, layers // 2]
         above, within = line["lower"] > REPORTED[1], line["upper"] <= REPORTED[1]
         verdict = "above" if above else "within" if within else "not clearly above or below"
-        told.append(f"{_said(line)} with {words}, {verdict} the reported {REPORTED[1]:.3f}")
+        judged = f", {verdict} the reported {REPORTED[1]:.3f}" * bool(np.isfinite(line["lower"]))
+        told.append(f"{_said(line)} with {words}{judged}")
     return (
         f"n = {n}, the last {layers // 2} of {layers} layers by HyperAttention: log-perplexity over exact attention's "
         f"is {'; '.join(told)}. Exact attention has perplexity {exact['perplexity']:.3g} of a {unit}, or "
@@ -136,9 +139,11 @@ def _said(line: Mapping[str, Any]) -> str:
 
 
 def _beside(own: Mapping[str, Any], rival: Mapping[str, Any]) -> str:
-    """Whether a rival loses more, where the limits of the two do not overlap."""
+    """Whether a rival loses more: where the limits of the two do not overlap, and nothing where there are none."""
+    if np.isnan(own["lower"]):
+        return ""
     more, less = rival["lower"] > own["upper"], rival["upper"] < own["lower"]
-    return "loses more" if more else "loses less" if less else "no clear difference"
+    return " (loses more)" if more else " (loses less)" if less else " (no clear difference)"
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing
@@ -200,7 +205,7 @@ def _panels(
     layers, last, shown = rows["replaced"].max(), rows[across].iloc[-1], rows[rows["method"] != ZERO]
 
     def each(ax: Axes, panel: pd.DataFrame) -> None:
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ticks(ax.xaxis, rows["replaced"].unique())
         ax.axhline(1, **method("exact", marker="", linewidth=0.8, label="_"))
         theory_line(ax, [0, layers], REPORTED[1], "_", linestyle=":", linewidth=0.8)
         ax.plot(layers / 2, REPORTED[1], "*", color="black", markersize=6, zorder=5, label="_")

@@ -80,7 +80,8 @@ def test_findings_say_which_side_of_the_reported_trade() -> None:
     assert "1.030 [1.020, 1.040] with no key exempt, within the reported" in text
     assert "1.070 [1.060, 1.080] with the first 4 keys exact, not clearly above or below" in text
     text = said(summarised(hyper=1.3, reach=np.nan))
-    assert "1.300 with no key exempt, not clearly above or below" in text and "nan" not in text
+    assert "is 1.300 with no key exempt; 1.300 with the first 4 keys exact. Exact" in text and "nan" not in text
+    assert not any(word in text for word in ("above", "within", "loses", "difference"))
 
 
 def test_findings_compare_with_the_rivals_where_passages_are_most() -> None:
