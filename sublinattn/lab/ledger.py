@@ -70,7 +70,11 @@ def check(
 
 def entry(claim: Claim, verdict: Verdict, *, notebook: str | None = None) -> dict[str, Any]:
     """Ledger entry of one claim: the statement, and the verdict on it."""
+    from ..theory import CLAIMS
+
     record = verdict.to_dict()
+    if not claim.origin and CLAIMS.get(claim.id) is not claim:
+        record["own"] = True  # no claim of the suite's: `sublinattn verify` does not know it
     record["id"] = record.pop("claim")
     record["machine"]["provenance"] = provenance()
     return record | {
@@ -139,6 +143,8 @@ def write(path: Path_, ledger: Mapping[str, Any]) -> None:
 
 def load(path: Path_) -> dict[str, Any]:
     """Read a ledger; ValueError if it is none of this schema, or has names that no suite gives: they become files."""
+    from ..theory.claim import ID
+
     try:
         ledger = files.read_json(path)
     except ValueError as error:
@@ -146,7 +152,7 @@ def load(path: Path_) -> dict[str, Any]:
     if not isinstance(ledger, dict) or ledger.get("schema") != SCHEMA or "claims" not in ledger:
         raise ValueError(f"{path} is not a ledger of schema {SCHEMA}")
     for key, entry in ledger["claims"].items():
-        if not re.fullmatch(r"[a-z0-9]+\.[a-z0-9-]+", key) or entry.get("id") != key:
+        if not ID.fullmatch(key) or entry.get("id") != key:
             raise ValueError(f"{path} has a claim {key!r} with the id {entry.get('id')!r}: not of this suite")
         if entry.get("outcome") not in OUTCOMES:
             raise ValueError(f"{path} has claim {key} with the outcome {entry.get('outcome')!r}")

@@ -81,11 +81,11 @@ class Run:
         return open_model(self.knobs.get("model", "tiny"), self.knobs.get("text", ""), backend=self.backend)
 
     # ------------------------------------------------------------------------------------------------------- verdicts
-    def check(self, *claims: str) -> pd.DataFrame:
+    def check(self, *claims: str | Claim) -> pd.DataFrame:
         """Verify claims and write `verdicts/<id>.json` and `rows/<id>.parquet`: see `ledger.check`.
 
-        Claims about a trained decoder are verified on the one that the knob `model` names, on the text that comes with
-        it.
+        A claim is an id of the suite's, or a `Claim` of your own. Claims about a trained decoder are verified on the
+        one that the knob `model` names, on the text that comes with it.
         """
         return ledger.check(
             [self._stated(claim) for claim in claims],
@@ -96,11 +96,11 @@ class Run:
             notebook=self.notebook,
         )
 
-    def _stated(self, claim: str) -> Claim:
-        """The claim with this id, about the run's model if it is about a trained decoder."""
+    def _stated(self, claim: str | Claim) -> Claim:
+        """This claim, or the one with this id, about the run's model if it is about a trained decoder."""
         from ..theory import find
 
-        return find(claim).on(self.knobs.get("model", "tiny"))
+        return (find(claim) if isinstance(claim, str) else claim).on(self.knobs.get("model", "tiny"))
 
     def checked(self) -> list[str]:
         """Ids of the claims that have a verdict in `out`, in the order of `theory.CLAIMS`."""
@@ -108,12 +108,12 @@ class Run:
 
         return [claim for claim in CLAIMS if (Path(self.out) / "verdicts" / f"{claim}.json").exists()]
 
-    def record(self, claim: str) -> dict[str, Any]:
+    def record(self, claim: str | Claim) -> dict[str, Any]:
         """The ledger's entry on a claim that this run has checked, this machine's numbers in their places."""
         record = files.read_json(self._checked("verdicts", f"{self._stated(claim).id}.json"))
         return {**record, **record["machine"]}
 
-    def rows(self, claim: str) -> pd.DataFrame:
+    def rows(self, claim: str | Claim) -> pd.DataFrame:
         """Every trial of a claim that this run has checked: see `theory.result.Verdict.rows` for the columns."""
         import pandas as pd
 
@@ -162,7 +162,7 @@ class Run:
         rows: pd.DataFrame,
         *,
         caption: str,
-        claim: str | Sequence[str] | None = None,
+        claim: str | Claim | Sequence[str | Claim] | None = None,
         data: pd.DataFrame | Mapping[str, pd.DataFrame] | None = None,
     ) -> None:
         """Save a figure and its rows, and show it in the notebook.
@@ -174,8 +174,9 @@ class Run:
         from IPython.display import Image, Markdown, display
 
         from ..plots.save import save
+        from ..theory.claim import Claim
 
-        claims = [self._stated(each).id for each in ([claim] if isinstance(claim, str) else claim or [])]
+        claims = [self._stated(each).id for each in ([claim] if isinstance(claim, str | Claim) else claim or [])]
         files.write_rows(rows, name, out=self.out)
         paths = save(
             fig,

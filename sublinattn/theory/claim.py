@@ -24,6 +24,9 @@ from . import growth, sequential
 if TYPE_CHECKING:
     from .adversary import Search
 
+ID = re.compile(r"[a-z0-9]+\.[a-z0-9-]+")
+"""What a claim can be called; files have its name."""
+
 Case = Mapping[str, Any]
 """Keyword arguments of a trial: JSON values only (they go to worker processes and into the ledger)."""
 
@@ -308,6 +311,8 @@ class Claim:
     origin: str = ""
 
     def __post_init__(self) -> None:
+        if not ID.fullmatch(self.id):
+            raise ValueError(f"id must be <paper>.<slug> of a-z, 0-9 and, in the slug, hyphens, got {self.id!r}")
         if self.model and not self.title.endswith(f" ({self.model})"):
             raise ValueError(f"the title of {self.id} must end with its model, ({self.model}), got {self.title!r}")
 

@@ -1,6 +1,12 @@
 """Run: draws that depend on seed and labels alone, and the folder of rows and verdicts."""
 
+import dataclasses
+import json
+
+import pandas as pd
 import pytest
+import toys
+from matplotlib.figure import Figure
 
 from sublinattn.lab.run import Run, generator
 
@@ -32,3 +38,17 @@ def test_verdicts_are_read_back_and_asked_for_where_there_are_none(tmp_path):
     assert set(run.rows("ha24.gray-adjacency")["role"]) == {
         *("claim", "drop:at least two hyperplanes", "sabotage:binary order")
     }
+
+
+def test_a_claim_of_ones_own_is_verified_shown_and_said_to_be_none_of_the_suites(tmp_path):
+    run = Run(backend="numpy", out=tmp_path, notebook="a notebook")
+    own = dataclasses.replace(toys.ALWAYS, id="own.always")
+    assert run.check(own, "ha24.gray-adjacency")["outcome"].to_dict() == dict.fromkeys(
+        ("own.always", "ha24.gray-adjacency"), "supported"
+    )
+    assert run.record(own)["own"] and "own" not in run.record("ha24.gray-adjacency")
+    assert set(run.rows(own)["claim"]) == {"own.always"}
+    for number, claim in enumerate((own, "ha24.gray-adjacency", [own, "ha24.gray-adjacency"], None)):
+        run.publish(Figure(), f"fig-{number}", pd.DataFrame({"x": [1]}), caption="c", claim=claim)
+    shown = [json.loads((tmp_path / "figures" / f"fig-{number}.json").read_text())["claims"] for number in range(4)]
+    assert shown == [["own.always"], ["ha24.gray-adjacency"], ["own.always", "ha24.gray-adjacency"], []]

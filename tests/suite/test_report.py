@@ -109,7 +109,7 @@ def test_the_index_says_what_holds_and_shows_each_claim_with_its_outcome_in_word
 def test_a_claim_page_has_all_that_is_needed_to_judge(site):
     page = site[1]["claims/toy.holds.html"]
     assert "<math" in page.text and "Insu Han et al." in page.text
-    assert "sublinattn verify toy.holds --effort smoke --seed 0" in page.text
+    assert "sublinattn run --only &#39;01-all&#39; --effort smoke --seed 0" in page.text  # `verify` does not know it
     assert "../notebooks/01-all.html" in page.links and "../figures/a-figure.svg" in page.loads
     assert "Error over m &lt; n." in page.text and "../figures/a-figure.json" in page.links
     sides = re.search(r'<div class="sides">(.*?)</table>', page.text, re.DOTALL)[1]

@@ -1,5 +1,7 @@
 """Claims: all of them found, in order, with their trials' places in the source; predicates over measurements."""
 
+import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,3 +42,9 @@ def test_evaluate():
 def test_a_resolution_is_of_a_variable():
     with pytest.raises(ValueError, match=r"resolution of \['m'\], the variables are \['n'\]"):
         Growth({"n": sympy.Symbol("n")}, resolution={"m": 0.1})
+
+
+@pytest.mark.parametrize("name", ["alpha", "own.Alpha", "own.alpha bound", "../own.alpha", "own.a.b"])
+def test_an_id_that_no_file_can_be_called_is_refused(name):
+    with pytest.raises(ValueError, match=rf"id must be <paper>.<slug> of a-z, .* got {re.escape(repr(name))}"):
+        dataclasses.replace(toys.HOLDS, id=name)

@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from unicodedata import normalize
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 _ENTRY = re.compile(r"^@\w+\{(?P<key>[^,]+),(?P<body>.*?)^\}", re.MULTILINE | re.DOTALL)
 _FIELD = re.compile(r"^\s*(?P<name>\w+)\s*=\s*\{(?P<value>.*)\},?\s*$", re.MULTILINE)
-_ACUTE = {"e": "é", "a": "á", "o": "ó", "i": "í", "u": "ú"}
+_ACCENTS = {"'": "\N{COMBINING ACUTE ACCENT}", '"': "\N{COMBINING DIAERESIS}"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,6 @@ def _citation(body: str) -> Citation:
 
 def _plain(tex: str) -> str:
     """BibTeX text without braces, accents and dollars, as far as titles and names need it."""
-    tex = re.sub(r"\\'\{?([a-z])\}?", lambda m: _ACUTE.get(m[1], m[1]), tex)
-    tex = tex.replace(r"\ell_2/\ell_2", "ℓ₂/ℓ₂").replace("n^2", "n²")
+    tex = re.sub(r"\\(['\"])\{?([A-Za-z])\}?", lambda m: normalize("NFC", m[2] + _ACCENTS[m[1]]), tex)
+    tex = tex.replace(r"\ell_2/\ell_2", "ℓ₂/ℓ₂").replace("n^2", "n²").replace(r"{\L}", "Ł")
     return re.sub(r"[{}$]", "", tex).replace("--", "–")

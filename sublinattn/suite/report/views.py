@@ -67,8 +67,13 @@ def claim_view(record: Mapping[str, Any]) -> dict[str, Any]:
         "inputs": sorted({_input(case) for case in whole["cases"]}, reverse=True),
         "groups": _groups(whole["cases"]),
         "constants": _constants(whole["cases"]),
-        "command": f"sublinattn verify {whole['id']} --effort {whole['effort']} --seed {whole['seed']}",
+        "command": f"{_command(whole)} --effort {whole['effort']} --seed {whole['seed']}",
     }
+
+
+def _command(whole: Mapping[str, Any]) -> str:
+    """What verifies the claim again: its notebook, where it stands in that alone."""
+    return f"sublinattn run --only '{whole['notebook']}'" if whole.get("own") else f"sublinattn verify {whole['id']}"
 
 
 def span(low: Any, middle: Any, high: Any, domain: tuple[float, float]) -> tuple[float, float, float] | None:
