@@ -113,8 +113,11 @@ def numbers(layers: int) -> tuple[int, ...]:
 def alone_on(run: Run) -> tuple[int, int]:
     """Tokens and number of the passages that decide in which order layers are replaced."""
     opened = run.open_model()
-    count = run.pick(smoke=2, standard=2, full=8) if opened.large else run.pick(smoke=3, standard=8, full=16)
-    return min(run.pick(smoke=256, standard=2048, full=2048), opened.decoder.trained), count
+    if opened.large:
+        n, count = run.pick(smoke=(128, 2), standard=(2048, 2), full=(2048, 8))
+    else:
+        n, count = run.pick(smoke=(256, 3), standard=(2048, 8), full=(2048, 16))
+    return min(n, opened.decoder.trained), count
 
 
 def plan(run: Run) -> pd.DataFrame:
