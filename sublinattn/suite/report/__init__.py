@@ -92,7 +92,7 @@ def _write_site(site: Path, out: Path, record: Mapping[str, Any]) -> None:
         neighbours = {"before": claims[i - 1] if i else None, "after": claims[i + 1] if i + 1 < len(claims) else None}
         shown = [figure for figure in figures.values() if claim["id"] in figure["claims"]]
         page(f"claims/{claim['id']}.html", "claim.html.j2", claim=claim, shown=shown, **neighbours)
-    from .notebook_html import to_html  # brings IPython, which the audit page and `verify` do without
+    from .notebook_html import to_html  # brings nbconvert, which the audit page does without
 
     for notebook in notebooks.values():
         if notebook["file"]:

@@ -1,6 +1,6 @@
 """An executed notebook as a fragment of HTML that needs no network: its mathematics is MathML, not MathJax.
 
-This module stands apart from the rest of the report because nbconvert imports IPython.
+This module stands apart from the rest of the report because nbconvert is slow to import.
 """
 
 from __future__ import annotations

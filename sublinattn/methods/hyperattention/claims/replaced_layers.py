@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,9 +13,11 @@ from ....core.backends import Array, namespace
 from ....core.exact import Partial, attention, partial_attention
 from ....core.timing import timed
 from ....lm.attend import Attend, Method, causal, replacing
-from ....lm.decoder import Decoder
 from ..exact_keys import heavy_keys
 from ..hyper import hyper_attention
+
+if TYPE_CHECKING:
+    from ....lm.decoder import Decoder
 
 HYPER, LOCAL, WINDOW, UNIFORM, ZERO = "hyper practical", "own block", "sinks", "uniform", "zero"
 SINKS = 4
