@@ -5,11 +5,15 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import papermill
 import pytest
 
+import sublinattn
+from sublinattn.core.backends import asnumpy
 from sublinattn.suite.notebook import marks_of
 from sublinattn.theory import CLAIMS
+from sublinattn.theory.claim import Trial
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 OWN = "22-your-own-claim"  # it states a claim, and measures it
@@ -95,3 +99,13 @@ def test_only_notebooks_that_measure_time_or_read_all_verdicts_are_exclusive():
     assert [path.stem for path in NOTEBOOKS if marks_of(path)["exclusive"]] == alone
     read = [path.stem for path in NOTEBOOKS if "drops_and_sabotages.check_missing" in path.read_text()]
     assert [path.stem for path in NOTEBOOKS if marks_of(path)["last"]] == read
+
+
+def test_the_trial_of_the_own_claim_runs_on_every_array_library_and_meets_its_bound(xp):
+    path = next(path for path in NOTEBOOKS if path.stem == OWN)
+    (trial,) = (tree for tree in code(path) if any(isinstance(node, ast.FunctionDef) for node in tree.body))
+    names = {"np": np, "asnumpy": asnumpy, "hardness": sublinattn.hardness, "Trial": Trial}
+    exec(compile(trial, path.name, "exec"), names)
+    made = names["alpha_of_logits"](np.random.default_rng(0), xp, n=64, d=4, spread=0.0, sink=2.0)
+    assert made.facts == {"n": 64, "R": 2.0}  # a sink without noise, of which the bound is the exact value
+    assert made.measured == pytest.approx((64 / (1 + 63 * np.exp(-4))) ** 2) == pytest.approx(made.bound)

@@ -22,7 +22,8 @@ def run(tmp_path):
     return Run("smoke", 0, "numpy", tmp_path, knobs={"data": str(tmp_path / "own.safetensors")})
 
 
-def test_alpha_is_that_of_dense_matrices_without_the_heaviest_columns(run):
+def test_alpha_is_that_of_dense_matrices_without_the_heaviest_columns(run, xp, monkeypatch):
+    monkeypatch.setattr(Run, "xp", xp)
     captured = own_data.opened(run)
     rows = own_data.heaviest_keys(run, captured).set_index(["layer", "head", "without"])
     assert set(rows.index.get_level_values("without")) == {0, 1, 2, 4, 8, 16}  # of the earlier half's 32 keys
