@@ -17,7 +17,7 @@ import typer
 
 from sublinattn import cli
 from sublinattn.lab import ledger
-from sublinattn.theory import CLAIMS
+from sublinattn.theory import CLAIMS, find
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -73,7 +73,8 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", [path for path in PAGES if CLAIM.search(path.read_text())], ids=name)
 def test_claims_exist(path):
-    assert set(CLAIM.findall(path.read_text())) - CLAIMS.keys() == set()
+    for claim in set(CLAIM.findall(path.read_text())):
+        assert find(claim).id == claim  # KeyError for an id that no claim has
 
 
 @pytest.mark.parametrize("path", with_code("sh"), ids=name)
@@ -150,3 +151,10 @@ def test_results_give_every_claim_the_verdict_on_record():
             claims, verdict, _ = row.strip("| ").split(" | ")
             said += [(claim, verdict) for claim in CLAIM.findall(claims)]
     assert sorted(said) == sorted((claim, entry["outcome"]) for claim, entry in RECORD["claims"].items())
+
+
+def test_the_language_models_page_gives_the_verdicts_of_its_ledger():
+    verdicts = ledger.load(ROOT / "ledger-smollm2.json")["claims"]
+    rows = [line for line in (ROOT / "docs/smollm2.md").read_text().splitlines() if CLAIM.search(line) and "|" in line]
+    said = {CLAIM.findall(row)[0]: row.split(" | ")[2].strip("* ") for row in rows}
+    assert said == {claim: entry["outcome"] for claim, entry in verdicts.items()}

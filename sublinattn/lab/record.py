@@ -33,6 +33,8 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], *, complete: bool = 
     before, after = old["claims"], new["claims"]
     found: list[Change] = []
     for name in sorted(before.keys() | after.keys()):
+        if name not in before and after[name].get("own"):
+            continue  # a user's own claim has no record
         if name not in before:
             found.append(Change(name, "not on record", after[name]["outcome"], fails=False))
         elif name in after:

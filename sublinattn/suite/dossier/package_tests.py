@@ -51,6 +51,7 @@ def rows(device: Device) -> Iterator[dict[str, Any]]:
     if find_spec("pytest_timeout"):
         command += ["--timeout", "60"]
     environment = os.environ | {"SUBLINATTN_TEST_BACKEND": device.pick("cupy", "fake_device")}
+    environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # JAX would take three quarters of the GPU's memory
     start, late = time.perf_counter(), False
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen([*command, *files], cwd=ROOT, env=environment, stdout=output, stderr=output)

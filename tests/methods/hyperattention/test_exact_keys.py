@@ -200,7 +200,8 @@ def test_positions_of_other_libraries(kind: str) -> None:
     library = pytest.importorskip(kind)
     arrays = references.qkv(6, 80, 80, dtype=np.float32)
     out = hyper_attention(*map(library.asarray, arrays), exact_keys=library.asarray([5, 70]), rng=0, min_exact=0)
-    assert_close([out], [hyper_attention(*arrays, exact_keys=[5, 70], rng=0, min_exact=0)], 0)
+    # JAX puts its arrays on a GPU where there is one: equal to the rounding then.
+    assert_close([out], [hyper_attention(*arrays, exact_keys=[5, 70], rng=0, min_exact=0)], 1e-5)
 
 
 @settings(max_examples=25)
