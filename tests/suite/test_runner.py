@@ -149,8 +149,9 @@ def test_an_interrupted_run_ends_at_once_and_leaves_no_kernel(tmp_path, end, cod
     def begin():
         os.setsid()
         fcntl.ioctl(its, termios.TIOCSCTTY, 0)
-        # A shell's background jobs ignore SIGINT, and so would what they start.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # A shell's background jobs ignore SIGINT, those under nohup SIGHUP, and so would what they start.
+        for ignored in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(ignored, signal.SIG_DFL)
 
     (tmp_path / "tmp").mkdir()
     process = subprocess.Popen(
