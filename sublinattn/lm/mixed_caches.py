@@ -107,9 +107,10 @@ class AfterPrompt:
 
     def __call__(self, layer: int, q: Array, k: Array, v: Array) -> Array:
         xp, (_, heads, t, d), kv_heads = backends.namespace(q), q.shape, k.shape[1]
-        grouped, scale = q.reshape(kv_heads, heads // kv_heads, t, d), d**-0.5
-        own = (xp.repeat(x[0][:, None], heads // kv_heads, axis=1) for x in (k, v))
-        whole = partial_attention(grouped, *own, causal=True, scale=scale, check_finite=False)
+        by_key_head, scale = (kv_heads, heads // kv_heads, t), d**-0.5
+        grouped = q.reshape(*by_key_head, d)
+        own = partial_attention(q[0], k[0], v[0], causal=True, scale=scale, grouped=True, check_finite=False)
+        whole = Partial(own.m.reshape(by_key_head), own.l.reshape(by_key_head), own.o.reshape(*by_key_head, -1))
         for share in self.layers[layer]:
             at = backends.to_device(np.asarray(share.heads), xp)
             past = share.kept.partial(share.rows, grouped[at].reshape(len(share.heads), -1, d), scale)

@@ -40,6 +40,7 @@ CLOCK = {"reason": "seconds"}
         (book(caught=(False,)), book(caught=(False,)), []),
         (book(), NOTHING, [("supported", "gone", True)]),
         (NOTHING, book(), [("not on record", "supported", False)]),
+        (NOTHING, book(own=True), []),
     ],
 )
 def test_what_is_reported_and_what_fails(old, new, expected):

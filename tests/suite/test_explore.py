@@ -62,6 +62,13 @@ def test_a_sweep_draws_its_trials_and_the_bound_of_each():
     assert np.array_equal(crosses.get_xdata(), [0.2])  # more samples than keys
 
 
+def test_a_sweep_starts_from_the_setting_that_is_named():
+    (answer,) = sweep("ha24.alpha-sublinear-synthetic", "n", (128,), setting="dropped: no planted", trials=1)
+    assert answer.question.case["source"] == "planted"
+    with pytest.raises(ValueError, match="setting must begin one of .*source=gaussian.*, got 'nothing'"):
+        sweep("ha24.alpha-sublinear-synthetic", "n", (128,), setting="nothing")
+
+
 def test_words_count_the_trials_within_the_bound():
     answer = ask(Question("ha24.amm-explicit", settings(CLAIMS["ha24.amm-explicit"])[0].case), trials=5)
     assert answer.words()[0].startswith("5 of 5 trials are within the bound, which may fail with probability 0.1.")

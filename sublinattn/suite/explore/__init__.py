@@ -5,10 +5,9 @@ Every claim has a trial, one seeded measurement with keyword arguments. `questio
 sliders in a notebook.
 """
 
-from ...theory import find
 from .answer import Answer, ask, sweep
 from .draw import draw, tabulated
 from .panel import panel
 from .question import Question, Setting, settings
 
-__all__ = ["Answer", "Question", "Setting", "ask", "draw", "find", "panel", "settings", "sweep", "tabulated"]
+__all__ = ["Answer", "Question", "Setting", "ask", "draw", "panel", "settings", "sweep", "tabulated"]

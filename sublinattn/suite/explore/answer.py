@@ -93,10 +93,16 @@ def ask(question: Question, *, trials: int = TRIALS, seed: int = 0, seconds: flo
     return Answer(question, pd.DataFrame(rows), problem, time.perf_counter() - began)
 
 
-def sweep(claim: str, moved: str, values: Sequence[Any], *, setting: int = 0, **options: Any) -> list[Answer]:
-    """Answers over values of one argument, from the claim's setting of this number; `options` are those of `ask`."""
-    case = settings(find(claim))[setting].case
-    return [ask(Question(claim, changed(case, moved, value)), **options) for value in values]
+def sweep(claim: str, moved: str, values: Sequence[Any], *, setting: str = "", **options: Any) -> list[Answer]:
+    """Answers over values of one argument, from the claim's first setting whose name begins with `setting`.
+
+    `options` are those of `ask`. ValueError if the claim has no such setting; the message lists what it has.
+    """
+    named = {each.name: each.case for each in settings(find(claim))}
+    found = [case for name, case in named.items() if name.startswith(setting)]
+    if not found:
+        raise ValueError(f"setting must begin one of {list(named)}, got {setting!r}")
+    return [ask(Question(claim, changed(found[0], moved, value)), **options) for value in values]
 
 
 def _compared(claim: Claim, rows: pd.DataFrame) -> str:
