@@ -12,7 +12,19 @@ from numpy.typing import DTypeLike
 
 from ...core import checks
 from .instance import Instance
-from .synthetic import Arrays, Rng, alpha, clustered, compressible, gaussian, heavy_values, kappa, planted, sinks
+from .synthetic import (
+    Arrays,
+    Rng,
+    alpha,
+    clustered,
+    compressible,
+    gaussian,
+    heavy_values,
+    index,
+    kappa,
+    planted,
+    sinks,
+)
 from .token_streams import clusterable, drifting, needles
 
 __all__ = ["Instance", "make", "names", "real"]
@@ -20,7 +32,8 @@ __all__ = ["Instance", "make", "names", "real"]
 _SYNTHETIC: dict[str, Callable[..., Arrays]] = {
     f.__name__: f
     for f in (
-        gaussian, clustered, planted, sinks, alpha, kappa, heavy_values, compressible, clusterable, drifting, needles,
+        gaussian, clustered, planted, sinks, alpha, kappa, heavy_values, compressible, index,
+        clusterable, drifting, needles,
     )
 }  # fmt: skip
 

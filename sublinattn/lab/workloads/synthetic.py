@@ -22,6 +22,8 @@ from ...core import checks
 Array = np.ndarray
 Arrays = tuple[Array, Array, Array]
 Rng = np.random.Generator
+_ROWS = 1024  # of keys that are compared with the others at once
+_LARGEST = 1e4  # logit at which float32 still rounds differences of logits to 1e-3
 
 
 def gaussian(rng: Rng, n: int, d: int, d_v: int, s: float, *, std: float = 1.0) -> Arrays:
@@ -207,6 +209,35 @@ def compressible(rng: Rng, n: int, d: int, d_v: int, s: float, *, decay: float =
     half = unit(rng.standard_normal((n // 2, d)))
     k = np.concatenate([half, -half, np.zeros((n % 2, d))])[rng.permutation(n)]
     return q, length * k, k @ rng.standard_normal((d, d_v))
+
+
+def index(rng: Rng, n: int, d: int, d_v: int, s: float, *, mass: float = 0.99) -> Arrays:
+    """INDEX [HO25]: every entry of v is a random bit, -1 or 1, and query i asks for row i of v.
+
+    Keys are n random codewords of norm sqrt(d), near-orthogonal where `d >> log n`. Query i is key i times one factor
+    for all, the least at which `s (|q_i||k_i| - <q_i, k_j>) >= log((n - 1) mass / (1 - mass))` for all other j: token i
+    gets the share `mass` or more of its softmax, and the signs of the exact answer are the bits as long as `mass` is
+    above 1/2. Whoever answers all queries therefore holds n d_v bits, whatever the keys are.
+
+    mass: at least the parameter, for every query; equal to it at best where all keys are equally near.
+    alpha: between `n mass^2` and `n (1 + n (1 - mass)^2)`; close to n.
+    kappa: at most `1/mass`.
+    """
+    checks.count("n", n, minimum=2)
+    checks.count("d", d, minimum=2)
+    checks.between("mass", mass, 1 / n, 1, open_ends=True)
+    k = _sphere(rng, n, d)
+    nearest = -np.inf
+    for at in range(0, n, _ROWS):
+        products = k[at : at + _ROWS] @ k[at:].T  # earlier rows have met these already
+        np.fill_diagonal(products, -np.inf)
+        nearest = max(nearest, products.max())
+    largest = np.log((n - 1) * mass / (1 - mass)) * d / (d - nearest)  # logit of a query with its own key
+    if not largest <= _LARGEST:
+        raise ValueError(
+            f"n={n} codewords in d={d} dimensions are too near each other for queries that tell them apart"
+        )
+    return largest / (s * d) * k, k, rng.choice([-1.0, 1.0], size=(n, d_v))
 
 
 def _sphere(rng: Rng, n: int, d: int) -> Array:

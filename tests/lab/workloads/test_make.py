@@ -36,7 +36,9 @@ def test_shapes_and_dtype(name, dtype):
     assert all(np.isfinite(a).all() for a in (x.q, x.k, x.v))
 
 
-@pytest.mark.parametrize("name", ["planted", "sinks", "alpha", "kappa", "heavy_values", "compressible", "needles"])
+@pytest.mark.parametrize(
+    "name", ["planted", "sinks", "alpha", "kappa", "heavy_values", "compressible", "index", "needles"]
+)
 def test_logits_of_the_dials_do_not_depend_on_the_scale(name):
     one, two = (make(name, 60, 16, rng=0, scale=scale, dtype=np.float64) for scale in (1.0, 1 / 16))
     np.testing.assert_allclose(logits(one), logits(two), atol=1e-10)
@@ -73,6 +75,10 @@ def test_logits_of_the_dials_do_not_depend_on_the_scale(name):
         ("compressible", {"decay": np.nan}, "decay must be between 0 and inf, got nan"),
         ("compressible", {"radius": -1.0}, "radius must be between 0 and inf, got -1.0"),
         ("compressible", {"radius": "1"}, "radius must be between 0 and inf, got '1'"),
+        ("index", {"mass": 0.015625}, "mass must be strictly between 0.015625 and 1, got 0.015625"),
+        ("index", {"n": 1}, "n must be an integer between 2 and inf, got 1"),
+        ("index", {"d": 1}, "d must be an integer between 2 and inf, got 1"),
+        ("index", {"d": 2}, "n=64 codewords in d=2 dimensions are too near each other"),
         ("clusterable", {"clusters": 65}, "clusters=65, exponent=0.0 are 65 parts of n=64 keys; there must be 1 to n"),
         ("clusterable", {"clusters": 0.2}, "are 0 parts of n=64 keys"),
         ("clusterable", {"clusters": 0}, "clusters must be strictly between 0 and inf, got 0"),

@@ -160,3 +160,19 @@ def test_compressible_tail_is_as_documented(decay):
         found.append(rows[k:].sum() / rows.sum())
     expected = (k ** (1 - 2 * decay) - n ** (1 - 2 * decay)) / ((2 * decay - 1) * zeta(2 * decay))
     assert abs(np.mean(found) - expected) < 6 * np.std(found) / np.sqrt(len(found)) + 0.1 * expected
+
+
+@pytest.mark.parametrize(("n", "d", "d_v"), [(200, 8, 1), (1500, 32, 3)])
+def test_index_queries_ask_for_one_token_each(n, d, d_v):
+    x = make("index", n, d, rng=0, d_v=d_v, dtype=np.float64, mass=0.9)
+    own = np.diag(softmax(x))
+    assert own.min() >= 0.9 and np.median(own) > 0.99  # at least the mass, much more where no key is near
+    np.testing.assert_allclose(np.linalg.norm(x.k, axis=1), np.sqrt(d))
+    assert set(np.unique(x.v)) == {-1.0, 1.0} and abs(x.v.mean()) < 5 / np.sqrt(x.v.size)
+    np.testing.assert_array_equal(np.sign(softmax(x) @ x.v), x.v)
+    assert 0.81 * n <= alpha(x) <= n * (1 + n * 0.01) and alpha(x) < 1.1 * n and kappa(x) <= 1 / 0.9
+    # The length is the least that the nearest pair of keys allows.
+    products = x.k @ x.k.T
+    np.fill_diagonal(products, -np.inf)
+    margin = x.scale * np.linalg.norm(x.q[0]) / np.sqrt(d) * (d - products.max())
+    assert margin == pytest.approx(np.log((n - 1) * 9))
