@@ -72,14 +72,15 @@ def over_bytes(run: Run) -> pd.DataFrame:
         def add(method: str, share: float, nbytes: int, out: Any, x: Instance = x, replicate: int = replicate) -> None:
             rows.append((n, replicate, method, share, nbytes, *decoded(x, out)))
 
-        for name, cache in (("exact", ExactCache()), ("zero", ZeroCache())):
-            stream.feed(cache, CHUNK)
-            add(name, np.nan, cache.nbytes, cache.attend(stream.x.q, scale=x.scale))
+        for name, yardstick in (("exact", ExactCache()), ("zero", ZeroCache())):
+            stream.feed(yardstick, CHUNK)
+            add(name, np.nan, yardstick.nbytes, yardstick.attend(stream.x.q, scale=x.scale))
         add(PACKED, np.nan, n // 8, packed(x, n // 8))
         for share in shares:
             budget = int(share * stream.cache_bytes)
             for name, cache in competing(budget, stream.x, rng).items():
-                add(name, share, cache.nbytes, feed(name, cache, stream, budget).attend(stream.x.q, scale=x.scale))
+                out = feed(name, cache, stream, budget).attend(stream.x.q, scale=x.scale)
+                add(name, share, cache.nbytes, out)
     table = pd.DataFrame(rows, columns=["n", "replicate", "method", "share", "nbytes", "right", "bits"])
     with np.errstate(divide="ignore", invalid="ignore"):
         return table.assign(bytes_per_bit=table["nbytes"] / table["bits"])
@@ -112,7 +113,7 @@ def draw(rows: pd.DataFrame) -> Figure:
             lines(bits, its[its["bits"] > 1], "stored", "bits", look, interval=100)
         if name not in ("zero", PACKED):
             lines(right, its, "share", "right", {**look, "label": "_"}, interval=100)
-    at = np.geomspace(n / 64, 8 * rows["stored"].max(), 200)
+    at = np.geomspace(n / 64, 2 * rows["stored"].max(), 200)
     theory_line(bits, at, np.minimum(8 * at, n), "at most 8 bits a byte, and all bits")
     shares = np.geomspace(rows["share"].min(), 1, 100)
     label = "a fraction of the tokens known, the rest guessed"

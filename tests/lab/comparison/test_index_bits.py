@@ -35,13 +35,14 @@ def test_the_bits_alone_fill_their_bytes():
 
 
 def test_every_cache_is_measured_and_none_beats_the_bound(monkeypatch):
-    small(monkeypatch, **{"1024": 128, "3": 2})
+    small(monkeypatch, **{"1024": 512, "3": 2})
     rows = index_bits.over_bytes(RUN)
     caches = [name for name, contender in REGISTRY.items() if not contender.hindsight]
     assert set(rows["method"]) == {"exact", "zero", index_bits.PACKED, *caches}
     assert (rows["bits"] <= 8 * rows["nbytes"] + 1 + np.log2(1e6)).all()
+    assert ((rows["nbytes"] > 0) == (rows["method"] != "zero")).all()
     told = rows.groupby("method")[["right", "bits"]].min()
-    assert told.loc["exact"].tolist() == told.loc[index_bits.PACKED].tolist() == [1, 128]
+    assert told.loc["exact"].tolist() == told.loc[index_bits.PACKED].tolist() == [1, 512]
     half = rows[(rows["method"] == "uniform") & (rows["share"] == 1 / 2)]
     assert half["right"].between(0.6, 0.9).all()  # half of the tokens known, a coin for the others
     factors = index_bits.from_the_bound(rows)
