@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from .core.exact import Partial, attention, partial_attention
 from .core.timing import stage_times
+from .methods.balancekv.balancekv import BalanceKVCache
 from .methods.baselines.kdeformer import kdeformer_attention
 from .methods.baselines.nystrom import nystrom_attention
 from .methods.baselines.performer import performer_attention
@@ -26,6 +27,7 @@ from .methods.subgen.subgen import SubGenCache
 __version__ = version("sublinattn")
 
 __all__ = [
+    "BalanceKVCache",
     "ExactCache",
     "Hardness",
     "HeavyHitterCache",

@@ -20,6 +20,7 @@ import pytest
 import references
 
 from sublinattn import (
+    BalanceKVCache,
     ExactCache,
     HeavyHitterCache,
     KCenterCache,
@@ -109,6 +110,8 @@ CACHES: dict[str, Callable[[], Any]] = {
     "ReservoirCache": partial(ReservoirCache, 128, rng=0),
     "ReservoirCache value-norm": partial(ReservoirCache, 128, "value-norm", rng=0),
     "KCenterCache": partial(KCenterCache, 128, 32),
+    "BalanceKVCache": partial(BalanceKVCache, 128, rng=0),
+    "BalanceKVCache pairs": partial(BalanceKVCache, 128, pairs=True, rng=0),
     "SubGenCache": partial(SubGenCache, 2.0, 4, 64, rng=0),
     "SubGenCache recent": partial(SubGenCache, 2.0, 4, 64, recent=64, rng=0),
 }
@@ -224,6 +227,14 @@ BUDGETS: dict[str, tuple[int, int, int, int]] = {
     "KCenterCache.update 300": (695, 2, 0, 4096),
     "KCenterCache.attend 1": (32, 1, 1, 0),
     "KCenterCache.attend 300": (28, 2, 1, 0),
+    "BalanceKVCache.update 1": (9, 1, 0, 0),
+    "BalanceKVCache.update 300": (909, 1, 18, 8192),
+    "BalanceKVCache.attend 1": (18, 1, 1, 0),
+    "BalanceKVCache.attend 300": (18, 1, 1, 0),
+    "BalanceKVCache pairs.update 1": (9, 1, 0, 0),
+    "BalanceKVCache pairs.update 300": (505, 1, 10, 4096),
+    "BalanceKVCache pairs.attend 1": (18, 1, 1, 0),
+    "BalanceKVCache pairs.attend 300": (18, 1, 1, 0),
     "SubGenCache.update 1": (20, 3, 0, 16),
     "SubGenCache.update 300": (68, 4, 1, 2976),
     "SubGenCache.attend 1": (102, 2, 2, 2340),
@@ -247,6 +258,8 @@ BUDGETS: dict[str, tuple[int, int, int, int]] = {
     "ReservoirCache.attend 1 half": (7, 1, 0, 0),
     "ReservoirCache value-norm.attend 1 half": (13, 1, 0, 0),
     "KCenterCache.attend 1 half": (7, 1, 0, 0),
+    "BalanceKVCache.attend 1 half": (7, 1, 0, 0),
+    "BalanceKVCache pairs.attend 1 half": (7, 1, 0, 0),
     "SubGenCache.attend 1 half": (53, 1, 0, 384),
     "SubGenCache recent.attend 1 half": (69, 1, 0, 384),
     "hardness": (185, 4, 1, 16976),

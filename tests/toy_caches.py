@@ -10,6 +10,7 @@ import numpy as np
 import references
 
 from sublinattn.core import backends
+from sublinattn.methods.balancekv.balancekv import BalanceKVCache
 from sublinattn.methods.caches.exact import ExactCache, ZeroCache
 from sublinattn.methods.caches.heavy_hitter import HeavyHitterCache
 from sublinattn.methods.caches.k_center import KCenterCache
@@ -26,6 +27,7 @@ CACHES: dict[str, Callable[..., Any]] = {
     "uniform": lambda budget=BUDGET, rng=0: ReservoirCache(budget, rng=rng),
     "value-norm": lambda budget=BUDGET, rng=0: ReservoirCache(budget, "value-norm", rng=rng),
     "k-center": lambda budget=BUDGET, rng=0: KCenterCache(budget, budget // 3),
+    "balance": lambda budget=BUDGET, rng=0: BalanceKVCache(budget + budget % 2, rng=rng),
     "zero": lambda budget=BUDGET, rng=0: ZeroCache(),
 }
 """Each at about `budget` tokens; the exact cache and zero have none."""

@@ -99,6 +99,10 @@ PROBES: dict[str, tuple[list[np.ndarray], Call]] = {
         [f32(2, 4, 3), f32(4, 3)],
         lambda xp, a, b: changed(a, lambda a: put(a, (0, slice(4, None)), b[:1])),
     ),
+    "copysign of 1, out a row": (
+        [f32(4, 9)],
+        lambda xp, a: changed(xp.zeros(a.shape, a.dtype), lambda out: xp.copysign(1, a[2], out=out[2])),
+    ),
     # ------------------------------------------------------------------------------------------ sorting, counting
     "argsort uint16 rows, stable": (
         [ints(9, 4, 500).astype(np.uint16)],

@@ -157,9 +157,9 @@ def test_chunks_change_no_bit(xp: Any, name: str, dtype: Any, lead: tuple[int, .
             np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize("name", [name for name in CACHES if name not in ("uniform", "value-norm")])
+@pytest.mark.parametrize("name", [name for name in CACHES if name not in ("uniform", "value-norm", "balance")])
 def test_leading_axes_are_separate_problems(xp: Any, name: str) -> None:
-    """Reservoirs have draws of their own for each: see `test_reservoir_cache`."""
+    """Reservoirs and BalanceKV have draws of their own for each: see `test_reservoir_cache`, `test_balancekv`."""
     q, k, v = stream(xp, 14, N, n_q=12, lead=(2, 3))
     q2, _, _ = stream(xp, 15, N, n_q=7, lead=(2, 3))
     together = feed(CACHES[name](), k[..., :30, :], v[..., :30, :], [4, 25])
@@ -171,7 +171,7 @@ def test_leading_axes_are_separate_problems(xp: Any, name: str) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- the bytes
-@pytest.mark.parametrize("name", [name for name in CACHES if name != "exact"])
+@pytest.mark.parametrize("name", [name for name in CACHES if name not in ("exact", "balance")])  # these grow
 def test_bytes_are_bounded_by_the_budget(xp: Any, name: str) -> None:
     _, k, v = stream(xp, 17, 200, lead=(3,), dtype=np.float32)
     cache = CACHES[name]()
@@ -279,6 +279,7 @@ TRANSFERS = {
     "uniform": (1, 2),
     "value-norm": (2, 1),  # and the weights of the values; as many queries as coordinates ask for no norms
     "k-center": (2, 2),  # and the centers
+    "balance": (1, 1),
     "zero": (1, 1),
 }
 
