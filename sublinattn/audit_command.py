@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .complete import complete_models
 from .terminal import console, counting, fail, print_frame
 
 if TYPE_CHECKING:
@@ -78,7 +79,10 @@ def audit(
             "single method in the same bytes.",
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="With --apply: the model, as `sublinattn capture` takes it.")] = "tiny",
+    model: Annotated[
+        str,
+        typer.Option(help="With --apply: the model, as `sublinattn capture` takes it.", autocompletion=complete_models),
+    ] = "tiny",
     text: Annotated[
         str, typer.Option(help="With --apply: code, prose or a file.", show_default="the model's texts after the first")
     ] = "",

@@ -15,7 +15,17 @@ from typing import Annotated, Any
 import typer
 
 from .audit_command import EXAMPLES, audit
-from .terminal import console, counting, fail, print_frame, print_table, show_changes, show_counts, show_verdict
+from .claims_command import JsonOption, claims
+from .complete import complete_claims, complete_models, complete_notebooks
+from .terminal import (
+    console,
+    counting,
+    fail,
+    print_frame,
+    show_changes,
+    show_counts,
+    show_verdict,
+)
 
 INTERNAL_ERROR = 3
 _ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -29,9 +39,25 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(asked: bool) -> None:
+    from importlib.metadata import version
+
+    if asked:
+        print(f"sublinattn {version('sublinattn')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """What stands before the command; the program's help is `app`'s."""
 
 
 def main() -> None:
@@ -72,7 +98,6 @@ SeedOption = Annotated[int, typer.Option(min=0, help="Seed of all random draws: 
 BackendOption = Annotated[
     Backend, typer.Option(help="Array library; auto means CuPy where there is a GPU, else NumPy.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @app.command(epilog="Example: [bold]sublinattn run --effort smoke --only '0*' --jobs 2 --resume[/]")
@@ -88,7 +113,12 @@ def run(
     backend: BackendOption = Backend.auto,
     out: Annotated[Path, typer.Option(help="Folder for the ledger, the report and all other results.")] = Path("out"),
     only: Annotated[
-        str | None, typer.Option(metavar="GLOB", help="Run only the notebooks whose name matches this pattern.")
+        str | None,
+        typer.Option(
+            metavar="GLOB",
+            help="Run only the notebooks whose name matches this pattern.",
+            autocompletion=complete_notebooks,
+        ),
     ] = None,
     param: Annotated[
         list[str] | None,
@@ -140,7 +170,9 @@ def run(
 
 @app.command(epilog="Example: [bold]sublinattn verify ha24.lsh-collision --effort standard --seed 1[/]")
 def verify(
-    claim: Annotated[str, typer.Argument(help="Id of the claim; `sublinattn claims` lists all.")],
+    claim: Annotated[
+        str, typer.Argument(help="Id of the claim; `sublinattn claims` lists all.", autocompletion=complete_claims)
+    ],
     effort: EffortOption = Effort.smoke,
     seed: SeedOption = 0,
     backend: BackendOption = Backend.auto,
@@ -157,8 +189,10 @@ def verify(
 
     try:
         found = find(claim)
-        with processes(jobs) as executor:
-            verdict = run_trials(found, effort=effort.value, rng=seed, backend=backend.value, executor=executor)
+        with processes(jobs) as executor, counting("trials") as progress:
+            verdict = run_trials(
+                found, effort=effort.value, rng=seed, backend=backend.value, executor=executor, progress=progress
+            )
     except KeyError as error:
         fail(error.args[0])
     except RuntimeError as error:
@@ -171,16 +205,7 @@ def verify(
     raise typer.Exit(int(record["outcome"] == "refuted"))
 
 
-@app.command(epilog="Example: [bold]sublinattn claims --json | jq '.[].id'[/]")
-def claims(as_json: JsonOption = False) -> None:
-    """List all claims: what each one says, of which paper, and where the function of its trial stands."""
-    from .suite.catalogue import catalogue
-
-    listed = catalogue()
-    if as_json:
-        print(json.dumps(listed, indent=2, ensure_ascii=False))
-    else:
-        print_table(list(listed[0]), [list(claim.values()) for claim in listed])
+app.command(epilog="Example: [bold]sublinattn claims --paper HA24 --kind growth --outcome undecided[/]")(claims)
 
 
 @app.command(epilog="Example: [bold]sublinattn report out[/]")
@@ -201,17 +226,18 @@ def bench(
     ],
 ) -> None:
     """Measure the speed of the algorithms, or the error rates of the verdicts by simulation."""
-    if what is Bench.verdicts:
-        from .theory import error_rates
+    with counting("measurements") as progress:
+        if what is Bench.verdicts:
+            from .theory import error_rates
 
-        tables = [error_rates.bars(error_rates.measure())]
-    else:
-        from .suite import bench
+            tables = [error_rates.bars(error_rates.measure())]
+        else:
+            from .suite import bench
 
-        try:
-            tables = getattr(bench, what.value)()
-        except FileNotFoundError as error:  # the model is not fetched yet
-            fail(error)
+            try:
+                tables = getattr(bench, what.value)(progress=progress)
+            except FileNotFoundError as error:  # the model is not fetched yet
+                fail(error)
     for table in tables:
         print_frame(table)
 
@@ -234,7 +260,11 @@ def fetch(model: Annotated[Fetchable, typer.Argument(help="The model to fetch.")
 def capture(
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
     model: Annotated[
-        str, typer.Option(help="tiny (ships with the package), smollm2 (fetched), a model's folder or a GGUF file.")
+        str,
+        typer.Option(
+            help="tiny (ships with the package), smollm2 (fetched), a model's folder or a GGUF file.",
+            autocompletion=complete_models,
+        ),
     ] = "tiny",
     text: Annotated[
         Path | None, typer.Option(help="UTF-8 text to read.", show_default="Python code that tiny was not trained on")

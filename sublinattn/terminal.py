@@ -23,12 +23,21 @@ COLOURS = {"supported": "green", "refuted": "red", "undecided": "yellow", "vacuo
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that shows (done, total) as a progress bar; without a terminal it shows nothing."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    """Yield a function that shows (done, total) as a bar, with the time spent and left; without a terminal nothing."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn(what), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what)
+    left = (TextColumn("left"), TimeRemainingColumn())
+    terminal = Console(stderr=True)  # what is printed may go elsewhere, as JSON into a file
+    with Progress(*columns, *left, console=terminal, disable=not terminal.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from html import unescape
 from pathlib import Path
 
@@ -53,6 +54,51 @@ def test_help_shows_an_example(command):
     assert "Example" in text and "sublinattn " in text
 
 
+def test_the_version_is_the_one_in_pyproject():
+    pyproject = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert call("--version") == f"sublinattn {pyproject['project']['version']}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "offered", "not_offered"),
+    [
+        ("verify ha24.lemm", "ha24.lemma1", "ha24.theorem1-exponents"),
+        ("run --only 0", "03-spectral-error", "20-perplexity"),
+        ("claims --paper HA", "HA24", "AS23"),
+        ("capture --model sm", "smollm2", "tiny"),
+        ("claims --outcome u", "undecided", "supported"),
+    ],
+)
+def test_a_shell_completes(words, offered, not_offered):
+    words = f"sublinattn {words}"
+    completing = {"_SUBLINATTN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    command = [sys.executable, "-m", "sublinattn"]
+    done = subprocess.run(command, env=os.environ | completing, capture_output=True, text=True, check=True)
+    assert offered in done.stdout.split() and not_offered not in done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("verify", "ha24.lema1"), "did you mean 'ha24.lemma1'?"),
+        (("run", "--only", "03-spectral-eror"), "did you mean '03-spectral-error'?"),
+        (("capture", "--model", "smolm2", "--out", "x"), "did you mean 'smollm2'?"),
+        (("claims", "--paper", "ha42"), "did you mean 'HA24'?"),
+        (("claims", "--outcome", "refuted"), "there is no ledger.json here"),
+        (("claims", "--outcome", "refuted", "--ledger", "x.json"), "x.json"),
+        (("audit", "qkv.safetensors", "--budget", "a tenth"), "1/8 or 0.125"),
+    ],
+)
+def test_a_slip_is_answered_by_what_was_meant(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in " ".join(unboxed(call(*arguments, code=2)).split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def unboxed(text):
+    return text.replace("│", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "unused"),
     [
@@ -82,8 +128,22 @@ def test_claims_lists_every_claim_and_where_its_trial_stands():
     merge = next(row for row in listed if row["id"] == "rs21.merge")
     assert (merge["paper"], merge["kind"], merge["sabotages"]) == ("RS21", "exact", 1)
     lines = call("claims").splitlines()
-    assert lines[0] == "id\tpaper\tbasis\ttitle\tkind\tsabotages\ttrial" and len(lines) == 1 + len(listed)
-    assert "\t".join(map(str, merge.values())) in lines
+    assert lines[0] == "id\tpaper\tbasis\ttitle\tkind\toutcome\tsabotages\ttrial" and len(lines) == 1 + len(listed)
+    assert "\t".join("" if merge[name] is None else str(merge[name]) for name in lines[0].split("\t")) in lines
+
+
+def test_claims_of_a_paper_of_a_kind_and_with_an_outcome(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    every = json.loads(call("claims", "--json"))
+    assert {row["outcome"] for row in every} == {None}
+    growths = [row["id"] for row in every if (row["paper"], row["kind"]) == ("HA24", "growth")]
+    assert [row["id"] for row in json.loads(call("claims", "--paper", "HA24", "--kind", "growth", "--json"))] == growths
+    entries = {"ha24.lemma1": {"outcome": "vacuous"}, "ha24.lemma2": {"outcome": "undecided"}}
+    (tmp_path / "ledger.json").write_text(json.dumps({"claims": entries}))
+    assert [row["id"] for row in json.loads(call("claims", "--outcome", "vacuous", "--json"))] == ["ha24.lemma1"]
+    assert call("claims", "--outcome", "refuted") == call("claims").splitlines()[0] + "\n"
+    (tmp_path / "other.json").write_text('{"claims": [1]}')
+    assert "other.json is not a ledger" in call("claims", "--ledger", "other.json", code=2)
 
 
 @pytest.mark.parametrize(

@@ -82,10 +82,13 @@ def test_commands_take_these_arguments(path):
     lines = [
         line for language, code in FENCE.findall(path.read_text()) if language == "sh" for line in code.splitlines()
     ]
-    commands = typer.main.get_command(cli.app).commands
+    program = typer.main.get_command(cli.app)
+    commands = program.commands
     notebooks = [notebook.stem for notebook in (ROOT / "notebooks").glob("*.ipynb")]
     for words in (shlex.split(line, comments=True) for line in lines):
-        if words[0] == "sublinattn":
+        if words[0] == "sublinattn" and words[1].startswith("-"):
+            assert words[1] in {option for each in program.params for option in each.opts}
+        elif words[0] == "sublinattn":
             given = commands[words[1]].make_context(words[1], words[2:]).params  # raises where it would refuse
             assert given.get("claim") is None or given["claim"] in CLAIMS
             assert not given.get("only") or any(fnmatch(notebook, given["only"]) for notebook in notebooks)

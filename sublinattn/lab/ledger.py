@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import files
 from ..core.provenance import provenance
+from .progress import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +47,8 @@ def check(
     """Verify claims and write `out/verdicts/<id>.json` and `out/rows/<id>.parquet`, each whole or not at all.
 
     The other arguments are those of `theory.verify`; the report links to `notebook`. Returns a table to display, one
-    line per claim. KeyError for an id that `theory.find` does not know, ValueError for a single string, before work.
+    line per claim. On a notebook's page a line says how far it is. KeyError for an id that `theory.find` does not know,
+    ValueError for a single string, before work.
     """
     import pandas as pd
 
@@ -54,17 +56,23 @@ def check(
 
     if isinstance(claims, str):
         raise ValueError(f"claims must be a sequence of claims or ids, got the string {claims!r}")
+    found = [find(claim) if isinstance(claim, str) else claim for claim in claims]
     lines = []
-    for claim in [find(claim) if isinstance(claim, str) else claim for claim in claims]:
-        verdict = verify(claim, effort=effort, rng=seed, backend=backend, executor=executor)
-        record = entry(claim, verdict, notebook=notebook)
-        with files.atomic(Path(out) / "rows" / f"{claim.id}.parquet") as temporary:
-            verdict.rows.to_parquet(temporary)
-        files.write_json(Path(out) / "verdicts" / f"{claim.id}.json", record)
-        sabotages = record["sabotages"]
-        line = {key: (record | record["machine"])[key] for key in ("title", "outcome", "trials", "failures")}
-        caught = f"{sum(bool(s['caught']) for s in sabotages)}/{len(sabotages)}"
-        lines.append({"claim": claim.id, **line, "sabotage caught": caught, "reason": verdict.reason})
+    with counted(f"{len(found)} claim{'s' * (len(found) != 1)}", len(found)) as count:
+        for number, claim in enumerate(found):
+
+            def progress(done: int, total: int, number: int = number) -> None:
+                count(number + done / total)
+
+            verdict = verify(claim, effort=effort, rng=seed, backend=backend, executor=executor, progress=progress)
+            record = entry(claim, verdict, notebook=notebook)
+            with files.atomic(Path(out) / "rows" / f"{claim.id}.parquet") as temporary:
+                verdict.rows.to_parquet(temporary)
+            files.write_json(Path(out) / "verdicts" / f"{claim.id}.json", record)
+            sabotages = record["sabotages"]
+            line = {key: (record | record["machine"])[key] for key in ("title", "outcome", "trials", "failures")}
+            caught = f"{sum(bool(s['caught']) for s in sabotages)}/{len(sabotages)}"
+            lines.append({"claim": claim.id, **line, "sabotage caught": caught, "reason": verdict.reason})
     return pd.DataFrame(lines).set_index("claim")
 
 

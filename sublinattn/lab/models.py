@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ..core import backends, checks
+from ..core.names import suggestion
 from ..lm import corpus
 
 if TYPE_CHECKING:
@@ -138,10 +139,19 @@ class Model:
 
 
 def place(model: str) -> Path:
-    """The folder or file of a model's weights; FileNotFoundError if it is one to be fetched and is not fetched yet."""
+    """The folder or file of a model's weights.
+
+    FileNotFoundError if it is one to be fetched and is not fetched yet, or a misspelt name.
+    """
     from ..lm import fetch
 
-    return TINY if model == "tiny" else fetch.fetched(model) if model in fetch.SOURCES else Path(model)
+    if model == "tiny":
+        return TINY
+    if model in fetch.SOURCES:
+        return fetch.fetched(model)
+    if not Path(model).exists() and (nearest := suggestion(model, ["tiny", *fetch.SOURCES])):
+        raise FileNotFoundError(f"{model} is no folder and no file{nearest}")
+    return Path(model)
 
 
 @cache

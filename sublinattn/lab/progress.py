@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
+
+_PAUSE = 0.5
+"""Seconds between two states of the line: each travels to the browser."""
 
 
 def tracked(items: Sequence[T], what: str, *, clock: Callable[[], float] = time.perf_counter) -> Iterator[T]:
@@ -15,13 +19,29 @@ def tracked(items: Sequence[T], what: str, *, clock: Callable[[], float] = time.
     `what` names them and, where it is known, what they cost: "4 passages of 8192 tokens, about 16 minutes". At the end
     the line says what they took. Outside of a notebook nothing is shown.
     """
+    with counted(what, len(items), clock=clock) as count:
+        for done, item in enumerate(items):
+            count(done)
+            yield item
+
+
+@contextmanager
+def counted(
+    what: str, total: int, *, clock: Callable[[], float] = time.perf_counter
+) -> Iterator[Callable[[float], None]]:
+    """The same line for work that is no iteration: yields a function that takes how many are done, parts included."""
     show, start = _line(), clock()
+    shown = start
     show(what)
-    for done, item in enumerate(items):
-        if done:
-            spent = clock() - start
-            show(f"{what}: {done} of {len(items)} in {_time(spent)}, {_time(spent / done * (len(items) - done))} to go")
-        yield item
+
+    def count(done: float) -> None:
+        nonlocal shown
+        if done and (now := clock()) - shown >= _PAUSE:
+            shown, spent = now, now - start
+            left = spent / done * (total - done)
+            show(f"{what}: {int(done)} of {total} in {_time(spent)}, {_time(left)} to go")
+
+    yield count
     show(f"{what}: {_time(clock() - start)}")
 
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
+from ..core.names import suggestion
+
 COLUMN, PAGE = 3.25, 5.5
 """Widths in inches: one column of two, and the text width of a one-column paper."""
 
@@ -157,7 +159,7 @@ def method(name: str, **overrides: Any) -> dict[str, Any]:
         No such method.
     """
     if name not in METHODS:
-        raise ValueError(f"name must be one of {list(METHODS)}, got {name!r}")
+        raise ValueError(f"name must be one of {list(METHODS)}, got {name!r}{suggestion(name, METHODS)}")
     return {**METHODS[name], **overrides}
 
 

@@ -27,6 +27,12 @@ from ..methods.polynomial.monomials import Monomials
 from ..methods.polynomial.polynomial import PolynomialState
 from ..methods.subgen.subgen import SubGenCache
 
+Progress = Callable[[int, int], None]
+
+
+def nothing(done: int, total: int) -> None:
+    """The progress that is not shown."""
+
 
 @dataclass(frozen=True, eq=False)
 class Contender:
@@ -55,8 +61,8 @@ class Contender:
     nbytes: int | None = None
 
 
-def race(contenders: Sequence[Contender], rounds: int = 3) -> pd.DataFrame:
-    """Time all contenders in turn, `rounds` times.
+def race(contenders: Sequence[Contender], rounds: int = 3, *, progress: Progress = nothing) -> pd.DataFrame:
+    """Time all contenders in turn, `rounds` times; `progress(done, total)` is called after each.
 
     Returns
     -------
@@ -65,9 +71,10 @@ def race(contenders: Sequence[Contender], rounds: int = 3) -> pd.DataFrame:
         per second to the yardstick's, median over rounds), yardstick.
     """
     seconds: dict[Contender, list[float]] = {contender: [] for contender in contenders}
-    for _ in range(rounds):
-        for contender, times in seconds.items():
+    for done in range(rounds):
+        for number, (contender, times) in enumerate(seconds.items(), 1):
             times.append(best_of(np, contender.call, contender.repeats))
+            progress(done * len(seconds) + number, rounds * len(seconds))
     rows = []
     for contender, times in seconds.items():
         other, ratio = contender.yardstick, np.nan
@@ -89,7 +96,9 @@ def race(contenders: Sequence[Contender], rounds: int = 3) -> pd.DataFrame:
 
 
 # ---------------------------------------------------------------------------------------------------- sublinattn bench
-def hyper(n: int = 131072, *, n_exact: int = 16384, d: int = 64, size: int = 256) -> list[pd.DataFrame]:
+def hyper(
+    n: int = 131072, *, n_exact: int = 16384, d: int = 64, size: int = 256, progress: Progress = nothing
+) -> list[pd.DataFrame]:
     """HyperAttention and exact attention of one head; PyTorch's exact attention where the extra `torch` is installed.
 
     Returns
@@ -115,10 +124,10 @@ def hyper(n: int = 131072, *, n_exact: int = 16384, d: int = 64, size: int = 256
         memory.append({"causal": causal, "peak_bytes": peak_bytes(np, sublinear), "output_bytes": v.nbytes})
         if not causal:
             contenders.append(Contender("hyper_attention", n, sublinear, floor, repeats=5))
-    return [race(contenders), pd.DataFrame(memory)]
+    return [race(contenders, progress=progress), pd.DataFrame(memory)]
 
 
-def stream(n: int = 2**20, *, n_paper: int = 2**17, d: int = 8) -> list[pd.DataFrame]:
+def stream(n: int = 2**20, *, n_paper: int = 2**17, d: int = 8, progress: Progress = nothing) -> list[pd.DataFrame]:
     """The streaming state of the polynomial method, and the one-pass sketches with their decoders."""
     contenders = []
     for length in (n_paper, n):
@@ -132,10 +141,10 @@ def stream(n: int = 2**20, *, n_paper: int = 2**17, d: int = 8) -> list[pd.DataF
             contenders.append(Contender(f"{variant}, keys and queries", length, feed, nbytes=sketch.nbytes))
             for method in ("identify", "scan"):
                 contenders.append(Contender(f"{variant}, {method}", length, partial(sketch.decode, method)))
-    return [race(contenders)]
+    return [race(contenders, progress=progress)]
 
 
-def subgen(n: int = 2**20, *, d: int = 64, clusters: int = 1000) -> list[pd.DataFrame]:
+def subgen(n: int = 2**20, *, d: int = 64, clusters: int = 1000, progress: Progress = nothing) -> list[pd.DataFrame]:
     """SubGen's cache on keys in clusters of diameter delta.
 
     Returns
@@ -152,7 +161,8 @@ def subgen(n: int = 2**20, *, d: int = 64, clusters: int = 1000) -> list[pd.Data
             Contender("products and minima alone", n, partial(_subgen_products, n, d, clusters), rows),
             Contender("SubGen, in chunks", n, partial(_subgen, x, n), rows),
             rows,
-        ]
+        ],
+        progress=progress,
     )
     cache, exact, q = _subgen(x, n), ExactCache().update(x.k, x.v), x.q[:1]
     answer = Contender("SubGen, one query", n, partial(cache.attend, q), nbytes=cache.nbytes)
@@ -163,6 +173,7 @@ def subgen(n: int = 2**20, *, d: int = 64, clusters: int = 1000) -> list[pd.Data
             Contender("NumPy, all BLAS threads", n, partial(_softmax, x, q[0]), answer, nbytes=2 * x.k.nbytes),
         ],
         rounds=9,
+        progress=progress,
     )
     memory = []
     for length in (n >> shift for shift in range(4, -1, -1)):
@@ -172,7 +183,9 @@ def subgen(n: int = 2**20, *, d: int = 64, clusters: int = 1000) -> list[pd.Data
     return [absorb, query, pd.DataFrame(memory)]
 
 
-def decoder(model: str = "smollm2", *, lengths: Sequence[int] = (2048, 8192)) -> list[pd.DataFrame]:
+def decoder(
+    model: str = "smollm2", *, lengths: Sequence[int] = (2048, 8192), progress: Progress = nothing
+) -> list[pd.DataFrame]:
     """Losses of a language model under exact attention; transformers' where the extra `hf` is installed.
 
     Returns
@@ -196,7 +209,7 @@ def decoder(model: str = "smollm2", *, lengths: Sequence[int] = (2048, 8192)) ->
         contenders.append(Contender(f"Decoder.losses, n = {n}", n, ours, theirs))
         contenders.append(Contender(f"head alone, n = {n}", n, partial(ours, resume=last)))
         memory.append({"n": n, "peak_bytes": peak_bytes(np, ours)})
-    return [race(contenders), pd.DataFrame(memory)]
+    return [race(contenders, progress=progress), pd.DataFrame(memory)]
 
 
 # ---------------------------------------------------------------------------------------------------------- what is run

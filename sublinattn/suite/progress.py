@@ -1,4 +1,4 @@
-"""The progress of a run: on a terminal a bar per notebook, elsewhere a line per finished notebook."""
+"""The progress of a run: on a terminal a bar per notebook and one for all, elsewhere a line per finished notebook."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
@@ -25,6 +25,9 @@ class Progress:
             MofNCompleteColumn(),
             TextColumn("cells"),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            speed_estimate_period=3600,  # a cell may take minutes
             console=self._console,
             disable=not self._console.is_terminal,
         )
@@ -33,8 +36,10 @@ class Progress:
     @contextmanager
     def track(self, jobs: Sequence[Job]) -> Iterator[None]:
         """Show these jobs while the context lasts."""
-        for job in jobs:
-            self._tasks[job.name] = self._bars.add_task(job.name, total=code_cells(job.path), start=False, mark="·")
+        cells = {job.name: code_cells(job.path) for job in jobs}
+        self._all = self._bars.add_task("all notebooks", total=sum(cells.values()), mark=" ")
+        for name, total in cells.items():
+            self._tasks[name] = self._bars.add_task(name, total=total, start=False, mark="·")
         with self._bars:
             yield
 
@@ -43,7 +48,11 @@ class Progress:
         task = self._tasks[job.name]
         self._bars.start_task(task)
         self._bars.update(task, mark="[cyan]▶[/]")
-        return execute(job, cell_done=lambda: self._bars.advance(task))
+        return execute(job, cell_done=lambda: self._cells_done(task, 1))
+
+    def _cells_done(self, task: TaskID, number: float) -> None:
+        for each in (task, self._all):
+            self._bars.advance(each, number)
 
     def finish(self, outcome: Outcome) -> None:
         """Mark a job as completed or failed, and print the traceback of a failure."""
@@ -51,6 +60,7 @@ class Progress:
         task = self._tasks[outcome.name]
         self._bars.update(task, mark="[red]✗[/]" if failed else "[green]✓[/]")
         self._bars.stop_task(task)
+        self._cells_done(task, self._bars.tasks[task].remaining or 0)  # what a cluster ran, and what a failure left out
         if failed:
             self._console.print(f"[red]{escape(outcome.name)} failed: {escape(outcome.error)}[/]")
             if outcome.traceback:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ..core import files
+from ..core.names import suggestion
 from ..core.provenance import provenance, source_hash
 from ..core.threads import cpu_count
 from ..lab import ledger
 from ..lab.record import Change, changes
-from . import report
+from . import catalogue, report
 from .notebook import Job, Outcome, content_hash, execute, kill_kernels, marks_of, parameters_of
 from .progress import Progress
 
@@ -111,7 +112,7 @@ def run_held(
         files.check_writable(out / name)
     # A Dask worker has a working directory of its own; elsewhere the notebooks show the path as the user gave it.
     common = {"effort": effort, "seed": seed, "backend": backend, "out": str(out.resolve() if scheduler else out)}
-    selected = _plan(_folder(notebooks), only, common, dict(parameters or {}), out)
+    selected = _plan(Path(notebooks or catalogue.notebooks()), only, common, dict(parameters or {}), out)
     finished = [job for job in selected if resume and _is_finished(job, out)]
     if any(job not in finished for job in selected):  # what a last notebook has read is about to change
         finished = [job for job in finished if not job.last]
@@ -141,18 +142,12 @@ def run_held(
     return Result(tuple(outcomes), new, found, report.build(out))
 
 
-def _folder(notebooks: Path | str | None) -> Path:
-    if notebooks is not None:
-        return Path(notebooks)
-    here = Path("notebooks")
-    return here if here.is_dir() else Path(__file__).resolve().parents[1] / "notebooks"
-
-
 def _plan(folder: Path, only: str | None, common: dict[str, Any], extra: dict[str, Any], out: Path) -> list[Job]:
     """The jobs of a run. Parameters are checked before any job starts, since papermill only warns of unknown ones."""
     paths = [path for path in sorted(folder.glob("*.ipynb")) if fnmatch(path.stem, only or "*")]
     if not paths:
-        raise ValueError(f"no notebook in {folder} matches {only or '*'!r}")
+        nearest = suggestion(only, (path.stem for path in folder.glob("*.ipynb")))
+        raise ValueError(f"no notebook in {folder} matches {only or '*'!r}{nearest}")
     parameters = {path: parameters_of(path) for path in paths}
     for path, names in parameters.items():
         if missing := sorted(set(common) - names):

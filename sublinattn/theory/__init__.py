@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from importlib import import_module
 from pkgutil import walk_packages
 from typing import TYPE_CHECKING, Any
 
+from ..core.names import suggestion
 from .result import Verdict
 from .verify import verify
 
@@ -40,8 +40,7 @@ def find(name: str) -> Claim:
     for claim in sorted(claims.values(), key=lambda claim: -len(claim.id)):  # one id may begin another
         if claim.model and name.startswith(f"{claim.id}-"):
             return claim.on(name.removeprefix(f"{claim.id}-"))
-    nearest = "".join(f"; did you mean {other!r}?" for other in get_close_matches(name, claims, n=1))
-    raise KeyError(f"no claim has the id {name!r}{nearest} (`sublinattn claims` lists them)")
+    raise KeyError(f"no claim has the id {name!r}{suggestion(name, claims)} (`sublinattn claims` lists them)")
 
 
 def _collect() -> dict[str, Claim]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +24,8 @@ from .trials import Stream, run_trials
 if TYPE_CHECKING:
     import pandas as pd
 
+Progress = Callable[[int, int], None]
+
 LEVEL = 1e-4
 """Bound on the probability that any true claim of the ledger is refuted."""
 
@@ -35,6 +37,7 @@ def verify(
     rng: int | None = 0,
     backend: str = "auto",
     executor: Executor | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> Verdict:
     """Verdict on a claim.
 
@@ -62,6 +65,9 @@ def verify(
     executor : concurrent.futures.Executor, optional
         Where trials run; the results do not depend on it. Not used for claims about this machine's seconds and bytes,
         whose trials must not disturb each other.
+    progress : callable
+        `progress(done, total)` is called after each trial with numbers of trials; those that a decided case no longer
+        needs count as done.
 
     Raises
     ------
@@ -85,7 +91,7 @@ def verify(
     family = CLAIMS.values() if claim.origin or CLAIMS.get(claim.id) is claim else [claim]
     level = LEVEL / max(1, sum(_hypotheses(member, effort) for member in family))
     conditions = _conditions(claim, effort, level)
-    _run(conditions, seed, backend, None if machine else executor)
+    _run(conditions, seed, backend, None if machine else executor, progress)
 
     main, drops = conditions[0], conditions[1 : 1 + len(claim.drops)]
     sabotages = tuple(_sabotage_result(condition) for condition in conditions[1 + len(claim.drops) :])
@@ -132,11 +138,14 @@ def _hypotheses(claim: Claim, effort: str) -> int:
     return len(claim.kind.variables if isinstance(claim.kind, Growth) else claim.at(claim.cases, effort))
 
 
-def _run(conditions: Sequence[Condition], seed: int, backend: str, executor: Executor | None) -> None:
+def _run(
+    conditions: Sequence[Condition], seed: int, backend: str, executor: Executor | None, progress: Progress
+) -> None:
     """Run trials until every case is decided or at its limit."""
     places = [(condition, i) for condition in conditions for i in range(len(condition.cases))]
     streams = [Stream(c.claim.trial, c.claim.id, c.name, i, c.cases[i], c.limit) for c, i in places]
     active = set(range(len(streams)))
+    total = sum(stream.limit for stream in streams)
     for number, trial in run_trials(streams, active, seed=seed, backend=backend, executor=executor):
         condition, i = places[number]
         condition.add(i, trial)
@@ -144,6 +153,7 @@ def _run(conditions: Sequence[Condition], seed: int, backend: str, executor: Exe
             active.discard(number)
         if condition.kind == "sabotage" and condition.tests[i].outcome == "refuted":  # one refuted case catches it
             active.difference_update([n for n in active if places[n][0] is condition])
+        progress(total - sum(streams[n].limit - len(places[n][0].trials[places[n][1]]) for n in active), total)
 
 
 # ---------------------------------------------------------------------------------------------------------- conditions

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
 import json
 import os
 import re
@@ -10,6 +12,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from pathlib import Path
 from urllib.parse import unquote
@@ -17,6 +20,7 @@ from urllib.parse import unquote
 import nbformat
 import pytest
 import toys
+from rich.console import Console
 
 from sublinattn.core import files
 from sublinattn.lab import ledger
@@ -38,6 +42,12 @@ kernel.shell_handlers["kernel_info_request"] = answer_and_linger
 """
 ALONE = "al{on}e #1 50% ü"  # a name is no format string, and no link
 SHOW = "import os, sys; print(sys.executable, os.environ.get('OMP_NUM_THREADS'), n)"
+
+
+def read_all(descriptor):
+    with contextlib.suppress(OSError):  # nobody writes any more
+        while os.read(descriptor, 4096):
+            pass
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +172,8 @@ def test_an_interrupted_run_ends_at_once_and_leaves_no_kernel(tmp_path, end, cod
         **dict.fromkeys(("stdin", "stdout", "stderr"), its),
     )
     os.close(its)
+    if end != "the terminal":  # a terminal reads; one that is about to go may be full
+        threading.Thread(target=read_all, args=[ours], daemon=True).start()
     deadline = time.monotonic() + 60
     while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
         assert time.monotonic() < deadline and process.poll() is None
@@ -328,6 +340,20 @@ def test_a_damaged_stamp_or_verdict_is_none_and_its_notebook_runs_again(go, file
     (Path("out") / file).write_text(content)
     ran, result = go(resume=True)
     assert ran == ["a"] and set(result.ledger["claims"]) == {"toy.open", "toy.empty"}
+
+
+def test_progress_on_a_terminal_counts_the_cells_of_all_notebooks(tmp_path, monkeypatch):
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    shown = Progress(console)
+    jobs = [notebook.Job(toys.notebook(tmp_path / f"{name}.ipynb", "1", "2"), {}, tmp_path) for name in "ab"]
+    monkeypatch.setattr("sublinattn.suite.progress.execute", lambda job, cell_done: cell_done())
+    with shown.track(jobs):
+        shown.execute(jobs[0])
+        shown.finish(Outcome("a", "failed", error="after one cell"))
+        shown.finish(Outcome("b", "completed"))  # on a cluster, whose cells are not seen
+    last = [line for line in console.file.getvalue().splitlines() if "all notebooks" in line][-1]
+    cells = sum(notebook.code_cells(job.path) for job in jobs)
+    assert f"{cells}/{cells}" in last and "left" in last
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

@@ -188,6 +188,13 @@ def test_sabotage_stops_at_the_first_refuted_case(claim, change, reason, maximum
     assert sabotage.caught and reason in sabotage.reason and sabotage.trials < maximum
 
 
+def test_progress_never_goes_back_and_ends_with_all():
+    seen = []
+    verify(SUPPORTED, progress=lambda done, total: seen.append((done, total)))
+    assert len({total for _, total in seen}) == 1 and seen == sorted(seen)
+    assert seen[0][0] == 1 and seen[-1][0] == seen[-1][1] and len(seen) < seen[-1][1], "cases are decided early"
+
+
 def test_slack_ignores_zero_over_zero():
     verdict = check(toy(Exact("<="), sometimes_zero, [{}], limit=40))
     assert verdict.cases[0].slack == {"q05": 2.0, "q50": 2.0, "q95": 2.0}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ...core import checks
+from ...core.names import suggestion
 from .instance import Instance
 from .synthetic import (
     Arrays,
@@ -83,7 +84,7 @@ def make(
     O(n (d + d_v)) time and memory.
     """
     if name not in names():
-        raise ValueError(f"unknown workload {name!r}; there are {', '.join(names())}")
+        raise ValueError(f"unknown workload {name!r}; there are {', '.join(names())}{suggestion(name, names())}")
     sizes = {"n": n, "d": d, "d_v": d if d_v is None else d_v}
     for key, size in sizes.items():
         checks.count(key, size)
@@ -95,7 +96,8 @@ def make(
     defaults = {p.name: p.default for p in inspect.signature(draw).parameters.values() if p.kind is p.KEYWORD_ONLY}
     if unknown := sorted(set(knobs) - set(defaults)):
         known = ", ".join(f"{key}={value}" for key, value in defaults.items())
-        raise ValueError(f"workload {name!r} has no knob {', '.join(unknown)}; it has {known}")
+        nearest = suggestion(unknown[0], defaults)
+        raise ValueError(f"workload {name!r} has no knob {', '.join(unknown)}; it has {known}{nearest}")
 
     q, k, v = draw(np.random.default_rng(rng), *sizes.values(), s, **knobs)
     made_with = {**sizes, **defaults, **knobs, "seed": rng if isinstance(rng, int | np.integer) else None}
