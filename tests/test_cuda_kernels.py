@@ -102,8 +102,8 @@ DEFECTS: dict[str, tuple[Callable[[Any], None], str, str, str]] = {  # check, be
     "what was drawn is read too early": (check_samples, BARRIER + LOOP + "b", LOOP + "b", RACE),
     "what was drawn before is read too early": (check_samples, BARRIER + LOOP + "j", LOOP + "j", RACE),
     "a place that had to be taken is free": (check_samples, "while (", "while (false && ", WRONG),
-    "the block's own sampled keys count": (check_lists, "block ? -infinity() : weight", "-1 ? 0 : weight", WRONG),
-    "the last block is as long as the others": (check_lists, "min(block_size, n -", "min(block_size, n +", WRONG),
+    "the block's own sampled keys count": (check_lists, "inside(place) ? -infinity() : weight", "weight", WRONG),
+    "the last block is as long as the others": (check_lists, "float>(n - c)", "float>(n - 40)", WRONG),
     "no sink": (check_lists, "i < c + s ? 0", "i < c ? 0", WRONG),
 }  # fmt: skip
 

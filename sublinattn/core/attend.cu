@@ -30,6 +30,7 @@ __device__ __forceinline__ float quad_sum(float x) {
 }
 
 // q_rows (G, t) and k_rows (G / share, c): row numbers in q, k, v; null for rows in order. log_weights (G, c), null for 0.
+// A negative number in q_rows, which only such follow in its group, is no query.
 // `share` groups in a row have the same keys. m, l (rows), o (rows, D): read if `resume`, written if `out` is null.
 // out (rows, D): o / l, or 0 where no key counts. lse (rows), may be null: m + log l. causal: query i sees keys 0 to i.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(
@@ -49,10 +50,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(
     const int first = (tiles_of_queries - 1 - blockIdx.x % tiles_of_queries) * ROWS;  // under a mask the longest first
     const int last_key = causal ? min(c, first + ROWS) : c;
 
+    if (q_rows && q_rows[group * t + first] < 0) return;
     for (int i = threadIdx.x; i < ROWS * (D / 8); i += THREADS) {
         const int row = first + i / (D / 8), chunk = i % (D / 8) * 8;
-        const long long from = row >= t ? 0 : q_rows ? q_rows[group * t + row] : group * t + row;
-        copy_async(queries + i / (D / 8) * STRIDE + chunk, q + from * D + chunk, row < t);
+        const long long from = row >= t ? -1 : q_rows ? q_rows[group * t + row] : group * t + row;
+        copy_async(queries + i / (D / 8) * STRIDE + chunk, q + max(from, 0LL) * D + chunk, from >= 0);
     }
 
     // Copies of a tile of keys and one of values. This thread's row numbers are read one tile ahead of their use, so that
@@ -176,7 +178,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(
             for (int a = 0; a < SLABS; ++a)
 #pragma unroll
                 for (int h = 0; h < 2; ++h) {
-                    const float next = fmaxf(m[a][h], quad_max(most[a][h]));
+                    const float top = quad_max(most[a][h]);  // a row alone decides, so that its bits depend on no other
+                    const float next = top > m[a][h] + GROWTH ? top : m[a][h];
                     const float rescale = next == -INF ? 1 : exp2_fast(m[a][h] - next);  // -inf - (-inf) would be NaN
                     m[a][h] = next;
                     l[a][h] *= rescale;
@@ -243,8 +246,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend(
             const int r = first + i / (D / 8), column = i % (D / 8) * 8;
             if (r < t) {
                 const long long to = q_rows ? q_rows[group * t + r] : group * t + r;
-                *reinterpret_cast<uint4*>(out + to * D + column) =
-                    *reinterpret_cast<const uint4*>(queries + i / (D / 8) * STRIDE + column);
+                if (to >= 0)
+                    *reinterpret_cast<uint4*>(out + to * D + column) =
+                        *reinterpret_cast<const uint4*>(queries + i / (D / 8) * STRIDE + column);
             }
         }
 }

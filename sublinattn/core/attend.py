@@ -97,7 +97,8 @@ def attend(
     scale : float
         Factor of the logits.
     q_rows, k_rows : array of int32, shapes (G, t) and (G', c), optional
-        Row numbers; without them, groups have the rows of q or k in order.
+        Row numbers; without them, groups have the rows of q or k in order. Negative numbers at the end of a group of
+        queries are no queries.
     log_weights : array of float32, shape (G, c), optional
         Key j counts `exp(log_weights[g, j])` times for the queries of group g; `-inf` leaves it out.
     causal : bool

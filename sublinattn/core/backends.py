@@ -304,7 +304,7 @@ class Scratch:
 def gather(xp: Any, x: Array, rows: Array, out: Array | None = None) -> Array:
     """`x[rows]` along the first axis, written to `out` if given; on the CPU `rows` are not checked to be in range."""
     if xp is np:
-        return np.take(x, rows, axis=0, out=out, mode="clip")
+        return np.take(x, rows, axis=0, out=out, mode="wrap")
     return xp.take(x, rows, axis=0, out=out)
 
 
@@ -316,7 +316,7 @@ def scatter(xp: Any, out: Array, rows: Array, values: Array) -> None:
     if xp is np:
         row = np.dtype((np.void, out.shape[1] * out.itemsize))
         source = np.ascontiguousarray(values).reshape(-1, out.shape[1]).view(row)[:, 0]
-        np.put(out.view(row)[:, 0], rows, source, mode="clip")
+        np.put(out.view(row)[:, 0], rows, source, mode="wrap")
     else:
         out[rows] = values
 

@@ -55,21 +55,23 @@ class Block:
         """The samples `x` (P, m, ...) of this tile's blocks.
 
         One entry per problem if all problems of the tile have equally many blocks in it (the blocks of a problem then
-        meet its sample in one product), else one per block.
+        meet its sample in one product, if they may), else one per block.
         """
         problem = self.group.problem[self.at]
         first, last = int(problem[0]), int(problem[-1])
+        if not self.group.joint and first < last:
+            return x[backends.to_device(problem, xp)]
         even = np.array_equal(problem, np.repeat(np.arange(first, last + 1), len(problem) // (last - first + 1)))
         return x[first : last + 1] if even else x[backends.to_device(problem, xp)]
 
     def sample_logits(self, tile: Softmax, k: Array) -> Array:
         """Logits (g, t, m) of the tile's queries with sampled keys that `of_problem` gave."""
-        return tile.logits(_joined(self.q, k), k).reshape(*self.q.shape[:2], -1)
+        return tile.logits(self.joined(self.q, k), k).reshape(*self.q.shape[:2], -1)
 
-
-def _joined(x: Array, samples: Array) -> Array:
-    """Rows (g, t, ...) of a tile, those of the blocks that share a sample joined: (len(samples), rows, ...)."""
-    return x.reshape(len(samples), -1, x.shape[-1])
+    def joined(self, x: Array, samples: Array) -> Array:
+        """Rows (g, t, ...) of a tile, those of blocks that share a sample joined if they may be: (len(samples), rows,
+        ...), or as they are."""
+        return x.reshape(len(samples), -1, x.shape[-1]) if self.group.joint else x
 
 
 class Estimator(Protocol):
@@ -105,20 +107,19 @@ class SharedSample:
 
     def __init__(self, problem: Problem, blocks: SortedBlocks, positions: Array) -> None:
         xp, (_, k, v) = problem.xp, problem.rows
-        self.problem, self.n, self.block_size = problem, blocks.k_order.shape[1], blocks.block_size
-        positions = backends.to_device(positions, xp) if isinstance(positions, np.ndarray) else positions
-        self.block_of = positions // blocks.block_size
-        self.rows = xp.take_along_axis(blocks.k_order, positions, axis=1)
+        self.problem, self.blocks, self.n = problem, blocks, blocks.k_order.shape[1]
+        self.places = backends.to_device(positions, xp) if isinstance(positions, np.ndarray) else positions
+        self.rows = xp.take_along_axis(blocks.k_order, self.places, axis=1)
         self.k, self.v = k[self.rows], v[self.rows]
         self._weights = {id(group): self.weights(group) for group in blocks.groups}
 
     def weights(self, group: BlockGroup) -> Array:
         """Weight of each sampled key for each block, shape (G, m): `(n - |B|) / u` outside the block, 0 inside."""
         xp = self.problem.xp
-        outside = group.outside(xp, self.block_of)
+        outside = self.blocks.outside(xp, group, self.places)
         drawn = outside.sum(axis=1, keepdims=True)
-        size = np.minimum(self.block_size, self.n - group.block * self.block_size)[:, None]
-        weights = outside * ((self.n - backends.to_device(size, xp)) / xp.maximum(drawn, 1))
+        size = group.k_rows.shape[1]
+        weights = outside * ((self.n - size) / xp.maximum(drawn, 1))
         return weights.astype(backends.working_dtype(self.k))
 
     def absorb(self, tile: Softmax, p: Partial, block: Block, lap: Lap) -> None:
@@ -167,7 +168,7 @@ def row_norm_law(xp: Any, v: Array, order: Array) -> np.ndarray:
 
 def draw_theory(rng: np.random.Generator, blocks: SortedBlocks, m: int, law: np.ndarray) -> TheoryDraws:
     """Draw `m` test queries, uniform keys and keys by `law` (P, n_k) for every problem."""
-    (p, n_q), n_k = blocks.q_order.shape, blocks.k_order.shape[1]
+    (p, n_k), n_q = blocks.k_order.shape, blocks.testable
     by_norm = np.stack([rng.choice(n_k, m, p=row) for row in law])
     return TheoryDraws(
         queries=rng.integers(n_q, size=(p, m)),
@@ -195,17 +196,17 @@ class TheorySample:
         self, problem: Problem, blocks: SortedBlocks, draws: TheoryDraws, *, kappa: float | None, eps: float | None
     ) -> None:
         xp, (q, k, v) = problem.xp, problem.rows
-        n_q, n, m = blocks.q_order.shape[1], blocks.k_order.shape[1], draws.uniform.shape[1]
+        n_q, n, m = blocks.testable, blocks.k_order.shape[1], draws.uniform.shape[1]
         log_n = max(math.log(n), 1)
         if eps is None:
             eps = (log_n / m) ** (1 / 6)
         # Algorithm 2: C_i = cap * (<M_i, A_i> + tau/kappa), and d_i sums the uniform keys with weight n/m.
         self.cap = eps**2 * m / (n * log_n)
         self.weight = n / m
-        self.block_of = backends.to_device(draws.uniform // blocks.block_size, xp)
+        self.blocks, self.places = blocks, backends.to_device(draws.uniform, xp)
         uniform, by_norm = (
-            xp.take_along_axis(blocks.k_order, backends.to_device(places, xp), axis=1)
-            for places in (draws.uniform, draws.by_norm)
+            xp.take_along_axis(blocks.k_order, places, axis=1)
+            for places in (self.places, backends.to_device(draws.by_norm, xp))
         )
         self.k_uniform, self.k_norm = k[uniform], k[by_norm]
         # Algorithm 3: S has a row e_j^T / sqrt(m p_j) for each drawn key, so (S^T S V)_j = sum of v_j / (m p_j).
@@ -231,12 +232,12 @@ class TheorySample:
         lap("block")
         k_norm, v_norm, k_uniform = (block.of_problem(xp, x) for x in (self.k_norm, self.v_norm, self.k_uniform))
         e = tile.exponentials(p, block.sample_logits(tile, k_norm))
-        p.o += xp.matmul(_joined(e, v_norm), v_norm).reshape(p.o.shape)  # A S^T S V
+        p.o += xp.matmul(block.joined(e, v_norm), v_norm).reshape(p.o.shape)  # A S^T S V
         e = tile.exponentials(p, block.sample_logits(tile, k_uniform))
         # d_i = (n/m) sum_j (1 - M_{i,l_j}) min(A_{i,l_j}, C_i), relative to exp(m_i) like all sums of the partial.
         floor = xp.exp(log_floor - (p.m if tile.shift else 0))
         cap = (self.cap * (p.l + floor))[..., None]
-        weights = (block.group.outside(xp, self.block_of)[block.at] * self.weight).astype(e.dtype)
+        weights = (self.blocks.outside(xp, block.group, self.places)[block.at] * self.weight).astype(e.dtype)
         rest = xp.matmul(xp.minimum(e, cap), weights[..., None])[..., 0]
         p.l += xp.maximum(rest, floor)  # <M_i, A_i> + max(d_i, tau/kappa)
         xp.maximum(p.l, SATURATION, out=p.l)
@@ -246,11 +247,10 @@ class TheorySample:
 def unmasked_row_sums(xp: Any, q: Array, k: Array, blocks: SortedBlocks, ranks: np.ndarray, *, scale: float) -> Array:
     """`log <1 - M_i, A_i>` (P, t) of some queries: the log of each one's row sum outside its own block.
 
-    `q` and `k` (rows, d) are those of all problems as one list; `ranks` (P, t) name queries of each problem by their
-    place in the sorted order. `O(t n_k d)` operations per problem.
+    `q` and `k` (rows, d) are those of all problems as one list; `ranks` (P, t) name queries of each problem among
+    those that `blocks` can test. `O(t n_k d)` operations per problem.
     """
-    size, there = blocks.q_block_size, backends.to_device(ranks, xp)
-    rows, own, own_there = xp.take_along_axis(blocks.q_order, there, axis=1), ranks // size, there[..., None] // size
+    rows, own_there, own = blocks.tests(xp, ranks)
     q, k = q[rows] * scale, k[blocks.k_order]
     sums = xp.empty(ranks.shape, q.dtype)
     (p, t), n_k, b = ranks.shape, blocks.k_order.shape[1], blocks.block_size
@@ -266,9 +266,10 @@ def unmasked_row_sums(xp: Any, q: Array, k: Array, blocks: SortedBlocks, ranks: 
             for first in range(0, n_k, step_k):
                 stop = min(first + step_k, n_k)
                 logits = tile.logits(q[at, part], k[at, first:stop])
-                start, end = max(first, int(block.min()) * b), min(stop, (int(block.max()) + 1) * b)
+                start, end = max(first, int(block.min())), min(stop, int(block.max()) + b)
                 if start < end:  # some query's own block is here
-                    inside = own_there[at, part] == xp.arange(start, end) // b
+                    offset = xp.arange(start, end) - own_there[at, part, None]
+                    inside = (offset >= 0) & (offset < b)
                     xp.copyto(logits[..., start - first : end - first], -np.inf, where=inside)
                 total.l += tile.exponentials(total, logits).sum(axis=-1)
             sums[at, part] = total.lse()

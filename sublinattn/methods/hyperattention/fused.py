@@ -22,6 +22,7 @@ from ...core.exact import Partial
 from ...primitives.sampling import sample_without_replacement
 from .exact_keys import ExactKeys
 from .hyper import Deliver, Problem
+from .own_hash import OwnGroup
 from .sort_lsh import THREADS, BlockGroup, SortedBlocks
 
 
@@ -29,10 +30,12 @@ from .sort_lsh import THREADS, BlockGroup, SortedBlocks
 class FusedProblem(Problem):
     """`Problem` on arrays that the kernel serves; `deliver` is the kernel, with the arrays that it writes to."""
 
-    def full(self, exact_keys: ExactKeys) -> tuple[Array, Array]:
+    tile: int | None = 128  # a thread block of the kernel takes no more
+
+    def full(self, exact_keys: ExactKeys, first: int = 0) -> tuple[Array, Array]:
         out, lse = self._results()
-        self.unmasked(exact_keys, partial(attend, self.xp, out=out, lse=lse))
-        return out.reshape(self.q.shape), lse.reshape(self.q.shape[:2])
+        self.unmasked(exact_keys, partial(attend, self.xp, out=out, lse=lse), first)
+        return out.reshape(self.q.shape)[:, first:], lse.reshape(self.q.shape[:2])[:, first:]
 
     def square(self, exact_keys: ExactKeys) -> tuple[Array, Array]:
         xp, (b, n, d) = self.xp, self.q.shape
@@ -74,8 +77,10 @@ class FusedProblem(Problem):
         xp, (p, n), (count, c) = self.xp, blocks.k_order.shape, group.k_rows.shape
         m, s = places.shape[1], sinks.shape[1]
         k_rows, log_weights = xp.empty((count, c + s + m), np.int32), xp.empty((count, c + s + m), np.float32)
-        arrays = (xp.ascontiguousarray(x, dtype=np.int32) for x in (blocks.k_order, places, sinks))
-        sizes = (n, m, s, count // p, int(group.block[0]), c, blocks.block_size)
+        first = group.first if isinstance(group, OwnGroup) else group.block * blocks.block_size
+        given = (blocks.k_order, places, sinks, backends.to_device(first.astype(np.int32), xp))
+        arrays = (xp.ascontiguousarray(x, dtype=np.int32) for x in given)
+        sizes = (n, m, s, count // p, c)
         files = ("core/gpu.cuh", "methods/hyperattention/lists.cu")
         kernel = backends.cuda_module(*files, options=(f"-DTHREADS={THREADS}",)).get_function("block_lists")
         kernel((count,), (THREADS,), (*arrays, k_rows, log_weights, *map(np.int32, sizes)))

@@ -40,8 +40,9 @@ from ...core.backends import Array, Scratch
 from ...core.exact import Partial, Softmax, each_query_tile, needs_shift
 from .estimators import Block, BlockKernel, Estimator, Lap, MakeEstimator, practical_estimator, theory_estimator
 from .exact_keys import ExactKeys, mark, number, resolve
+from .own_hash import cut_blocks, resolve_block_by
 from .recursion import inner_nodes, leaves
-from .sort_lsh import MAX_BITS, BlockGroup, SortedBlocks, hash_rows, sort_blocks
+from .sort_lsh import MAX_BITS, BlockGroup, SortedBlocks, hash_rows
 
 SAMPLE_SIZE = 256
 MIN_EXACT = 1024
@@ -65,6 +66,7 @@ def hyper_attention(
     estimator: Literal["practical", "theory"] = "practical",
     min_exact: int = MIN_EXACT,
     exact_keys: int | Array = 0,
+    block_by: Literal["rank", "own-hash"] | None = None,
     rng: np.random.Generator | int | None = None,
     return_lse: bool = False,
     block_kernel: BlockKernel | None = None,
@@ -94,6 +96,10 @@ def hyper_attention(
     exact_keys : int or integer array, shape (c,) or (..., c)
         Keys (attention sinks) that are in every query's exact part: the first `exact_keys`, or those at these
         positions, for all problems or of each one's own. `heavy_keys` and `hardness` find them.
+    block_by : {"rank", "own-hash"}, optional
+        Only with `causal`: what decides which block of keys a query meets. "rank" (the default): its rank among all
+        queries of its square, as in the paper. "own-hash": its rank among the keys before it, by its own hash; then no
+        output depends on a later token (`own_hash.py`).
     rng : Generator, int or None
         Source of all draws. The same seed gives the same draws on CPU and GPU.
     return_lse : bool
@@ -128,14 +134,14 @@ def hyper_attention(
     xp, (q, k, v), leave = backends.enter(q=q, k=k, v=v)
     checks.shapes(q, k, v)
     scale = checks.resolve_scale(scale, q.shape[-1])
-    n_q, n_k = q.shape[-2], k.shape[-2]
+    batch_shape, n_q, n_k, d_v = q.shape[:-2], q.shape[-2], k.shape[-2], v.shape[-1]
     block_size = checks.integer("block_size", block_size, minimum=1)
     if sample_size is None:
         sample_size = min(SAMPLE_SIZE, n_k)
     elif checks.integer("sample_size", sample_size, minimum=1) > n_k:
         raise ValueError(f"sample_size must be at most the number of keys ({n_k}), got {sample_size}")
     min_exact = checks.integer("min_exact", min_exact, minimum=0)
-    exact_keys = resolve(exact_keys, q.shape[:-2], n_k)
+    exact_keys = resolve(exact_keys, batch_shape, n_k)
     if lsh_bits is not None and checks.integer("lsh_bits", lsh_bits, minimum=1) > MAX_BITS:
         raise ValueError(f"lsh_bits must be at most {MAX_BITS}, got {lsh_bits}")
     if estimator not in tuple(ESTIMATORS):
@@ -146,12 +152,12 @@ def hyper_attention(
     if block_kernel is not None and estimator != "practical":
         raise ValueError("block_kernel is only for estimator='practical': 'theory' needs the block's entries")
 
-    batch_shape, d_v = q.shape[:-2], v.shape[-1]
     fused = estimator == "practical" and block_kernel is None and attend.serves(xp, q, k, v)
     dtype = q.dtype if fused else backends.working_dtype(q)
     q, k, v = (xp.ascontiguousarray(x.astype(dtype, copy=False)).reshape(-1, *x.shape[-2:]) for x in (q, k, v))
-    common: dict[str, Any] = {"scale": scale, "block_size": block_size, "sample_size": sample_size}
-    common |= {"lsh_bits": lsh_bits, "min_exact": min_exact, "rng": checks.generator(rng)}
+    rule = resolve_block_by(block_by, causal=causal)
+    common: dict[str, Any] = {"scale": scale, "block_size": block_size, "sample_size": sample_size, "block_by": rule}
+    common |= {"min_exact": min_exact, "lsh_bits": lsh_bits, "rng": checks.generator(rng)}
     common |= {"make_estimator": ESTIMATORS[estimator], "kernel": block_kernel}
     power = 0  # of two: what the values are divided by
     if fused:
@@ -198,6 +204,8 @@ class Problem:
     lsh_bits: int | None = None
     min_exact: int = 0  # n0
     kernel: BlockKernel | None = None  # computes the exact blocks in place of this package's tiles
+    block_by: str = "rank"  # under a causal mask: see `hyper_attention`
+    tile: int | None = None  # queries in a tile of `own_hash.py`
 
     @property
     def rows(self) -> tuple[Array, Array, Array]:
@@ -206,35 +214,34 @@ class Problem:
         return q, k, v
 
     # ------------------------------------------------------------------------------------------- Algorithm 3: no mask
-    def full(self, exact_keys: ExactKeys) -> tuple[Array, Array]:
-        """Output (B, n_q, d_v) and lse (B, n_q) of every query over all keys."""
+    def full(self, exact_keys: ExactKeys, first: int = 0) -> tuple[Array, Array]:
+        """Output (B, n_q - first, d_v) and lse (B, n_q - first) of the queries from `first` on, over all keys."""
         xp, (b, n_q, _) = self.xp, self.q.shape
-        out = xp.empty((b * n_q, self.v.shape[-1]), self.q.dtype)
-        lse = xp.empty(b * n_q, self.q.dtype)
+        out = xp.empty((b * n_q + 1, self.v.shape[-1]), self.q.dtype)  # the last row is nobody's: see `own_hash.py`
+        lse = xp.empty(b * n_q + 1, self.q.dtype)
 
         def deliver(rows: Array, p: Partial) -> None:
             lse[rows] = p.lse()
             backends.scatter(xp, out, rows, p.output())  # D~^-1 (A S^T S V), D~ the estimate of D
 
-        self.unmasked(exact_keys, deliver)
-        return out.reshape(b, n_q, -1), lse.reshape(b, n_q)
+        self.unmasked(exact_keys, deliver, first)
+        return out[:-1].reshape(b, n_q, -1)[:, first:], lse[:-1].reshape(b, n_q)[:, first:]
 
-    def unmasked(self, exact_keys: ExactKeys, deliver: Deliver) -> None:
-        """Attention of every query over all keys."""
+    def unmasked(self, exact_keys: ExactKeys, deliver: Deliver, first: int = 0) -> None:
+        """Attention of every query from `first` on over all keys."""
         (b, n_q, _), n_k = self.q.shape, self.k.shape[1]
-        q_start, k_start = np.arange(b) * n_q, np.arange(b) * n_k
+        q_start, k_start = np.arange(b) * n_q + first, np.arange(b) * n_k
         c = number(exact_keys)
         if n_k - c <= self.block_size or n_k <= self.min_exact:
-            self.exact(self.q, self.k, self.v, q_start, causal=False, deliver=deliver)
+            self.exact(self.q[:, first:], self.k, self.v, q_start, causal=False, deliver=deliver)
         else:
             lap = timing.clock(self.xp)()
             q_buckets, k_buckets = self.hash(lap)
             if isinstance(exact_keys, int):
-                blocks = self._sort(q_buckets, k_buckets[:, c:], q_start, k_start + c, lap)
-                sinks = k_start[:, None] + np.arange(c)
+                blocks = self._sort(q_buckets, k_buckets[:, c:], q_start, k_start + c, lap, first)
             else:
-                blocks = self._sort(q_buckets, mark(self.xp, k_buckets, exact_keys), q_start, k_start, lap, c)
-                sinks = blocks.apart
+                blocks = self._sort(q_buckets, mark(self.xp, k_buckets, exact_keys), q_start, k_start, lap, first, c)
+            sinks = k_start[:, None] + np.arange(c) if isinstance(exact_keys, int) else blocks.apart
             self.estimate(blocks, sinks, deliver)
 
     # ------------------------------------------------------------------------------------ Algorithm 4: causal recursion
@@ -245,17 +252,15 @@ class Problem:
             k, v = (xp.ascontiguousarray(x[:, :n_q]) for x in (self.k, self.v))
             return replace(self, k=k, v=v).causal(min(exact_keys, n_q) if isinstance(exact_keys, int) else exact_keys)
         if n_q > n_k:  # the queries past n_k see all keys
-            parts = (self.q[:, :n_k], self.q[:, n_k:])
-            square, below = (replace(self, q=xp.ascontiguousarray(part)) for part in parts)
-            pairs = zip(square.causal(exact_keys), below.full(exact_keys), strict=True)
-            out, lse = (xp.concatenate(pair, axis=1) for pair in pairs)
-            return out, lse
+            out, lse = replace(self, q=xp.ascontiguousarray(self.q[:, :n_k])).causal(exact_keys)
+            rest, rest_lse = self.full(exact_keys, n_k)
+            return xp.concatenate([out, rest], axis=1), xp.concatenate([lse, rest_lse], axis=1)
         return self.square(exact_keys)
 
     def square(self, exact_keys: ExactKeys) -> tuple[Array, Array]:
         """`causal` for as many queries as keys."""
         xp, (b, n, _) = self.xp, self.q.shape
-        total = Partial.empty(xp, (b * n,), self.v.shape[-1], self.q.dtype)
+        total = Partial.empty(xp, (b * n + 1,), self.v.shape[-1], self.q.dtype)  # the last row is nobody's
 
         def store(rows: Array, p: Partial) -> None:
             total.m[rows], total.l[rows] = p.m, p.l
@@ -270,7 +275,7 @@ class Problem:
             store(rows, p)
 
         self.recurse(exact_keys, store, add)
-        return total.output().reshape(b, n, -1), total.lse().reshape(b, n)
+        return total.output()[:-1].reshape(b, n, -1), total.lse()[:-1].reshape(b, n)
 
     def recurse(self, exact_keys: ExactKeys, store: Deliver, add: Deliver) -> None:
         """Deliver everything that the queries see: the first time to `store`, then to `add`."""
@@ -322,8 +327,8 @@ class Problem:
                 q, k, v = map(each.of, (self.q, self.k, self.v))
                 self.exact(q[:, half:], k[:, :half], v[:, :half], rows + half, causal=False, deliver=deliver)
             else:
-                later, earlier = each.of(q_buckets)[:, half:], each.of(k_buckets)[:, :half]
-                blocks = self._sort(later, earlier, rows + half, rows, lap, apart)
+                pair = each.of(q_buckets), each.of(k_buckets)[:, :half]
+                blocks = self._sort(*pair, rows + half, rows, lap, half, apart)
                 self.estimate(blocks, blocks.apart, deliver)
             lap = timing.clock(self.xp)()
 
@@ -335,10 +340,11 @@ class Problem:
         return pair
 
     def _sort(
-        self, q: Array, k: Array, q_start: np.ndarray, k_start: np.ndarray, lap: Lap, apart: int = 0
+        self, q: Array, k: Array, q_start: np.ndarray, k_start: np.ndarray, lap: Lap, first: int, apart: int = 0
     ) -> SortedBlocks:
-        starts = {"q_start": q_start, "k_start": k_start}
-        blocks = sort_blocks(self.xp, q, k, block_size=self.block_size, **starts, apart=apart)
+        """Blocks of the queries behind the `first` ones."""
+        how: dict[str, Any] = {"block_size": self.block_size, "q_start": q_start, "k_start": k_start, "apart": apart}
+        blocks = cut_blocks(self.xp, q, k, by=self.block_by, first=first, tile=self.tile, **how)
         lap("sort")
         return blocks
 

@@ -119,15 +119,9 @@ class BlockGroup:
     q_rows: Array
     k_rows: Array
     problem: np.ndarray
-    block: np.ndarray
+    block: Array  # on the host, unless it depends on data (`own_hash.py`)
 
-    def outside(self, xp: Any, block_of: Array) -> Array:
-        """`1 - M` for sampled keys, shape (G, m): False where the key lies in the block itself.
-
-        `block_of` (P, m) names the block of each problem's sampled keys.
-        """
-        problem, block = (backends.to_device(x, xp) for x in (self.problem, self.block))
-        return block_of[problem] != block[:, None]
+    joint = True  # whether the queries of several blocks may be rows of one product
 
 
 @dataclass(frozen=True)
@@ -144,6 +138,26 @@ class SortedBlocks:
     q_block_size: int
     groups: list[BlockGroup]  # the full blocks, and the short last ones if there are any
     apart: Array = None  # row numbers (P, c) of the keys that are in no block
+
+    @property
+    def testable(self) -> int:
+        """From how many queries of a problem Algorithm 2 draws its test queries T: here all of them."""
+        return int(self.q_order.shape[1])
+
+    def outside(self, xp: Any, group: BlockGroup, places: Array) -> Array:
+        """`1 - M` for sampled keys, shape (G, m): False where the key lies in the block itself.
+
+        `places` (P, m) are each problem's sampled keys in the sorted order.
+        """
+        problem, block = (backends.to_device(x, xp) for x in (group.problem, group.block))
+        block_of = places // self.block_size
+        return block_of[problem] != block[:, None]
+
+    def tests(self, xp: Any, drawn: np.ndarray) -> tuple[Array, Array, np.ndarray]:
+        """Rows (P, t) of the `testable` queries `drawn` (P, t), and where their blocks begin, also on the host."""
+        there, block = backends.to_device(drawn, xp), drawn // self.q_block_size
+        rows = xp.take_along_axis(self.q_order, there, axis=1)
+        return rows, there // self.q_block_size * self.block_size, block * self.block_size
 
 
 def sort_blocks(
@@ -166,7 +180,7 @@ def sort_blocks(
     (p, n_q), n_k = q_buckets.shape, k_buckets.shape[1] - apart
     t = -(-block_size * n_q // n_k)  # queries per block: the same share of the ranks as the keys', rounded up
     full = min(n_q // t, n_k // block_size)
-    q_order, k_order = _argsort(xp, q_buckets, k_buckets)
+    q_order, k_order = argsort_rows(xp, q_buckets, k_buckets)
     q_order += backends.to_device(q_start[:, None], xp)
     k_order += backends.to_device(k_start[:, None], xp)
     k_order, left = k_order[:, :n_k], k_order[:, n_k:]
@@ -181,10 +195,10 @@ def sort_blocks(
     return SortedBlocks(q_order, k_order, block_size, t, groups, left)
 
 
-def _argsort(xp: Any, *arrays: Array) -> list[Array]:
+def argsort_rows(xp: Any, *arrays: Array) -> list[Array]:
     """Stable argsort of each row of each array; on the CPU one row per thread, on a GPU all rows in one radix sort."""
     if xp is not np:
-        return [_argsort_rows(xp, bucket) for bucket in arrays]
+        return [_in_one_sort(xp, bucket) for bucket in arrays]
     orders = [np.empty(bucket.shape, dtype=np.int64) for bucket in arrays]
 
     def worker(where: tuple[int, int]) -> None:
@@ -195,10 +209,10 @@ def _argsort(xp: Any, *arrays: Array) -> list[Array]:
     return orders
 
 
-def _argsort_rows(xp: Any, buckets: Array) -> Array:
-    """Stable argsort of the rows of (P, n) uint16, in one radix sort of keys (row, bucket)."""
-    p, n = buckets.shape
-    keys = (xp.arange(p, dtype=np.uint32 if p <= 2**16 else np.uint64) << 16)[:, None] | buckets
+def _in_one_sort(xp: Any, buckets: Array) -> Array:
+    """Stable argsort of the rows of (P, n) uint16 or uint32, in one radix sort of keys (row, bucket)."""
+    (p, n), bits = buckets.shape, 8 * buckets.itemsize
+    keys = (xp.arange(p, dtype=np.uint32 if bits == 16 and p <= 2**16 else np.uint64) << bits)[:, None] | buckets
     order = xp.argsort(keys.ravel(), kind="stable").reshape(p, n)
     start = xp.arange(0, p * n, n)[:, None]
     return xp.subtract(order, start, out=xp.empty((p, n), np.int32), casting="same_kind")

@@ -25,7 +25,7 @@ LAW /= LAW.sum(axis=1, keepdims=True)
 def theory(name: str) -> np.ndarray:
     """Draws (rounds, heads, m) of one field of `draw_theory`, for laws that differ between the heads."""
     rng = np.random.default_rng(1)
-    blocks = SimpleNamespace(q_order=np.empty((HEADS, N)), k_order=np.empty((HEADS, N)))
+    blocks = SimpleNamespace(testable=N, k_order=np.empty((HEADS, N)))
     return np.stack([getattr(draw_theory(rng, blocks, M, LAW), name) for _ in range(ROUNDS)])
 
 

@@ -31,6 +31,9 @@ CALLS: dict[str, Any] = {
     "causal, sinks": partial(hyper_attention, **HYPER, causal=True, exact_keys=3),
     "positions": partial(hyper_attention, **HYPER, exact_keys=POSITIONS),
     "causal, positions": partial(hyper_attention, **HYPER, causal=True, exact_keys=POSITIONS),
+    "own hash": partial(hyper_attention, **HYPER, causal=True, block_by="own-hash"),
+    "own hash, sinks": partial(hyper_attention, **HYPER, causal=True, block_by="own-hash", exact_keys=3),
+    "own hash, positions": partial(hyper_attention, **HYPER, causal=True, block_by="own-hash", exact_keys=POSITIONS),
 }
 DTYPES = {"float16": (np.float16, 1e-3), "bfloat16": (ml_dtypes.bfloat16, 8e-3)}
 
@@ -73,7 +76,9 @@ def test_the_kernel_gives_what_the_tiles_give(
 
 
 @pytest.mark.parametrize("sizes", [(150, 100), (100, 150)])
-@pytest.mark.parametrize("name", ["hyper_attention", "causal", "causal, sinks", "causal, positions"])
+@pytest.mark.parametrize(
+    "name", ["hyper_attention", "causal", "causal, sinks", "causal, positions", "own hash", "own hash, sinks"]
+)
 def test_more_queries_or_more_keys(kernel_xp: Any, name: str, sizes: tuple[int, int]) -> None:
     compare(kernel_xp, CALLS[name], half(2, *sizes, "float16"), 1e-3)
 

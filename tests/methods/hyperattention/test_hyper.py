@@ -83,7 +83,7 @@ def theory_definition(arrays: list[np.ndarray], *, block: int, m: int, seed: int
     planes = hyperplanes(rng, 1, d, default_bits(n_k, block))[0].astype(q.dtype)
     q_order, k_order = sorted_by_bucket(q, planes), sorted_by_bucket(k, planes)
     p = np.array([v[j] @ v[j] for j in k_order]) / (v * v).sum()
-    orders = SimpleNamespace(q_order=np.array([q_order]), k_order=np.array([k_order]))
+    orders = SimpleNamespace(testable=n_q, k_order=np.array([k_order]))
     draws = draw_theory(rng, orders, m, p[None])
     per_block = math.ceil(block * n_q / n_k)
     e = np.array([[math.exp(q[i] @ k[j] / math.sqrt(d)) for j in k_order] for i in q_order])

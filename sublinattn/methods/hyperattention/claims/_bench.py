@@ -186,8 +186,8 @@ class ConsecutiveSample(TheorySample):
         n = blocks.k_order.shape[1]
         m = min(draws.uniform.shape[1], n)
         window = draws.uniform[:, :1] % (n - m + 1) + np.arange(m)
-        self.weight, self.block_of = n / m, to_device(window // blocks.block_size, xp)
-        rows = xp.take_along_axis(blocks.k_order, to_device(window, xp), axis=1)
+        self.weight, self.places = n / m, to_device(window, xp)
+        rows = xp.take_along_axis(blocks.k_order, self.places, axis=1)
         self.k_uniform = self.k_norm = k[rows]
         self.v_norm = v[rows] * self.weight
 

@@ -58,10 +58,14 @@ def mask(
     exact_keys: int = 0,
     hashing: str = "paper",
     cut: str = "paper",
+    block_by: str = "rank",
 ) -> np.ndarray:
-    """How often HyperAttention's `M` (heads, n_q, n_k) has each entry, for queries (heads, n_q, d) and keys."""
+    """How often HyperAttention's `M` (heads, n_q, n_k) has each entry, for queries (heads, n_q, d) and keys.
+
+    With `block_by="own-hash"` it is that of a square of the causal recursion.
+    """
     (heads, n_q, _), n_k = q.shape, k.shape[1]
-    counts = np.zeros((heads * n_q, n_k), int)
+    counts = np.zeros((heads * n_q + 1, n_k), int)  # the last row is nobody's: see `own_hash.py`
 
     def note(problem: Problem, blocks: SortedBlocks) -> _Silent:
         for group in CUTS[cut](blocks.groups):
@@ -71,8 +75,8 @@ def mask(
 
     q, k = (to_device(x, xp) for x in (q, k))
     sizes: dict[str, Any] = {"block_size": block_size, "sample_size": 1, "lsh_bits": bits, "make_estimator": note}
-    HASHES[hashing](xp, q, k, k, scale=1.0, shift=True, rng=rng, **sizes).full(exact_keys)
-    return counts.reshape(heads, n_q, n_k)
+    HASHES[hashing](xp, q, k, k, scale=1.0, shift=True, rng=rng, block_by=block_by, **sizes).full(exact_keys)
+    return counts[:-1].reshape(heads, n_q, n_k)
 
 
 # --------------------------------------------------------------------------------------------------- planted clusters
@@ -99,12 +103,12 @@ def held(
     heads: int,
     block_size: int,
     queries: int,
-    hashing: str = "paper",
+    **how: Any,
 ) -> np.ndarray:
     """Whether each head's mask holds one planted pair: a query at `angle * pi` to its key, in random places.
 
     Each head has `blocks` clusters of `block_size` equal keys and `queries` equal queries, each cluster in a plane of
-    its own, all of random lengths.
+    its own, all of random lengths. `how` as for `mask`.
     """
     cluster = np.repeat(np.arange(blocks), queries), np.repeat(np.arange(blocks), block_size)
     q_axes, k_axes = (np.zeros((blocks, 2 * blocks)) for _ in range(2))
@@ -117,7 +121,7 @@ def held(
         axes[c[p]] * rng.uniform(0.5, 2, (*p.shape, 1))
         for axes, c, p in zip((q_axes, k_axes), cluster, places, strict=True)
     )
-    counts = mask(rng, xp, q, k, block_size=block_size, bits=bits, hashing=hashing)
+    counts = mask(rng, xp, q, k, block_size=block_size, bits=bits, **how)
     q_place, k_place = (np.argmin(p, axis=1) for p in places)  # where the first query and key of cluster 0 stand
     return counts[np.arange(heads), q_place, k_place] > 0
 

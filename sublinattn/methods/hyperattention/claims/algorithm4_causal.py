@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ....core.backends import Array, asnumpy, to_device
 from ....theory import symbols
 from ....theory.claim import Claim, Exact, Probability, Sabotage, Trial
 from ..estimators import Lap
+from ..exact_keys import ExactKeys
 from ..hyper import ESTIMATORS, Problem
 
 
@@ -23,6 +25,13 @@ class QueriesInOrder(Problem):
         return self.xp.zeros_like(q), k
 
 
+@dataclass(frozen=True)
+class OwnHash(Problem):
+    """A query's block follows from its own hash (`own_hash.py`)."""
+
+    block_by: str = "own-hash"
+
+
 class ForgetsTheTop(Problem):
     """Sabotage: the topmost `A21` (later half of the queries, earlier half of the keys) is left out."""
 
@@ -31,8 +40,9 @@ class ForgetsTheTop(Problem):
         return leaf, max(levels - 1, 0)
 
 
-RECURSIONS: dict[str, tuple[type[Problem], Callable[[Any, int], tuple[Any, Any]]]] = {
+RECURSIONS: dict[str, tuple[type[Problem], Callable[[Any, Any], tuple[Any, Any]]]] = {
     "paper": (Problem, Problem.causal),
+    "own hash": (OwnHash, Problem.causal),
     "no mask": (Problem, Problem.full),
     "top left out": (ForgetsTheTop, Problem.causal),
     "queries not sorted": (QueriesInOrder, Problem.causal),
@@ -46,7 +56,7 @@ def _output(
     estimator: str = "practical",
     block_size: int,
     sample_size: int,
-    exact_keys: int = 0,
+    exact_keys: int | list[list[int]] = 0,
     recursion: str = "paper",
 ) -> np.ndarray:
     """The algorithm's output on these queries, keys and values (heads, n, d), always with the same draws."""
@@ -55,16 +65,19 @@ def _output(
     sizes = {"block_size": block_size, "sample_size": sample_size}
     how: dict[str, Any] = {"make_estimator": ESTIMATORS[estimator], "rng": np.random.default_rng(0), **sizes}
     problem = kind(xp, q, k, v, scale=q.shape[-1] ** -0.5, shift=True, **how)
-    return asnumpy(call(problem, exact_keys)[0])
+    exact: ExactKeys = np.array(exact_keys) if isinstance(exact_keys, list) else exact_keys
+    return asnumpy(call(problem, exact)[0])
 
 
-def _change(rng: np.random.Generator, xp: Any, *, n: int, redrawn: slice, how: dict[str, Any]) -> tuple[float, int]:
+def _change(
+    rng: np.random.Generator, xp: Any, *, n: int, queries: int | None = None, redrawn: slice, how: dict[str, Any]
+) -> tuple[float, int]:
     """Largest change of outputs 0..i, same draws, when rows after i of some of (q, k, v) are drawn again; and i."""
-    arrays = [rng.standard_normal((2, n, 8)) for _ in range(3)]
-    last = int(rng.integers(n // 4, n - 1))
+    arrays = [rng.standard_normal((2, size, 8)) for size in (queries or n, n, n)]
+    last = int(rng.integers(n // 4, (queries or n) - 1))
     changed = [x.copy() for x in arrays]
     for x in changed[redrawn]:
-        x[:, last + 1 :] = rng.standard_normal((2, n - last - 1, 8))
+        x[:, last + 1 :] = rng.standard_normal(x[:, last + 1 :].shape)
     before, after = (_output(x, xp, **how) for x in (arrays, changed))
     return float(abs(before - after)[:, : last + 1].max()), last
 

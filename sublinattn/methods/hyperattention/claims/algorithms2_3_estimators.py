@@ -34,14 +34,14 @@ class UnmaskedSample(SharedSample):
 
     def weights(self, group: BlockGroup) -> Any:
         weights = super().weights(group)
-        return namespace(weights).full_like(weights, (self.n - self.block_size) / self.block_of.shape[1])
+        return namespace(weights).full_like(weights, (self.n - self.blocks.block_size) / self.places.shape[1])
 
 
 class FixedWeightSample(SharedSample):
     """Sabotage: every sampled key outside the block weighs n/m, however many there are."""
 
     def weights(self, group: BlockGroup) -> Any:
-        return (super().weights(group) > 0).astype(self.k.dtype) * (self.n / self.block_of.shape[1])
+        return (super().weights(group) > 0).astype(self.k.dtype) * (self.n / self.places.shape[1])
 
 
 PRACTICAL = {

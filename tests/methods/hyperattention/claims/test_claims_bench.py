@@ -41,7 +41,7 @@ def test_consecutive_keys_are_a_window_and_at_most_all(m: int) -> None:
     keys = b.problem.k[0][b.blocks.k_order[0]]  # in sorted order
     places = [int(np.flatnonzero((keys == k).all(axis=1))[0]) for k in sample.k_uniform[0]]
     assert np.array_equal(places, places[0] + np.arange(min(m, 60)))
-    assert np.array_equal(sample.block_of[0], np.array(places) // 10) and sample.weight == 60 / min(m, 60)
+    assert np.array_equal(sample.places[0], places) and sample.weight == 60 / min(m, 60)
     np.testing.assert_allclose(sample.k_norm, sample.k_uniform)
     values = b.problem.v[0][b.blocks.k_order[0]][places]
     np.testing.assert_allclose(sample.v_norm[0], values * 60 / min(m, 60))
