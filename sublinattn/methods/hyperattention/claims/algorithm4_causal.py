@@ -94,6 +94,12 @@ def later_queries(rng: np.random.Generator, xp: Any, *, n: int, **how: Any) -> T
     return Trial(-change, -SEEN, facts={"n": n, "i": last})
 
 
+def later_tokens(rng: np.random.Generator, xp: Any, *, n: int, queries: int | None = None, **how: Any) -> Trial:
+    """The same when queries, keys and values after i all are redrawn; `queries` of them where that is not n."""
+    change, last = _change(rng, xp, n=n, queries=queries, redrawn=slice(0, 3), how=how)
+    return Trial(change, 0.0, facts={"n": n, "i": last})
+
+
 def exact_limit(rng: np.random.Generator, xp: Any, *, n: int, queries: int | None = None, **how: Any) -> Trial:
     """Largest distance from exact causal attention when every key is sampled; two heads.
 
@@ -109,6 +115,16 @@ LEAKS = tuple(
     {"n": n, "estimator": estimator, "block_size": 16, "sample_size": 16, "exact_keys": c}
     for estimator in ("practical", "theory")
     for n, c in ((128, 0), (203, 4))
+)
+STRICT = tuple(
+    {"estimator": estimator, "sample_size": 16, "recursion": "own hash", **case}
+    for estimator in ("practical", "theory")
+    for case in (
+        {"n": 128, "block_size": 16},
+        {"n": 203, "block_size": 16, "exact_keys": 4},
+        {"n": 150, "block_size": 7, "exact_keys": [[3, 60], [5, 20]]},
+        {"n": 90, "block_size": 9, "queries": 141},
+    )
 )
 LIMITS = (
     {"n": 128, "block_size": 16},
@@ -170,6 +186,28 @@ CLAIMS = (
         restated=(
             "eaf5810: it said that later queries do not matter, which no paper states; its refutation counted beside "
             "those of theorems"
+        ),
+    ),
+    Claim(
+        id="ha24.causality-strict",
+        paper="HA24",
+        source="Algorithm 4 with a mask of our own (block_by='own-hash')",
+        basis="property",
+        title="Where a query's own hash decides its block, an output does not depend on any later token",
+        statement=sp.Implies(FUTURE, sp.And(*(sp.Eq(d, 0) for d in (d_dq, d_dk, d_dv)))),
+        kind=Exact("==", rtol=0.0),
+        trial=later_tokens,
+        cases={"smoke": STRICT},
+        max_trials={"smoke": 10, "standard": 50},
+        sabotages=(
+            Sabotage("ranks among queries", "a query's block is its rank, as in the paper", {"recursion": "paper"}),
+            NO_MASK,
+        ),
+        remark=(
+            "To the bit, under the same draws and the same number of tokens: queries, keys and values after a random "
+            "position are redrawn, the outputs up to it compared. A query's block is its rank among the keys of the "
+            "earlier half, in tiles of fixed shape; Algorithm 2 tests queries of the earlier half, not of the later. "
+            "Blocks that do not divide the sizes, sinks, exact keys at positions of each head, more queries than keys."
         ),
     ),
     Claim(
