@@ -59,7 +59,7 @@ def absorb(
         their last bits depend on it.
     checkpoint : path, optional
         File that `state.save` writes, whole or not at all: at the first cut `every` seconds after the last time, after
-        the last key, and at the end. It is written over: a state that is not the file's, `load`ed, starts anew.
+        the last key, and at the end. It is written over: a state that is not loaded from the file starts anew.
     every : float
         Seconds between checkpoints.
     progress : bool
@@ -84,10 +84,14 @@ def absorb(
 
     Examples
     --------
-    >>> path = Path("sketch.ckpt")
-    >>> sketch = OnePassSketch.load(path) if path.exists() else OnePassSketch(n, 8, 8, ...)  # doctest: +SKIP
-    >>> data = {name: ("qkv.safetensors", name) for name in ("keys", "values", "queries")}
-    >>> absorb(sketch, **data, checkpoint=path).decode()  # doctest: +SKIP
+    >>> import numpy as np
+    >>> from sublinattn import PolynomialState
+    >>> from sublinattn.streams import absorb
+    >>> k, v = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 1000, 4))
+    >>> chunks = (k[start : start + 300] for start in range(0, 1000, 300))  # or a path, or (path, tensor)
+    >>> state = absorb(PolynomialState(4, 4, degree=4), keys=chunks, values=v)
+    >>> state.tokens_seen
+    1000
     """
     rows = checks.integer("rows", rows, minimum=1)
     saver = _Saver(state, checkpoint, every)

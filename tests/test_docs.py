@@ -20,7 +20,7 @@ from sublinattn.lab import ledger
 from sublinattn.theory import CLAIMS, find
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [path for folder in (".", "docs", "docs/papers") for path in sorted((ROOT / folder).glob("*.md"))]
 DOCUMENTS = [*PAGES, *sorted((ROOT / "sublinattn").rglob("*.md"))]
 RECORD = json.loads((ROOT / "ledger.json").read_text())
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

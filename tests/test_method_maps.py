@@ -6,61 +6,28 @@ from the package's root, and names in it; ids of claims, where `*` stands for an
 
 from __future__ import annotations
 
-import ast
 import inspect
 import json
-import re
 from fnmatch import fnmatchcase
-from importlib import import_module
-from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-import sublinattn
+from sublinattn.suite.method_map import PACKAGE, Row, line_of, maps
 from sublinattn.theory import CLAIMS
 
-PACKAGE = Path(sublinattn.__file__).parent
 NOTEBOOKS = PACKAGE.parent / "notebooks"
-METHODS = sorted(path.parent for path in (PACKAGE / "methods").glob("*/__init__.py"))
-HEADER = ["| in the paper | here | claims | notebook |", "|---|---|---|---|"]
-
-
-class Row(NamedTuple):
-    method: Path
-    where: str
-    here: str
-    claims: list[str]
-    notebooks: list[str]
-
-
-def rows(method: Path) -> list[Row]:
-    doc = ast.get_docstring(ast.parse((method / "__init__.py").read_text(encoding="utf-8"))) or ""
-    table = [line for line in doc.splitlines() if line.startswith("|")]
-    assert table[:2] == HEADER and len(table) > 2, f"{method.name} has no map"
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
-    lists = [[[] if cell == "-" else cell.split(", ") for cell in row[2:]] for row in cells]
-    return [Row(method, *row[:2], *two) for row, two in zip(cells, lists, strict=True)]
-
-
-ROWS = [row for method in METHODS for row in rows(method)]
+ROWS = [row for rows in maps().values() for row in rows]
 each_row = pytest.mark.parametrize("row", ROWS, ids=[f"{row.method.name}: {row.where}" for row in ROWS])
-
-
-def matching(row: Row) -> list[str]:
-    return [name for name in CLAIMS if any(fnmatchcase(name, pattern) for pattern in row.claims)]
 
 
 @each_row
 def test_files_and_names_exist(row: Row) -> None:
-    files = re.findall(r"`([\w/]+)\.py`: ((?:`[\w.]+`(?:, )?)+)", row.here)
-    assert len(files) == row.here.count(".py`") > 0, "expected `file.py`: `name`, `name`"
-    for file, names in files:
-        folder = next(folder for folder in (row.method, PACKAGE) if (folder / f"{file}.py").exists())
-        parts = [*folder.relative_to(PACKAGE.parent).parts, *file.split("/")]
-        for name in re.findall(r"`([\w.]+)`", names):
-            attrgetter(name)(import_module(".".join(parts)))
+    places = row.places()  # raises where a file or a name is not there
+    assert len({module for module, _, _ in places}) == row.here.count(".py`") > 0, "expected `file.py`: `name`, `name`"
+    for _, _, thing in places:
+        file, line = line_of(thing)
+        assert file.is_relative_to(PACKAGE) and line > 0
 
 
 @each_row
@@ -72,12 +39,12 @@ def test_claims_exist_and_are_of_the_method_and_in_the_notebook(row: Row) -> Non
     for notebook in row.notebooks:
         cells = json.loads((NOTEBOOKS / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
         text += "".join(line for cell in cells for line in cell["source"])
-    for name in matching(row):
+    for name in row.matching(CLAIMS):
         assert Path(inspect.getfile(CLAIMS[name].trial)).is_relative_to(row.method), f"{name} is of another method"
         assert f'"{name}"' in text, f"{name} is not checked in {row.notebooks}"
 
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_every_claim_is_on_one_map_once(name: str) -> None:
-    places = [f"{row.method.name}: {row.where}" for row in ROWS if name in matching(row)]
+    places = [f"{row.method.name}: {row.where}" for row in ROWS if name in row.matching(CLAIMS)]
     assert len(places) == 1, places

@@ -85,8 +85,9 @@ def test_locks_are_hashed_and_leave_the_index_to_the_user(text, fewest):
     [
         (PROJECT["dependencies"] + PYPROJECT["dependency-groups"]["build"], locked(LOCK)),
         (PROJECT["optional-dependencies"]["dev"], locked(LOCK + DEV_LOCK)),
+        (PROJECT["optional-dependencies"]["docs"], locked(LOCK + DEV_LOCK)),
     ],
-    ids=["main", "dev"],
+    ids=["main", "dev", "docs"],
 )
 def test_locks_hold_what_pyproject_lists(wanted, versions):
     requirements = {canonicalize_name(r.name): r.specifier for r in map(Requirement, wanted)}

@@ -248,6 +248,15 @@ def partial_attention(
     -------
     Partial
         In the accumulation dtype (float32 for half precision). Cost and errors as `attention` [RS21].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sublinattn import attention, partial_attention
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 100, 8))
+    >>> first, rest = (partial_attention(q, k[part], v[part]) for part in (slice(30), slice(30, 100)))
+    >>> np.allclose(first.merge(rest).output(), attention(q, k, v))
+    True
     """
     xp, (q, k, v), _ = backends.enter(q=q, k=k, v=v)
     checks.flags(causal=causal, grouped=grouped, check_finite=check_finite)
@@ -402,6 +411,17 @@ def attention(
     gives a finite answer, or is refused where logits may be past the largest float. On a GPU,
     float16 and bfloat16 arrays of a head dimension in `core.attend.DIMENSIONS` (`d = d_v`) run on tensor cores; float32
     and float64 take tiles of matrix products.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sublinattn import attention
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 2, 100, 8))  # two heads, 100 tokens, width 8
+    >>> attention(q, k, v).shape
+    (2, 100, 8)
+    >>> out, lse = attention(q, k, v, causal=True, return_lse=True)
+    >>> np.allclose(out[:, 0], v[:, 0])  # the first token sees itself alone
+    True
     """
     xp, arrays, leave = backends.enter(q=q, k=k, v=v)
     checks.flags(return_lse=return_lse, grouped=grouped)

@@ -32,9 +32,13 @@ def stage_times() -> Iterator[dict[str, float]]:
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from sublinattn import hyper_attention, stage_times
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 1024, 16))
     >>> with stage_times() as seconds:
-    ...     hyper_attention(q, k, v)
-    >>> seconds["block"]
+    ...     out = hyper_attention(q, k, v, block_size=64, sample_size=64, min_exact=64, rng=0)
+    >>> sorted(seconds)
+    ['block', 'gather', 'hash', 'merge', 'sample', 'sort']
     """
     seconds: dict[str, float] = defaultdict(float)
     token = _ACTIVE.set((seconds, threading.Lock()))

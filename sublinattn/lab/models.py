@@ -171,6 +171,14 @@ def open_model(model: str = "tiny", text: str = "", *, backend: str = "numpy") -
     ------
     FileNotFoundError, ValueError, ImportError
         As `Decoder.load` and `load_encoder`; the model is not fetched yet; or the text does not exist or is empty.
+
+    Examples
+    --------
+    >>> from sublinattn.lab.models import open_model
+    >>> model = open_model()  # the byte-level model that ships
+    >>> q, k, v = model.qkv(model.beginning(64))
+    >>> q.shape  # layers, heads, tokens, width
+    (4, 4, 64, 64)
     """
     from ..lm.chat import load_chat
     from ..lm.tokens import load_encoder

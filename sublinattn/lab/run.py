@@ -48,6 +48,17 @@ class Run:
         Name of the notebook, for the links of the report.
     knobs : mapping
         The notebook's other parameters; they are recorded beside each figure.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sublinattn.lab.run import Run
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = Run(effort="smoke", out=folder)
+    ...     table = run.check("rs21.merge")
+    ...     rows = run.rows("rs21.merge")
+    >>> table.outcome.tolist(), len(rows) > 0
+    (['supported'], True)
     """
 
     effort: str = "smoke"

@@ -32,6 +32,18 @@ def replacing(methods: Mapping[int, Method]) -> Attend:
 
     A method gets keys and values repeated for each query head, which it may treat differently; exact attention reads
     them where they are.
+
+    Examples
+    --------
+    >>> from functools import partial
+    >>> from sublinattn import hyper_attention
+    >>> from sublinattn.lab.models import open_model
+    >>> from sublinattn.lm.attend import replacing
+    >>> model = open_model()
+    >>> method = partial(hyper_attention, causal=True, block_size=32, sample_size=32, min_exact=64, rng=0)
+    >>> losses = model.decoder.losses(model.beginning(512), attend=replacing({3: method}))
+    >>> losses.shape
+    (511,)
     """
     exact = partial(attention, causal=True, grouped=True, check_finite=False)
 
@@ -61,6 +73,19 @@ class CachedAttention:
     ----------
     caches : sequence of cache
         Empty caches, one per layer.
+
+    Examples
+    --------
+    >>> from sublinattn import SinkCache
+    >>> from sublinattn.lab.models import open_model
+    >>> from sublinattn.lm.attend import CachedAttention
+    >>> model = open_model()
+    >>> tokens = model.beginning(80)
+    >>> attend = CachedAttention([SinkCache(28) for _ in range(model.decoder.config.layers)])
+    >>> logits = model.decoder.logits(tokens[:64], attend=attend)  # the prompt
+    >>> logits = model.decoder.logits(tokens[64:], attend=attend, start=64)  # token by token, from the caches
+    >>> logits.shape
+    (16, 256)
     """
 
     SCORED = 32

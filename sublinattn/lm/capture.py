@@ -71,6 +71,20 @@ def capture(
     Notes
     -----
     `O(n^2 d)` operations per head: exact attention.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from sublinattn.lab.models import open_model
+    >>> from sublinattn.lab.workloads import Instance
+    >>> from sublinattn.lm.capture import capture
+    >>> model = open_model()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     capture(model.decoder, model.beginning(64), Path(folder) / "qkv.safetensors")
+    ...     captured = Instance.load(Path(folder) / "qkv.safetensors")
+    >>> captured.q.shape
+    (4, 4, 64, 64)
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {tuple(DTYPES)}, got {dtype!r}")

@@ -60,6 +60,16 @@ class Decoder:
         Number of positions that it was trained on: the config's context before any stretching.
     xp : module
         The namespace of the weights, NumPy or CuPy.
+
+    Examples
+    --------
+    >>> from sublinattn.lab.models import open_model
+    >>> model = open_model()
+    >>> tokens = model.beginning(64)
+    >>> model.decoder.logits(tokens).shape  # after each token, one number for each next byte
+    (64, 256)
+    >>> model.decoder.losses(tokens).shape
+    (63,)
     """
 
     def __init__(self, config: Config, weights: dict[str, Array], xp: Any, trained: int) -> None:
@@ -140,7 +150,7 @@ class Decoder:
     def states(self, tokens: np.ndarray, *, attend: Attend = causal, resume: State | None = None) -> Iterator[State]:
         """The hidden states before each layer and behind the last one, as they are computed.
 
-        Passes that differ from some layer on share the layers before it, and to the bit what these compute:
+        Passes that differ from some layer on share the layers before it, and to the bit what these compute::
 
             before = {state.layer: state for state in decoder.states(tokens)}
             for layer in layers:

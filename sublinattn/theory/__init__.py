@@ -32,6 +32,13 @@ def find(name: str) -> Claim:
     ------
     KeyError
         There is none.
+
+    Examples
+    --------
+    >>> from sublinattn.theory import find
+    >>> claim = find("ha24.lemma2")
+    >>> claim.paper, claim.source, claim.basis
+    ('HA24', 'Lemma 2', 'theorem')
     """
     from . import CLAIMS as claims
 

@@ -286,6 +286,32 @@ class Claim:
         title ends with it in brackets. The suite states such claims of "tiny", the model that ships (see `on`).
     origin : str
         Of a claim made by `on`, the id of the one that it was made of.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sympy
+    >>> from sublinattn.theory import verify
+    >>> from sublinattn.theory.claim import Claim, Exact, Sabotage, Trial
+    >>> def trial(rng, xp, *, n, factor=1):
+    ...     x = rng.standard_normal(n)
+    ...     return Trial(factor * abs(x).sum(), n**0.5 * np.linalg.norm(x), facts={"n": n})
+    >>> bound = sympy.Le(sympy.Symbol("one"), sympy.sqrt(sympy.Symbol("n")) * sympy.Symbol("two"))
+    >>> claim = Claim(
+    ...     id="own.norms",
+    ...     paper="HA24",
+    ...     source="Cauchy and Schwarz",
+    ...     basis="derived",
+    ...     title="The sum of absolute values is at most sqrt(n) times the norm",
+    ...     statement=bound,
+    ...     kind=Exact("<="),
+    ...     trial=trial,
+    ...     cases={"smoke": ({"n": 10}, {"n": 1000})},
+    ...     max_trials={"smoke": 20},
+    ...     sabotages=(Sabotage("twice", "the sum counts twice", {"factor": 2}),),
+    ... )
+    >>> verify(claim).outcome
+    'supported'
     """
 
     id: str

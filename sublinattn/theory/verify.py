@@ -78,6 +78,13 @@ def verify(
         drop in whose cases the dropped assumption holds.
     TrialError
         A trial raised.
+
+    Examples
+    --------
+    >>> from sublinattn.theory import verify
+    >>> verdict = verify("ccf02.variance")
+    >>> verdict.outcome, verdict.trials, [sabotage.caught for sabotage in verdict.sabotages]
+    ('supported', 50, [True])
     """
     from . import CLAIMS, find
 

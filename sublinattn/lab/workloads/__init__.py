@@ -40,7 +40,14 @@ _SYNTHETIC: dict[str, Callable[..., Arrays]] = {
 
 
 def names() -> tuple[str, ...]:
-    """Names of the workloads that `make` knows."""
+    """Names of the workloads that `make` knows.
+
+    Examples
+    --------
+    >>> from sublinattn.lab.workloads import names
+    >>> names()[:4]
+    ('gaussian', 'clustered', 'planted', 'sinks')
+    """
     return (*_SYNTHETIC, "real")
 
 
@@ -82,6 +89,13 @@ def make(
     Notes
     -----
     O(n (d + d_v)) time and memory.
+
+    Examples
+    --------
+    >>> from sublinattn.lab.workloads import make
+    >>> x = make("clustered", 512, 16, rng=0)
+    >>> x.q.shape, x.q.dtype.name, x.scale
+    ((512, 16), 'float32', 0.25)
     """
     if name not in names():
         raise ValueError(f"unknown workload {name!r}; there are {', '.join(names())}{suggestion(name, names())}")
@@ -117,6 +131,14 @@ def real() -> Instance:
 
     q, k, v are float16 of shape (6, 12, 512, 32): layer, head, token, head dimension. Tokens 0 and 511 are the
     encoder's [CLS] and [SEP]. The encoder is not causal. `sublinattn/data/README.md` says how the file was made.
+
+    Examples
+    --------
+    >>> from sublinattn.lab.workloads import real
+    >>> real().q.shape
+    (6, 12, 512, 32)
+    >>> real().head(2, 5).q.shape
+    (512, 32)
     """
     with resources.as_file(resources.files("sublinattn") / "data" / "minilm.safetensors") as path:
         return Instance.load(path)

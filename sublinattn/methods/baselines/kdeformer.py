@@ -85,6 +85,16 @@ def kdeformer_attention(
     ------
     TypeError, ValueError
         As `attention`; parameters out of range; `causal=True`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sublinattn import attention, kdeformer_attention
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 2048, 16))
+    >>> exact = attention(q, k, v + 1)
+    >>> out = kdeformer_attention(q, k, v + 1, block_size=128, sample_size=256, rng=0)
+    >>> print(f"{np.linalg.norm(out - exact) / np.linalg.norm(exact):.2f}")
+    0.10
     """
     refuse_causal(causal, "KDEformer's blocks and sample mix past and future keys; hyper_attention has a causal form")
     x = enter(q, k, v, scale=scale, check_finite=check_finite)

@@ -75,6 +75,16 @@ def nystrom_attention(
     ------
     TypeError, ValueError
         As `attention`; `landmarks` or `iterations` out of range; `causal=True`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sublinattn import attention, nystrom_attention
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 2048, 16))
+    >>> exact = attention(q, k, v + 1)
+    >>> out = nystrom_attention(q, k, v + 1, landmarks=128)
+    >>> print(f"{np.linalg.norm(out - exact) / np.linalg.norm(exact):.2f}")
+    0.03
     """
     refuse_causal(causal, "a landmark of Nystrom attention is a mean over past and future tokens")
     x = enter(q, k, v, scale=scale, check_finite=check_finite)

@@ -79,6 +79,16 @@ def performer_attention(
     ------
     TypeError, ValueError
         As `attention`; `features` below 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sublinattn import attention, performer_attention
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 2048, 16))
+    >>> exact = attention(q, k, v + 1)
+    >>> out = performer_attention(q, k, v + 1, features=256, rng=0)
+    >>> print(f"{np.linalg.norm(out - exact) / np.linalg.norm(exact):.2f}")
+    0.05
     """
     x = enter(q, k, v, scale=scale, check_finite=check_finite)
     checks.flags(causal=causal, return_lse=return_lse)

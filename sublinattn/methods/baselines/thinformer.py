@@ -80,6 +80,16 @@ def thinformer_attention(
     ------
     TypeError, ValueError
         As `attention`; parameters out of range; `causal=True`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sublinattn import attention, thinformer_attention
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 2048, 16))
+    >>> exact = attention(q, k, v + 1)
+    >>> out = thinformer_attention(q, k, v + 1, oversampling=2, rng=0)
+    >>> print(f"{np.linalg.norm(out - exact) / np.linalg.norm(exact):.2f}")
+    0.15
     """
     refuse_causal(causal, "one coreset of Thinformer serves all queries, early and late")
     x = enter(q, k, v, scale=scale, check_finite=check_finite)

@@ -65,6 +65,16 @@ def uniform_attention(
     ------
     TypeError, ValueError
         As `attention`; `sample_size` below 1, or, without `replace`, above the number of keys.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sublinattn import attention, uniform_attention
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 2048, 16))
+    >>> exact = attention(q, k, v + 1)
+    >>> out = uniform_attention(q, k, v + 1, sample_size=256, rng=0)
+    >>> print(f"{np.linalg.norm(out - exact) / np.linalg.norm(exact):.2f}")
+    0.10
     """
     xp, (q, k, v), leave = backends.enter(q=q, k=k, v=v)
     checks.flags(return_lse=return_lse, causal=causal, replace=replace)

@@ -14,6 +14,15 @@ class ExactCache(MergingCache):
 
     A token costs O(d + d_v), amortised; there is room for at most an eighth more tokens than have come. Merged, it is
     the cache of both streams.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sublinattn import ExactCache, attention
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 100, 8))
+    >>> cache = ExactCache().update(k[:60], v[:60]).update(k[60:], v[60:])
+    >>> np.allclose(cache.attend(q), attention(q, k, v))
+    True
     """
 
     def _absorb(self, xp: Any, k: Array, v: Array) -> None:
@@ -30,7 +39,17 @@ class ExactCache(MergingCache):
 
 
 class ZeroCache(MergingCache):
-    """Stores nothing and answers 0: an error means little without the one that this has."""
+    """Stores nothing and answers 0: an error means little without the one that this has.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sublinattn import ZeroCache
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 100, 8))
+    >>> cache = ZeroCache().update(k, v)
+    >>> bool(cache.attend(q).any()), cache.nbytes
+    (False, 0)
+    """
 
     def _absorb(self, xp: Any, k: Array, v: Array) -> None:
         pass

@@ -43,6 +43,17 @@ class HeavyHitterCache(KVCache):
     Exact up to `budget` tokens. Cutting the tokens between two queries into chunks changes nothing, to the bit; cutting
     queries into chunks changes the scores' rounding (float64). It has no `merge`: scores of tokens that met different
     queries do not compare.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sublinattn import HeavyHitterCache
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 100, 8))
+    >>> cache = HeavyHitterCache(budget=32, recent=16)
+    >>> for token in range(100):  # as in decoding: each query counts for what is kept
+    ...     answer = cache.update(k[token], v[token]).attend(q[token])
+    >>> cache.nbytes, answer.shape
+    (4352, (8,))
     """
 
     PARAMETERS = ("budget", "recent")

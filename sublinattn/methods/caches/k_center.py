@@ -38,6 +38,15 @@ class KCenterCache(KVCache):
     Exact up to `budget` tokens. After one update every key is within twice the least possible radius of a center, or in
     the window. Where keys repeat, so that there are fewer centers, the newest other tokens fill the budget. It has no
     `merge`: centers of two halves are not those of the whole.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sublinattn import KCenterCache
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 100, 8))
+    >>> cache = KCenterCache(budget=32, recent=8).update(k, v)  # the whole prompt at once
+    >>> cache.attend(q[:2]).shape
+    (2, 8)
     """
 
     PARAMETERS = ("budget", "recent")

@@ -47,6 +47,16 @@ class ReservoirCache(MergingCache):
 
     `budget (d + d_v)` numbers and 8 bytes per slot. A chunk of c tokens costs `O(c + budget)`, and each token that is
     taken, `O(budget log n)` in all, `O(budget + d + d_v)`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sublinattn import ReservoirCache
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 100, 8))
+    >>> left, right = (ReservoirCache(32, "uniform", rng=seed) for seed in (0, 1))
+    >>> both = left.update(k[:60], v[:60]).merge(right.update(k[60:], v[60:]))
+    >>> both.tokens_seen, both.attend(q[:2]).shape
+    (100, (2, 8))
     """
 
     PARAMETERS = ("budget", "weights")

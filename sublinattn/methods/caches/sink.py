@@ -38,6 +38,16 @@ class SinkCache(KVCache):
     -----
     Exact up to `sinks + window` tokens. It has no `merge`: the first tokens of a stream that goes on with this one are
     not the sinks of the whole stream.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sublinattn import SinkCache, attention
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 100, 8))
+    >>> cache = SinkCache(window=28, sinks=4).update(k, v)
+    >>> kept = [*range(4), *range(72, 100)]
+    >>> np.allclose(cache.attend(q), attention(q, k[kept], v[kept]))
+    True
     """
 
     PARAMETERS = ("window", "sinks")

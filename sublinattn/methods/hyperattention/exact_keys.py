@@ -124,6 +124,14 @@ def heavy_keys(
 
     The choice looks at queries and keys of all positions: under a causal mask, which keys an early query meets exactly
     then depends on later tokens (which keys it sees does not).
+
+    Examples
+    --------
+    >>> from sublinattn import heavy_keys
+    >>> from sublinattn.lab.workloads import make
+    >>> x = make("sinks", 1024, 16, rng=0, sinks=2, sink_positions=[7, 300])
+    >>> sorted(heavy_keys(x.q, x.k, 2).tolist())
+    [7, 300]
     """
     xp, (q, k), _ = backends.enter(q=q, k=k)
     checks.flags(causal=causal)

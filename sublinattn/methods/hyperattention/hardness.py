@@ -216,6 +216,18 @@ def hardness(
     float16 and bfloat16 arrays of the head dimensions that the GPU kernel serves go through it. Next to float64 on the
     same numbers, alpha, kappa and the column norms are then off by less than 1e-4, of which logits near 100 take most;
     `||P||` by up to 7e-5 in float16 and 8e-4 in bfloat16, srank by twice that (`core/half_softmax.py`).
+
+    Examples
+    --------
+    >>> from sublinattn import hardness
+    >>> from sublinattn.lab.workloads import make
+    >>> x = make("sinks", 1024, 16, rng=0, sinks=1)  # every query looks at key 0
+    >>> h = hardness(x.q, x.k, rng=0, exact_keys=1)
+    >>> bool(h.alpha > 100 * h.alpha_residual)
+    True
+    >>> positions, _, masses = h.heaviest(1)
+    >>> positions, masses.round(1)
+    (array([0]), array([0.5]))
     """
     named = {"q": q, "k": k} | ({} if v is None else {"v": v})
     xp, (q, k, *rest), _ = backends.enter(**named)

@@ -130,6 +130,16 @@ def hyper_attention(
     block; the numerator of *theory* is unbiased without condition. The output, a ratio of estimates, is biased. [HA24]
     Theorem 1 bounds `||out - P V|| <= eps ||P|| ||V||` for *theory* if `alpha` and `kappa` are `n^o(1)`; `hardness`
     measures them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sublinattn import attention, hyper_attention
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 2048, 16))
+    >>> exact = attention(q, k, v + 1)
+    >>> out = hyper_attention(q, k, v + 1, block_size=128, sample_size=256, rng=0)
+    >>> print(f"{np.linalg.norm(out - exact) / np.linalg.norm(exact):.2f}")
+    0.08
     """
     xp, (q, k, v), leave = backends.enter(q=q, k=k, v=v)
     checks.shapes(q, k, v)

@@ -92,10 +92,16 @@ class OnePassSketch(StreamingState):
 
     Examples
     --------
-    >>> sketch = OnePassSketch(n, 8, 8, degree=4, sparsity=64, eps1=0.5, eps2=0.5, variant="fused", rng=0)
-    >>> for k, v in key_chunks: sketch.absorb_keys(k, v)
-    >>> for q in query_chunks: sketch.absorb_queries(q)
-    >>> columns = sketch.decode()
+    >>> from sublinattn import OnePassSketch
+    >>> from sublinattn.lab.workloads import make
+    >>> n, k = 2**12, 16
+    >>> x = make("compressible", n, 4, rng=0)  # a few rows of its output are large
+    >>> sketch = OnePassSketch(n, 4, 4, degree=4, sparsity=k, eps1=0.5, eps2=0.5, variant="fused", rng=0)
+    >>> for start in range(0, n, 1024):
+    ...     sketch = sketch.absorb_keys(x.k[start : start + 1024], x.v[start : start + 1024])
+    >>> columns = sketch.absorb_queries(x.q).decode()
+    >>> columns.indices.shape
+    (4, 16)
     """
 
     PARAMETERS = ("n", "d", "d_v", "degree", "sparsity", "eps1", "eps2", "variant", "scale")

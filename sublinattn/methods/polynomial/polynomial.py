@@ -80,6 +80,17 @@ class PolynomialState(StreamingState):
     ------
     TypeError, ValueError
         Impossible parameters; more than `monomials.MAX_RANK` features.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sublinattn import PolynomialState, attention
+    >>> q, k, v = np.random.default_rng(0).uniform(-0.5, 0.5, (3, 1024, 4))
+    >>> state = PolynomialState(4, 4, degree=4).update(k[:1000], v[:1000]).update(k[1000:], v[1000:])
+    >>> state.rank, state.tokens_seen
+    (70, 1024)
+    >>> np.allclose(state.attend(q[0]), attention(q[:1], k, v)[0], atol=1e-4)
+    True
     """
 
     PARAMETERS = ("d", "d_v", "degree", "scale", "basis", "radius")
@@ -237,6 +248,15 @@ def polynomial_attention(
     -----
     `O((n_q + n_k) t d_v)` operations and `O(t d_v)` memory per head beyond the output, `t = C(d+g, g)`; with a mask
     half as many again, and `O(CAUSAL_ROWS (d + d_v))` per row.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sublinattn import attention, polynomial_attention
+    >>> q, k, v = np.random.default_rng(0).uniform(-0.5, 0.5, (3, 1024, 4))
+    >>> out = polynomial_attention(q, k, v, eps=1e-3, causal=True)
+    >>> bool(abs(out - attention(q, k, v, causal=True)).max() <= 2e-3 * abs(v).max())
+    True
     """
     xp, (q, k, v), leave = backends.enter(q=q, k=k, v=v)
     checks.flags(causal=causal)

@@ -108,9 +108,16 @@ class SubGenCache(MergingCache):
 
     Examples
     --------
-    >>> cache = SubGenCache(4.0, 8, 256, recent=64, rng=0)
-    >>> for k, v in chunks: cache.update(k, v)
-    >>> cache.attend(q), cache.nbytes
+    >>> from sublinattn import SubGenCache
+    >>> from sublinattn.lab.workloads import make
+    >>> x = make("clusterable", 4096, 16, rng=0, clusters=8)
+    >>> cache = SubGenCache(delta=2.0, cluster_samples=8, value_samples=256, recent=64, rng=0)
+    >>> for start in range(0, 4096, 1024):
+    ...     cache = cache.update(x.k[start : start + 1024], x.v[start : start + 1024])
+    >>> cache.attend(x.q[:2]).shape, cache.tokens_seen
+    ((2, 16), 4096)
+    >>> cache.nbytes < (x.k.nbytes + x.v.nbytes) / 4
+    True
     """
 
     PARAMETERS = ("delta", "cluster_samples", "value_samples", "recent", "max_clusters")
