@@ -69,6 +69,19 @@ class BalanceKVCache(MergingCache):
     -----
     Exact up to `batch` tokens. The state is a function of the seed, the head and the tokens: the same for any chunks,
     on the CPU to the bit. Merged caches hold both caches' halves, level by level, of which again two make a batch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sublinattn import BalanceKVCache
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 4096, 8))
+    >>> cache = BalanceKVCache(batch=64, rng=0)
+    >>> for start in range(0, 4096, 1024):
+    ...     cache = cache.update(k[start : start + 1024], v[start : start + 1024])
+    >>> cache.attend(q[:2]).shape, cache.tokens_seen
+    ((2, 8), 4096)
+    >>> cache.nbytes < (k.nbytes + v.nbytes) / 8
+    True
     """
 
     PARAMETERS = ("batch", "pairs", "centred", "c", "scale")
