@@ -64,6 +64,28 @@ def test_no_lock_with_index_addresses_is_committed():
     assert "uv.lock" in (ROOT / ".gitignore").read_text().splitlines()
 
 
+# -------------------------------------------------------------------------------------------------------- the notebooks
+def staged(path: Path) -> str:
+    """A file as git would commit it now: JupyterLab saves outputs into the file on disk, which may stay there."""
+    done = subprocess.run(["git", "-C", str(ROOT), "show", f":{name(path)}"], capture_output=True)
+    return done.stdout.decode() if done.returncode == 0 else path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_no_output_of_a_notebook_is_committed(path):
+    cells = [cell for cell in json.loads(staged(path))["cells"] if cell["cell_type"] == "code"]
+    shown = [cell["id"] for cell in cells if cell["outputs"] or cell["execution_count"] is not None]
+    assert shown == [], f"before a commit: nbstripout --keep-id {name(path)}"
+
+
+def test_what_a_notebook_writes_in_jupyterlab_is_ignored():
+    ignored = ["git", "-C", str(ROOT), "check-ignore", "notebooks/out/ledger.json", "notebooks/.ipynb_checkpoints/a"]
+    done = subprocess.run(ignored, capture_output=True, text=True)
+    if done.returncode == 128:
+        pytest.skip("not a git checkout")
+    assert len(done.stdout.splitlines()) == 2
+
+
 # ----------------------------------------------------------------------------------------------------- the dependencies
 def locked(text: str) -> dict[str, list[str]]:
     versions: dict[str, list[str]] = {}
@@ -93,6 +115,17 @@ def test_locks_hold_what_pyproject_lists(wanted, versions):
     requirements = {canonicalize_name(r.name): r.specifier for r in map(Requirement, wanted)}
     assert requirements.keys() - versions.keys() == set()
     assert {n: s for n, s in requirements.items() if not all(map(s.contains, versions[n]))} == {}
+
+
+def test_what_runs_in_ci_is_pinned():
+    workflows = "".join(path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml"))
+    used = re.findall(r"uses: (\S+)(.*)", workflows)
+    assert used and [name for name, _ in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", name)] == []
+    assert all(re.fullmatch(r" # v[\d.]+", version) for _, version in used)
+    of_uv = re.findall(r'setup-uv@.*\n\s+with:\n\s+version: "([\d.]+)"', workflows)
+    assert len(of_uv) == workflows.count("setup-uv@") and set(of_uv) == set(
+        re.findall(r"uv==([\d.]+)", (ROOT / "scripts" / "setup").read_text())
+    )
 
 
 def test_the_main_job_installs_nothing_for_developers():

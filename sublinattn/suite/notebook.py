@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -139,8 +140,10 @@ def code_cells(path: Path) -> int:
 
 
 def content_hash(path: Path) -> str:
-    """Hash of the notebook file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    """Hash of what a notebook says and does: not of outputs, which JupyterLab saves into its file."""
+    notebook = nbformat.read(path, as_version=4)
+    said = [notebook.metadata.get("sublinattn"), *((cell.cell_type, cell.source) for cell in notebook.cells)]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
 def execute(job: Job, cell_done: CellDone | None = None) -> Outcome:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import os
 import re
 from html.parser import HTMLParser
 from urllib.parse import unquote
@@ -206,6 +207,18 @@ def test_names_that_would_leave_the_folder_are_refused(tmp_path, change, message
     with pytest.raises(ValueError, match=re.escape(message)):
         report.build(tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_umask_says_who_may_read_the_report(tmp_path):
+    fill(tmp_path)
+    before = os.umask(0o027)
+    try:
+        for _ in range(2):  # a new one, and one in the place of another
+            index = report.build(tmp_path)
+            assert (index.parent.stat().st_mode & 0o777, index.stat().st_mode & 0o777) == (0o750, 0o640)
+    finally:
+        os.umask(before)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_damaged_ledger_is_named(tmp_path):

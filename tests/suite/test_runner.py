@@ -333,6 +333,18 @@ def test_a_scheduler_that_is_not_there_costs_no_result(go):
     assert sorted(Path("out").rglob("*")) == before
 
 
+def test_outputs_that_jupyterlab_saves_change_no_notebook(tmp_path):
+    path = toys.notebook(tmp_path / "a.ipynb", "1 + 1")
+    before = notebook.content_hash(path)
+    opened = nbformat.read(path, as_version=4)
+    opened.cells[-1].outputs = [nbformat.v4.new_output("stream", text="2")]
+    nbformat.write(opened, path)
+    assert notebook.content_hash(path) == before
+    opened.cells[-1].source = "1 + 2"
+    nbformat.write(opened, path)
+    assert notebook.content_hash(path) != before
+
+
 @pytest.mark.parametrize("file", ["notebooks/a.done.json", "verdicts/toy.open.json"])
 @pytest.mark.parametrize("content", ["", '{"cut', "[]", "3"])
 def test_a_damaged_stamp_or_verdict_is_none_and_its_notebook_runs_again(go, file, content):

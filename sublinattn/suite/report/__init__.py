@@ -47,13 +47,15 @@ def build(out: Path | str) -> Path:
         raise FileNotFoundError(f"{out} holds no ledger.json; `sublinattn run --out {out}` writes one, and the report")
     record = ledger.load(out / "ledger.json")
     draft = Path(tempfile.mkdtemp(prefix=".report-", dir=out))
+    site = draft / "report"
+    site.mkdir()  # with the permissions that the user's umask leaves, which `draft` has not
     try:
         try:
-            _write_site(draft, out, record)
+            _write_site(site, out, record)
         except (KeyError, TypeError, AttributeError, IndexError, UndefinedError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(f"{out / 'ledger.json'} lacks what the report shows ({reason})") from error
-        _swap(draft, out / "report")
+        _swap(site, out / "report")
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return out / "report" / "index.html"
@@ -185,11 +187,6 @@ def _notebooks(folder: Path, status: Mapping[str, Any], claims: list[dict[str, A
 
 def _swap(draft: Path, target: Path) -> None:
     """Put the new report in the place of the old one."""
-    draft.chmod(0o755)
     if target.exists():
-        retired = draft.with_name(draft.name + "-old")
-        os.replace(target, retired)
-        os.replace(draft, target)
-        shutil.rmtree(retired, ignore_errors=True)
-    else:
-        os.replace(draft, target)
+        os.replace(target, draft.with_name("old"))
+    os.replace(draft, target)
