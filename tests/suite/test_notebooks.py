@@ -89,6 +89,17 @@ def test_notebook_opens_with_what_is_asked(path):
     assert cells[0]["cell_type"] == "markdown" and opening.startswith("# ") and len(opening) > 300
 
 
+@each_notebook
+def test_symbols_are_named_and_before_each_figure_stands_what_to_see(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    opening, prose = "".join(cells[0]["source"]), ""
+    assert "\nSymbols: " in opening or "\n- $" in opening or path.stem == "21-line-retrieval"  # which has none
+    for cell in cells:
+        prose = "".join(cell["source"]) if cell["cell_type"] == "markdown" else prose
+        if cell["cell_type"] == "code" and "run.publish(" in "".join(cell["source"]):
+            assert "hat you should see" in prose, prose
+
+
 def test_only_notebooks_that_measure_time_or_read_all_verdicts_are_exclusive():
     alone = [
         path.stem
