@@ -49,7 +49,7 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_the_package_its_data_the_notebooks_and_the_papers(wheel):
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     notebooks = {f"sublinattn/notebooks/{path.name}" for path in (ROOT / "notebooks").glob("*.ipynb")}
-    needed = files_of(ROOT / "sublinattn") | notebooks | {"sublinattn/references.bib"}
+    needed = files_of(ROOT / "sublinattn") | notebooks | {"sublinattn/references.bib", "sublinattn/glossary.md"}
     assert len(notebooks) > 20 and needed - held == set()
     assert {name for name in held - needed if not name.startswith("sublinattn/notebooks/")} == set()
 

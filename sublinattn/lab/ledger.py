@@ -9,11 +9,14 @@ all numbers in their places.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +88,7 @@ def entry(claim: Claim, verdict: Verdict, *, notebook: str | None = None) -> dic
         record["own"] = True  # no claim of the suite's: `sublinattn verify` does not know it
     record["id"] = record.pop("claim")
     record["machine"]["provenance"] = provenance()
+    record["machine"]["trial"] = _trial(claim)
     return record | {
         "paper": claim.paper,
         "source": claim.source,
@@ -92,6 +96,8 @@ def entry(claim: Claim, verdict: Verdict, *, notebook: str | None = None) -> dic
         "source_checked": claim.source_checked,
         "restated": claim.restated,
         "definition": definition(claim),
+        "model": claim.model,
+        "quantity": _quantity(claim),
         "title": claim.title,
         "statement": latex(claim.statement),
         "promise": _promise(claim),
@@ -101,6 +107,20 @@ def entry(claim: Claim, verdict: Verdict, *, notebook: str | None = None) -> dic
         "reported": claim.reported,
         "notebook": notebook,
     }
+
+
+def _trial(claim: Claim) -> dict[str, str]:
+    """Place and source of the trial as it was run; no source where there is no file, as in a prompt."""
+    source = ""
+    with suppress(OSError):
+        source = inspect.getsource(claim.trial)
+    return {"where": claim.where, "source": source}
+
+
+def _quantity(claim: Claim) -> dict[str, Any] | None:
+    """What a growth claim's title speaks of, where its trial measures another size."""
+    quantity = getattr(claim.kind, "quantity", None)
+    return None if quantity is None else asdict(quantity)
 
 
 def definition(claim: Claim) -> str:
@@ -130,14 +150,22 @@ def summary(claims: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
     sabotages = [(s, c["outcome"]) for c in claims.values() for s in c["sabotages"]]
     caught = [(s, outcome) for s, outcome in sabotages if s["caught"]]
-    by_basis = {basis: [c for c in claims.values() if c["basis"] == basis] for basis in BASES}
+    by_basis = by(claims.values(), "basis")
     return {
         **_outcomes(claims.values()),
-        "by_basis": {basis: _outcomes(members) for basis, members in by_basis.items() if members},
+        "by_basis": {basis: by_basis[basis] for basis in BASES if basis in by_basis},
         "sabotages": len(sabotages),
         "sabotages_caught": len(caught),
         "sabotages_telling": sum(s["breaks"] == "algorithm" and outcome == "supported" for s, outcome in caught),
     }
+
+
+def by(claims: Iterable[Mapping[str, Any]], key: str) -> dict[str, dict[str, int]]:
+    """How many claims have each outcome, apart for each value of `key`."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for claim in claims:
+        groups.setdefault(claim[key], []).append(claim)
+    return {value: _outcomes(members) for value, members in groups.items()}
 
 
 def _outcomes(claims: Collection[Mapping[str, Any]]) -> dict[str, int]:
@@ -183,13 +211,14 @@ def latex(expression: sympy.Basic) -> str:
     """LaTeX in which a name of several letters is a word, not a product of letters."""
     import sympy
 
+    torn = re.compile(r"_\{\w*\\right").search
     names = {}
     for symbol in expression.free_symbols:
         name, printed = str(symbol), sympy.latex(symbol)
         if re.fullmatch(r"\w+", name):
             names[symbol] = re.sub(r"(?<![\\A-Za-z])([A-Za-z]{2,})", r"\\mathrm{\1}", printed)
-        elif "\\" in name and re.sub(r"[{} ]", "", printed) != re.sub(r"[{} ]", "", name):
-            names[symbol] = name  # LaTeX with two subscripts, of which SymPy makes a single one
+        elif "\\" in name and (torn(printed) or re.sub(r"[{} ]", "", printed) != re.sub(r"[{} ]", "", name)):
+            names[symbol] = name  # LaTeX with two subscripts, or one within a norm, whose braces SymPy misplaces
     return str(sympy.latex(expression, symbol_names=names))
 
 

@@ -58,5 +58,23 @@ def _compare(name: str, was: Entry, now: Entry) -> Iterator[Change]:
             yield Change(name, f"sabotage {sabotage['name']!r} caught", lost, fails=strict)
 
 
+def why(change: Change, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What may explain a difference, as far as two ledgers tell."""
+    was, now = old["claims"].get(change.claim), new["claims"].get(change.claim)
+    if was is None:
+        return "the claim is newer than the record"
+    if now is None:
+        return "the suite has no such claim any more, or its notebook failed"
+    if was["definition"] != now["definition"]:
+        return f"it was restated ({now['restated']})"
+    for key in ("effort", "seed", "backend"):
+        if was[key] != now[key]:
+            return f"{key} {now[key]} here, {was[key]} on record"
+    if _about_the_machine(now):
+        return "it is about this machine's times or bytes, and depends on what else runs on it"
+    sources = {entry["machine"]["provenance"]["source"] for entry in (was, now)}
+    return "the code has changed since" if len(sources) > 1 else "same code and same draws: look at the versions"
+
+
 def _about_the_machine(entry: Entry) -> bool:
     return "reason" in entry["machine"]  # see `Verdict.to_dict`

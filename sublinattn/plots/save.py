@@ -1,8 +1,8 @@
 """A figure goes to disk with where it came from, and in the same bytes every time.
 
-SVG and PDF for papers, PNG for pages, JSON with the plotted numbers. What identifies the figure (claims, parameters,
-seed, backend, hash of the code) is inside each image too. What differs between two runs of the same thing (commit,
-versions, machine, time) stands only in the JSON, under "machine".
+SVG and PDF for papers, PNG for pages, JSON with the plotted numbers and where they lie in the picture. What identifies
+the figure (claims, parameters, seed, backend, hash of the code) is inside each image too. What differs between two runs
+of the same thing (commit, versions, machine, time) stands only in the JSON, under "machine".
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..core import backends, files, provenance
+from .marks import marks
 from .style import paper_style
 
 _PNG_DPI = 200
@@ -114,6 +115,7 @@ def save(
             drawn = BytesIO()  # on a full disk the PDF writer ends in an error of its own, and holds the file
             fig.savefig(drawn, format=suffix, dpi=_PNG_DPI, metadata=about)
             temporary[suffix].write_bytes(drawn.getvalue())
+        sidecar["hover"] = marks(fig)  # once it is drawn
         files.write_json(temporary["json"], sidecar)
     return paths
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ..core.names import suggestion
 from ..core.provenance import provenance, source_hash
 from ..core.threads import cpu_count
 from ..lab import ledger
-from ..lab.record import Change, changes
+from ..lab.record import Change, changes, why
 from . import catalogue, report
 from .notebook import Job, Outcome, content_hash, execute, kill_kernels, marks_of, parameters_of
 from .progress import Progress
@@ -137,8 +137,9 @@ def run_held(
         "jobs": workers,
         "seconds": {o.name: round(o.seconds, 3) for o in outcomes if o.status != "resumed"},
     }
-    ledger.write(out / "ledger.json", new)
     found = changes(old, new, complete=only is None) if old else ()
+    new["machine"]["differs"] = [{**asdict(change), "why": why(change, old or {}, new)} for change in found]
+    ledger.write(out / "ledger.json", new)
     return Result(tuple(outcomes), new, found, report.build(out))
 
 

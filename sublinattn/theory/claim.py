@@ -31,6 +31,11 @@ Case = Mapping[str, Any]
 """Keyword arguments of a trial: JSON values only (they go to worker processes and into the ledger)."""
 
 
+def listed(case: Case) -> str:
+    """A case in words: `n=64, d=8`, the settings of a nested workload in line with the others."""
+    return ", ".join(listed(value) if isinstance(value, Mapping) else f"{name}={value}" for name, value in case.items())
+
+
 @dataclass(frozen=True)
 class Trial:
     """One measurement.
@@ -103,6 +108,24 @@ class Mean:
 
 
 @dataclass(frozen=True)
+class Quantity:
+    """What the title of a growth claim speaks of, where its trial returns another size.
+
+    That size is `quantity**power * variable**shift`: an error that is to fall like n^-0.1 is measured as error times
+    n^0.1 (shift 0.1), bytes that are to grow at least like n as n over bytes (power -1, shift 1).
+    """
+
+    name: str
+    latex: str
+    power: int = 1
+    shift: float = 0.0
+
+    def exponent(self, of_size: float) -> float:
+        """Exponent of the quantity, given that of the size."""
+        return (of_size - self.shift) / self.power
+
+
+@dataclass(frozen=True)
 class Growth:
     """`measured` (a critical sample size, bytes, seconds) grows no faster than the theory says, over the cases' grid.
 
@@ -122,11 +145,14 @@ class Growth:
         For each variable the tolerance on its exponent, 0 if absent, a quarter of the theory's exponent on the grid at
         most. Needed where the bound is tight: with 0 such a claim could never be supported. A theory that is constant
         in a variable allows none: put the tolerance into the theory (`n**0.1`) and say so in the title.
+    quantity : Quantity, optional
+        What the title speaks of, if that is not the size that the trial returns.
     """
 
     variables: Mapping[str, sympy.Expr]
     machine: bool = False
     resolution: Mapping[str, float] = field(default_factory=dict)
+    quantity: Quantity | None = None
 
     def __post_init__(self) -> None:
         if unknown := set(self.resolution) - set(self.variables):
@@ -139,7 +165,7 @@ class Growth:
         def table(value: Callable[[Trial], float]) -> np.ndarray:
             return np.array([[value(trial) for trial in point] for point in points], dtype=float)
 
-        return growth.fit(
+        fit = growth.fit(
             table(lambda t: t.facts[variable]),
             table(lambda t: t.measured),
             table(lambda t: evaluate(theory, t.facts)),
@@ -149,6 +175,12 @@ class Growth:
             variable=variable,
             theory=sympy.latex(theory),
         )
+        if self.quantity is None or math.isnan(fit.measured_exponent):
+            return fit
+        measured, claimed = map(self.quantity.exponent, (fit.measured_exponent, fit.theory_exponent))
+        side = "most" if self.quantity.power > 0 else "least"
+        own = f"exponent of {self.quantity.name} {measured:.3g}, at {side} {claimed:.3g} is claimed"
+        return replace(fit, reason=f"{own}; as fitted: {fit.reason}")
 
 
 class GrowthTest:

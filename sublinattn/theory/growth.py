@@ -152,6 +152,8 @@ def fit(
         reason += f"; the limits exclude the theory's from above, but the p-value is {p_value:.2g}, level {level:.2g}"
     elif complete.all() and upper <= resolution + ROUNDING:
         outcome = "supported"
+    elif complete.all():
+        reason += f"; it agrees, but {x.shape[1]} replicates cannot exclude an excess above {resolution:.3g}"
     return replace(
         nothing_found,
         outcome=outcome,

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..core.backends import backend as resolve
 from . import adversary
-from .claim import Case, Claim, Exact, Growth, GrowthTest, Trial, evaluate
+from .claim import Case, Claim, Exact, Growth, GrowthTest, Trial, evaluate, listed
 from .result import CaseResult, DropResult, SabotageResult, SearchResult, VacuityResult, Verdict
 from .sequential import Outcome, SequentialTest
 from .trials import Stream, run_trials
@@ -216,7 +216,7 @@ class Condition:
         return [(test.outcome, f"{words}: {test.reason()}") for words, _, test in self.hypotheses if test.trials]
 
     def _describe(self, i: int) -> str:
-        return f"case {i} ({', '.join(f'{name}={value}' for name, value in self.cases[i].items())})"
+        return f"case {i} ({listed(self.cases[i])})"
 
     def _check_assumptions(self, trial: Trial) -> None:
         """ValueError unless all assumptions hold, but for the one that is dropped; a sabotage may violate them."""
@@ -328,7 +328,10 @@ def _conclude(
         outcomes = [outcomes[i] for i in order if not cases[i].vacuous or cases[i].outcome == "refuted"]
     refuted = any(outcome == "refuted" for outcome, _ in outcomes)
     if search is not None and search.counterexample and not refuted:
-        return "refuted", f"Search found a counterexample: measured / bound = {search.ratio:.6g} at {search.case}."
+        return (
+            "refuted",
+            f"Search found a counterexample: measured / bound = {search.ratio:.6g} at {listed(search.case)}.",
+        )
     if vacuity is not None and vacuity.share == 1 and not refuted:
         onset = vacuity.onset
         begins = "" if onset is None else f"; it would begin to say something at {vacuity.variable} = {onset:.3g}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sublinattn.lab.record import Change, changes
+from sublinattn.lab.record import Change, changes, why
 
 SAME = {"effort": "smoke", "seed": 0, "backend": "numpy"}
 
@@ -49,3 +49,22 @@ def test_what_is_reported_and_what_fails(old, new, expected):
 
 def test_a_claim_that_was_not_run_is_not_gone():
     assert changes(book(), NOTHING, complete=False) == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ({}, {"effort": "full"}, "effort full here, smoke on record"),
+        ({}, {"seed": 3}, "seed 3 here, 0 on record"),
+        ({}, {"definition": "other", "restated": "0123456: so"}, "it was restated (0123456: so)"),
+        ({}, {"machine": {"reason": "seconds"}}, "it is about this machine's times or bytes"),
+        ({}, {"machine": {"provenance": {"source": "b"}}}, "the code has changed since"),
+        ({}, {}, "same code and same draws: look at the versions"),
+        (None, {}, "the claim is newer than the record"),
+        ({}, None, "the suite has no such claim any more"),
+    ],
+)
+def test_a_difference_is_explained_as_far_as_the_ledgers_tell(old, new, reason):
+    common = {"definition": "d", "machine": {"provenance": {"source": "a"}}}
+    ledgers = [NOTHING if given is None else book(**{**common, **given}) for given in (old, new)]
+    assert why(Change("a", "supported", "refuted", True), *ledgers).startswith(reason)

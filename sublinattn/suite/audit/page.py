@@ -15,6 +15,7 @@ from ...lab.workloads.instance import Captured
 from ...plots.save import save
 from ...plots.style import METHODS
 from ..report import environment, stylesheet
+from ..report.figures import described
 from . import figures, recommendation
 from .advice import KEEP, advice, headline, layers, methods, prompt_advice, records, share_text, theorems
 from .facts import EPS, FAILURE
@@ -212,5 +213,5 @@ def _figures(audit: Audit, recommended: pd.DataFrame, out: Path, tolerance: floa
     rows = []
     for name, (figure, data, caption) in captions.items():
         paths = save(figure, name, out=out, params=params, seed=seed, data=data, caption=caption, backend="numpy")
-        rows.append({"name": name, "caption": caption, "formats": sorted(paths)})
+        rows.append(described(paths["json"]))
     return rows

@@ -1,14 +1,16 @@
 """The report: a static site that is read from a folder, without a network.
 
-`index.html` lists the claims with their outcomes. Every claim and every notebook has a page, and one page shows all
-figures. Formulas are MathML.
+`index.html` lists the claims with their outcomes. Every claim, notebook and figure has a page; one page shows all
+figures, one the glossary. Formulas are MathML.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -17,16 +19,20 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError, select_autoescape
 from markupsafe import Markup
+from pygments import highlight
 from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 
 from ...core import files
 from ...lab import ledger
 from ...theory.claim import BASES
-from . import views
+from . import glossary, views, words
 from .citations import citations
+from .figures import EVERYWHERE, copied
 from .mathml import mathml
 
-FORMATS = ("svg", "pdf", "png", "json")
+CODE_STYLES = ("xcode", "github-dark")
+"""Pygments styles, light and dark, whose colours are legible (WCAG AA) on the ground that the style sheet gives."""
 
 
 def build(out: Path | str) -> Path:
@@ -71,14 +77,18 @@ def _write_site(site: Path, out: Path, record: Mapping[str, Any]) -> None:
             claim["id"],
         ),
     )
-    figures = _figures(out / "figures", site / "figures")
-    notebooks = _notebooks(out / "notebooks", record.get("notebooks", {}), claims)
+    figures = copied(out / "figures", site / "figures")
+    notebooks = _notebooks(out / "notebooks", record.get("notebooks", {}), claims, figures)
     templates = environment(slack_domain=views.slack_domain(claim["slack_range"] for claim in claims))
     templates.globals.update(
         record=record,
         summary=record["summary"],
         seeds=record.get("seeds", {}).get("claims", {}),
         claims=claims,
+        known={claim["id"] for claim in claims},
+        by_paper=_by_paper(claims),
+        titles={key: f"{paper.title}. {paper.authors}, {paper.year}" for key, paper in citations().items()},
+        differs=record.get("machine", {}).get("differs", []),
         figures=figures,
         notebooks=notebooks,
     )
@@ -90,11 +100,15 @@ def _write_site(site: Path, out: Path, record: Mapping[str, Any]) -> None:
     files.write_text(site / "report.css", stylesheet())
     page("index.html", "index.html.j2")
     page("figures.html", "figures.html.j2")
+    for figure in figures.values():
+        page(f"figures/{figure['name']}.html", "figure.html.j2", item=figure)
     for i, claim in enumerate(claims):
         neighbours = {"before": claims[i - 1] if i else None, "after": claims[i + 1] if i + 1 < len(claims) else None}
         shown = [figure for figure in figures.values() if claim["id"] in figure["claims"]]
         page(f"claims/{claim['id']}.html", "claim.html.j2", claim=claim, shown=shown, **neighbours)
-    from .notebook_html import to_html  # brings nbconvert, which the audit page does without
+    from .notebook_html import markdown, to_html  # brings nbconvert, which the audit page does without
+
+    page("glossary.html", "glossary.html.j2", body=Markup(markdown(glossary.page())))
 
     for notebook in notebooks.values():
         if notebook["file"]:
@@ -105,7 +119,7 @@ def _write_site(site: Path, out: Path, record: Mapping[str, Any]) -> None:
 def stylesheet() -> str:
     """Style of every page and of the code in it, light and dark."""
     css = (Path(__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
-    light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("default", "github-dark"))
+    light, dark = (HtmlFormatter(style=name, nobackground=True).get_style_defs(".highlight") for name in CODE_STYLES)
     return f"{css}{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
 
 
@@ -127,15 +141,38 @@ def environment(**settings: Any) -> Environment:
         script=Markup(script),
         policy=_policy(script),
         span=views.span,
+        words=words,
+        hover=glossary.hover,
+        meaning=glossary.meaning,
+        everywhere=EVERYWHERE,
         **settings,
     )
     templates.filters.update(
         number=views.number,
+        search_text=_search_text,
         percent=views.percent,
+        highlight=lambda code: Markup(highlight(code, PythonLexer(), HtmlFormatter())),
         math=lambda latex: Markup(mathml(latex)),
         display_math=lambda latex: Markup(mathml(latex, display=True)),
     )
     return templates
+
+
+def _by_paper(claims: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Outcomes of each paper's claims, and how many of them are theorems."""
+    theorems = ledger.by([claim for claim in claims if claim["basis"] == "theorem"], "paper")
+    return {
+        paper: {**counts, "theorems": theorems.get(paper, {}).get("claims", 0)}
+        for paper, counts in ledger.by(claims, "paper").items()
+    }
+
+
+def _search_text(claim: Mapping[str, Any]) -> str:
+    """What a search looks through: also the paper's title and authors, and the folder of its method."""
+    paper = citations().get(claim["paper"])
+    of_paper = [paper.title, paper.authors] if paper else []
+    place = claim.get("trial", {}).get("where", "")
+    return " ".join([*(claim[key] for key in ("title", "id", "source", "paper", "basis", "remark")), place, *of_paper])
 
 
 def _policy(script: str) -> str:
@@ -155,22 +192,10 @@ def _policy(script: str) -> str:
     return "; ".join(f"{name} {value}" for name, value in rules.items())
 
 
-def _figures(source: Path, target: Path) -> dict[str, dict[str, Any]]:
-    """Copy the figures that have a sidecar. Returns by name: the sidecar's content, the claims, the formats."""
-    figures = {}
-    target.mkdir(parents=True)
-    for sidecar in sorted(source.glob("*.json")):
-        formats = [suffix for suffix in FORMATS if sidecar.with_suffix(f".{suffix}").exists()]
-        if "svg" in formats:
-            for suffix in formats:
-                shutil.copyfile(sidecar.with_suffix(f".{suffix}"), target / f"{sidecar.stem}.{suffix}")
-            facts = files.read_json(sidecar)
-            figures[sidecar.stem] = facts | {"name": sidecar.stem, "claims": set(facts["claims"]), "formats": formats}
-    return figures
-
-
-def _notebooks(folder: Path, status: Mapping[str, Any], claims: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By name, the notebooks that were executed or failed, with their claims."""
+def _notebooks(
+    folder: Path, status: Mapping[str, Any], claims: list[dict[str, Any]], figures: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """By name, the notebooks that were executed or failed, with their titles, claims and figures."""
     names = set(status) | {path.stem.removesuffix(".failed") for path in folder.glob("*.ipynb")}
     notebooks = {}
     for name in sorted(names):
@@ -180,9 +205,22 @@ def _notebooks(folder: Path, status: Mapping[str, Any], claims: list[dict[str, A
         notebooks[name] = outcome | {
             "name": name,
             "file": file if file.exists() else None,
+            "title": _title(file) if file.exists() else name,
+            "figures": [figure for figure in figures.values() if figure["notebook"] == name],
             "claims": [claim for claim in claims if claim["notebook"] == name],
         }
     return notebooks
+
+
+def _title(notebook: Path) -> str:
+    """The first heading of a notebook, or its file's name."""
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        heading = re.search(r"^# (.+)$", text, re.MULTILINE)
+    except (ValueError, KeyError, TypeError):
+        heading = None
+    return re.sub(r"\\[,;]|[$*`]", "", heading[1]).strip() if heading else notebook.stem
 
 
 def _swap(draft: Path, target: Path) -> None:

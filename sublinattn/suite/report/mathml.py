@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from xml.etree import ElementTree
 
 from latex2mathml import converter
@@ -17,6 +18,7 @@ _ELEMENTS = (
 
 def mathml(latex: str, display: bool = False) -> str:
     """LaTeX as MathML; what cannot be converted, or is more than mathematics, is shown as it was written."""
+    latex = re.sub(r"\d\.\d{5,}", lambda found: f"{float(found[0]):.4g}", latex)  # no more digits than one reads
     try:
         converted = converter.convert(latex, display="block" if display else "inline")
         if _is_mathematics(converted):

@@ -5,6 +5,7 @@ This module stands apart from the rest of the report because nbconvert is slow t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -26,7 +27,13 @@ def to_html(path: Path) -> str:
             if "data" in output:
                 _prefer_mathml(output.data)
     body, _ = _exporter().from_notebook_node(notebook)
-    return str(body)
+    body = re.sub(r"<th>\s*</th>", "<td></td>", str(body))  # above the index of a table: a heading of nothing
+    return body.replace('<div class="output">', '<div class="output" tabindex="0">')  # scrolls, so keys must reach it
+
+
+def markdown(text: str) -> str:
+    """Markdown with formulas as HTML."""
+    return str(MarkdownWithMath(renderer=_Renderer(escape=False, exclude_anchor_links=True)).render(text))
 
 
 class _Renderer(IPythonRenderer):

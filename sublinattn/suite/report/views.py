@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from .glossary import symbols
+
 REAL = "real"
-"""Name of the workload that comes from a trained model; all others are synthetic."""
+"""Name of the workload that comes from a trained model."""
 
 MARKS = {"supported": "✓", "refuted": "✗", "undecided": "?", "vacuous": "○"}
 MEANINGS = {
@@ -50,11 +52,14 @@ def percent(value: Any) -> str:
 def claim_view(record: Mapping[str, Any]) -> dict[str, Any]:
     """An entry, the machine's numbers in their places, with what the templates need beside it."""
     whole = {**record, **record["machine"]}
-    whole["cases"] = [{**case, "case": _flat(case["case"])} for case in whole["cases"]]
+    trained = bool(whole.get("model"))  # the claim is about a trained decoder
+    whole["cases"] = [{**case, "case": _flat(case["case"]), "input": _input(case, trained)} for case in whole["cases"]]
     kind = whole["promise"]["kind"]
     ratios = kind == "probability" or whole["promise"].get("relation") == "<="
     slack = _pooled(whole["cases"]) if ratios else None
     sabotages = whole["sabotages"]
+    whole["fits"] = [_of_quantity(fit, whole.get("quantity")) for fit in whole["fits"]]
+    measured = [_measured(case) for case in whole["cases"]]
     return {
         **whole,
         "kind": kind,
@@ -64,8 +69,13 @@ def claim_view(record: Mapping[str, Any]) -> dict[str, Any]:
         "fits": [{**fit, "symbol": _symbol(fit["variable"]), "points": _points(fit)} for fit in whole["fits"]],
         "caught": sum(bool(s["caught"]) for s in sabotages),
         "unverified": not sabotages or not all(s["caught"] for s in sabotages),
-        "inputs": sorted({_input(case) for case in whole["cases"]}, reverse=True),
+        "inputs": sorted({case["input"] for case in whole["cases"]}, reverse=True),
         "groups": _groups(whole["cases"]),
+        "symbols": symbols(
+            whole["paper"],
+            [whole["statement"], whole["vacuous_when"] or "", *(a["latex"] for a in whole["assumptions"])],
+            [name for case, facts in zip(whole["cases"], measured, strict=True) for name in (*case["case"], *facts)],
+        ),
         "constants": _constants(whole["cases"]),
         "command": f"{_command(whole)} --effort {whole['effort']} --seed {whole['seed']}",
     }
@@ -106,8 +116,11 @@ def _flat(case: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _input(case: Mapping[str, Any]) -> str:
-    return "real" if case["case"].get("workload") == REAL else "synthetic"
+def _input(case: Mapping[str, Any], trained: bool) -> str:
+    """Whether a case's data come from a trained model: by its workload, its source, or all of the claim's."""
+    given = case["case"]
+    own = given.get("workload") == REAL or {given.get("source"), given.get("model")} & {"encoder", "decoder"}
+    return "real" if trained or own else "synthetic"
 
 
 def _finite(values: Iterable[Any]) -> list[float]:
@@ -126,8 +139,25 @@ def _pooled(cases: Sequence[Mapping[str, Any]]) -> tuple[Any, Any, Any] | None:
 
 
 def _exponents(fit: Mapping[str, Any]) -> str:
-    """The measured exponent and the theory's."""
-    return f"{fit['variable']}: {number(fit['measured_exponent'])}, theory {number(fit['theory_exponent'])}"
+    """The measured exponent, and the theory's in brackets."""
+    name = fit["variable"].removeprefix("var")
+    letter = {"epsilon": "ε", "alpha": "α", "kappa": "κ", "rho": "ρ", "Lambda": "Λ"}.get(name, name)
+    return f"{letter}: {number(fit['measured_exponent'])} ({number(fit['theory_exponent'])})"
+
+
+def _of_quantity(fit: Mapping[str, Any], quantity: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A fit in terms of what the claim's title speaks of, where the trial measures another size (`claim.Quantity`)."""
+    if quantity is None or not isinstance(fit["measured_exponent"], int | float):
+        return dict(fit)
+    power, shift = quantity["power"], quantity["shift"]
+    names = ("measured_exponent", "theory_exponent", "lower", "upper")
+    shown = {name: (fit[name] - shift) / power for name in names}
+    shown["lower"], shown["upper"] = sorted((shown["lower"], shown["upper"]))
+    sizes = [
+        [size if size == "inf" else (size / x**shift) ** (1 / power) for size in point]
+        for x, point in zip(fit["abscissas"], fit["sizes"], strict=True)
+    ]
+    return {**fit, **shown, "sizes": sizes, "theory": f"{_symbol(fit['variable'])}^{{{shown['theory_exponent']:.3g}}}"}
 
 
 def _symbol(name: str) -> str:
@@ -163,7 +193,7 @@ def _groups(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Cases on synthetic and on real input, each group with a summary, so that the two can be compared."""
     constants, groups = _constants(cases), []
     for name in ("synthetic", "real"):
-        members = [{**case, "measured": _measured(case)} for case in cases if _input(case) == name]
+        members = [{**case, "measured": _measured(case)} for case in cases if case["input"] == name]
         if members:
             groups.append(
                 {

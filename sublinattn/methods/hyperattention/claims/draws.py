@@ -241,6 +241,7 @@ CLAIMS = (
             Sabotage("norms not squared", "keys are drawn by norm, not by its square", {"broken": "norms"}),
         ),
         remark=READ_OFF.format("keys") + " Odd heads have the even heads' norms in reverse order.",
+        restated="3ce6d9b: a norm in the formula was misprinted",
     ),
     law_claim(
         id="ha24.draws-normaliser",

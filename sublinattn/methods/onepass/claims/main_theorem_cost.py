@@ -14,7 +14,7 @@ from ....core.backends import asnumpy, to_device
 from ....core.timing import best_of
 from ....lab.workloads import make
 from ....theory import symbols
-from ....theory.claim import Claim, Growth, Sabotage, Trial
+from ....theory.claim import Claim, Growth, Quantity, Sabotage, Trial
 from ....theory.cost import over, powers
 from ....theory.search import critical_size
 from ...countsketch.claims.signals import sketched
@@ -152,7 +152,7 @@ def _error_falls(slug: str, what: str, decay: float) -> Claim:
         basis="reading",
         title=f"Read as n^-0.1: as n grows the relative error falls at nearly constant memory, on {what} outputs",
         statement=sp.Eq(ERROR * symbols.n**FALLS, symbols.O(1)),
-        kind=Growth(variables={"n": sp.Integer(1)}),
+        kind=Growth({"n": sp.Integer(1)}, quantity=Quantity("the relative error", ERROR.name, shift=float(FALLS))),
         trial=relative_error,
         cases={"smoke": over("n", powers(7, 13, 2), decay=decay)},
         max_trials={"smoke": 16, "standard": 32},

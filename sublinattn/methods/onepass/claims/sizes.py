@@ -100,7 +100,7 @@ CLAIMS = (
         source="Sparse recovery (Phi): r = O(log n), w = O(k/eps1); constants derived here",
         basis="derived",
         title="In tables of this package's sizes no entry is lost to heavy ones, but for half of the allowed failures",
-        statement=sp.Eq(symbols.norm(r"\text{lost}", "0"), 0),
+        statement=sp.Eq(sp.Symbol(r"\#\{\text{entries lost}\}"), 0),
         kind=Probability(p=FAILURE),
         trial=lost_entries,
         cases={
@@ -121,7 +121,7 @@ CLAIMS = (
         ),
         restated=(
             "77c8e38: the tables were not those of a one-pass sketch, which may have others, and with eps1 = 0.8 a "
-            "width that ignores eps1 would have passed"
+            "width that ignores eps1 would have passed; 3ce6d9b: the formula was printed as False"
         ),
     ),
     Claim(

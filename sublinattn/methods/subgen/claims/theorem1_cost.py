@@ -12,7 +12,7 @@ from ....core.timing import best_of
 from ....lab.workloads import make
 from ....lab.workloads.instance import Instance
 from ....theory import symbols
-from ....theory.claim import Claim, Growth, Sabotage, Trial
+from ....theory.claim import Claim, Growth, Quantity, Sabotage, Trial
 from ....theory.cost import over, powers
 from .setting import Cache, chunks, fed
 
@@ -126,7 +126,7 @@ CLAIMS = (
         id="sg24.memory-linear",
         title="Where keys do not cluster this code's memory grows at least like n^0.95",
         statement=sp.Eq(symbols.n / TWENTIETH, symbols.O(symbols.BYTES)),
-        kind=Growth({"n": TWENTIETH}),
+        kind=Growth({"n": TWENTIETH}, quantity=Quantity("the bytes", "M(n)", power=-1, shift=1)),
         trial=held_bytes,
         max_trials=REPEATED,
         cases={"smoke": over("n", LINEAR, growth="linear", at_least=True)},
@@ -165,7 +165,7 @@ CLAIMS = (
         title="Where keys do not cluster this code's time of an update grows at least like n^0.75",
         statement=sp.Eq(symbols.n**NEARLY, symbols.O(symbols.SECONDS)),
         max_trials=REPEATED,
-        kind=time_grows({"n": ONE}),
+        kind=time_grows({"n": ONE}, quantity=Quantity("the time", "T(n)", power=-1, shift=float(NEARLY))),
         trial=update_seconds,
         cases={"smoke": over("n", (700, 1200, 2100, 3600), growth="linear", d=64, tokens=512, at_least=True)},
         sabotages=(CAPPED,),

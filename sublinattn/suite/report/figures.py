@@ -1,0 +1,75 @@
+"""The figures of a run, as the report shows them: titles, tables of their numbers, points to hover."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...core import files
+
+FORMATS = ("svg", "pdf", "png", "json")
+EVERYWHERE = 12
+"""A figure of more claims than this is an overview: their pages link to it, and do not repeat it."""
+
+
+def copied(source: Path, target: Path) -> dict[str, dict[str, Any]]:
+    """Copy the figures that have a sidecar. Returns by name what the pages need of each."""
+    target.mkdir(parents=True)
+    figures = {}
+    for sidecar in sorted(source.glob("*.json")):
+        formats = [suffix for suffix in FORMATS if sidecar.with_suffix(f".{suffix}").exists()]
+        if "svg" in formats:
+            for suffix in formats:
+                shutil.copyfile(sidecar.with_suffix(f".{suffix}"), target / f"{sidecar.stem}.{suffix}")
+            figures[sidecar.stem] = described(target / sidecar.name)
+    return figures
+
+
+def described(sidecar: Path) -> dict[str, Any]:
+    """What a page needs of a figure; its numbers are written as CSV beside it."""
+    facts = files.read_json(sidecar)
+    return {
+        **facts,
+        "name": sidecar.stem,
+        "title": title(facts["caption"]),
+        "claims": set(facts["claims"]),
+        "notebook": str(facts["params"].get("notebook") or ""),
+        "formats": [suffix for suffix in FORMATS if sidecar.with_suffix(f".{suffix}").exists()],
+        "tables": _tables(sidecar.stem, facts["data"], sidecar.parent),
+        "hover": facts.get("hover") or {"size": _size(sidecar.with_suffix(".svg")), "points": []},
+    }
+
+
+def title(caption: str) -> str:
+    """The beginning of a caption, up to the first stop and without what is in brackets, as the figure's name."""
+    words = re.sub(r" ?\([^()]*\)", "", f"{caption} ")
+    words = re.split(r"(?<=[^.\s]{2})\. |[:;] ", words, maxsplit=1)[0].strip(" .,")
+    if len(words) > 120:
+        words = words[:120].rsplit(",", 1)[0] if "," in words[40:120] else words[:120].rsplit(" ", 1)[0] + " …"
+    return words
+
+
+def _tables(name: str, data: Mapping[str, Mapping[str, list[Any]]], target: Path) -> list[dict[str, str]]:
+    """Write each table of a sidecar as CSV; file and label of each. Files are numbered: a label may be anything."""
+    written = []
+    for number, (label, columns) in enumerate(data.items(), start=1):
+        file = f"{name}.csv" if len(data) == 1 else f"{name}-{number}.csv"
+        text = io.StringIO(newline="")
+        lines = csv.writer(text, lineterminator="\n")
+        lines.writerow(columns)
+        lines.writerows(zip(*columns.values(), strict=True))
+        files.write_text(target / file, text.getvalue())
+        written.append({"file": file, "label": "CSV" if len(data) == 1 else f"CSV of {label}"})
+    return written
+
+
+def _size(svg: Path) -> list[float]:
+    """Width and height that a picture says of itself, in points; those of a page's width where it says nothing."""
+    head = svg.read_text(encoding="utf-8")[:4000]
+    found = [re.search(rf'<svg[^>]* {side}="([\d.]+)pt"', head) for side in ("width", "height")]
+    return [float(match[1]) for match in found if match] if all(found) else [396.0, 280.0]
