@@ -55,7 +55,7 @@ CLAIMS = (
         basis="derived",
         title="No cache of N bytes tells more than 8 N bits of an INDEX instance, plus 1 + log2(1/p)",
         statement=sp.Le(
-            sp.Symbol(r"n d_v (1 - h(e))"), 8 * sp.Symbol("N") + 1 + sp.log(1 / sp.Symbol("p")) / sp.log(2)
+            sp.Symbol(r"n\,d_v\,(1-h(e))"), 8 * sp.Symbol("N") + 1 + sp.log(1 / sp.Symbol("p")) / sp.log(2)
         ),
         kind=Probability(FAILURE),
         trial=counting,
