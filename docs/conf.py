@@ -44,6 +44,8 @@ copybutton_prompt_text = ">>> |... "
 copybutton_prompt_is_regexp = True
 copybutton_exclude = ".linenos, .gp, .go"
 
+smartquotes = False  # it would make a dash of the two hyphens of an option
+
 # Docstrings: `x` in them is code, as in Markdown.
 default_role = "literal"
 autodoc_member_order = "bysource"

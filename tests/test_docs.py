@@ -40,6 +40,14 @@ def test_the_pages_are_here():
     assert {"README.md", "docs/results.md", "docs/guide.md"} <= set(map(name, with_code("python") + PAGES))
 
 
+def test_the_contents_of_the_site_have_every_page():
+    contents = (ROOT / "docs/index.md").read_text()
+    trees = re.findall(r"^```{toctree}\n(.*?)^```$", contents, re.MULTILINE | re.DOTALL)
+    listed = re.findall(r"^(?:.*<)?([\w./-]+)>?$", "\n".join(trees), re.MULTILINE)
+    pages = {(ROOT / "docs" / f"{page}.md").resolve() for page in listed}
+    assert set(PAGES) - pages == {ROOT / "docs/index.md"}
+
+
 # ------------------------------------------------------------------------------------------------------ what they name
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_files_and_functions_exist(path):

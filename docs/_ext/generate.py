@@ -115,7 +115,7 @@ def chip(outcome: str) -> str:
 
 
 def outcome(name: str) -> str:
-    return record()[name]["outcome"] if name in record() else "unrecorded"
+    return record()[name]["outcome"] if name in record() else "not on record"
 
 
 # ------------------------------------------------------------------------------------------------------------- the maps
@@ -131,10 +131,8 @@ def write_map(method: str, rows: tuple[Row, ...]) -> None:
         columns = [row.where, *("<br>".join(column) for column in (code, claims, shown))]
         lines.append("| " + " | ".join(map(cell, columns)) + " |")
     names = [name for name, its in claim_pages().items() if its == method]
-    counts: dict[str, Counter[str]] = {basis: Counter() for basis in BASES}
-    for name in names:
-        counts[CLAIMS[name].basis][outcome(name)] += 1
-    sums = [f"{basis}: " + ", ".join(f"{n} {o}" for o, n in found.items()) for basis, found in counts.items() if found]
+    by_basis = {basis: [CLAIMS[name] for name in names if CLAIMS[name].basis == basis] for basis in BASES}
+    sums = [f"{basis}: {tally(claims)}" for basis, claims in by_basis.items() if claims]
     unread = [f"`{name}`" for name in names if not CLAIMS[name].source_checked]
     table = "\n".join(["{.map}", *lines])
     said = f"{len(names)} claims ({'; '.join(sums)}): [formulas and reasons](/{CLAIMS_PAGE.format(method)}.md), "
@@ -142,6 +140,23 @@ def write_map(method: str, rows: tuple[Row, ...]) -> None:
     if unread:
         said += f" The text of the source could not be read for {', '.join(unread)}: their statements are from memory."
     write(f"maps/{method}", f"{said}\n\n{table}")
+
+
+def write_papers() -> None:
+    """How the claims about each paper that has a page stand, theorems first."""
+    lines = ["| paper | its theorems | all claims about it |", "|---|---|---|"]
+    claims = {key: [claim for claim in CLAIMS.values() if claim.paper == key] for key in PAPER_PAGES}
+    for key, mine in sorted(claims.items(), key=lambda item: -len(item[1])):
+        theorems = [claim for claim in mine if claim.basis == "theorem"]
+        lines.append(f"| [{citations()[key].title}](/{PAPER_PAGES[key]}.md) | {tally(theorems)} | {tally(mine)} |")
+    write("maps/papers", "\n".join(lines))
+
+
+def tally(claims: list[Claim]) -> str:
+    """How many have each outcome."""
+    found = Counter(outcome(claim.id) for claim in claims)
+    order = ("supported", "refuted", "undecided", "vacuous", "not on record")
+    return ", ".join(f"{found[o]} {o}" for o in order if found[o]) or "none yet"
 
 
 def write_claims(method: str, rows: tuple[Row, ...]) -> None:
@@ -305,6 +320,7 @@ def write_commands() -> None:
     command = typer.main.get_command(cli.app)
     with typer.Context(command) as context:
         text = get_docs_for_click(obj=command, ctx=context, name="sublinattn", title="Commands")
+    text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+", "", text)  # cut short there, and the headings are the same list
     write("commands", re.sub(r"\[bold\](.*?)\[/\]", r"`\1`", text))
 
 
@@ -313,6 +329,7 @@ def generate(app: Any) -> None:
     for method, rows in maps().items():
         write_map(method, rows)
         write_claims(method, rows)
+    write_papers()
     write_lists()
     write_gallery()
     write_references()

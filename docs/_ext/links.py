@@ -118,7 +118,7 @@ def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     for path in sorted(getattr(app.env, "sublinattn_sources", ())):
         text = (ROOT / path).read_text(encoding="utf-8")
         lexer = guess_lexer_for_filename(path, text) if Path(path).suffix else guess_lexer(text)
-        body = f"<h1>{path}</h1>\n{highlight(text, lexer, style)}"
+        body = f'<div class="source"><h1>{path}</h1>\n{highlight(text, lexer, style)}</div>'
         yield f"source/{path}", {"title": path, "body": body, "parents": [], "hide_toc": True}, "page.html"
 
 
