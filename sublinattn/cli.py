@@ -21,6 +21,7 @@ from .terminal import (
     console,
     counting,
     fail,
+    note,
     print_frame,
     show_changes,
     show_counts,
@@ -160,6 +161,9 @@ def run(
             resume=resume,
             record=record,
         )
+    except (KeyboardInterrupt, SystemExit):
+        note(f"{out} keeps the notebooks that are done; the same command with --resume goes on from there.")
+        raise
     except (ValueError, OSError) as error:
         fail(error)
     show_counts(result.ledger)

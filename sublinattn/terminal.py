@@ -41,6 +41,11 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+def note(text: str) -> None:
+    """Print a sentence to the error stream."""
+    Console(stderr=True).print(escape(text), soft_wrap=True, highlight=False)
+
+
 def fail(error: Exception | str) -> Any:
     """Print the error, and end with status 2."""
     Console(stderr=True).print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -105,7 +106,8 @@ class Outcome:
 
 
 def kill_kernels() -> None:
-    """Kill the kernels of this process, so that an interrupted run ends at once."""
+    """Kill the kernels of this process, so that an interrupted run ends at once; that they died is no news then."""
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     for manager in list(_RUNNING):
         pid = getattr(manager.provisioner, "pid", None)
         if pid:

@@ -44,10 +44,10 @@ ALONE = "al{on}e #1 50% ü"  # a name is no format string, and no link
 SHOW = "import os, sys; print(sys.executable, os.environ.get('OMP_NUM_THREADS'), n)"
 
 
-def read_all(descriptor):
+def read_all(descriptor, into):
     with contextlib.suppress(OSError):  # nobody writes any more
-        while os.read(descriptor, 4096):
-            pass
+        while text := os.read(descriptor, 4096):
+            into.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_an_interrupted_run_ends_at_once_and_leaves_no_kernel(tmp_path, end, cod
     toys.notebook(tmp_path / "nb/slow.ipynb", cell)
     toys.notebook(tmp_path / "nb/waiting.ipynb", "1")
     command = [sys.executable, "-m", "sublinattn", "run", "--notebooks", "nb", "--jobs", "1"]
-    ours, its = os.openpty()
+    (ours, its), shown = os.openpty(), []
 
     def begin():
         os.setsid()
@@ -173,7 +173,7 @@ def test_an_interrupted_run_ends_at_once_and_leaves_no_kernel(tmp_path, end, cod
     )
     os.close(its)
     if end != "the terminal":  # a terminal reads; one that is about to go may be full
-        threading.Thread(target=read_all, args=[ours], daemon=True).start()
+        threading.Thread(target=read_all, args=[ours, shown], daemon=True).start()
     deadline = time.monotonic() + 60
     while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
         assert time.monotonic() < deadline and process.poll() is None
@@ -183,6 +183,9 @@ def test_an_interrupted_run_ends_at_once_and_leaves_no_kernel(tmp_path, end, cod
     else:
         process.send_signal(getattr(signal, end))
     assert process.wait(timeout=30) == code
+    if end != "the terminal":
+        text = b"".join(shown).decode()
+        assert "--resume" in text and "Kernel died" not in text
     kernel = int((tmp_path / "pid").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(kernel, 0)

@@ -256,8 +256,11 @@ def draw_errors(rows: pd.DataFrame, value: str = "relative") -> Figure:
     stored = rows.groupby(["input", "method", "share"], dropna=False)["held"].transform("median")
     rows = rows.assign(stored=stored.where(rows["method"] != "zero"))
     low, high = rows.loc[rows["method"] != "exact", value].quantile([0.005, 0.995])
-    names = sorted(set(rows["method"]), key=lambda name: (name in ("uniform", "subgen"), list(METHODS).index(name)))
-    looks = {name: {**METHODS[name], "linewidth": 1.6 if name == "subgen" else 0.9} for name in names}  # SubGen on top
+    # SubGen on top; uniform sampling large and below, since many caches err as it does and would hide it, or it them.
+    places = {"uniform": -1, "subgen": len(METHODS)}
+    names = sorted(set(rows["method"]), key=lambda name: places.get(name, list(METHODS).index(name)))
+    own = {"uniform": {"linewidth": 2.4, "markersize": 6}, "subgen": {"linewidth": 1.6}}
+    looks = {name: {**METHODS[name], "linewidth": 0.9, **own.get(name, {})} for name in names}
 
     def ranges(ax: Axes, panel: pd.DataFrame) -> None:
         for name in ("uniform", "subgen"):
