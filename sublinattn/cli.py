@@ -25,6 +25,7 @@ from .terminal import (
     print_frame,
     show_changes,
     show_counts,
+    show_sweep,
     show_verdict,
 )
 
@@ -125,6 +126,12 @@ def run(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Set a parameter of the notebooks (JSON or text); repeatable."),
     ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=VALUE,...", help="Run once per value of a parameter, and show all of them in one figure."
+        ),
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Number of notebooks to run at the same time.", show_default="CPUs")
     ] = None,
@@ -144,23 +151,21 @@ def run(
     Every verdict that differs from the earlier ledger is listed. The exit code is 1 when a notebook fails, or when a
     verdict is worse: refuted instead of supported, or, with the same effort and seed, no longer supported.
     """
-    from .suite import seeds as several
+    from .assignments import assignment, assignments
 
+    options: dict[str, Any] = {"effort": effort.value, "seed": seed, "backend": backend.value, "out": out, "only": only}
+    options |= {"jobs": jobs, "scheduler": scheduler, "resume": resume, "record": record}
     try:
-        result = several.run(
-            notebooks,
-            seeds=seeds,
-            effort=effort.value,
-            seed=seed,
-            backend=backend.value,
-            out=out,
-            only=only,
-            parameters=dict(map(_parameter, param or [])),
-            jobs=jobs,
-            scheduler=scheduler,
-            resume=resume,
-            record=record,
-        )
+        options["parameters"] = dict(assignment("--param", text) for text in param or [])
+        if sweep is not None:
+            from .suite import sweep as swept
+
+            found = swept.run(notebooks, seeds=seeds, **assignments("--sweep", sweep), **options)
+            show_sweep(found)
+            raise typer.Exit(found.exit_code)
+        from .suite import seeds as several
+
+        result = several.run(notebooks, seeds=seeds, **options)
     except (KeyboardInterrupt, SystemExit):
         note(f"{out} keeps the notebooks that are done; the same command with --resume goes on from there.")
         raise
@@ -301,13 +306,3 @@ def capture(
 
 
 app.command(epilog=EXAMPLES)(audit)
-
-
-def _parameter(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise ValueError(f"--param takes NAME=VALUE, got {text!r}")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from .suite.runner import Result
+    from .suite.sweep import Sweep
 
 console = Console()
 
@@ -105,6 +106,22 @@ def show_changes(result: Result) -> None:
         console.print(f"[{colour}]{change.claim}: on record {change.was}, now {change.now}[/] {reason}")
     for outcome in result.failed:
         console.print(f"[red]notebook {escape(outcome.name)} failed[/]: {escape(outcome.error)}")
+
+
+def show_sweep(sweep: Sweep) -> None:
+    """Print what went wrong in the runs of a sweep, its table, and where its figures are."""
+    import pandas as pd
+
+    for result in sweep.results.values():
+        show_changes(result)
+    if sweep.table:
+        print_frame(pd.read_csv(sweep.table))
+    else:
+        console.print("[yellow]No figure of these notebooks says what a sweep should show.[/]")
+    for folder, result in sweep.results.items():
+        console.print(f"{escape(folder)}: {result.report}", soft_wrap=True, highlight=False)
+    for path in (*sweep.figures, *([sweep.table] if sweep.table else ())):
+        console.print(f"{'Table' if path == sweep.table else 'Figure'}: {path}", soft_wrap=True, highlight=False)
 
 
 def show_verdict(record: Mapping[str, Any], trial: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ..core import backends, files
-from . import ledger
+from . import ledger, parameters
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,8 @@ class Run:
     notebook : str
         Name of the notebook, for the links of the report.
     knobs : mapping
-        The notebook's other parameters; they are recorded beside each figure.
+        The notebook's other parameters; what is given of them is recorded beside each figure and in its rows. Those in
+        `parameters.NOTEBOOKS` are checked, a wrong one is a ValueError that says what the parameter takes.
 
     Examples
     --------
@@ -71,6 +72,21 @@ class Run:
     def __post_init__(self) -> None:
         if self.effort not in ("smoke", "standard", "full"):
             raise ValueError(f"effort must be 'smoke', 'standard' or 'full', got {self.effort!r}")
+        object.__setattr__(self, "knobs", parameters.checked(self.notebook, self.knobs))
+        if self.notebook is not None:
+            parameters.refuse_unknown(self.notebook, self.knobs)
+
+    @classmethod
+    def of(cls, notebook: str, names: Mapping[str, Any]) -> Run:
+        """The run that a notebook's cell of parameters describes: `run = Run.of("03-spectral-error", globals())`.
+
+        Raises
+        ------
+        ValueError
+            A parameter of the wrong type or out of range, or papermill was given one that the notebook does not have.
+        """
+        common, knobs = parameters.from_cell(notebook, names)
+        return cls(**common, notebook=notebook, knobs=knobs)
 
     @property
     def xp(self) -> Any:
@@ -80,6 +96,14 @@ class Run:
     def pick(self, *, smoke: T, standard: T, full: T) -> T:
         """The value for this effort."""
         return {"smoke": smoke, "standard": standard, "full": full}[self.effort]
+
+    def given(self, name: str, default: Any) -> Any:
+        """The parameter with this name where the user has set it, else `default`, which mostly is what `pick` gives.
+
+        A parameter that takes several values is a tuple.
+        """
+        value = self.knobs.get(name)
+        return default if value is None else value
 
     def rng(self, *labels: Any) -> np.random.Generator:
         """The draws of the measurement with these labels: see `generator`."""
@@ -175,12 +199,18 @@ class Run:
         caption: str,
         claim: str | Claim | Sequence[str | Claim] | None = None,
         data: pd.DataFrame | Mapping[str, pd.DataFrame] | None = None,
+        measured: str | None = None,
+        by: Sequence[str] = (),
     ) -> None:
         """Save a figure and its rows, and show it in the notebook.
 
-        `rows` are the measurements, one per line: `rows/<name>.parquet`. `data` are the plotted numbers for the
-        figure's JSON file, where they are not the rows. The report shows the figure on the pages of the claims `claim`,
-        those about a trained decoder being about the run's model.
+        `rows` are the measurements, one per line: `rows/<name>.parquet`, with a column for every parameter that was
+        given. `data` are the plotted numbers for the figure's JSON file, where they are not the rows. The report shows
+        the figure on the pages of the claims `claim`, those about a trained decoder being about the run's model.
+
+        `measured` is the column of `rows` that `sublinattn run --sweep` shows over the swept parameter. `by` are the
+        columns that tell its measurements apart: that of the lines, that of the panels, and columns of numbers (such
+        as a budget) of which the sweep shows the largest value that all of its runs have.
         """
         from IPython.display import Image, Markdown, display
 
@@ -188,17 +218,22 @@ class Run:
         from ..theory.claim import Claim
 
         claims = [self._stated(each).id for each in ([claim] if isinstance(claim, str | Claim) else claim or [])]
+        set_knobs = {key: value for key, value in self.knobs.items() if value is not None}
+        given = parameters.changed(self.notebook, self.knobs)
+        values = {key: ", ".join(map(str, x)) if isinstance(x, tuple) else x for key, x in given.items()}
+        rows = rows.assign(**{key: value for key, value in values.items() if key not in rows})
         files.write_rows(rows, name, out=self.out)
         paths = save(
             fig,
             name,
             out=self.out,
             claim=claims,
-            params={"effort": self.effort, "notebook": self.notebook, **self.knobs},
+            params={"effort": self.effort, "notebook": self.notebook, **set_knobs},
             seed=self.seed,
             data=rows if data is None else data,
             caption=caption,
             backend=self.backend,
+            swept=[measured, *by] if measured else (),
         )
         width = round(fig.get_figwidth() * _PIXELS_PER_INCH)
         display(Image(filename=str(paths["png"]), width=width, alt=caption), Markdown(f"**{name}.** {caption}"))

@@ -26,6 +26,13 @@ def proportion(hits: int, trials: int) -> tuple[float, float, float]:
     return hits / trials, float(interval.low), float(interval.high)
 
 
+def tokens(rows: pd.DataFrame) -> str:
+    """How many tokens the inputs of these rows have at most, in words: "n = 1024; real heads (bold) 512"."""
+    sizes = rows.groupby(rows["source"] == "real")["n"].max()
+    words = {False: "n = {}", True: "real heads (bold) {}" if False in sizes else "n = {}"}
+    return "; ".join(words[bool(real)].format(size) for real, size in sizes.items())
+
+
 def growth_exponents(rows: pd.DataFrame, quantity: str, by: Sequence[str] = ("input",)) -> pd.DataFrame:
     """Least-squares slopes of log `quantity` on log n, one fit per replicate (or head), for each group `by`.
 

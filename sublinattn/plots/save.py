@@ -39,6 +39,7 @@ def save(
     data: pd.DataFrame | Mapping[str, pd.DataFrame],
     caption: str,
     backend: str = "auto",
+    swept: Sequence[str] = (),
 ) -> dict[str, Path]:
     """Write a figure as SVG, PDF and PNG with a JSON sidecar: `out/figures/<name>.{svg,pdf,png,json}`.
 
@@ -62,6 +63,8 @@ def save(
         What the reader sees; also the title in each image's metadata.
     backend : "auto", "numpy" or "cupy"
         Where the numbers were computed.
+    swept : sequence of str
+        Columns of the figure's rows that a sweep reads: what is measured, and what tells measurements apart.
 
     Returns
     -------
@@ -99,7 +102,7 @@ def save(
         "caption": caption,
         "data": {table: _columns(table, frame) for table, frame in tables.items()},
         "machine": provenance.provenance(),
-    }
+    } | ({"swept": list(swept)} if swept else {})
     # None removes what Matplotlib would add by itself: dates and its own version.
     metadata = {
         "svg": {"Title": caption, "Description": embedded, "Date": None, "Creator": None},

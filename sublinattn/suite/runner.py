@@ -16,6 +16,7 @@ from ..core.names import suggestion
 from ..core.provenance import provenance, source_hash
 from ..core.threads import cpu_count
 from ..lab import ledger
+from ..lab import parameters as registry
 from ..lab.record import Change, changes, why
 from . import catalogue, report
 from .notebook import Job, Outcome, content_hash, execute, kill_kernels, marks_of, parameters_of
@@ -59,6 +60,7 @@ def run_held(
     backend: str = "auto",
     out: Path | str = "out",
     only: str | None = None,
+    having: str | None = None,
     parameters: Mapping[str, Any] | None = None,
     jobs: int | None = None,
     scheduler: str | None = None,
@@ -80,6 +82,8 @@ def run_held(
         Parameters of every notebook.
     only : str, optional
         Run only the notebooks whose name matches this pattern; earlier verdicts of the others stay in the ledger.
+    having : str, optional
+        Run only the notebooks that have this parameter, likewise.
     parameters : mapping, optional
         Further parameters; each is passed to the notebooks that have it.
     jobs : int, optional
@@ -94,7 +98,8 @@ def run_held(
     Raises
     ------
     ValueError
-        An unknown effort, a parameter that no notebook has, no notebook at all, `jobs` below 1.
+        An unknown effort, a parameter that no notebook has or a value that it does not take (see
+        `lab.parameters`), no notebook at all, `jobs` below 1.
     FileNotFoundError
         There is no file `record`.
     OSError
@@ -112,7 +117,7 @@ def run_held(
         files.check_writable(out / name)
     # A Dask worker has a working directory of its own; elsewhere the notebooks show the path as the user gave it.
     common = {"effort": effort, "seed": seed, "backend": backend, "out": str(out.resolve() if scheduler else out)}
-    selected = _plan(Path(notebooks or catalogue.notebooks()), only, common, dict(parameters or {}), out)
+    selected = plan(notebooks, common, parameters or {}, only=only, having=having)
     finished = [job for job in selected if resume and _is_finished(job, out)]
     if any(job not in finished for job in selected):  # what a last notebook has read is about to change
         finished = [job for job in finished if not job.last]
@@ -124,7 +129,7 @@ def run_held(
     side_by_side = sorted((j for j in pending if not (j.exclusive or j.last)), key=lambda job: not job.long)
     one_by_one = [[job] for job in pending if job.exclusive and not job.last]
     with _executor(workers, scheduler) as pool, progress.track(pending):
-        _clear(out, pending, None if only else finished)  # not before the workers are there
+        _clear(out, pending, None if only or having else finished)  # not before the workers are there
         for batch in (side_by_side, *one_by_one, last):
             outcomes += _run_batch(pool, batch, out, progress, remote=scheduler is not None)
     outcomes.sort(key=lambda outcome: outcome.name)
@@ -137,37 +142,60 @@ def run_held(
         "jobs": workers,
         "seconds": {o.name: round(o.seconds, 3) for o in outcomes if o.status != "resumed"},
     }
-    found = changes(old, new, complete=only is None) if old else ()
+    found = changes(old, new, complete=not (only or having)) if old else ()
     new["machine"]["differs"] = [{**asdict(change), "why": why(change, old or {}, new)} for change in found]
     ledger.write(out / "ledger.json", new)
     return Result(tuple(outcomes), new, found, report.build(out))
 
 
-def _plan(folder: Path, only: str | None, common: dict[str, Any], extra: dict[str, Any], out: Path) -> list[Job]:
-    """The jobs of a run. Parameters are checked before any job starts, since papermill only warns of unknown ones."""
+def plan(
+    notebooks: Path | str | None,
+    common: Mapping[str, Any],
+    extra: Mapping[str, Any],
+    *,
+    only: str | None = None,
+    having: str | None = None,
+) -> list[Job]:
+    """The jobs of a run; the arguments are those of `run_held`, `common` is what all notebooks get.
+
+    All parameters are checked here, before any job starts.
+    """
+    folder = Path(notebooks or catalogue.notebooks())
     paths = [path for path in sorted(folder.glob("*.ipynb")) if fnmatch(path.stem, only or "*")]
     if not paths:
         nearest = suggestion(only, (path.stem for path in folder.glob("*.ipynb")))
         raise ValueError(f"no notebook in {folder} matches {only or '*'!r}{nearest}")
-    parameters = {path: parameters_of(path) for path in paths}
-    for path, names in parameters.items():
+    names_of = {path: parameters_of(path) for path in paths}
+    for path, names in names_of.items():
         if missing := sorted(set(common) - names):
             raise ValueError(f"{path.name} has no parameter {', '.join(missing)} in its cell tagged 'parameters'")
-    for name in extra:
+    for name in (*extra, *([having] if having else ())):
         if name in common:
             raise ValueError(f"parameter {name!r} has an option of its own: --{name}")
-        if not any(name in names for names in parameters.values()):
-            known = sorted(set().union(*parameters.values()) - set(common))
-            raise ValueError(f"no selected notebook has a parameter {name!r}; they have {known}")
+        if not any(name in names for names in names_of.values()):
+            known = sorted(set().union(*names_of.values()) - set(common))
+            raise ValueError(
+                f"no selected notebook has a parameter {name!r}{suggestion(name, known)}; they have {known}"
+            )
     return [
         Job(
             path=path.resolve(),
-            parameters={**common, **{name: value for name, value in extra.items() if name in names}},
-            folder=(out / "notebooks").resolve(),
+            parameters={**common, **_checked(path, {name: x for name, x in extra.items() if name in names})},
+            folder=(Path(common["out"]) / "notebooks").resolve(),
             **marks_of(path),
         )
-        for path, names in parameters.items()
+        for path, names in names_of.items()
+        if having is None or having in names
     ]
+
+
+def _checked(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as JSON has them."""
+    try:
+        values = registry.checked(path.stem, given)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,14 +28,19 @@ class Input:
     def source(self) -> str:
         return "real" if self.workload == "real" else "synthetic"
 
-    def draw(self, n: int, d: int, rng: np.random.Generator, xp: Any = np) -> Instance:
-        """A fresh instance in float32 on the device; for "real" the first `n` tokens (or all) of a random head."""
+    def draw(
+        self, n: int, d: int, rng: np.random.Generator, xp: Any = np, *, d_v: int | None = None, **knobs: Any
+    ) -> Instance:
+        """A fresh instance in float32 on the device; for "real" the first `n` tokens (or all) of a random head.
+
+        A real head has its own dimensions. `knobs` replace those of the workload.
+        """
         if self.workload == "real":
             stack = real()
             layers, heads, longest, d = stack.q.shape
             layer, head = int(rng.integers(layers)), int(rng.integers(heads))
             return make("real", min(n, longest), d, rng=None, layer=layer, head=head).to(xp)
-        made = make(self.workload, n, d, rng=rng, **self.knobs)
+        made = make(self.workload, n, d, d_v=d_v, rng=rng, **{**self.knobs, **knobs})
         made.v[...] += self.value_mean
         return made.to(xp)
 
@@ -49,3 +54,21 @@ ALPHA = Input("alpha dial = 16", "alpha", {"noise": 0.5})
 KAPPA = Input("kappa dial = 16", "kappa")
 HEAVY_VALUES = Input("heavy values", "heavy_values", {"mass": 0.5})
 REAL = Input("real (MiniLM heads)", "real", exact_keys=1)
+
+INPUTS: Mapping[str, Input] = {
+    "gaussian": GAUSSIAN,
+    "gaussian-mean": GAUSSIAN_MEAN,
+    "clustered": CLUSTERED,
+    "planted": PLANTED,
+    "sinks": SINKS,
+    "alpha": ALPHA,
+    "kappa": KAPPA,
+    "heavy-values": HEAVY_VALUES,
+    "real": REAL,
+}
+"""By the names that the notebooks' parameter `inputs` takes."""
+
+
+def chosen(names: Sequence[str], default: tuple[Input, ...]) -> tuple[Input, ...]:
+    """The inputs with these names; without any the default."""
+    return tuple(INPUTS[name] for name in names) or default

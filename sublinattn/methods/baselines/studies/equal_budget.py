@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from ....core.exact import attention
 from ....core.timing import peak_bytes
-from ....lab.comparison.batch import BATCH
+from ....lab.comparison.batch import BATCH, Batch
 from ....lab.run import Run
-from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN_MEAN, HEAVY_VALUES, PLANTED, REAL, SINKS, Input
+from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN_MEAN, HEAVY_VALUES, PLANTED, REAL, SINKS, Input, chosen
 from ....lab.workloads.reference import Reference
 from ....plots.panels import facets
 from ....plots.style import paper_style, series
@@ -28,31 +28,40 @@ EXACT, ZERO = "exact", "answering zero"
 def measure(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
     """Error of every method on every input for two budgets. Nothing was tuned: parameters follow from the budget.
 
+    Parameters of the run: n, d, d_v, inputs, budgets, methods (besides uniform sampling), replicates.
+
     Returns
     -------
     DataFrame
         input, source, n, replicate (fresh input, for "real" a random head; fresh draws), method, budget, error.
     """
-    xp, n = run.xp, run.pick(smoke=1024, standard=4096, full=16384)
-    replicates = run.pick(smoke=3, standard=12, full=12)
-    heads = run.pick(smoke=8, standard=72, full=72)
-    budgets = run.pick(smoke=(64, 256), standard=(128, 512), full=(256, 1024))
+    xp, n = run.xp, run.given("n", run.pick(smoke=1024, standard=4096, full=16384))
+    replicates = run.given("replicates", run.pick(smoke=3, standard=12, full=12))
+    heads = run.given("replicates", run.pick(smoke=8, standard=72, full=72))
+    budgets = run.given("budgets", run.pick(smoke=(64, 256), standard=(128, 512), full=(256, 1024)))
     rows = []
-    for what in inputs:
+    for what in chosen(run.given("inputs", ()), inputs):
         for replicate in range(heads if what is REAL else replicates):
-            x = what.draw(n, D, run.rng("equal budget", what.label, replicate), xp)
+            rng = run.rng("equal budget", what.label, replicate)
+            x = what.draw(n, run.given("d", D), rng, xp, d_v=run.given("d_v", None))
             y, size = Reference(x), len(x.q)
             yardsticks = {EXACT: attention(x.q, x.k, x.v, scale=x.scale), ZERO: np.zeros_like(y.output)}
             errors = {name: y.error(out) for name, out in yardsticks.items()}
             for budget in budgets:
                 base = (what.label, what.source, size, replicate)
                 rows += [(*base, name, budget, error) for name, error in errors.items()]
-                for name, method in BATCH.items():
+                for name, method in compared(run).items():
                     rng = run.rng("equal budget", what.label, replicate, name, budget)
                     if budget < size:
                         out = method.answer(x.q, x.k, x.v, budget=budget, scale=x.scale, rng=rng)
                         rows.append((*base, name, budget, np.nan if out is None else y.error(out)))
     return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "method", "budget", "error"])
+
+
+def compared(run: Run) -> dict[str, Batch]:
+    """The methods that the run compares: uniform sampling, which is the unit, and those of its parameter `methods`."""
+    wanted = run.given("methods", tuple(BATCH))
+    return {name: method for name, method in BATCH.items() if name.split(",")[0] in ("uniform", *wanted)}
 
 
 @paper_style()
@@ -90,14 +99,15 @@ def costs(run: Run, *, n: int, budget: int) -> pd.DataFrame:
         those of q, k and v (with the answer's; on the CPU each thread has a tile), whether it has a causal form, and
         what is proved of its error.
     """
-    xp, exact = run.xp, 4.0 * n * n * D
-    x = GAUSSIAN_MEAN.draw(n, D, run.rng("costs"), xp)
+    xp, d = run.xp, run.given("d", D)
+    exact = 4.0 * n * n * d
+    x = GAUSSIAN_MEAN.draw(n, d, run.rng("costs"), xp)
     lines = []
-    for name, method in BATCH.items():
+    for name, method in compared(run).items():
         call = partial(method.answer, x.q, x.k, x.v, budget=budget, scale=x.scale, rng=0)
         call()  # what is compiled or imported first is not the method's
         held = peak_bytes(xp, call) / (x.q.nbytes + x.k.nbytes + x.v.nbytes)
         options = ", ".join(f"{key} {value}" for key, value in (method.within(budget, n) or {}).items())
-        lines.append((name, options, method.operations(budget, n, D) / exact, held, method.causal, method.guarantee))
+        lines.append((name, options, method.operations(budget, n, d) / exact, held, method.causal, method.guarantee))
     columns = ["method", "parameters", "operations / exact's", "bytes / of q, k, v", "causal", "guarantee"]
     return pd.DataFrame(lines, columns=columns).set_index("method").round(3)

@@ -15,7 +15,17 @@ from matplotlib.figure import Figure
 
 from ....core.exact import attention
 from ....lab.run import Run
-from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN, GAUSSIAN_MEAN, HEAVY_VALUES, PLANTED, REAL, SINKS, Input
+from ....lab.workloads.inputs import (
+    CLUSTERED,
+    GAUSSIAN,
+    GAUSSIAN_MEAN,
+    HEAVY_VALUES,
+    PLANTED,
+    REAL,
+    SINKS,
+    Input,
+    chosen,
+)
 from ....lab.workloads.instance import Instance
 from ....lab.workloads.reference import Reference
 from ....plots.panels import facets
@@ -37,7 +47,9 @@ PRESCRIBED = {
 CONSTANTS = tuple(10.0**-i for i in range(9))
 
 
-def methods(x: Instance, budget: int, exact_keys: int, rng: np.random.Generator) -> Iterator[tuple[str, Any]]:
+def methods(
+    x: Instance, budget: int, exact_keys: int, rng: np.random.Generator, lsh_bits: int | None = None
+) -> Iterator[tuple[str, Any]]:
     """Outputs of all methods that touch `budget` key columns per query.
 
     Practical: half for the block, half for the sample; keys moved into the exact part come out of the sample. Theory:
@@ -46,7 +58,7 @@ def methods(x: Instance, budget: int, exact_keys: int, rng: np.random.Generator)
     """
     arrays, half = (x.q, x.k, x.v), budget // 2
     common: dict[str, Any] = {"scale": x.scale, "rng": rng}
-    block: dict[str, Any] = {**common, "block_size": half, "min_exact": 0}
+    block: dict[str, Any] = {**common, "block_size": half, "lsh_bits": lsh_bits, "min_exact": 0}
     yield "hyper practical", hyper_attention(*arrays, sample_size=half, **block)
     if exact_keys:
         yield SINKS_EXACT, hyper_attention(*arrays, sample_size=half - exact_keys, exact_keys=exact_keys, **block)
@@ -57,6 +69,9 @@ def methods(x: Instance, budget: int, exact_keys: int, rng: np.random.Generator)
 def measure(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
     """Error of every method on every input over the budget.
 
+    Parameters of the run: n, d, d_v, inputs, budgets (those below n), lsh_bits,
+    replicates.
+
     Returns
     -------
     DataFrame
@@ -64,23 +79,32 @@ def measure(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
         per query), error.
     """
     xp = run.xp
-    n = run.pick(smoke=1024, standard=4096, full=16384)
-    replicates = run.pick(smoke=6, standard=12, full=12)
-    heads = run.pick(smoke=24, standard=72, full=72)  # real heads differ more than draws do
+    n, d, d_v = (
+        run.given("n", run.pick(smoke=1024, standard=4096, full=16384)),
+        run.given("d", D),
+        run.given("d_v", None),
+    )
+    replicates = run.given("replicates", run.pick(smoke=6, standard=12, full=12))
+    heads = run.given("replicates", run.pick(smoke=24, standard=72, full=72))  # real heads differ more than draws do
+    bits, wanted = run.given("lsh_bits", None), run.given("budgets", ())
+    if wanted and min(wanted) >= n:
+        raise ValueError(f"budgets must hold one below n = {n}, got {wanted}")
     rows = []
-    for what in inputs:
+    for what in chosen(run.given("inputs", ()), inputs):
         for replicate in range(heads if what is REAL else replicates):
             rng = run.rng("error", what.label, replicate)
-            x = what.draw(n, D, rng, xp)
+            x = what.draw(n, d, rng, xp, d_v=d_v)
             size = x.q.shape[0]
             y = Reference(x)
             base = (what.label, what.source, size, replicate)
             exact = y.error(attention(x.q, x.k, x.v, scale=x.scale))
             zero = y.error(np.zeros_like(y.output))
-            for budget in (2**i for i in range(5, size.bit_length() - 1)):
+            for budget in wanted or [2**i for i in range(5, size.bit_length() - 1)]:
+                if budget >= size:
+                    continue
                 rows.append((*base, "exact", budget, exact))
                 rows.append((*base, "zero", budget, zero))
-                for method, out in methods(x, budget, what.exact_keys, rng):
+                for method, out in methods(x, budget, what.exact_keys, rng, bits):
                     rows.append((*base, method, budget, y.error(out)))
     return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "method", "budget", "error"])
 

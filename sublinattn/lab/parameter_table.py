@@ -1,0 +1,150 @@
+"""Which notebook has which parameters: the table that `parameters` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of notebooks.
+
+    Attributes
+    ----------
+    name : str
+        As in the notebooks, in Python and on the command line.
+    kind : type
+        int, float or str.
+    meaning : str
+        What it is, with its unit. No equals sign: papermill would not read the line.
+    least, most : number, optional
+        The range of a number, ends included.
+    choices : tuple
+        The values that it may have, if they are few.
+    several : bool
+        It takes one value or several.
+    default : optional
+        None: as the effort says.
+    """
+
+    name: str
+    kind: type[int] | type[float] | type[str]
+    meaning: str
+    least: float | None = None
+    most: float | None = None
+    choices: tuple[Any, ...] = ()
+    several: bool = False
+    default: Any = None
+
+    def but(self, **changes: Any) -> Parameter:
+        """The same parameter, where a notebook gives it another range, meaning or default."""
+        return replace(self, **changes)
+
+
+EFFORTS = ("smoke", "standard", "full")
+COMMON = (
+    Parameter("effort", str, "how much is measured; sets what is None below", choices=EFFORTS, default="smoke"),
+    Parameter("seed", int, "seed of all draws", 0, default=0),
+    Parameter("backend", str, "library of the arrays", choices=("auto", "numpy", "cupy"), default="auto"),
+    Parameter("out", str, "folder of the results", default="out"),
+)
+"""What every notebook takes."""
+
+N = Parameter("n", int, "tokens", 16, 2**20)
+D = Parameter("d", int, "dimension of queries and keys", 1, 1024)
+BLOCK_SIZE = Parameter("block_size", int, "keys per block of the mask", 1, 4096)
+REPLICATES = Parameter("replicates", int, "repetitions with fresh draws", 1, 1000)
+D_V = Parameter("d_v", int, "dimension of the values", 1, 1024)
+INPUTS = Parameter(
+    "inputs",
+    str,
+    "synthetic inputs, and the heads of a trained encoder",
+    choices=("gaussian", "gaussian-mean", "clustered", "planted", "sinks", "alpha", "kappa", "heavy-values", "real"),
+    several=True,
+)
+BUDGETS = Parameter("budgets", int, "key columns per query", 16, 2**14, several=True)
+LSH_BITS = Parameter("lsh_bits", int, "hyperplanes of the hash", 1, 16)
+METHODS = Parameter(
+    "methods",
+    str,
+    "methods compared with uniform sampling",
+    choices=("HyperAttention", "KDEformer", "Reformer", "Performer", "Nystrom", "Thinformer"),
+    several=True,
+)
+MODEL = Parameter(
+    "model",
+    str,
+    "tiny (ships), smollm2 (fetched), a folder in Llama's Hugging Face layout, or a GGUF file",
+    default="tiny",
+)
+TEXT = Parameter(
+    "text",
+    str,
+    "code, prose or a UTF-8 file; by default code for tiny, and both for any other model",
+    default="",
+)
+
+NOTEBOOKS: Mapping[str, tuple[Parameter, ...]] = {
+    "00-explore": (
+        Parameter(
+            "claims",
+            str,
+            "claims that the controls offer, as patterns of their ids such as ha24.* sg24.theorem",
+            default="*",
+        ),
+    ),
+    "01-sortlsh": (
+        N.but(meaning="tokens in the picture of the matrix", default=256),
+        BLOCK_SIZE.but(meaning="keys per block in that picture", default=32),
+    ),
+    "02-hardness": (BLOCK_SIZE.but(meaning="keys per block of the mask that kappa leaves out", default=32),),
+    "03-spectral-error": (
+        N.but(least=64, most=2**14),
+        D,
+        D_V,
+        INPUTS,
+        BUDGETS,
+        LSH_BITS,
+        METHODS,
+        REPLICATES,
+    ),
+    "04-causal-scaling": (
+        N.but(meaning="tokens in the picture of the recursion", default=512),
+        BLOCK_SIZE.but(meaning="keys per block in that picture", default=16),
+    ),
+    "05-dropped-assumptions": (),
+    "06-degree-and-rank": (),
+    "07-phase-picture": (),
+    "08-sparse-recovery": (),
+    "09-flat-outputs": (),
+    "10-streaming-scaling": (),
+    "11-reviewers-questions": (),
+    "12-clusterability": (),
+    "13-subgen-laws": (),
+    "14-caches-error": (),
+    "15-subgen-scaling": (),
+    "16-subgen-ablation": (),
+    "17-model-hardness": (
+        MODEL,
+        TEXT,
+        BLOCK_SIZE.but(meaning="keys per block of the mask that kappa leaves out", default=32),
+    ),
+    "18-model-keys-values": (MODEL, TEXT),
+    "19-model-assumptions": (MODEL, TEXT),
+    "20-perplexity": (MODEL, TEXT),
+    "21-line-retrieval": (MODEL, TEXT),
+    "22-your-own-claim": (N.but(default=256), D.but(default=16)),
+    "23-your-own-data": (
+        Parameter(
+            "data",
+            str,
+            "safetensors file with q, k and v; by default one is written from the decoder that ships",
+            default="",
+        ),
+        Parameter(
+            "tolerance", float, "largest relative error of an attention output that you accept", 0, 1, default=0.1
+        ),
+    ),
+}
