@@ -48,10 +48,3 @@ def test_claims_exist_and_are_of_the_method_and_in_the_notebook(row: Row) -> Non
 def test_every_claim_is_on_one_map_once(name: str) -> None:
     places = [f"{row.method.name}: {row.where}" for row in ROWS if name in row.matching(CLAIMS)]
     assert len(places) == 1, places
-
-
-@pytest.mark.parametrize("method", maps())
-def test_every_map_is_on_one_page(method: str) -> None:
-    pages = (PACKAGE.parent / "docs/papers").glob("*.md")
-    line = f"```{{include}} ../generated/maps/{method}.md\n"
-    assert sum(page.read_text(encoding="utf-8").count(line) for page in pages) == 1

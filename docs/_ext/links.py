@@ -10,8 +10,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from claim_pages import CLAIMS_PAGE, PAPER_PAGES, REFERENCES, method_of
 from docutils import nodes
-from generate import CLAIMS_PAGE, PAPER_PAGES, REFERENCES, claim_pages
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import guess_lexer, guess_lexer_for_filename
@@ -67,7 +67,7 @@ def inside(node: nodes.Node, kinds: tuple[type, ...]) -> bool:
 def target(app: Sphinx, docname: str, text: str) -> str | None:
     """The address of what inline code names: a claim, something public, a file."""
     text = text.strip()
-    if method := claim_pages().get(text):
+    if method := method_of().get(text):
         return relative(app, docname, CLAIMS_PAGE.format(method), nodes.make_id(text))
     name = text.removesuffix("()")
     objects = app.env.domains.python_domain.objects
