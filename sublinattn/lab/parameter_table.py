@@ -48,7 +48,7 @@ COMMON = (
     Parameter("effort", str, "how much is measured; sets what is None below", choices=EFFORTS, default="smoke"),
     Parameter("seed", int, "seed of all draws", 0, default=0),
     Parameter("backend", str, "library of the arrays", choices=("auto", "numpy", "cupy"), default="auto"),
-    Parameter("out", str, "folder of the results", default="out"),
+    Parameter("out", str, "folder of the results, apart from those of a run", default="out/by-hand"),
 )
 """What every notebook takes."""
 

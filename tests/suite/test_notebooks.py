@@ -17,7 +17,7 @@ from sublinattn.theory.claim import Trial
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 OWN = "22-your-own-claim"  # it states a claim, and measures it
-CONTRACT = {"effort": '"smoke"', "seed": "0", "backend": '"auto"', "out": '"out"'}
+CONTRACT = {"effort": '"smoke"', "seed": "0", "backend": '"auto"', "out": '"out/by-hand"'}
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
