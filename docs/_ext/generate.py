@@ -6,6 +6,7 @@ papers), its claims with their verdicts, the gallery of figures, the reference o
 
 import json
 import re
+import shlex
 import shutil
 from importlib import import_module
 from typing import Any
@@ -27,6 +28,7 @@ from claim_pages import (
 )
 
 import sublinattn
+from sublinattn.lab import parameters
 from sublinattn.suite.method_map import maps
 from sublinattn.suite.report.citations import citations
 
@@ -104,18 +106,20 @@ def write_gallery() -> None:
         "",
     ]
     for name, about in figures().items():
-        options = {k: v for k, v in about["params"].items() if k not in ("effort", "notebook", "measured") and v != ""}
-        command = f"sublinattn run --effort {about['params']['effort']} --seed {about['seed']}"
-        if notebook := about["params"].get("notebook") or notebook_of(about["claims"]):
-            command += f" --only '{notebook}'"
-            link = f"[notebook {notebook}](/notebooks/{notebook}.ipynb)"
-        command += "".join(f" --param {key}={value}" for key, value in options.items())
+        params = about["params"]
+        notebook = params.get("notebook") or notebook_of(about["claims"])
+        command = f"sublinattn run --effort {params['effort']} --seed {about['seed']} --only '{notebook}'"
+        for key, value in parameters.changed(notebook, params).items():
+            command += " --param " + shlex.quote(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
         claims = ", ".join(f"`{claim}`" for claim in about["claims"])
         formats = ", ".join(f"[{suffix}](../../figures/{name}.{suffix})" for suffix in ("svg", "pdf", "json"))
         parts.append(
             f"## {name}\n\n![{name}](../../figures/{name}.png)\n\n{plain(about['caption'])}\n\n```sh\n{command}\n```"
         )
-        parts.append(f"From {link}{'; claims: ' if claims else ''}{claims}. Also as {formats} (the plotted numbers).")
+        where = f"From [notebook {notebook}](/notebooks/{notebook}.ipynb)"
+        where += f", measured on {params['measured']}" if "measured" in params else ""
+        where += f"; claims: {claims}" if claims else ""
+        parts.append(f"{where}. Also as {formats} (the plotted numbers).")
     write("gallery", "\n\n".join(parts))
 
 
