@@ -184,7 +184,7 @@ BUDGETS: dict[str, tuple[int, int, int, int]] = {
     "hyper_attention own hash": (373, 1, 7, 22304),
     "hyper_attention theory": (103, 2, 4, 11584),
     "hyper_attention theory causal": (319, 4, 13, 56768),
-    "hyper_attention theory own hash": (553, 7, 13, 88416),
+    "hyper_attention theory own hash": (562, 7, 13, 88416),
     "uniform_attention": (40, 2, 1, 1024),
     "uniform_attention causal": (56, 1, 1, 1024),
     "performer_attention": (49, 1, 3, 65536),
