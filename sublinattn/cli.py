@@ -223,7 +223,9 @@ def report(out: Annotated[Path, typer.Argument(help="Folder of the run's results
     from .suite import report as pages
 
     try:
-        console.print(f"Report: {pages.build(out)}", soft_wrap=True, highlight=False)
+        with counting("pages") as progress:
+            index = pages.build(out, progress=progress)
+        console.print(f"Report: {index}", soft_wrap=True, highlight=False)
     except (ValueError, OSError) as error:
         fail(error)
 

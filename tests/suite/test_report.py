@@ -280,6 +280,14 @@ def test_names_that_would_leave_the_folder_are_refused(tmp_path, change, message
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_progress_counts_every_page(tmp_path):
+    fill(tmp_path)
+    told = []
+    index = report.build(tmp_path, progress=lambda done, total: told.append((done, total)))
+    pages = len(list(index.parent.rglob("*.html")))
+    assert told == [(done, pages) for done in range(1, pages + 1)]
+
+
 def test_the_umask_says_who_may_read_the_report(tmp_path):
     fill(tmp_path)
     before = os.umask(0o027)

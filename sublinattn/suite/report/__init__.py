@@ -13,7 +13,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ CODE_STYLES = ("xcode", "github-dark")
 """Pygments styles, light and dark, whose colours are legible (WCAG AA) on the ground that the style sheet gives."""
 
 
-def build(out: Path | str) -> Path:
+def build(out: Path | str, *, progress: Callable[[int, int], None] = lambda done, total: None) -> Path:
     """Write `out/report/` from the ledger, the notebooks and the figures in `out`, in place of an earlier report.
+
+    `progress(done, total)` is called after each page.
 
     Returns
     -------
@@ -57,7 +60,7 @@ def build(out: Path | str) -> Path:
     site.mkdir()  # with the permissions that the user's umask leaves, which `draft` has not
     try:
         try:
-            _write_site(site, out, record)
+            _write_site(site, out, record, progress)
         except (KeyError, TypeError, AttributeError, IndexError, UndefinedError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(f"{out / 'ledger.json'} lacks what the report shows ({reason})") from error
@@ -67,7 +70,7 @@ def build(out: Path | str) -> Path:
     return out / "report" / "index.html"
 
 
-def _write_site(site: Path, out: Path, record: Mapping[str, Any]) -> None:
+def _write_site(site: Path, out: Path, record: Mapping[str, Any], progress: Callable[[int, int], None]) -> None:
     claims = sorted(
         (views.claim_view(entry) for entry in record["claims"].values()),
         key=lambda claim: (
@@ -93,9 +96,13 @@ def _write_site(site: Path, out: Path, record: Mapping[str, Any]) -> None:
         notebooks=notebooks,
     )
 
+    executed = [notebook for notebook in notebooks.values() if notebook["file"]]
+    written, total = count(1), 3 + len(figures) + len(claims) + len(executed)
+
     def page(name: str, template: str, **context: Any) -> None:
         text = templates.get_template(template).render(root="../" * name.count("/"), **context)
         files.write_text(site / name, text)
+        progress(next(written), total)
 
     files.write_text(site / "report.css", stylesheet())
     page("index.html", "index.html.j2")
@@ -110,10 +117,9 @@ def _write_site(site: Path, out: Path, record: Mapping[str, Any]) -> None:
 
     page("glossary.html", "glossary.html.j2", body=Markup(markdown(glossary.page())))
 
-    for notebook in notebooks.values():
-        if notebook["file"]:
-            body = Markup(to_html(notebook["file"]))
-            page(f"notebooks/{notebook['name']}.html", "notebook.html.j2", notebook=notebook, body=body)
+    for notebook in executed:
+        body = Markup(to_html(notebook["file"]))
+        page(f"notebooks/{notebook['name']}.html", "notebook.html.j2", notebook=notebook, body=body)
 
 
 def stylesheet() -> str:
