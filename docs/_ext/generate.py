@@ -74,7 +74,8 @@ def write_lists() -> None:
     write_list("claims", "Every claim", intro, lines, pages)
 
     lines = [
-        f"- [{title_of_api(page)}](api-{page}.md): " + ", ".join(f"`{name.rpartition('.')[2]}`" for name in names)
+        f"- [{title_of_api(page)}](api-{page}.md): "
+        + ", ".join(f"`{name.removeprefix('sublinattn.')}`" for name in names)
         for page, names in public().items()
     ]
     intro = "Arrays are NumPy's, CuPy's, PyTorch's or JAX's, of shape (..., n, d), and come back as the caller's kind."
@@ -84,7 +85,8 @@ def write_lists() -> None:
     for name in names:
         first = json.loads((ROOT / f"notebooks/{name}.ipynb").read_text())["cells"][0]["source"]
         title, _, paragraph = "".join(first).partition("\n\n")
-        lines.append(f"- [{name[:2]} {title.lstrip('# ')}](/notebooks/{name}.ipynb): {sentence(paragraph)}")
+        link = f"[{name[:2]} {title.lstrip('# ')}](/notebooks/{name}.ipynb)"
+        lines.append(f"- {link}{'' if title.endswith('?') else ':'} {sentence(paragraph)}")
     intro = "Their numbers are in the first cell of code: `sublinattn run --only '01*' --param n=4096`, or JupyterLab."
     write_list("notebooks", "Notebooks", intro, lines, [f"/notebooks/{name}" for name in names])
 

@@ -73,12 +73,12 @@ def target(app: Sphinx, docname: str, text: str) -> str | None:
     objects = app.env.domains.python_domain.objects
     if entry := objects.get(name) or objects.get(f"sublinattn.{name}"):
         return relative(app, docname, entry.docname, entry.node_id)
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)+", name) or not is_shown(path := ROOT / name):
+    path = ROOT / name
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)+", name) or not path.is_file():
         return None
-    page = name.rpartition(".")[0]
-    if page in app.env.found_docs:
+    if (page := name.rpartition(".")[0]) in app.env.found_docs:
         return relative(app, docname, page)
-    return source_page(app, docname, path.relative_to(ROOT).as_posix())
+    return source_page(app, docname, name) if is_shown(path) else None
 
 
 def cite(app: Sphinx, docname: str, node: nodes.Text) -> None:
