@@ -17,6 +17,7 @@ import typer
 from .audit_command import EXAMPLES, audit
 from .claims_command import JsonOption, claims
 from .complete import complete_claims, complete_models, complete_notebooks
+from .leaderboard_command import EXAMPLE, leaderboard
 from .terminal import (
     console,
     counting,
@@ -308,3 +309,4 @@ def capture(
 
 
 app.command(epilog=EXAMPLES)(audit)
+app.command(epilog=EXAMPLE)(leaderboard)

@@ -23,7 +23,7 @@ from sublinattn.lab import ledger
 from sublinattn.lab.models import TINY, open_model
 from sublinattn.lab.workloads.instance import Captured, Instance
 
-COMMANDS = ("run", "verify", "claims", "report", "bench", "capture", "audit", "fetch")
+COMMANDS = ("run", "verify", "claims", "report", "bench", "capture", "audit", "fetch", "leaderboard")
 NOTEBOOKS = {"IPython", "nbconvert", "papermill", "distributed"}
 DECODER = {"sublinattn.lm.decoder", "torch"}
 

@@ -147,4 +147,5 @@ NOTEBOOKS: Mapping[str, tuple[Parameter, ...]] = {
             "tolerance", float, "largest relative error of an attention output that you accept", 0, 1, default=0.1
         ),
     ),
+    "25-leaderboard": (MODEL, TEXT),
 }

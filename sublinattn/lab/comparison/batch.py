@@ -47,6 +47,11 @@ class Batch:
         What is proved of its error.
     random : bool
         Whether it takes `rng`.
+    claim : str
+        Id of the claim that says what is proved; empty where the suite has none.
+    within_mask : function of (m, n) to options, optional
+        The parameters under a causal mask, where those of `within` would read more. A causal budget is the same share:
+        `m/2` columns per query on average, as exact causal attention reads `n/2`.
     """
 
     function: Callable[..., Array]
@@ -55,10 +60,16 @@ class Batch:
     causal: bool
     guarantee: str
     random: bool = True
+    claim: str = ""
+    within_mask: Callable[[int, int], Options | None] | None = None
+
+    def options(self, budget: int, n: int, *, causal: bool = False) -> Options | None:
+        """Its parameters for a budget; None where it has none for it."""
+        return (self.within_mask if causal and self.within_mask else self.within)(budget, n)
 
     def answer(self, q: Array, k: Array, v: Array, *, budget: int, scale: float, rng: Any, causal: bool = False) -> Any:
         """Its output for a budget of key columns per query; None where it has no parameters for it."""
-        if (options := self.within(budget, k.shape[-2])) is None:
+        if (options := self.options(budget, k.shape[-2], causal=causal)) is None:
             return None
         given = {**options, **({"rng": rng} if self.random else {}), **({"causal": True} if causal else {})}
         return self.function(q, k, v, scale=scale, **given)
@@ -75,6 +86,22 @@ def _thinned(budget: int, n: int) -> Options | None:
     return {"oversampling": g} if g >= 0 else None
 
 
+def _halved(budget: int, n: int) -> Options | None:
+    """The largest block, with as large a sample and leaves of at most two blocks, that keeps a causal budget.
+
+    In the recursion a query reads half of its leaf on average; and in half of the queries, once per level, a block and
+    a sample, or all keys of a square that has no more.
+    """
+
+    def columns(b: int) -> float:
+        levels = max(0, math.ceil(math.log2(n / (2 * b))))
+        leaf = math.ceil(n / 2**levels)
+        return (leaf + sum(min(2 * b, leaf * 2**level) for level in range(levels))) / 2
+
+    fitting = (b for b in range(budget // 2, 0, -1) if columns(b) <= budget / 2)
+    return next(({"block_size": b, "sample_size": b, "min_exact": 2 * b} for b in fitting), None)
+
+
 def _hash(n: int, d: int, options: Options) -> float:
     return 4.0 * n * d * default_bits(n, options["block_size"])  # queries and keys, by as many hyperplanes
 
@@ -86,11 +113,12 @@ def _halving(n: int, d: int, options: Options) -> float:
 
 BATCH: Mapping[str, Batch] = {
     "uniform": Batch(
-        uniform_attention, lambda m, n: {"sample_size": m}, lambda n, d, o: 0.0, True, "unbiased sums"
+        uniform_attention, lambda m, n: {"sample_size": m}, lambda n, d, o: 0.0, True, "unbiased sums",
+        claim="ha24.yardstick",
     ),
     "HyperAttention": Batch(
         hyper_attention, lambda m, n: {"block_size": m // 2, "sample_size": m // 2, "min_exact": 0}, _hash, True,
-        "HA24, Theorem 1 (its theory variant)",
+        "HA24, Theorem 1 (its theory variant)", claim="ha24.theorem1-exponents", within_mask=_halved,
     ),
     "KDEformer": Batch(
         kdeformer_attention, lambda m, n: {"block_size": m // 2, "sample_size": m // 2}, _hash, False,
@@ -106,7 +134,8 @@ BATCH: Mapping[str, Batch] = {
         lambda n, d, o: 2.0 * n * d * ROUNDS * sum(default_factors(n, o["chunk_size"])), True, "none",
     ),
     "Performer": Batch(
-        performer_attention, lambda m, n: {"features": m // 2}, lambda n, d, o: 0.0, True, "unbiased kernel (Lemma 1)"
+        performer_attention, lambda m, n: {"features": m // 2}, lambda n, d, o: 0.0, True, "unbiased kernel (Lemma 1)",
+        claim="perf21.unbiased",
     ),
     "Nystrom": Batch(
         nystrom_attention, lambda m, n: {"landmarks": m // 2},

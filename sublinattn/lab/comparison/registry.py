@@ -243,6 +243,8 @@ class Contender:
         Tokens per update. For most caches the state is the same to the bit whatever the chunks.
     asks : bool
         Whether the cache learns from the queries between the tokens.
+    guarantee, claim : str
+        What is proved of it, and the id of the claim that says so; empty where there is none.
     """
 
     within: Callable[[int, Instance, np.random.Generator], KVCache]
@@ -252,6 +254,8 @@ class Contender:
     hindsight: bool = False
     rows: Callable[[Any, int], int] = lambda cache, n: CHUNK
     asks: bool = False
+    guarantee: str = ""
+    claim: str = ""
 
 
 HINDSIGHT, TOLD, WINDOW = "subgen, hindsight", "subgen, delta told", "subgen, window"
@@ -259,18 +263,26 @@ REGISTRY: dict[str, Contender] = {
     "subgen, t = 1": Contender(partial(subgen_hindsight, samples=1, slots=0.875), of="subgen", hindsight=True),
     TOLD: Contender(subgen_hindsight, r"SubGen, given $\delta$", "--", of="subgen", hindsight=True),
     "subgen, t = 16": Contender(partial(subgen_hindsight, samples=16), of="subgen", hindsight=True),
-    "subgen": Contender(subgen_within, "SubGen", "magenta"),
+    "subgen": Contender(subgen_within, "SubGen", "magenta", guarantee="SG24, Theorem 1", claim="sg24.theorem"),
     WINDOW: Contender(partial(subgen_within, window=0.5), "SubGen, half a window", ":", of="subgen"),
     "sinks": Contender(_sinks, "sinks and window", "green"),
     # A chunk of a quarter of the budget: every token stays for the queries of one chunk at least.
     "heavy hitters": Contender(
         heavy_hitters, "heavy hitters (H2O)", "olive", rows=lambda cache, n: max(1, cache.recent // 2), asks=True
     ),
-    "uniform": Contender(partial(_reservoir, weights="uniform")),
-    "value-norm": Contender(partial(_reservoir, weights="value-norm"), "value-norm reservoir", "cyan"),
+    "uniform": Contender(
+        partial(_reservoir, weights="uniform"), guarantee="every set of tokens alike", claim="vit85.subsets"
+    ),
+    "value-norm": Contender(
+        partial(_reservoir, weights="value-norm"), "value-norm reservoir", "cyan",
+        guarantee="slots by squared value norm", claim="sg24.slot-law",
+    ),
     # Offline, as the experiments of [SG24] were: it gets all tokens at once.
-    "k-center": Contender(_k_center, "offline k-center", "indigo", rows=lambda cache, n: n),
-}
+    "k-center": Contender(
+        _k_center, "offline k-center", "indigo", rows=lambda cache, n: n,
+        guarantee="keys within twice the least radius", claim="gon85.radius",
+    ),
+}  # fmt: skip
 """The caches by name. Their random ones take their seeds from one generator in this order."""
 
 for _name, _row in sorted(REGISTRY.items(), key=lambda row: bool(row[1].of)):  # a method before its variants

@@ -35,6 +35,7 @@ EXACT_KEYS = (0, 1, 4, 16)
 CACHES = {name: row for name, row in REGISTRY.items() if not row.of and not row.hindsight}
 """The caches that are measured: methods, not their variants."""
 EXACT = Contender(lambda nbytes, x, rng: ExactCache())
+YARDSTICKS = {"exact": EXACT, "zero": Contender(lambda nbytes, x, rng: ZeroCache())}
 
 
 def filled(row: Contender, cache: KVCache, q: Array, k: Array, v: Array, scale: float) -> KVCache:

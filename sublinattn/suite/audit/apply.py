@@ -20,6 +20,7 @@ import pandas as pd
 
 from ...core import backends
 from ...core.backends import Array
+from ...lab.comparison.registry import REGISTRY
 from ...lab.models import Model
 from ...lab.run import generator
 from ...lab.workloads.instance import Instance
@@ -28,7 +29,7 @@ from ...lm.mixed_caches import AfterPrompt, Kept, Share
 from ...methods.hyperattention.exact_keys import heavy_keys
 from ...methods.hyperattention.hyper import hyper_attention
 from .advice import KEEP
-from .answers import CACHES, EXACT, filled, prompt_parameters
+from .answers import CACHES, YARDSTICKS, filled, prompt_parameters
 from .measure import write_table
 from .ranking import ADVICE, WITH_PROMPT
 from .recommendation import read
@@ -120,7 +121,7 @@ def run(
 
 
 @dataclass(frozen=True)
-class _Prompt:
+class Prompt:
     """What the key heads of all layers hold of a prompt: q (layers * kv_heads, group, n, d), k and v."""
 
     q: Array
@@ -129,7 +130,7 @@ class _Prompt:
     kv_heads: int
 
     @classmethod
-    def of(cls, decoder: Decoder, tokens: np.ndarray, attend: Attend) -> _Prompt:
+    def of(cls, decoder: Decoder, tokens: np.ndarray, attend: Attend) -> Prompt:
         """Run the decoder over the prompt with this attention."""
         layers: list[tuple[Array, Array, Array]] = []
 
@@ -149,7 +150,8 @@ class _Prompt:
     def compressed(self, choices: Sequence[Choice], rng: np.random.Generator) -> tuple[list[list[Share]], int]:
         """What every layer keeps when key head i takes `choices[i]`, and the bytes in all.
 
-        ValueError if a method has no cache in so few bytes.
+        Methods are those of the registry, "exact" and "zero". ValueError if one has no cache in so few bytes, TypeError
+        if its answers cannot be merged with those of later tokens.
         """
         xp, one = backends.namespace(self.k), self.nbytes // len(choices)
         layers: list[list[Share]] = [[] for _ in range(len(choices) // self.kv_heads)]
@@ -161,7 +163,7 @@ class _Prompt:
             its = [place for place, choice in enumerate(choices) if choice == (method, share)]
             at = backends.to_device(np.array(its), xp)
             q, k, v = (self.q[at], self.k[at], self.v[at]) if len(its) < len(choices) else (self.q, self.k, self.v)
-            row = EXACT if method == KEEP else CACHES[method]
+            row = YARDSTICKS.get(method) or REGISTRY[method]
             cache = filled(row, row.within(int(share * one), first, rng), q, k, v, scale)
             total += cache.nbytes if method != KEEP else len(its) * one
             kept = Kept(cache, v)
@@ -175,23 +177,22 @@ class _Prompt:
 def _losses(
     recommended: Mapping[str, Any], model: Model, text: np.ndarray, rng: np.random.Generator
 ) -> Iterator[dict[str, Any]]:
-    decoder, targets = model.decoder.stretched(len(text)), min(TARGETS, len(text) // 4)
-    prompt, window, ahead = text[: -1 - targets], text[-1 - targets : -1], text[-targets:]
-    exact, approximate = _Prompt.of(decoder, prompt, causal), _methods(recommended, len(prompt), rng)
+    decoder, (prompt, window, ahead) = model.decoder.stretched(len(text)), cut(text)
+    exact, approximate = Prompt.of(decoder, prompt, causal), _methods(recommended, len(prompt), rng)
     advised: list[Choice] = [(its["method"], its["share"]) for its in recommended["key_heads"]]
     share = recommended["bytes"] / recommended["exact_bytes"]
     single = {name: [(name, share)] * len(advised) for name in CACHES}
     contenders = [(KEEP, exact, [(KEEP, 1.0)] * len(advised)), (ADVICE, exact, advised)]
     if approximate:
-        contenders.append((WITH_PROMPT, _Prompt.of(decoder, prompt, replacing(approximate)), advised))
+        contenders.append((WITH_PROMPT, Prompt.of(decoder, prompt, replacing(approximate)), advised))
     contenders += [(name, exact, choices) for name, choices in single.items()]
     for name, held, choices in contenders:
         try:
             layers, nbytes = held.compressed(choices, rng)
         except ValueError:  # the method has no cache in so few bytes
             continue
-        logits = decoder.logits(window, attend=AfterPrompt(layers), start=len(prompt))
-        yield {"method": name, "share": nbytes / exact.nbytes, "loss": _mean_loss(decoder.xp, logits, ahead)}
+        loss = loss_after(decoder, layers, window, ahead, start=len(prompt))
+        yield {"method": name, "share": nbytes / exact.nbytes, "loss": loss}
 
 
 def _methods(recommended: Mapping[str, Any], n: int, rng: np.random.Generator) -> dict[int, Method]:
@@ -206,8 +207,17 @@ def _methods(recommended: Mapping[str, Any], n: int, rng: np.random.Generator) -
     return {layer: partial(method, count) for layer, count in counts.items()}
 
 
-def _mean_loss(xp: Any, logits: Array, ahead: np.ndarray) -> float:
-    """Of logits (n, vocabulary) and the tokens that came next."""
+def cut(text: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A passage's prompt, the window of last tokens behind it, and the tokens to predict: one after each of these."""
+    targets = min(TARGETS, len(text) // 4)
+    return text[: -1 - targets], text[-1 - targets : -1], text[-targets:]
+
+
+def loss_after(
+    decoder: Decoder, layers: Sequence[Sequence[Share]], window: np.ndarray, ahead: np.ndarray, *, start: int
+) -> float:
+    """Mean loss of the tokens `ahead`, predicted in the window at position `start` from what the prompt left."""
+    xp, logits = decoder.xp, decoder.logits(window, attend=AfterPrompt(layers), start=start)
     logits -= logits.max(axis=1)[:, None]
     chosen = xp.take_along_axis(logits, backends.to_device(ahead, xp)[:, None], axis=1)[:, 0]
     return float(backends.asnumpy((xp.log(xp.exp(logits).sum(axis=1)) - chosen).mean()))

@@ -7,6 +7,7 @@ import pytest
 import references
 
 from sublinattn.lab.comparison.batch import BATCH
+from sublinattn.methods.hyperattention.recursion import inner_nodes, leaves
 
 
 @pytest.mark.parametrize("name", BATCH)
@@ -43,3 +44,25 @@ def test_every_method_answers_and_says_whether_it_has_a_causal_form(name):
     else:
         with pytest.raises(ValueError, match="^causal must be False"):
             BATCH[name].answer(q, k, v, **given, causal=True)
+
+
+def columns_read(n: int, block_size: int, sample_size: int, min_exact: int) -> float:
+    """Key columns that a query of the causal recursion reads on average, node by node."""
+    leaf, levels = n, 0
+    while leaf > min_exact:
+        levels += 1
+        leaf = -(-n // 2**levels)
+    own = sum(each.count * each.size**2 / 2 for each in leaves(0, n, leaf))
+    squares = inner_nodes(0, n, leaf, levels)
+    below = sum(x.count * (x.size - x.half) * min(x.half, block_size + sample_size) for x in squares)
+    return (own + below) / n
+
+
+@pytest.mark.parametrize(("budget", "n"), [(64, 512), (128, 512), (128, 1024), (250, 1000), (512, 2048)])
+def test_under_a_mask_hyper_attention_reads_half_of_the_budget_on_average_and_hardly_less(budget, n):
+    options = BATCH["HyperAttention"].options(budget, n, causal=True)
+    read = columns_read(n, **options)
+    b = options["block_size"] + 1
+    assert read <= budget / 2 < 1.02 * columns_read(n, block_size=b, sample_size=b, min_exact=2 * b)
+    assert BATCH["HyperAttention"].options(budget, n) == BATCH["HyperAttention"].within(budget, n)
+    assert BATCH["HyperAttention"].options(2, n, causal=True) is None

@@ -65,29 +65,31 @@ if (form) {
     filter();
     document.querySelector("#ledger").scrollIntoView();
   };
-  const sort = head => {
-    const up = head.getAttribute("aria-sort") !== "ascending";
-    const number = head.dataset.sort === "number";
-    const key = row => row.cells[head.cellIndex].dataset.value;
-    const order = (a, b) => {
-      const [one, two] = [key(a), key(b)];
-      if (!one || !two) return !one - !two; // rows without a value come last, either way
-      const by = number ? Number(one) - Number(two) : one.localeCompare(two, "en", { numeric: true });
-      return up ? by : -by;
-    };
-    for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
-    head.setAttribute("aria-sort", up ? "ascending" : "descending");
-    body.append(...[...body.rows].sort(order));
-  };
-
   form.addEventListener("input", write);
   form.addEventListener("submit", event => event.preventDefault());
   empty.querySelector("button").addEventListener("click", () => { form.reset(); write(); });
   addEventListener("hashchange", read);
   read();
-  for (const head of document.querySelectorAll("th[data-sort]")) {
-    head.tabIndex = 0;
-    head.addEventListener("click", () => sort(head));
-    head.addEventListener("keydown", event => { if (event.key === "Enter") sort(head); });
-  }
+}
+
+// Tables whose columns sort.
+const sort = head => {
+  const up = head.getAttribute("aria-sort") !== "ascending";
+  const rows = head.closest("table").tBodies[0];
+  const number = head.dataset.sort === "number";
+  const key = row => row.cells[head.cellIndex].dataset.value;
+  const order = (a, b) => {
+    const [one, two] = [key(a), key(b)];
+    if (!one || !two) return !one - !two; // rows without a value come last, either way
+    const by = number ? Number(one) - Number(two) : one.localeCompare(two, "en", { numeric: true });
+    return up ? by : -by;
+  };
+  for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", up ? "ascending" : "descending");
+  rows.append(...[...rows.rows].sort(order));
+};
+for (const head of document.querySelectorAll("th[data-sort]")) {
+  head.tabIndex = 0;
+  head.addEventListener("click", () => sort(head));
+  head.addEventListener("keydown", event => { if (event.key === "Enter") sort(head); });
 }

@@ -1,0 +1,50 @@
+"""The command `sublinattn leaderboard`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .complete import complete_models
+from .terminal import console, fail, print_frame
+
+EXAMPLE = "Example: [bold]sublinattn leaderboard --effort standard --model smollm2 --out out/board[/]"
+
+
+def leaderboard(
+    effort: Annotated[
+        str, typer.Option(help="smoke takes a minute, standard some; full is meant for a GPU or a cluster.")
+    ] = "smoke",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random draws.")] = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Measure with this many seeds, from --seed on, and compare their rankings.")
+    ] = 1,
+    backend: Annotated[str, typer.Option(help="auto, numpy or cupy.")] = "auto",
+    out: Annotated[Path, typer.Option(help="Folder of the page, tables and figure.")] = Path("leaderboard"),
+    model: Annotated[
+        str, typer.Option(help="The decoder, as `sublinattn capture` takes it.", autocompletion=complete_models)
+    ] = "tiny",
+) -> None:
+    """Compare every batch method and every cache at one budget, on the same inputs, in one sortable table.
+
+    Errors on synthetic inputs, a trained encoder's heads and a decoder's; the decoder's loss and its answers with all
+    layers replaced; time, bytes, what is proved, and the verdict on it. The page is `index.html`, the table
+    `leaderboard.csv`.
+    """
+    from .lab.run import Run
+    from .suite.leaderboard import board, page
+
+    def said(words: str) -> None:
+        console.print(f"[dim]{words}[/]", highlight=False)
+
+    try:
+        found = board.measure(Run(effort, seed, backend, out, knobs={"model": model}), seeds=seeds, said=said)
+        written = page.write(found, out, backend=backend)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        fail(error)
+    table = board.table(found)
+    print_frame(page.summary(table))
+    console.print("\n".join(board.findings(found, table)), soft_wrap=True, highlight=False)
+    console.print(f"Page: {written}", soft_wrap=True, highlight=False)
