@@ -9,9 +9,9 @@ import sympy as sp
 from numpy.random import Generator
 
 from ....core.backends import to_device
-from ....lab.comparison.index_bits import PACKED, decoded, packed
 from ....lab.comparison.registry import REGISTRY, Stream, directions, feed
 from ....lab.workloads import make
+from ....lab.workloads.bits import PACKED, decoded, packed
 from ....theory.claim import Claim, Probability, Sabotage, Trial
 
 FAILURE = 0.05
