@@ -57,13 +57,15 @@ D = Parameter("d", int, "dimension of queries and keys", 1, 1024)
 BLOCK_SIZE = Parameter("block_size", int, "keys per block of the mask", 1, 4096)
 REPLICATES = Parameter("replicates", int, "repetitions with fresh draws", 1, 1000)
 D_V = Parameter("d_v", int, "dimension of the values", 1, 1024)
+SYNTHETIC = ("gaussian", "gaussian-mean", "clustered", "planted", "sinks", "alpha", "kappa", "heavy-values")
 INPUTS = Parameter(
     "inputs",
     str,
     "synthetic inputs, and the heads of a trained encoder",
-    choices=("gaussian", "gaussian-mean", "clustered", "planted", "sinks", "alpha", "kappa", "heavy-values", "real"),
+    choices=(*SYNTHETIC, "real"),
     several=True,
 )
+EXACT_KEYS = Parameter("exact_keys", int, "first keys in the exact part", 1, 64)
 BUDGETS = Parameter("budgets", int, "key columns per query", 16, 2**14, several=True)
 LSH_BITS = Parameter("lsh_bits", int, "hyperplanes of the hash", 1, 16)
 METHODS = Parameter(
@@ -96,10 +98,22 @@ NOTEBOOKS: Mapping[str, tuple[Parameter, ...]] = {
         ),
     ),
     "01-sortlsh": (
-        N.but(meaning="tokens in the picture of the matrix", default=256),
-        BLOCK_SIZE.but(meaning="keys per block in that picture", default=32),
+        N.but(least=64, most=2**13),
+        D.but(least=2),
+        BLOCK_SIZE.but(most=512),
+        LSH_BITS.but(several=True),
+        INPUTS,
+        Parameter("draws", int, "hashes per point of the curves", 10, 10**6),
+        REPLICATES,
     ),
-    "02-hardness": (BLOCK_SIZE.but(meaning="keys per block of the mask that kappa leaves out", default=32),),
+    "02-hardness": (
+        N.but(least=64, most=2**15, several=True),
+        D,
+        BLOCK_SIZE.but(meaning="keys per block of the mask that kappa leaves out"),
+        EXACT_KEYS,
+        INPUTS.but(meaning="synthetic inputs", choices=SYNTHETIC),
+        REPLICATES,
+    ),
     "03-spectral-error": (
         N.but(least=64, most=2**14),
         D,

@@ -200,7 +200,7 @@ class Run:
         claim: str | Claim | Sequence[str | Claim] | None = None,
         data: pd.DataFrame | Mapping[str, pd.DataFrame] | None = None,
         measured: str | None = None,
-        by: Sequence[str] = (),
+        by: Sequence[str | None] = (),
     ) -> None:
         """Save a figure and its rows, and show it in the notebook.
 
@@ -210,7 +210,8 @@ class Run:
 
         `measured` is the column of `rows` that `sublinattn run --sweep` shows over the swept parameter. `by` are the
         columns that tell its measurements apart: that of the lines, that of the panels, and columns of numbers (such
-        as a budget) of which the sweep shows the largest value that all of its runs have.
+        as a budget) of which the sweep shows one value that all of its runs have. None in the place of a column: there
+        is only one line, or one panel.
         """
         from IPython.display import Image, Markdown, display
 

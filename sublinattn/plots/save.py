@@ -39,7 +39,7 @@ def save(
     data: pd.DataFrame | Mapping[str, pd.DataFrame],
     caption: str,
     backend: str = "auto",
-    swept: Sequence[str] = (),
+    swept: Sequence[str | None] = (),
 ) -> dict[str, Path]:
     """Write a figure as SVG, PDF and PNG with a JSON sidecar: `out/figures/<name>.{svg,pdf,png,json}`.
 

@@ -98,8 +98,9 @@ def _over(folder: Path, name: str, values: Mapping[str, Any], seed: int) -> tupl
     figures, tables = [], []
     for figure, frames in _measured(folder, name, values).items():
         notebook, (measured, *by) = frames[0].attrs["notebook"], frames[0].attrs["swept"]
-        by = [column for column in by if column != name]
-        rows, held = _at_common(pd.concat(frames, ignore_index=True).dropna(subset=measured), by[2:], name)
+        by = [column if column != name else None for column in by]
+        held_at = [column for column in by[2:] if column]
+        rows, held = _at_common(pd.concat(frames, ignore_index=True).dropna(subset=measured), held_at, name)
         known = registry.of(notebook).get(name)
         label = f"{name} ({known.meaning})" if known else name
         fig = _draw(rows, name, measured, by[:2], xlabel=f"{label}{held}")
@@ -114,10 +115,11 @@ def _over(folder: Path, name: str, values: Mapping[str, Any], seed: int) -> tupl
             "medians and 10 to 90 % ranges.",
         )
         figures.append(path["png"])
-        parts = rows.groupby([name, *by[:2]], sort=False)[measured]
+        apart = {column: title for column, title in zip(by, ("line", "panel"), strict=False) if column}
+        parts = rows.groupby([name, *apart], sort=False)[measured]
         table = parts.quantile([0.5, 0.1, 0.9]).unstack().set_axis(["median", "10 %", "90 %"], axis=1)
         table = table.assign(rows=parts.size(), figure=figure, measured=measured).reset_index()
-        tables.append(table.rename(columns=dict(zip(by, ("line", "panel"), strict=False))))
+        tables.append(table.rename(columns=apart))
     if not tables:
         return (), None
     table = pd.concat(tables, ignore_index=True)
@@ -160,7 +162,7 @@ def _at_common(rows: pd.DataFrame, columns: Sequence[str], name: str) -> tuple[p
 
 
 @paper_style()
-def _draw(rows: pd.DataFrame, name: str, measured: str, by: Sequence[str], *, xlabel: str) -> Figure:
+def _draw(rows: pd.DataFrame, name: str, measured: str, by: Sequence[str | None], *, xlabel: str) -> Figure:
     """A panel per input (or what else tells panels apart), a line per method, over the swept values."""
     hue, facet = [*by, None, None][:2]
     values = rows[measured].replace([np.inf, -np.inf], np.nan).dropna()

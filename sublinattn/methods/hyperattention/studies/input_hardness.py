@@ -15,7 +15,18 @@ from matplotlib.figure import Figure
 from ....core.backends import asnumpy, to_device
 from ....lab.run import Run
 from ....lab.workloads import real
-from ....lab.workloads.inputs import ALPHA, CLUSTERED, GAUSSIAN, HEAVY_VALUES, KAPPA, PLANTED, REAL, SINKS, Input
+from ....lab.workloads.inputs import (
+    ALPHA,
+    CLUSTERED,
+    GAUSSIAN,
+    HEAVY_VALUES,
+    KAPPA,
+    PLANTED,
+    REAL,
+    SINKS,
+    Input,
+    chosen,
+)
 from ....plots.layout import finish
 from ....plots.panels import facets, grid, lines, theory_line
 from ....plots.style import LOOKS, paper_style, series
@@ -41,16 +52,26 @@ def _stack(xp: Any, n: int) -> tuple[Any, Any, float]:
     return to_device(q, xp), to_device(k, xp), every.scale
 
 
-def _measure(xp: Any, what: Input, n: int, rng: np.random.Generator, block_size: int, exact_keys: int) -> Hardness:
+def _measure(run: Run, what: Input, n: int, rng: np.random.Generator, block_size: int, exact_keys: int) -> Hardness:
     if what is REAL:
-        q, k, scale = _stack(xp, n)
+        q, k, scale = _stack(run.xp, n)
     else:
-        x = what.draw(n, D, rng, xp)
+        x = what.draw(n, run.given("d", D), rng, run.xp)
         q, k, scale = x.q[None], x.k[None], x.scale
     return hardness(q, k, scale=scale, block_size=block_size, exact_keys=exact_keys, rng=rng)
 
 
-def over_n(run: Run, *, block_size: int) -> pd.DataFrame:
+def block_size(run: Run) -> int:
+    """Keys per block of the mask that kappa leaves out."""
+    return run.given("block_size", 32)
+
+
+def synthetic(run: Run, default: tuple[Input, ...] = SYNTHETIC) -> tuple[Input, ...]:
+    """The synthetic inputs of a run; the real heads are shown beside them, whatever is chosen."""
+    return chosen(run.given("inputs", ()), default)
+
+
+def over_n(run: Run) -> pd.DataFrame:
     """Measure alpha and kappa of every input over n, with all keys sampled and with the first keys in the exact part.
 
     Returns
@@ -59,16 +80,21 @@ def over_n(run: Run, *, block_size: int) -> pd.DataFrame:
         input, source, n, replicate (fresh input; for "real" the head's number), exact_keys (first keys in the exact
         part), alpha, kappa, srank.
     """
-    xp = run.xp
     lengths = [2**i for i in run.pick(smoke=range(7, 11), standard=range(8, 14), full=range(9, 16))]
-    replicates = run.pick(smoke=5, standard=10, full=10)
+    lengths, size = run.given("n", lengths), block_size(run)
+    if max(lengths) <= size:
+        raise ValueError(f"n must hold one above block_size = {size}, got {lengths}")
+    replicates, sinks = (
+        run.given("replicates", run.pick(smoke=5, standard=10, full=10)),
+        run.given("exact_keys", SINK_KEYS),
+    )
     rows = []
-    for what in (*SYNTHETIC, REAL):
+    for what in (*synthetic(run), REAL):
         for n in (128, 256, 512) if what is REAL else lengths:
-            for exact_keys in (0, 1 if what is REAL else SINK_KEYS):
+            for exact_keys in (0, 1 if what is REAL else sinks):
                 for replicate in range(1 if what is REAL else replicates):
                     rng = run.rng("over n", what.label, n, replicate)
-                    h = _measure(xp, what, n, rng, block_size, exact_keys)
+                    h = _measure(run, what, n, rng, size, exact_keys)
                     columns = (asnumpy(x) for x in (h.alpha_residual, h.kappa, h.srank))
                     rows += [
                         (what.label, what.source, n, replicate + head, exact_keys, *values)
@@ -85,13 +111,13 @@ def column_profile(run: Run) -> pd.DataFrame:
     DataFrame
         input, source, n, replicate (or head), rank (about 40 of them, log-spaced), value.
     """
-    xp = run.xp
     n, replicates = run.pick(smoke=(512, 3), standard=(4096, 5), full=(16384, 5))
+    n, replicates = max(run.given("n", (n,))), run.given("replicates", replicates)
     rows = []
-    for what in (*SYNTHETIC[:-1], REAL):
+    for what in (*synthetic(run, SYNTHETIC[:-1]), REAL):
         for replicate in range(1 if what is REAL else replicates):
             rng = run.rng("profile", what.label, replicate)
-            norms = asnumpy(_measure(xp, what, 512 if what is REAL else n, rng, 256, 0).column_norms)
+            norms = asnumpy(_measure(run, what, 512 if what is REAL else n, rng, 256, 0).column_norms)
             falling = -np.sort(-(norms**2) * norms.shape[1], axis=1)
             ranks = np.unique(np.geomspace(1, norms.shape[1], 40).round().astype(int))
             rows += [
@@ -102,7 +128,7 @@ def column_profile(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "rank", "value"])
 
 
-def head_maps(run: Run, *, block_size: int) -> pd.DataFrame:
+def head_maps(run: Run) -> pd.DataFrame:
     """Measure the hardness of every layer and head of the real input at its full length.
 
     Returns
@@ -114,7 +140,7 @@ def head_maps(run: Run, *, block_size: int) -> pd.DataFrame:
     xp = run.xp
     every = real()
     q, k, scale = _stack(xp, every.q.shape[-2])
-    h = hardness(q, k, scale=scale, block_size=block_size, rng=run.rng("heads"))
+    h = hardness(q, k, scale=scale, block_size=block_size(run), rng=run.rng("heads"))
     squares = len(k[0]) * asnumpy(h.column_norms) ** 2
     return pd.DataFrame(list(np.ndindex(*every.q.shape[:2])), columns=["layer", "head"]).assign(
         alpha=asnumpy(h.alpha),
@@ -132,13 +158,18 @@ def exponents(rows: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        By input and exact_keys: medians at the largest n, and least-squares slopes of log alpha and log kappa on log n.
+        By input and exact_keys: medians at the largest n, and least-squares slopes of log alpha and log kappa on log n
+        (nan for a single n).
     """
     table = []
     for key, group in rows.groupby(["input", "exact_keys"], sort=False):
         largest = group["n"].max()
         medians = group.loc[group["n"] == largest, ["alpha", "kappa"]].median()
-        slopes = (float(np.polyfit(np.log(group["n"]), np.log(group[x]), 1)[0]) for x in ("alpha", "kappa"))
+        of = [
+            np.polyfit(np.log(group["n"]), np.log(group[x]), 1) if group["n"].nunique() > 1 else [np.nan]
+            for x in ("alpha", "kappa")
+        ]
+        slopes = (float(one[0]) for one in of)
         table.append((*key, largest, *medians, *slopes))
     columns = ["largest n", "median alpha", "median kappa", "exponent of alpha", "exponent of kappa"]
     return pd.DataFrame(table, columns=["input", "exact_keys", *columns]).set_index(["input", "exact_keys"]).round(3)

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from ....core.backends import asnumpy, to_device
 from ....lab.run import Run
 from ....lab.statistics import proportion
-from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN, PLANTED, REAL, SINKS
+from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN, PLANTED, REAL, SINKS, chosen
 from ....lab.workloads.instance import Instance
 from ....plots.panels import facets, finish, grid, lines, theory_line
 from ....plots.style import LOOKS, paper_style, series
@@ -47,11 +47,12 @@ def collision_rates(run: Run) -> pd.DataFrame:
         event, bits, angle (degrees), draws, rate with exact 99 percent limits low and high, law. Every point has draws
         of its own. With a single bit a bucket has one neighbour, not two, so the neighbours' law begins at two bits.
     """
-    xp, draws = run.xp, run.pick(smoke=1500, standard=20000, full=100000)
+    xp, draws = run.xp, run.given("draws", run.pick(smoke=1500, standard=20000, full=100000))
     rows = []
-    for bits in BITS:
+    for bits in run.given("lsh_bits", BITS):
         for angle in np.linspace(0, np.pi, 13)[1:-1]:
-            gap = _bucket_gaps(xp, run.rng("collision", bits, round(angle, 6)), angle, bits, draws)
+            rng = run.rng("collision", bits, round(angle, 6))
+            gap = _bucket_gaps(xp, rng, angle, bits, draws, run.given("d", D))
             hits = {"same bucket": gap == 0, "neighbouring bucket": np.isin(gap, (1, 2**bits - 1))}
             for event, hit in hits.items():
                 if event == "neighbouring bucket" and bits == 1:
@@ -62,24 +63,24 @@ def collision_rates(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["event", "bits", "angle", "draws", "rate", "low", "high", "law"])
 
 
-def collision_laws() -> pd.DataFrame:
+def collision_laws(run: Run) -> pd.DataFrame:
     """The laws on a fine grid of angles: event, bits, angle (degrees), law."""
     rows = [
         (event, bits, np.degrees(angle), float(evaluate(law, {"theta": angle, "r": bits})))
         for event, law in LAWS.items()
-        for bits in BITS
+        for bits in run.given("lsh_bits", BITS)
         for angle in np.linspace(0, np.pi, 121)
         if event == "same bucket" or bits > 1
     ]
     return pd.DataFrame(rows, columns=["event", "bits", "angle", "law"])
 
 
-def _bucket_gaps(xp: Any, rng: np.random.Generator, angle: float, bits: int, draws: int) -> np.ndarray:
+def _bucket_gaps(xp: Any, rng: np.random.Generator, angle: float, bits: int, draws: int, d: int) -> np.ndarray:
     """Difference modulo 2^bits of the buckets of two points, one independent hash per draw."""
-    pair = np.zeros((draws, 2, D), np.float32)
+    pair = np.zeros((draws, 2, d), np.float32)
     pair[:, :, 0] = 1, np.cos(angle)
     pair[:, 1, 1] = np.sin(angle)
-    h = asnumpy(buckets(xp, to_device(pair, xp), to_device(hyperplanes(rng, draws, D, bits), xp))).astype(int)
+    h = asnumpy(buckets(xp, to_device(pair, xp), to_device(hyperplanes(rng, draws, d, bits), xp))).astype(int)
     return (h[:, 0] - h[:, 1]) % 2**bits
 
 
@@ -100,6 +101,14 @@ def _softmax_matrix(x: Instance) -> np.ndarray:
     return p / p.sum(axis=1, keepdims=True)
 
 
+def picture_sizes(run: Run) -> dict[str, int]:
+    """n and block_size of the picture of the matrix."""
+    n, block_size = run.given("n", 256), run.given("block_size", 32)
+    if block_size > n:
+        raise ValueError(f"block_size must be at most n = {n}, got {block_size}")
+    return {"n": n, "block_size": block_size}
+
+
 def sorted_matrix(run: Run, *, n: int, block_size: int) -> pd.DataFrame:
     """The softmax matrix of clustered queries and keys before and after sorting.
 
@@ -111,7 +120,7 @@ def sorted_matrix(run: Run, *, n: int, block_size: int) -> pd.DataFrame:
     """
     xp = run.xp
     rng = run.rng("matrix")
-    x = CLUSTERED.draw(n, 64, rng, xp)
+    x = CLUSTERED.draw(n, run.given("d", 64), rng, xp)
     p = _softmax_matrix(x)
     q_rank, k_rank, q_block = _ranks(xp, x, block_size, rng)
     query, key = np.nonzero(p > 0.002 * p.max())
@@ -129,14 +138,14 @@ def heavy_caught(run: Run) -> pd.DataFrame:
         input, source, n, replicate (fresh input, fresh hash), mask ("sortLSH", "random"), heavy (their number),
         heavy_share, mass_share.
     """
-    xp, block_size = run.xp, 64
-    n = run.pick(smoke=1024, standard=4096, full=8192)
-    replicates = run.pick(smoke=8, standard=20, full=20)
+    xp, block_size = run.xp, run.given("block_size", 64)
+    n = run.given("n", run.pick(smoke=1024, standard=4096, full=8192))
+    replicates = run.given("replicates", run.pick(smoke=8, standard=20, full=20))
     rows = []
-    for what in (GAUSSIAN, CLUSTERED, PLANTED, SINKS, REAL):
+    for what in chosen(run.given("inputs", ()), (GAUSSIAN, CLUSTERED, PLANTED, SINKS, REAL)):
         for replicate in range(replicates):
             rng = run.rng("caught", what.label, replicate)
-            x = what.draw(n, 64, rng, xp)
+            x = what.draw(n, run.given("d", 64), rng, xp)
             p = _softmax_matrix(x)
             heavy = p >= HEAVY / len(p)
             q_rank, k_rank, q_block = _ranks(xp, x, block_size, rng)
@@ -158,11 +167,11 @@ def recall_over_bits(run: Run) -> pd.DataFrame:
         angle (degrees, of a query to its key), bits, heads (draws of the hash and of the places), rate with exact 99
         percent limits low and high, collision (the probability of a common bucket).
     """
-    heads = run.pick(smoke=500, standard=4000, full=20000)
+    heads = run.given("draws", run.pick(smoke=500, standard=4000, full=20000))
     how: dict[str, Any] = {"blocks": CLUSTERS, "block_size": 4, "queries": 4, "heads": heads}
     rows = []
     for angle in (0.02, 0.05, 0.1):
-        for bits in range(1, 11):
+        for bits in run.given("lsh_bits", range(1, 11)):
             hits = held(run.rng("recall", bits, angle), run.xp, angle=angle, bits=bits, **how).sum()
             rows.append((180 * angle, bits, heads, *proportion(int(hits), heads), (1 - angle) ** bits))
     return pd.DataFrame(rows, columns=["angle", "bits", "heads", "rate", "low", "high", "collision"])
@@ -187,7 +196,7 @@ def draw_collisions(rates: pd.DataFrame, laws: pd.DataFrame) -> Figure:
     """A panel per event: the rates of `collision_rates` with their limits, and the laws of `collision_laws`."""
     events = list(LAWS)
     fig, axes = grid(2, columns=2, height=2.1, sharex=True, sharey=True)
-    looks = series(*BITS, linestyle="none", zorder=5)
+    looks = series(*laws["bits"].unique(), linestyle="none", zorder=5)
     spread = pd.concat(rates.assign(rate=rates[end]) for end in ("rate", "low", "high"))
     for ax, event in zip(axes, events, strict=True):
         for bits in sorted(laws["bits"][laws["event"] == event].unique()):
@@ -208,7 +217,7 @@ def draw_recall(rows: pd.DataFrame) -> Figure:
         panel = panel.drop_duplicates("bits")
         theory_line(ax, panel["bits"], panel["collision"], r"common bucket: $(1-\theta/\pi)^r$")
         theory_line(ax, panel["bits"], 1 / CLUSTERS, "random mask: $b/n$", linestyle=(0, (1, 1.5)))
-        ax.set(xticks=range(1, 11), ylim=(0, 1.02))
+        ax.set(xticks=sorted(panel["bits"]), ylim=(0, 1.02))
 
     look = {"looks": {None: {**LOOKS["blue"], "label": "in the mask"}}, "limits": ("low", "high"), "bars": True}
     options: dict[str, Any] = {"facet": "angle", "titles": lambda angle: f"{angle:g} degrees", "height": 1.9, **look}
