@@ -49,7 +49,7 @@ class Panel:
             widgets.VBox(right, layout=widgets.Layout(flex="1 1 24em")),
         ]
         body = widgets.HBox(columns, layout=widgets.Layout(flex_flow="row wrap"))
-        self.box = widgets.VBox([self.claim, self.statement, body])
+        self.box = widgets.VBox([self.claim, self.statement, body]).add_class("explore-claims")
         self.claim.observe(self._when(self._open_claim), "value")
         self.setting.observe(self._when(self._open_setting), "value")
         self.sabotage.observe(self._when(self._ask), "value")
