@@ -64,7 +64,8 @@ def failing(claim: Claim, rows: pd.DataFrame) -> pd.Series:
 
 def place(claim: Claim) -> str:
     """Where the paper states a claim, in short: "HA24 Lemma 2"."""
-    return f"{claim.paper} " + re.split(r",| \(|:|;| with ", claim.source)[0]
+    stated = re.split(r",| \(|:|;| with ", claim.source)[0]
+    return f"{claim.paper} {'as used here' if stated == 'none' else stated}"  # a yardstick stands in no paper
 
 
 def dropped(run: Run) -> pd.DataFrame:
@@ -161,10 +162,11 @@ def draw_sabotages(rows: pd.DataFrame) -> Figure:
         missed = {"markerfacecolor": "white", "label": f"{look['label']}: not refuted"}
         alike = rows[rows["kind"] == kind].groupby(["caught", "place", "trials"], as_index=False).size()
         for mark in alike.to_dict("records"):
-            at = mark["trials"], names.index(mark["place"]) + 0.13 * (number - 1.5)
+            shift = 0.13 * (number - 1.5) - (0 if mark["caught"] else 0.35)  # both kinds may need as many trials
+            at = mark["trials"], names.index(mark["place"]) + shift
             ax.plot(*at, **{**look, "linestyle": "none", **({} if mark["caught"] else missed)})
             if mark["size"] > 1:
-                ax.annotate(f"{mark['size']}", at, (3, 0), textcoords="offset points", size=6, va="center")
+                ax.annotate(f"{mark['size']}", at, (0, 2), textcoords="offset points", size=5, ha="center")
     ax.set_yticks(range(len(names)), names)
     ax.set(xscale="log", ylim=(len(names) - 0.5, -0.5))
     ticks(ax.xaxis, 2 ** np.arange(8), at_most=8)

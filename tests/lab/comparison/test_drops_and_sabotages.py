@@ -67,6 +67,7 @@ def test_sabotages_come_with_their_trials(run):
 def test_places_are_short():
     assert drops_and_sabotages.place(CLAIMS["ha24.amm-explicit"]) == "HA24 Lemma 2"
     assert drops_and_sabotages.place(CLAIMS["ha24.lemma1"]) == "HA24 Lemma 1"
+    assert drops_and_sabotages.place(CLAIMS["ha24.yardstick"]) == "HA24 as used here"
 
 
 def test_only_what_has_no_verdict_is_verified(tmp_path, monkeypatch):
