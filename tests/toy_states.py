@@ -47,6 +47,10 @@ def subgen(rng: Any = 0, **options: Any) -> SubGenCache:
     return SubGenCache(**({"delta": 1.0, "cluster_samples": 3, "value_samples": 4} | options), rng=rng)
 
 
+def slots(rng: Any = 0, **options: Any) -> SubGenCache:
+    return SubGenCache(value_samples=4, normaliser="slots", **options, rng=rng)
+
+
 STATES: dict[str, Callable[..., Any]] = {
     "polynomial": polynomial,
     "minimax": lambda rng=0: polynomial(degree=5, basis="minimax", radius=np.float32(3), scale=0.8),
@@ -56,6 +60,9 @@ STATES: dict[str, Callable[..., Any]] = {
     "subgen": subgen,
     "subgen with a window": lambda rng=0: subgen(rng, recent=9),
     "subgen that doubles": lambda rng=0: subgen(rng, delta=0.01, max_clusters=5, recent=4),
+    "subgen, uniform slots": lambda rng=0: subgen(rng, law="uniform"),
+    "subgen, slots alone": lambda rng=0: slots(rng, law="norm"),
+    "subgen, slots far from the mean": lambda rng=0: slots(rng, law="distance", recent=9),
 }
 KEEP = [name for name in STATES if name != "zero"]  # the others store something
 MERGE = [name for name in STATES if hasattr(STATES[name](), "merge")]

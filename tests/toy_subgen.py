@@ -44,8 +44,21 @@ class Plain:
     """[SG24]'s Algorithm 1 for one problem, with the cache's draws, window and doubling."""
 
     def __init__(
-        self, delta: float, t: int, s: int, *, rng: int, number: int = 0, recent: int = 0, most: float = math.inf
+        self,
+        delta: float,
+        t: int,
+        s: int,
+        *,
+        rng: int,
+        number: int = 0,
+        recent: int = 0,
+        most: float = math.inf,
+        law: str = "norm",
+        clustered: bool = True,
     ) -> None:
+        self.law, self.clustered = law, clustered
+        self.total: list[float] = []
+        self.unit, self.squares, self.weights = 0.0, 0.0, [1.0] * s
         self.delta, self.radius, self.t, self.s, self.recent, self.most = delta, delta, t, s, recent, most
         self.seed, self.number = seed_from(rng), number
         self.window: list[tuple[Any, Any]] = []
@@ -62,15 +75,32 @@ class Plain:
             self.absorb(*self.window.pop(0))
 
     def absorb(self, k: Any, v: Any) -> None:
-        weight = 0.0
-        for x in v:
-            weight += float(x) ** 2
+        weight = self.weigh([float(x) for x in v])
         self.mu += weight
         for slot in range(self.s):
             if weight > 0 and self.mu >= self.threshold[slot]:
-                self.slots[slot] = (k, v)
+                self.slots[slot], self.weights[slot] = (k, v), weight
                 u = float(uniforms(self.seed, 2 * self.number + 1, slot, self.tokens))
                 self.threshold[slot] = max(self.mu / u, math.nextafter(self.mu, math.inf))
+        self.tokens += 1
+        if self.clustered:
+            self.cluster(k, self.tokens - 1)
+
+    def weigh(self, v: list[float]) -> float:
+        """The token's weight under the law."""
+        norm = sum(x * x for x in v)
+        self.squares += norm
+        if self.law in ("norm", "uniform"):
+            return norm if self.law == "norm" else 1.0
+        self.total = self.total or [0.0] * len(v)
+        square = sum((x - mean / max(self.tokens, 1)) ** 2 for x, mean in zip(v, self.total, strict=True))
+        self.total = [a + x for a, x in zip(self.total, v, strict=True)]
+        far = square if self.law == "centred" else math.sqrt(square)
+        if not self.unit and self.tokens and square > 1e-12 * norm:
+            self.unit = far
+        return far / self.unit if self.unit else 1.0
+
+    def cluster(self, k: Any, token: int) -> None:
         while (cluster := self.join(k)) is None:
             self.double()
         if cluster == len(self.counts):
@@ -81,9 +111,8 @@ class Plain:
         for i in range(self.t):
             if self.due[cluster][i] == self.counts[cluster]:
                 self.samples[cluster][i] = k
-                u = float(uniforms(self.seed, 2 * self.number, cluster, i, self.tokens))
+                u = float(uniforms(self.seed, 2 * self.number, cluster, i, token))
                 self.due[cluster][i] = max(math.ceil(self.counts[cluster] / u), self.counts[cluster] + 1)
-        self.tokens += 1
 
     def join(self, k: Any) -> int | None:
         """Cluster of the key; None if it needs one and there is no room."""
@@ -132,25 +161,25 @@ class Plain:
         for k, v in self.window:
             tau += weight(k)
             z = [a + weight(k) * float(b) for a, b in zip(z, v, strict=True)]
-        for k, v in filter(None, self.slots):
-            factor = weight(k) * self.mu / (self.s * sum(float(x) ** 2 for x in v))
+        for (k, v), held in zip(filter(None, self.slots), self.weights, strict=False):
+            factor = weight(k) * self.mu / (self.s * held)
             z = [a + factor * float(b) for a, b in zip(z, v, strict=True)]
+            tau += 0 if self.clustered else factor
         for count, its in zip(self.counts, self.samples, strict=True):
             tau += count / self.t * sum(weight(k) for k in its)
-        bound = math.sqrt(self.mu + sum(float(x) ** 2 for _, v in self.window for x in v))
+        bound = math.sqrt(self.squares + sum(float(x) ** 2 for _, v in self.window for x in v))
         return [min(max(a / tau, -bound), bound) for a in z]
 
 
 def assert_same(cache: SubGenCache, plain: Plain, head: int = 0) -> None:
     """The same state to the bit."""
+    clusters = {"centres": plain.centres, "samples": plain.samples, "counts": plain.counts, "due": plain.due}
     expected = {
-        "centres": plain.centres,
-        "samples": plain.samples,
+        **(clusters if plain.clustered else {}),
         "slot_keys": [k for k, _ in plain.slots],
         "slot_values": [v for _, v in plain.slots],
-        "counts": plain.counts,
-        "due": plain.due,
         "thresholds": plain.threshold,
+        **({"value_sum": plain.total, "weights": plain.weights} if plain.law in ("centred", "distance") else {}),
     }
     for name, x in expected.items():
         mine = cache.contents()[f"{head}.{name}"]

@@ -109,7 +109,8 @@ class StreamingState:
             raise ValueError(f"{path} is a damaged checkpoint: its header and arrays are not those that were written")
         about = header["about"]
         parameters = about.get("parameters", about)  # the caches write them as an entry of their own
-        state = cls(**{name: parameters[name] for name in cls.PARAMETERS})
+        known = [name for name in cls.PARAMETERS if name in parameters]  # a former version knew fewer
+        state = cls(**{name: parameters[name] for name in known})
         state._restore(about, arrays)
         return state
 

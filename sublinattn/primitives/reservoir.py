@@ -93,9 +93,12 @@ class WeightedSlots:
         self.mu, self.seen = float(totals[-1]), self.seen + len(weights)
         return items
 
-    def merge(self, other: WeightedSlots) -> np.ndarray:
-        """Make this the reservoir of both streams; True (size,) where a slot now holds what `other`'s did."""
-        mu, self.seen = self.mu + other.mu, self.seen + other.seen
+    def merge(self, other: WeightedSlots, factor: float = 1.0) -> np.ndarray:
+        """Make this the reservoir of both streams; True (size,) where a slot now holds what `other`'s did.
+
+        `factor` brings `other`'s weights to the unit of this one's.
+        """
+        mu, self.seen = self.mu + factor * other.mu, self.seen + other.seen
         slots = np.arange(self.size)
         choose, again = (uniforms(self.seed, self.stream, slots, self.seen, draw) for draw in (0, 1))
         theirs = choose * mu > self.mu  # with probability mu_b / (mu_a + mu_b)

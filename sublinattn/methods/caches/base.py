@@ -256,6 +256,20 @@ def softmax_over(xp: Any, stored: dict[str, Array], used: int, q: Array, scale: 
     return exact.partial_attention(q, k, v, scale=scale, check_finite=False)
 
 
+def softmax_weighted(xp: Any, q: Array, k: Array, v: Array, log_weights: Array, scale: float) -> exact.Partial:
+    """Exact attention over k (B, m, d), v (B, m, d_v) where key j counts `exp(log_weights[b, j])` times (float64)."""
+    if serves(xp, q, k, v):
+        return over_slots(xp, q, k, v, scale=scale, log_weights=log_weights.astype(np.float32))
+    # A weight is added to its key's logit, as a coordinate of which every query has 1: the exponential of a logit is
+    # safe where a factor would overflow.
+    middle = log_weights.mean(axis=-1)[:, None]
+    bias = (log_weights - middle).astype(q.dtype)
+    q = xp.concatenate([scale * q, xp.ones((*q.shape[:2], 1), dtype=q.dtype)], axis=-1)
+    total = exact.partial_attention(q, xp.concatenate([k, bias[:, :, None]], axis=-1), v, scale=1.0, check_finite=False)
+    total.m = total.m + middle.astype(q.dtype)
+    return total
+
+
 def over_slots(
     xp: Any,
     q: Array,

@@ -11,11 +11,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ...core import backends, checks
-from ...core.attend import serves
 from ...core.backends import Array
-from ...core.exact import partial_attention
 from ...primitives.reservoir import SmallestPriorities, WeightedSlots, seed_from, squared_norms
-from .base import MergingCache, over_slots, softmax_over
+from .base import MergingCache, softmax_over, softmax_weighted
 
 Weights = Literal["uniform", "value-norm"]
 
@@ -102,17 +100,10 @@ class ReservoirCache(MergingCache):
     def _attend(self, xp: Any, q: Array, scale: float) -> Array:
         if self.weights == "uniform":  # every token counts n / budget times: this cancels
             return softmax_over(xp, self._stored, min(self.tokens_seen, self.budget), q, scale).output()
-        # A slot's weight 1/||v||^2 is added to its logit, as a coordinate of which every query has 1: the exponential
-        # of a logit is safe where a factor would overflow.
         k, v = self._stored["keys"], self._stored["values"]
         squares = backends.row_squares(xp, v, np.float64)
         bias = -xp.log(xp.where(squares == 0, 1, squares))  # 0 only in a head all of whose values so far were 0
-        if serves(xp, q, k, v):
-            return over_slots(xp, q, k, v, scale=scale, log_weights=bias.astype(np.float32)).output()
-        bias = (bias - bias.mean(axis=-1)[:, None]).astype(q.dtype)
-        q = xp.concatenate([scale * q, xp.ones((*q.shape[:2], 1), dtype=q.dtype)], axis=-1)
-        k = xp.concatenate([k, bias[:, :, None]], axis=-1)
-        return partial_attention(q, k, v, scale=1.0, check_finite=False).output()
+        return softmax_weighted(xp, q, k, v, bias, scale).output()
 
     def _take(self, xp: Any, other: ReservoirCache, theirs: dict[str, Array]) -> None:
         self._begin(xp, len(other._samples))

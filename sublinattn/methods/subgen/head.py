@@ -14,12 +14,14 @@ from ...core.exact import partial_attention
 from ...primitives.clustering import OnlineClusters, absorb_each
 from ...primitives.growing import GrowingRows, stacked
 from ...primitives.reservoir import GroupSamples, WeightedSlots, squared_norms
-from ..caches.base import over_slots
+from ..caches.base import over_slots, softmax_weighted
+from .laws import FromMean, Law
 
 
 class Head:
     """One problem's state [SG24, Algorithm 1], problem `number` of those whose draws come from `seed`.
 
+    Without `clustered`, slots alone are kept, and of the clusters there are none; `law` is the slots' (`laws`).
     The classes of its parts are arguments, because the claims pass broken ones, to see that these are noticed.
     """
 
@@ -35,9 +37,12 @@ class Head:
         d: int,
         d_v: int,
         dtype: Any,
+        law: Law = "norm",
+        clustered: bool = True,
         clusters: type[OnlineClusters] = OnlineClusters,
         samples: type[GroupSamples] = GroupSamples,
         slots: type[WeightedSlots] = WeightedSlots,
+        from_mean: type[FromMean] = FromMean,
     ) -> None:
         self.clusters = clusters(delta, xp.zeros((0, d), dtype))  # the centers x_i
         self.samples = samples(cluster_samples, seed, 2 * number)  # counts n_i; when the clusters' samples change
@@ -45,10 +50,18 @@ class Head:
         self.slots = slots(value_samples, seed, 2 * number + 1)  # mu, and when the slots change
         self.slot_keys, self.slot_values = (xp.zeros((value_samples, width), dtype) for width in (d, d_v))  # M
         self.radius = delta  # upper bound on the distance of a key to the center of its cluster
+        self.law, self.clustered = law, clustered
+        self.from_mean = from_mean(law, value_samples, d_v) if law in ("centred", "distance") else None
+        self._squares = 0.0
 
     def absorb(self, xp: Any, k: Array, v: Array, maximum: float) -> None:
         """`absorb` for this head alone: keys (c, d), values (c, d_v)."""
         absorb(xp, [self], k[None], v[None], maximum)
+
+    @property
+    def squares(self) -> float:
+        """`||V||_F^2`; not counted, and 0, without clusters and with another law than "norm"."""
+        return self.slots.mu if self.law == "norm" else self._squares
 
     def sample(self, xp: Any, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Algorithm 1: each of the t samples of the key's cluster becomes the key with probability `1/n_i`.
@@ -72,7 +85,13 @@ class Head:
             backends.together(x, self.slot_keys)[0].astype(self.slot_keys.dtype, copy=False)
             for x in other.device_arrays()
         )
-        theirs = backends.to_device(np.flatnonzero(self.slots.merge(other.slots)), xp)
+        if self.from_mean is None or other.from_mean is None:
+            taken = self.slots.merge(other.slots)
+        else:
+            taken = self.slots.merge(other.slots, self.from_mean.factor(other.from_mean))
+            self.from_mean.merge(other.from_mean, taken)
+        self._squares += other._squares
+        theirs = backends.to_device(np.flatnonzero(taken), xp)
         self.slot_keys[theirs], self.slot_values[theirs] = slot_keys[theirs], slot_values[theirs]
 
         if other.clusters.delta > self.clusters.delta:
@@ -98,9 +117,10 @@ class Head:
         """Arrays on the device of the rows, with the room to spare."""
         return [self.clusters.centers.buffer, self.sampled.buffer, self.slot_keys, self.slot_values]
 
-    def host_arrays(self) -> list[np.ndarray]:
-        """The clusters' counts, and when samples and slots change."""
-        return [self.samples.counts, self.samples.due, self.slots.thresholds]
+    def host_arrays(self) -> dict[str, np.ndarray]:
+        """By name: the clusters' counts, when samples and slots change, and what some laws know of the values."""
+        law = {} if self.from_mean is None else {"value_sum": self.from_mean.total, "weights": self.from_mean.stored}
+        return {"counts": self.samples.counts, "due": self.samples.due, "thresholds": self.slots.thresholds, **law}
 
     def follow(self, xp: Any, name: str) -> None:
         """Move to the device of the rows `name`."""
@@ -121,13 +141,15 @@ class Head:
             "values_seen": self.slots.seen,
             "keys_seen": self.samples.seen,
             "turns": self.samples.turns,
+            **({} if self.law == "norm" else {"squares": self._squares}),
+            **({} if self.from_mean is None else {"unit": self.from_mean.unit}),
         }
 
     def contents(self) -> dict[str, Array]:
         """The state's arrays by name, without the room to spare."""
         centers, samples = self.clusters.centers.rows, self.sampled.rows
         device = {"centres": centers, "samples": samples, "slot_keys": self.slot_keys, "slot_values": self.slot_values}
-        return {**device, **dict(zip(("counts", "due", "thresholds"), self.host_arrays(), strict=True))}
+        return {**device, **self.host_arrays()}
 
     def restore(self, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Become the state whose `about()` and `contents()` these are."""
@@ -137,18 +159,27 @@ class Head:
         self.clusters.centers, self.sampled = GrowingRows(arrays["centres"]), GrowingRows(arrays["samples"])
         self.slot_keys, self.slot_values = arrays["slot_keys"], arrays["slot_values"]
         self.samples.counts, self.samples.due = arrays["counts"], arrays["due"]
-        self.slots.thresholds = arrays["thresholds"]
+        self.slots.thresholds, self._squares = arrays["thresholds"], about.get("squares", 0.0)
+        if self.from_mean is not None:
+            self.from_mean.total, self.from_mean.stored = arrays["value_sum"], arrays["weights"]
+            self.from_mean.unit = about["unit"]
 
 
 # ---------------------------------------------------------------------------------------------------------- the stream
 def absorb(xp: Any, heads: Sequence[Head], k: Array, v: Array, maximum: float) -> None:
     """Take keys (h, c, d), values (h, c, d_v); delta doubles whenever more than `maximum` clusters would be needed."""
-    # Algorithm 1, UpdateMatrixProduct: mu grows by ||v||^2; each slot becomes (k, v) with probability ||v||^2 / mu.
-    token = [head.slots.absorb(weights) for head, weights in zip(heads, squared_norms(v), strict=True)]
+    # Algorithm 1, UpdateMatrixProduct: mu grows by w = ||v||^2; each slot becomes (k, v) with probability w / mu.
+    weights = _weights(heads, v)
+    token = [head.slots.absorb(its) for head, its in zip(heads, weights, strict=True)]
     changed = [(its >= 0).nonzero()[0] for its in token]
     items = [its[slots] for its, slots in zip(token, changed, strict=True)]
     for head, slot, key, value in _replacements(xp, heads, changed, items, k, v):
         head.slot_keys[slot], head.slot_values[slot] = key, value
+    for head, slot, its, w in zip(heads, changed, items, weights, strict=True):
+        if head.from_mean is not None:
+            head.from_mean.stored[slot] = w[its]
+    if not heads[0].clustered:
+        return
     # Algorithm 1, UpdateSoftmaxNormalizer: the key joins the nearest center within delta, or becomes one.
     rest, begin, none = (
         list(range(len(heads))),
@@ -168,6 +199,21 @@ def absorb(xp: Any, heads: Sequence[Head], k: Array, v: Array, maximum: float) -
             head.sampled.rows.reshape(-1, k.shape[-1])[sample] = key
         rest = [i for i in rest if begin[i] < k.shape[1]]
         coarsen(xp, [heads[i] for i in rest], [2 * heads[i].clusters.delta for i in rest])
+
+
+def _weights(heads: Sequence[Head], v: Array) -> Sequence[np.ndarray]:
+    """Weights (c,) of each head's next values (h, c, d_v), under the slots' law."""
+    law = heads[0].law
+    if law == "norm" or heads[0].clustered:
+        squares = squared_norms(v)
+        if law == "norm":
+            return list(squares)
+        for head, its in zip(heads, squares, strict=True):  # one after another: rounded alike in any chunks
+            head._squares = float(np.cumsum(np.concatenate([[head._squares], its]))[-1])
+    if law == "uniform":
+        return [np.ones(v.shape[1])] * len(heads)
+    both = zip(heads, backends.asnumpy(v), strict=True)
+    return [head.from_mean.weigh(rows, head.slots.seen) for head, rows in both if head.from_mean is not None]
 
 
 def _replacements(
@@ -211,16 +257,42 @@ def numerators(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple[
     keys, values = (stacked(xp, [getattr(head, name) for head in heads]) for name in ("slot_keys", "slot_values"))
     mu, size = np.array([head.slots.mu for head in heads])[:, None], heads[0].slots.size
     if serves(xp, q, keys, values):
-        with np.errstate(divide="ignore"):  # while mu is 0 no slot counts
-            log_mu = backends.to_device(np.log(mu / size), xp)
-        squares = backends.row_squares(xp, values, np.float64)
-        log_weights = (log_mu - xp.log(xp.where(squares == 0, 1, squares))).astype(np.float32)
-        p = over_slots(xp, q, keys, values, scale=scale, log_weights=log_weights)
+        log_weights = _log_weights(xp, heads, values, none=-np.inf)  # while mu is 0 no slot counts
+        p = over_slots(xp, q, keys, values, scale=scale, log_weights=log_weights.astype(np.float32))
         return p.m, p.o
-    weights = np.divide(mu / size, squared_norms(values), out=np.zeros((len(heads), size)), where=mu > 0)
+    weights = np.divide(mu / size, stored_weights(heads, values), out=np.zeros((len(heads), size)), where=mu > 0)
     weighted = values * backends.to_device(weights.astype(q.dtype), xp)[..., None]
     sums = partial_attention(q, keys, weighted, scale=scale, check_finite=False)
     return xp.where(backends.to_device(mu > 0, xp), sums.m, -np.inf), sums.o
+
+
+def both_sums(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple[tuple[Array, Array], ...]:
+    """`z` as `numerators` gives it, and as `normalisers` would the estimate of the normaliser from the same slots.
+
+    That is `sum_slots mu / (s w) exp(<q, k>)`, unbiased as z is; w is the weight of the slot's token.
+    """
+    keys, values = (stacked(xp, [getattr(head, name) for head in heads]) for name in ("slot_keys", "slot_values"))
+    p = softmax_weighted(xp, q, keys, values, _log_weights(xp, heads, values, none=0.0), scale)
+    some = backends.to_device(np.array([head.slots.mu > 0 for head in heads])[:, None], xp)
+    m = xp.where(some, p.m, -np.inf)  # while mu is 0 no slot counts
+    return (m, p.o), (m, p.l[..., None])
+
+
+def stored_weights(heads: Sequence[Head], values: Array) -> np.ndarray:
+    """Weight of the token in each slot, (h, s) on the host."""
+    if heads[0].law == "norm":
+        return squared_norms(values)
+    return np.stack([np.ones(x.slots.size) if x.from_mean is None else x.from_mean.stored for x in heads])
+
+
+def _log_weights(xp: Any, heads: Sequence[Head], values: Array, *, none: float) -> Array:
+    """`log(mu / (s w))` of every slot, (h, s) in float64; `none` in place of `log(mu / s)` while mu is 0."""
+    mu = np.array([head.slots.mu for head in heads])[:, None]
+    log_mu = np.log(mu / heads[0].slots.size, out=np.full(mu.shape, none), where=mu > 0)
+    if heads[0].law != "norm":
+        return backends.to_device(log_mu - np.log(stored_weights(heads, values)), xp)
+    squares = backends.row_squares(xp, values, np.float64)
+    return backends.to_device(log_mu, xp) - xp.log(xp.where(squares == 0, 1, squares))
 
 
 def normalisers(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple[Array, Array]:
@@ -244,9 +316,9 @@ def normalisers(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple
 
 
 def ratio_of(
-    xp: Any, numerators: list[tuple[Array, Array]], normalisers: list[tuple[Array, Array]], bound: Array
+    xp: Any, numerators: list[tuple[Array, Array]], normalisers: list[tuple[Array, Array]], bound: Array | None = None
 ) -> Array:
-    """`z / tau`, entries cut to `bound` (h, 1, 1): the sum of the numerators over that of the normalisers, `exp(m) o`.
+    """`z / tau`, the sum of the numerators over that of the normalisers, `exp(m) o`; entries cut to `bound` (h, 1, 1).
 
     The two sums have references of their own: a slot's largest logit may lie far above the clusters' samples, and the
     ratio is then large, but no 0/0.
@@ -257,7 +329,8 @@ def ratio_of(
     with np.errstate(over="ignore", invalid="ignore"):
         half = xp.exp((above - below) / 2)[..., None]  # twice: a small ratio times a large factor may be neither
         ratio = z / tau * half * half
-    return xp.clip(xp.where(z == 0, 0, ratio), -bound, bound)
+    ratio = xp.where(z == 0, 0, ratio)
+    return ratio if bound is None else xp.clip(ratio, -bound, bound)
 
 
 def _largest(xp: Any, references: list[Array]) -> Array:

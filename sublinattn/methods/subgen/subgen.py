@@ -25,14 +25,16 @@ Differs from the paper in:
 4. With `max_clusters`, delta doubles whenever one more cluster would be needed, as in the doubling algorithm of
    Charikar, Chekuri, Feder and Motwani [CCFM97]: memory is bounded for any keys, at the price of a larger delta.
 5. Two caches over disjoint streams merge.
-6. No entry of an answer is larger than `||V||_F`, since none of attention is: where few samples meet logits that differ
+6. With `normaliser="slots"` the slots estimate the normaliser, too, and there are no clusters; `law` may draw the slots
+   in proportion to something else than `||v||^2` (`laws`). By default both are the paper's.
+7. No entry of an answer is larger than `||V||_F`, since none of attention is: where few samples meet logits that differ
    much, a ratio of estimates has no bound of its own, and overflows.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
@@ -41,7 +43,10 @@ from ...core.backends import Array
 from ...core.exact import partial_attention
 from ...primitives.reservoir import seed_from
 from ..caches.base import MergingCache
-from .head import Head, absorb, normalisers, numerators, ratio_of
+from .head import Head, absorb, both_sums, normalisers, numerators, ratio_of
+from .laws import Law
+
+Normaliser = Literal["clusters", "slots"]
 
 
 class SubGenCache(MergingCache):
@@ -49,16 +54,21 @@ class SubGenCache(MergingCache):
 
     Parameters
     ----------
-    delta : float
+    delta : float, optional
         A key joins the nearest center if its distance, unscaled, is at most delta; else it becomes a center.
-    cluster_samples : int
-        `t`, samples per cluster.
+    cluster_samples : int, optional
+        `t`, samples per cluster. Both are needed with `normaliser="clusters"`, and refused with "slots".
     value_samples : int
         `s`, value slots.
     recent : int
         Last tokens that are kept exactly.
     max_clusters : int, optional
         Bound on the number of clusters: delta doubles when it would be exceeded.
+    normaliser : "clusters" or "slots"
+        Where `tau` comes from: the clusters' samples [SG24], or the slots, which then give both sums.
+    law : "norm", "centred", "distance" or "uniform"
+        A slot holds token j in proportion to `||v_j||^2` [SG24], to `||v_j - mean||^2` or `||v_j - mean||`, where mean
+        is that of the values before it, or to nothing: every token alike. Slots have no values of the recent window.
     rng : Generator, int or None
         Source of the draws. Two caches that are to be merged need different seeds.
 
@@ -71,9 +81,10 @@ class SubGenCache(MergingCache):
     counts : numpy array of int64, shape (m,)
         Number of keys in each cluster.
     mu : float
-        Sum of the squared norms of the values outside the recent window.
+        Sum of the weights of the tokens outside the recent window: of `||v||^2`, unless `law` is another.
     radius : float
         Upper bound on the distance of a key to the center of its cluster: delta, unless clusters were merged.
+        With `normaliser="slots"` there are no centers and no counts, delta and radius are 0.
         With leading axes, all of these are lists with one entry per problem, in C order; before the first token,
         reading them raises ValueError.
     heads : list of Head
@@ -97,6 +108,18 @@ class SubGenCache(MergingCache):
     `s >= srank(V) / (eps^2 p)`, and the relative variance of `tau` is at most `sinh(w)^2 / t`, where
     `w = radius scale ||q||`.
 
+    With `normaliser="slots"` an answer is a mean of stored values, in which a slot counts `mu / (s w)`, w being its
+    token's weight under `law`. Both sums are unbiased under every law: a weight is known when its token comes, and
+    stored with it ("centred" and "distance": 8 bytes per slot, and 8 d_v). Lost are tokens of weight 0: with "norm"
+    those of value 0, with "centred" and "distance" any whose value is the mean of those before it, once these differ.
+    With `p_j = w_j / mu`, without a window, `E[(tau/D)^2 ||out - o||^2] = sum_j P_j^2 ||v_j - o||^2 / (s p_j) = F / s`,
+    where o and D are the exact answer and normaliser; for `s >= 8 sum_j P_j^2 / (p_j p)` an answer is within
+    `2 sqrt(2 F / (s p))` of o with probability `1 - p`. The bias is of order 1/s. Where values have a mean, the errors
+    of the two sums cancel, which those of slots and clusters do not. No law that does not see the queries bounds F by
+    the theorem's norm: tokens with most of the attention must be among the slots, and "norm" holds one of small value
+    rarely, as attention sinks are. "norm" is `ReservoirCache(..., "value-norm")`; "uniform" its "uniform", with
+    replacement.
+
     Draws are a function of the seed, the slot and the token: one seed gives the same state, to the bit, for any chunks.
 
     After a merge, each slot holds every token of both streams with probability `||v||^2 / mu`, independently of the
@@ -118,30 +141,52 @@ class SubGenCache(MergingCache):
     ((2, 16), 4096)
     >>> cache.nbytes < (x.k.nbytes + x.v.nbytes) / 4
     True
+    >>> slots = SubGenCache(value_samples=256, normaliser="slots", law="distance", rng=0).update(x.k, x.v)
+    >>> slots.attend(x.q[:2]).shape
+    (2, 16)
     """
 
-    PARAMETERS = ("delta", "cluster_samples", "value_samples", "recent", "max_clusters")
+    PARAMETERS = (
+        *("delta", "cluster_samples", "value_samples", "recent", "max_clusters"),
+        *("normaliser", "law"),
+    )
 
     def __init__(
         self,
-        delta: float,
-        cluster_samples: int,
-        value_samples: int,
+        delta: float | None = None,
+        cluster_samples: int | None = None,
+        value_samples: int | None = None,
         *,
         recent: int = 0,
         max_clusters: int | None = None,
+        normaliser: Normaliser = "clusters",
+        law: Law = "norm",
         rng: np.random.Generator | int | None = None,
     ) -> None:
         super().__init__()
-        self.delta = checks.real("delta", delta)
-        if not 0 <= self.delta < math.inf:
-            raise ValueError(f"delta must be a finite number of at least 0, got {delta}")
-        self.cluster_samples = checks.integer("cluster_samples", cluster_samples, minimum=1)
+        self.normaliser, self.law = normaliser, law
+        for name, choices in (("normaliser", get_args(Normaliser)), ("law", get_args(Law))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
+        self._clustered = normaliser == "clusters"
+        self.delta, self.cluster_samples, self.max_clusters = delta, cluster_samples, max_clusters
+        if self._clustered:
+            self.delta = checks.real("delta", delta)
+            if not 0 <= self.delta < math.inf:
+                raise ValueError(f"delta must be a finite number of at least 0, got {delta}")
+            self.cluster_samples = checks.integer("cluster_samples", cluster_samples, minimum=1)
+            if max_clusters is not None:
+                self.max_clusters = checks.integer("max_clusters", max_clusters, minimum=1)
+                if not self.delta:
+                    raise ValueError("delta must be above 0 if max_clusters is given: it is doubled, got 0")
+        else:
+            for name in ("delta", "cluster_samples", "max_clusters"):
+                if (given := getattr(self, name)) is not None:
+                    raise ValueError(
+                        f"{name} must be None with normaliser='slots', which keeps no clusters, got {given}"
+                    )
         self.value_samples = checks.integer("value_samples", value_samples, minimum=1)
         self.recent = checks.integer("recent", recent, minimum=0)
-        self.max_clusters = None if max_clusters is None else checks.integer("max_clusters", max_clusters, minimum=1)
-        if max_clusters is not None and not self.delta:
-            raise ValueError("delta must be above 0 if max_clusters is given: it is doubled, got 0")
         self._maximum = math.inf if self.max_clusters is None else self.max_clusters
         self._squared = ("k", "v")  # the base class checks that their squared norms are finite
         self._seeds = [seed_from(rng)]
@@ -241,9 +286,12 @@ class SubGenCache(MergingCache):
     def _begin(self, xp: Any, count: int) -> None:
         """Make the states of `count` problems, unless they are there."""
         if not self.heads:
-            sizes = ("delta", "cluster_samples", "value_samples")
-            alike: dict[str, Any] = {name: getattr(self, name) for name in sizes}
-            alike |= {"d": self._width["k"], "d_v": self._width["v"], "dtype": self._row_dtype, **self._parts}
+            alike: dict[str, Any] = {"law": self.law, "value_samples": self.value_samples, **self._parts}
+            alike |= {"d": self._width["k"], "d_v": self._width["v"], "dtype": self._row_dtype}
+            if self._clustered:
+                alike |= {"delta": self.delta, "cluster_samples": self.cluster_samples}
+            else:
+                alike |= {"delta": 0.0, "cluster_samples": 1, "clustered": False}
             self.heads = [Head(xp, seed=self._seeds[0], number=number, **alike) for number in range(count)]
 
     def _leaving(self, xp: Any, k: Array, v: Array) -> list[Array]:
@@ -260,19 +308,24 @@ class SubGenCache(MergingCache):
     # ---------------------------------------------------------------------------------------------------- the estimate
     def _attend(self, xp: Any, q: Array, scale: float) -> Array:
         z, tau = [], []  # summands of numerator and normaliser, as pairs (m, o) that stand for exp(m) o
-        if len(self.heads[0].sampled):  # there are clusters; without any, all tokens are in the window
-            z.append(numerators(xp, self.heads, q, scale))
-            tau.append(normalisers(xp, self.heads, q, scale))
+        if self.heads[0].slots.seen:  # else all tokens are in the window
+            if self._clustered:
+                above, below = numerators(xp, self.heads, q, scale), normalisers(xp, self.heads, q, scale)
+            else:
+                above, below = both_sums(xp, self.heads, q, scale)
+            z.append(above)
+            tau.append(below)
         if self.recent:  # the window adds to both sums exactly
             window = (self._stored[name] for name in ("recent_k", "recent_v"))
             exact = partial_attention(q, *window, scale=scale, check_finite=False)
             z.append((exact.m, exact.o))
             tau.append((exact.m, exact.l[..., None]))
-        return ratio_of(xp, z, tau, self._bound(xp, backends.working_dtype(q)))
+        # A mean of stored values needs no bound.
+        return ratio_of(xp, z, tau, self._bound(xp, backends.working_dtype(q)) if self._clustered else None)
 
     def _bound(self, xp: Any, dtype: Any) -> Array:
         """`||V||_F` of every problem, shape (h, 1, 1): no value, nor a mean of values, has a larger entry."""
-        squares = backends.to_device(np.array([head.slots.mu for head in self.heads]), xp)
+        squares = backends.to_device(np.array([head.squares for head in self.heads]), xp)
         if self.recent:
             squares = squares + (self._stored["recent_v"].astype(np.float64) ** 2).sum(axis=(1, 2))
         return xp.minimum(xp.sqrt(squares), np.finfo(dtype).max).astype(dtype)[:, None, None]
@@ -292,7 +345,7 @@ class SubGenCache(MergingCache):
         return {**self._stored, **heads}
 
     def _arrays(self) -> list[Array]:
-        heads = (array for head in self.heads for array in (*head.device_arrays(), *head.host_arrays()))
+        heads = (array for head in self.heads for array in (*head.device_arrays(), *head.host_arrays().values()))
         return [*self._stored.values(), *heads]
 
     def _follow(self, xp: Any, name: str) -> None:

@@ -26,18 +26,24 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "doubling and window": {"delta": 0.01, "max_clusters": 20, "recent": 5},
     "each key a cluster": {"delta": 0.0},
     "all in the window": {"delta": 1.0, "recent": 1000},
+    "uniform slots and window": {"delta": 1.0, "law": "uniform", "recent": 17},
+    "slots far from the mean": {"delta": 1.0, "law": "distance"},
+    "slots alone": {"normaliser": "slots"},
+    "slots alone and window": {"normaliser": "slots", "law": "distance", "recent": 17},
+    "slots alone, centred": {"normaliser": "slots", "law": "centred"},
+    "slots alone, uniform": {"normaliser": "slots", "law": "uniform"},
 }
 
 
 def make(name: str, *, t: int = 5, s: int = 7, rng: int = 3) -> SubGenCache:
-    options = dict(OPTIONS[name])
-    return SubGenCache(options.pop("delta"), t, s, rng=rng, **options)
+    clusters = {} if "normaliser" in OPTIONS[name] else {"cluster_samples": t}
+    return SubGenCache(value_samples=s, rng=rng, **clusters, **OPTIONS[name])
 
 
 def plain(name: str, k: Any, v: Any, *, t: int = 5, s: int = 7, rng: int = 3, number: int = 0) -> Plain:
     options = dict(OPTIONS[name])
-    most = options.pop("max_clusters", np.inf)
-    out = Plain(options.pop("delta"), t, s, rng=rng, number=number, most=most, **options)
+    most, clustered = options.pop("max_clusters", np.inf), options.pop("normaliser", "clusters") == "clusters"
+    out = Plain(options.pop("delta", 0.0), t, s, rng=rng, number=number, most=most, clustered=clustered, **options)
     for row in zip(k, v, strict=True):
         out.add(*row)
     return out
@@ -55,9 +61,9 @@ def test_state_and_answers_equal_the_plain_lists(xp: Any, name: str, dtype: Any)
         cache = fed(make(name), xp.asarray(k), xp.asarray(v), chunk)
         if name != "all in the window":
             assert_same(cache, expected)
-            assert np.array_equal(backends.asnumpy(cache.centers), np.array(expected.centres))
+            assert np.array_equal(backends.asnumpy(cache.centers), np.array(expected.centres).reshape(-1, D))
             assert (cache.counts.tolist(), cache.mu, cache.radius) == (expected.counts, expected.mu, expected.radius)
-            assert cache.current_delta == expected.delta and cache.delta == OPTIONS[name]["delta"]
+            assert cache.current_delta == expected.delta and cache.delta == OPTIONS[name].get("delta")
         assert cache.tokens_seen == N
         for scale in (None, 0.3, -1.0) + (20.0,) * (dtype == np.float64):  # 20: logits far above 40, which are shifted
             want = [expected.attend(x, 0.5 if scale is None else scale) for x in q]
@@ -85,7 +91,7 @@ def test_chunks_change_no_bit(name: str, dtype: str, tmp_path: Any) -> None:
     whole = make(name).update(k, v)
     answer = whole.attend(q)
     assert answer.dtype == k.dtype and answer.shape == (2, 4, 11)
-    if "recent" not in OPTIONS[name]:
+    if "recent" not in OPTIONS[name] and "law" not in OPTIONS[name]:
         np.testing.assert_allclose(whole.mu, (v.astype(float) ** 2).sum(axis=(1, 2)), rtol=1e-12)
     for chunk in (1, 13):
         other = fed(make(name), k, v, chunk)

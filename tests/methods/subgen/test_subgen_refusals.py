@@ -30,6 +30,15 @@ def make(**options: Any) -> SubGenCache:
         ({"max_clusters": 0}, ValueError, "max_clusters must be at least 1, got 0"),
         ({"max_clusters": True}, TypeError, "max_clusters must be an integer, got bool"),
         ({"max_clusters": 3, "delta": 0}, ValueError, "delta must be above 0 if max_clusters is given"),
+        ({"normaliser": "both"}, ValueError, r"normaliser must be one of \('clusters', 'slots'\), got 'both'"),
+        ({"law": "norms"}, ValueError, r"law must be one of \('norm', 'centred', 'distance', 'uniform'\), got 'norms'"),
+        ({"normaliser": "slots"}, ValueError, "delta must be None with normaliser='slots', .* got 1.0"),
+        (
+            {"normaliser": "slots", "delta": None, "cluster_samples": None, "max_clusters": 4},
+            ValueError,
+            "max_clusters must be None with normaliser='slots', .* got 4",
+        ),
+        ({"delta": None}, TypeError, "delta must be a real number, got NoneType"),
         ({"rng": "seed"}, TypeError, "rng must be a numpy.random.Generator"),
     ],
 )

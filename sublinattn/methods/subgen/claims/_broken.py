@@ -13,6 +13,7 @@ import numpy as np
 from ....core.backends import Array
 from ....primitives.clustering import OnlineClusters, nearest
 from ....primitives.reservoir import GroupSamples, WeightedSlots, uniforms
+from ..laws import FromMean
 
 
 # --------------------------------------------------------------------------------------------------------------- slots
@@ -59,9 +60,24 @@ class SharedSlots(WeightedSlots):
 class CoinSlots(WeightedSlots):
     """When two streams merge, every other slot takes the other stream's token, whatever the streams' weights."""
 
-    def merge(self, other: WeightedSlots) -> np.ndarray:
-        super().merge(other)
+    def merge(self, other: WeightedSlots, factor: float = 1.0) -> np.ndarray:
+        super().merge(other, factor)
         return np.arange(self.size) % 2 == 0
+
+
+class LateMean(FromMean):
+    """Distances are from the mean of the values up to the token's own."""
+
+    def weigh(self, v: np.ndarray, seen: int) -> np.ndarray:
+        late = 1 - 1 / (seen + 1.0 + np.arange(len(v)))  # by so much nearer is that mean
+        return super().weigh(v, seen) * np.where(late, late ** (2 if self.law == "centred" else 1), 1)
+
+
+class OwnUnits(FromMean):
+    """When two streams merge, the weights of each stay in its own unit."""
+
+    def factor(self, other: FromMean) -> float:
+        return 1.0
 
 
 # ------------------------------------------------------------------------------------------------------------- samples
@@ -201,6 +217,8 @@ BROKEN: dict[str, dict[str, Any]] = {
     "twin slots": {"slots": TwinSlots},
     "shared slots": {"slots": SharedSlots},
     "coin slots": {"slots": CoinSlots},
+    "late mean": {"from_mean": LateMean},
+    "own units": {"from_mean": OwnUnits},
     "eager samples": {"samples": EagerSamples},
     "stale samples": {"samples": StaleSamples},
     "shared samples": {"samples": SharedSamples},

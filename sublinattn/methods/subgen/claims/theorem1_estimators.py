@@ -84,13 +84,18 @@ def sampled_numerator(
         u = x.numerator / np.linalg.norm(x.numerator)
         deviation = np.sqrt(x.law @ (off @ u) ** 2 / s / COPIES)
         return Trial(float(z.mean(axis=0) @ u), float(x.numerator @ u), scale=float(deviation), facts=facts)
-    square = float(x.law @ (off**2).sum(axis=1))
-    cross = (off * x.law[:, None]).T @ off
-    # E |sum of s independent|^4, from pairs of equal terms
-    fourth = s * (x.law @ ((off**2).sum(axis=1) ** 2)) + s * (s - 1) * (square**2 + 2 * (cross**2).sum())
-    deviation = np.sqrt((fourth / s**4 - (square / s) ** 2) / COPIES)
+    deviation = np.sqrt(squared_mean(x.law, off, s)[1] / COPIES)
     errors = ((z - x.numerator) ** 2).sum(axis=1)
     return Trial(float(errors.mean()), x.variance / s, scale=float(deviation), facts=facts)
+
+
+def squared_mean(law: np.ndarray, off: np.ndarray, s: int) -> tuple[float, float]:
+    """Mean and variance of `|mean of s independent rows|^2`, each row off[j] of mean 0 with probability law[j]."""
+    square = float(law @ (off**2).sum(axis=1))
+    cross = (off * law[:, None]).T @ off
+    # E |sum of s independent|^4, from pairs of equal terms
+    fourth = s * (law @ ((off**2).sum(axis=1) ** 2)) + s * (s - 1) * (square**2 + 2 * (cross**2).sum())
+    return square / s, float(fourth / s**4 - (square / s) ** 2)
 
 
 # ------------------------------------------------------------------------------------------------------ the normaliser

@@ -43,9 +43,9 @@ def critical_slots(
     terms = (np.exp(keys @ x.q[0] - x.top) * cache.mu / (values**2).sum(axis=1))[:, None] * values
 
     def errors(s: int) -> np.ndarray:
-        return np.linalg.norm(_means(terms, s) - x.numerator, axis=1) / x.numerator_unit
+        return np.linalg.norm(means(terms, s) - x.numerator, axis=1) / x.numerator_unit
 
-    return _critical(rng, errors, x, eps, total=slots, start=x.facts["srank"] / eps**2)
+    return critical(rng, errors, x, eps, total=slots, start=x.facts["srank"] / eps**2)
 
 
 def critical_samples(
@@ -69,19 +69,19 @@ def critical_samples(
     e = np.exp(asnumpy(cache.head.sampled.rows)[0] @ q[0] - x.top)
 
     def errors(t: int) -> np.ndarray:
-        return abs(_means(e[:, None], t)[:, 0] / x.e.mean() - 1)
+        return abs(means(e[:, None], t)[:, 0] / x.e.mean() - 1)
 
-    trial = _critical(rng, errors, x, eps, total=samples, start=2 * np.sinh(delta_r) ** 2 / eps**2)
+    trial = critical(rng, errors, x, eps, total=samples, start=2 * np.sinh(delta_r) ** 2 / eps**2)
     return Trial(trial.measured, facts={**trial.facts, "rho": np.exp(2 * delta_r)})
 
 
-def _means(terms: np.ndarray, size: int) -> np.ndarray:
+def means(terms: np.ndarray, size: int) -> np.ndarray:
     """Averages of `size` terms each, shape (total / size, columns)."""
     draws = len(terms) // size
     return terms[: draws * size].reshape(draws, size, -1).mean(axis=1)
 
 
-def _critical(
+def critical(
     rng: np.random.Generator,
     errors: Callable[[int], np.ndarray],
     x: Problem,
