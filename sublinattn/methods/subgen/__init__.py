@@ -9,6 +9,8 @@
 | derived: delta found online | `head.py`: `Head.coarsen` | sg24.budget | 12-clusterability |
 | Algorithm 1: samples | `primitives/reservoir.py`: `GroupSamples` | sg24.sample-law | 13-subgen-laws |
 | Algorithm 1: slots | `primitives/reservoir.py`: `WeightedSlots` | sg24.slot-* | 13-subgen-laws |
+| derived: other laws of the slots | `laws.py`: `FromMean` | sg24.law-slots | 13-subgen-laws |
+| derived: normaliser from the slots | `head.py`: `both_sums` | sg24.shared-* | 13-subgen-laws, 16-subgen-ablation |
 | derived: merging | `head.py`: `Head.merge` | sg24.merge, sg24.merge-law | 12-clusterability, 13-subgen-laws |
 | Algorithm 1: Query | `subgen.py`: `SubGenCache.attend` | sg24.query | 13-subgen-laws |
 | Theorem 1, proof: z | `head.py`: `numerators` | sg24.z-* | 13-subgen-laws |
