@@ -18,8 +18,7 @@ from ..core.exact import Partial, partial_attention
 from ..methods.caches.base import KVCache
 from ..methods.caches.exact import ZeroCache
 from ..methods.caches.reservoir import ReservoirCache
-from ..methods.subgen.head import normalisers, numerators
-from ..methods.subgen.subgen import SubGenCache
+from ..methods.subgen.subgen import SubGenCache, sums
 
 
 class Kept:
@@ -71,9 +70,10 @@ class Kept:
             return Partial.empty(xp, q.shape[:2], q.shape[2], q.dtype)
         if isinstance(self.cache, SubGenCache):
             heads = [self.cache.heads[row] for row in rows]
-            (above, z), (below, tau) = (sums(xp, heads, q, scale) for sums in (numerators, normalisers))
+            (above, z), (below, tau) = sums(xp, heads, q, scale)
             m = xp.maximum(above, below)
-            return Partial(m, xp.exp(below - m) * tau[..., 0], xp.exp(above - m)[..., None] * z)
+            shift = xp.where(xp.isfinite(m), m, 0)  # slots alone may hold nothing: values that are all 0
+            return Partial(m, xp.exp(below - shift) * tau[..., 0], xp.exp(above - shift)[..., None] * z)
         index = backends.to_device(np.asarray(rows), xp)
         k, v = self._keys[index], self._values[index]
         if self._log_weights is None:

@@ -72,6 +72,17 @@ def test_a_sampled_token_counts_for_those_that_it_stands_for():
             np.testing.assert_allclose(out[head], dense(head, weights, keys[head], values[head]), rtol=2e-4, atol=1e-5)
 
 
+def test_slots_that_give_both_sums_count_for_what_they_stand_for():
+    cache = SubGenCache(value_samples=10, normaliser="slots", law="distance", rng=0)
+    out, held = answered(cache), cache.contents()
+    for head, mu in enumerate(cache.mu):
+        keys, values, weights = (held[f"{head}.{name}"] for name in ("slot_keys", "slot_values", "weights"))
+        wanted = dense(head, mu / (10 * weights), keys, values)
+        np.testing.assert_allclose(out[head], wanted, rtol=2e-4, atol=1e-5)
+    nothing = SubGenCache(value_samples=10, normaliser="slots", rng=0).update(K[:, :N], 0 * V[:, :N])
+    assert not Kept(nothing, V).partial([0], Q[:1, 0], 1.0).l.any()  # no value is above 0: no slot is filled
+
+
 def test_subgen_adds_its_two_sums_to_those_of_the_window():
     """With every key its own cluster the normaliser is exact; with many slots the numerator nearly is."""
     cache = SubGenCache(0.0, 1, 40_000, rng=0)

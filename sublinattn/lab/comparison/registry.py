@@ -21,6 +21,7 @@ from ...methods.caches.heavy_hitter import HeavyHitterCache
 from ...methods.caches.k_center import KCenterCache
 from ...methods.caches.reservoir import ReservoirCache, Weights
 from ...methods.caches.sink import SINKS, SinkCache
+from ...methods.subgen.laws import Law
 from ...methods.subgen.subgen import SubGenCache
 from ...plots.style import register, variant
 from ...primitives.clustering import OnlineClusters
@@ -182,6 +183,13 @@ def subgen_hindsight(
     return SubGenCache(filling_delta(x, doubling.max_clusters or 1), samples, doubling.value_samples, rng=rng)
 
 
+def self_normalised(nbytes: int, x: Instance, rng: np.random.Generator, *, law: Law) -> SubGenCache:
+    """SubGen without clusters: slots alone, for both sums. 8 bytes per slot, and where it has a weight 8 more."""
+    weighted = law in ("centred", "distance")
+    fixed, each = (8 * x.v.shape[1], row_bytes(x) + 16) if weighted else (0, row_bytes(x) + 8)
+    return SubGenCache(value_samples=(nbytes - fixed) // each, normaliser="slots", law=law, rng=rng)
+
+
 def first_delta(x: Instance) -> float:
     """A 64th of the norm of the first key that is not 0, as keys of padding are; if all are, any delta will do."""
     norms = np.linalg.norm(asnumpy(x.k).astype(np.float64), axis=1)
@@ -281,6 +289,16 @@ REGISTRY: dict[str, Contender] = {
     "k-center": Contender(
         _k_center, "offline k-center", "indigo", rows=lambda cache, n: n,
         guarantee="keys within twice the least radius", claim="gon85.radius",
+    ),
+    # Of the self-normalised ones, that with the paper's law is "value-norm", and the uniform law is "uniform" with
+    # replacement.
+    "self-normalised, distance": Contender(
+        partial(self_normalised, law="distance"), "SubGen, self-normalised, by distance", "teal",
+        guarantee="slots by distance from the mean value", claim="sg24.law-slots",
+    ),
+    "self-normalised, centred": Contender(
+        partial(self_normalised, law="centred"), "SubGen, self-normalised, centred", "--",
+        of="self-normalised, distance", guarantee="slots by squared distance from it", claim="sg24.law-slots",
     ),
 }  # fmt: skip
 """The caches by name. Their random ones take their seeds from one generator in this order."""

@@ -34,6 +34,7 @@ Differs from the paper in:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -309,10 +310,7 @@ class SubGenCache(MergingCache):
     def _attend(self, xp: Any, q: Array, scale: float) -> Array:
         z, tau = [], []  # summands of numerator and normaliser, as pairs (m, o) that stand for exp(m) o
         if self.heads[0].slots.seen:  # else all tokens are in the window
-            if self._clustered:
-                above, below = numerators(xp, self.heads, q, scale), normalisers(xp, self.heads, q, scale)
-            else:
-                above, below = both_sums(xp, self.heads, q, scale)
+            above, below = sums(xp, self.heads, q, scale)
             z.append(above)
             tau.append(below)
         if self.recent:  # the window adds to both sums exactly
@@ -368,3 +366,10 @@ class SubGenCache(MergingCache):
             self._begin(np, len(about["state"]["heads"]))
         for i, (head, numbers) in enumerate(zip(self.heads, about["state"]["heads"], strict=True)):
             head.restore(numbers, {name: arrays[f"{i}.{name}"] for name in head.contents()})
+
+
+def sums(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple[tuple[Array, Array], ...]:
+    """`z` and `tau` of heads that have tokens outside of a window, each as a pair (m, o) that stands for `exp(m) o`."""
+    if heads[0].clustered:
+        return numerators(xp, heads, q, scale), normalisers(xp, heads, q, scale)
+    return both_sums(xp, heads, q, scale)

@@ -16,9 +16,9 @@ def weights_under(law: str, v: np.ndarray, *, first: int = 0) -> np.ndarray:
     """Weights of the values (n, d_v) under a law, those from `first` on, token after token, in the values' own unit."""
     if law in ("norm", "uniform"):
         return np.array([float(row @ row) if law == "norm" else 1.0 for row in v])[first:]
-    before = [v[: max(j, 1)].mean(axis=0) for j in range(len(v))]
-    far = np.array([float(np.linalg.norm(row - mean)) for row, mean in zip(v, before, strict=True)])
-    far[0] = far[1]  # before the second value there is no mean to be far from: the first weighs as much as it
+    before = np.cumsum(v, axis=0)[:-1] / np.arange(1, len(v))[:, None]
+    far = np.linalg.norm(v[1:] - before, axis=1)
+    far = np.append(far[0], far)  # before the second value there is no mean to be far from: the first weighs as much
     return far[first:] ** (2 if law == "centred" else 1)
 
 
