@@ -31,6 +31,10 @@ def read(app: Sphinx, docname: str, source: list[str]) -> None:
         return
     path = executed(name)
     notebook = json.loads(path.read_text() if path else source[0])
+    tagged = [cell["metadata"].get("tags", []) for cell in notebook["cells"]]  # papermill's cell repeats the one above
+    notebook["cells"] = [
+        c for c, tags in zip(notebook["cells"], tagged, strict=True) if "injected-parameters" not in tags
+    ]
     if path is None:
         note = NOTE.format(command=f"sublinattn run --only '{name}'")
         notebook["cells"].insert(1, {"cell_type": "markdown", "id": "note", "metadata": {}, "source": note})
