@@ -215,7 +215,7 @@ class Run:
         """
         from IPython.display import Image, Markdown, display
 
-        from ..plots.save import save
+        from ..plots.save import save, title
         from ..theory.claim import Claim
 
         claims = [self._stated(each).id for each in ([claim] if isinstance(claim, str | Claim) else claim or [])]
@@ -237,4 +237,4 @@ class Run:
             swept=[measured, *by] if measured else (),
         )
         width = round(fig.get_figwidth() * _PIXELS_PER_INCH)
-        display(Image(filename=str(paths["png"]), width=width, alt=caption), Markdown(f"**{name}.** {caption}"))
+        display(Image(filename=str(paths["png"]), width=width, alt=title(caption)), Markdown(f"**{name}.** {caption}"))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer
@@ -47,9 +48,16 @@ def marks(fig: Figure) -> dict[str, Any]:
 def _points(fig: Figure, ax: Axes, names: tuple[str, str]) -> Iterator[Point]:
     labels = _legend(fig, ax)
 
+    categories = [_categories(axis) for axis in (ax.xaxis, ax.yaxis)]
+
     def said(x: float, y: float, whose: str) -> Point:
-        numbers = ", ".join(f"{name or '–'} = {value:.3g}" for name, value in zip(names, (x, y), strict=True))
-        return x, y, f"{whose}: {numbers}" if whose else numbers
+        parts = [whose] if whose else []
+        for name, value, named in zip(names, (x, y), categories, strict=True):
+            if named:
+                parts.append(min((abs(place - value), label) for place, label in named.items())[1])
+            else:
+                parts.append(f"{name} = {value:.3g}")
+        return x, y, ", ".join(parts)
 
     for line in ax.lines:
         if line.get_transform() == ax.transData and line.get_marker() not in ("", " ", "None", "none", None):
@@ -77,6 +85,13 @@ def _points(fig: Figure, ax: Axes, names: tuple[str, str]) -> Iterator[Point]:
             whose = labels.get((to_hex(bar.get_facecolor()),), "")
             size = bar.get_width() if bars.orientation == "horizontal" else bar.get_height()
             yield x, y, f"{whose}: {size:.3g}" if whose else f"{size:.3g}"
+
+
+def _categories(axis: Axis) -> dict[float, str]:
+    """Places and names on an axis whose ticks are names, not numbers; empty for one of numbers."""
+    places = [float(place) for place in axis.get_ticklocs()]
+    labels = dict(zip(places, (tick.get_text() for tick in axis.get_ticklabels()), strict=False))
+    return labels if any(re.match(r"[A-Za-z(]{2}|[A-Za-z] ", label) for label in labels.values()) else {}
 
 
 def _values(drawn: QuadMesh | AxesImage) -> np.ndarray:
@@ -125,10 +140,11 @@ def _names(fig: Figure, ax: Axes) -> tuple[str, str]:
         next((label for o in [ax, *fig.axes] if (o is ax or group.joined(ax, o)) and (label := read(o))), "")
         for group, read in ((ax.get_shared_x_axes(), Axes.get_xlabel), (ax.get_shared_y_axes(), Axes.get_ylabel))
     )
-    return _plain(x or fig.get_supxlabel()), _plain(y or fig.get_supylabel())
+    return _plain(x or fig.get_supxlabel()) or "x", _plain(y or fig.get_supylabel()) or "y"
 
 
 def _plain(text: str) -> str:
     """A label without the marks of mathematics."""
     text = re.sub(r"\\(?:mathrm|mathbf|text|mathcal)|[${}]", "", text).replace("\\|", "|")
+    text = re.sub(r"\\[,;:! ]", " ", text)
     return re.sub(r"\s+", " ", re.sub(r"\\([A-Za-z]+)", r"\1", text)).strip()

@@ -32,9 +32,9 @@ def test_points_lie_where_they_are_drawn_from_the_upper_left_corner(tmp_path):
     found = points(fig, tmp_path)
     assert found["size"] == [288, 144]
     assert found["points"] == [
-        [72, 108, "a alpha: n = 1, |e|_F = 0"],
-        [144, 90, "a alpha: n = 10, |e|_F = 1"],
-        [216, 36, "a alpha: n = 100, |e|_F = 4"],
+        [72, 108, "a alpha, n = 1, |e|_F = 0"],
+        [144, 90, "a alpha, n = 10, |e|_F = 1"],
+        [216, 36, "a alpha, n = 100, |e|_F = 4"],
     ]
 
 
@@ -42,7 +42,7 @@ def test_facets_have_their_titles_and_the_names_of_shared_axes(tmp_path):
     table = pd.DataFrame({"n": [1, 2] * 4, "e": range(8), "m": ["a"] * 4 + ["b"] * 4, "w": (["u"] * 2 + ["v"] * 2) * 2})
     grid = sns.relplot(table, x="n", y="e", hue="m", style="m", col="w", kind="line", markers=True)
     said = [text for _, _, text in points(grid.figure, tmp_path)["points"]]
-    assert len(said) == 8 and "w = u: a: n = 1, e = 0" in said and "w = v: b: n = 2, e = 7" in said
+    assert len(said) == 8 and "w = u: a, n = 1, e = 0" in said and "w = v: b, n = 2, e = 7" in said
 
 
 @pytest.mark.parametrize("kind", ["mesh", "corners", "image"])
@@ -63,7 +63,15 @@ def test_bars_and_scattered_points_are_named_by_the_legend(tmp_path):
     left.barh(["one"], [5.0], label="bars")
     left.legend()
     right.scatter([1.0], [2.0], label="dots", c="r")
-    assert [text for _, _, text in points(fig, tmp_path)["points"]] == ["bars: 5", "dots: – = 1, – = 2"]
+    assert [text for _, _, text in points(fig, tmp_path)["points"]] == ["bars: 5", "dots, x = 1, y = 2"]
+
+
+def test_an_axis_of_names_gives_the_name(tmp_path):
+    fig = Figure()
+    ax = fig.subplots()
+    ax.plot([0.5, 2.0], [0.1, 0.9], "o")
+    ax.set_yticks([0, 1], ["first thing", "another"])
+    assert [text for _, _, text in points(fig, tmp_path)["points"]] == ["x = 0.5, first thing", "x = 2, another"]
 
 
 def test_a_figure_with_too_many_points_has_none(tmp_path):

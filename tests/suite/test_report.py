@@ -157,7 +157,7 @@ def test_a_figure_comes_with_its_numbers_on_hover_and_as_csv(site):
     assert (folder / "figures" / "a-figure.csv").read_text() == "x\n1\n2\n"
     for name in ("claims/toy.holds.html", "figures/a-figure.html"):
         points = re.findall(r"<circle [^>]*><title>(.*?)</title></circle>", pages[name].text)
-        assert points == ["&lt;i&gt;ours&lt;/i&gt;: – = 1, – = 3", "&lt;i&gt;ours&lt;/i&gt;: – = 2, – = 4"]
+        assert points == ["&lt;i&gt;ours&lt;/i&gt;, x = 1, y = 3", "&lt;i&gt;ours&lt;/i&gt;, x = 2, y = 4"]
         assert "../figures/a-figure.csv" in pages[name].links
         assert 'alt="Error over m &lt; n"' in pages[name].text, "short, as the caption stands below"
 

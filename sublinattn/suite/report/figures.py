@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core import files
+from ...plots.save import title
 
 FORMATS = ("svg", "pdf", "png", "json")
 EVERYWHERE = 12
@@ -43,15 +44,6 @@ def described(sidecar: Path) -> dict[str, Any]:
         "tables": _tables(sidecar.stem, facts["data"], sidecar.parent),
         "hover": facts.get("hover") or {"size": _size(sidecar.with_suffix(".svg")), "points": []},
     }
-
-
-def title(caption: str) -> str:
-    """The beginning of a caption, up to the first stop and without what is in brackets, as the figure's name."""
-    words = re.sub(r" ?\([^()]*\)", "", f"{caption} ")
-    words = re.split(r"(?<=[^.\s]{2})\. |[:;] ", words, maxsplit=1)[0].strip(" .,")
-    if len(words) > 120:
-        words = words[:120].rsplit(",", 1)[0] if "," in words[40:120] else words[:120].rsplit(" ", 1)[0] + " …"
-    return words
 
 
 def _tables(name: str, data: Mapping[str, Mapping[str, list[Any]]], target: Path) -> list[dict[str, str]]:

@@ -12,6 +12,8 @@ from markupsafe import Markup, escape
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 _ITEM = re.compile(r"^- (?P<head>[^\n]*?): (?P<text>.+)$", re.MULTILINE)
+_COMMON = ("case", "claim", "paper", "record", "theory", "trial")
+"""Words that every reader takes as they are meant, most of the time."""
 _SYMBOLS = "## Symbols in the formulas"
 
 
@@ -110,7 +112,7 @@ def _words() -> dict[str, tuple[str, str]]:
             text = re.sub(r"[*`]|\[([^]]*)\]\([^)]*\)", r"\1", " ".join(sentences)).strip()
             for names in re.findall(r"\*\*([^*]+)\*\*", item["head"]):
                 for name in names.split(", "):
-                    if len(name) > 3 and text:
+                    if len(name) > 3 and text and name not in _COMMON:
                         words.setdefault(name, (papers, text))
     return words
 

@@ -14,12 +14,12 @@ from .views import number, percent
 Entry = Mapping[str, Any]
 
 _BASIS = {
-    "theorem": "Proved in {paper}: {source}.",
-    "reported": "Measured in an experiment of {paper}, and no theorem: {source}.",
-    "reading": "Said loosely in {paper}; this is how we read it: {source}.",
-    "derived": "Ours, and proved here, about a method of {paper}: {source}.",
-    "implementation": "About the code of this package, which follows {paper}: {source}.",
-    "property": "Found here, and stated by no paper; about a method of {paper}: {source}.",
+    "theorem": "Proved in {paper}, {source}.",
+    "reported": "Measured in an experiment, and no theorem, of {paper}, {source}.",
+    "reading": "Said loosely in {paper}, {source}; this is how we read it.",
+    "derived": "Ours, and proved here, about a method of {paper}, {source}.",
+    "implementation": "About the code of this package, which follows {paper}, {source}.",
+    "property": "Found here, and stated by no paper, about a method of {paper}, {source}.",
 }
 _CONTRADICTED = {
     "theorem": "This contradicts the paper as it stands, or this code of it.",
@@ -143,7 +143,7 @@ def follows(claim: Entry) -> Markup:
 def _rate(claim: Entry) -> Markup:
     rank = ("refuted", "undecided", "supported").index
     tried = [case for case in claim["cases"] if not case["vacuous"] or case["outcome"] == "refuted"]
-    case = min(tried, key=lambda case: (rank(case["outcome"]), case["p_value"]))
+    case = min(tried or claim["cases"], key=lambda case: (rank(case["outcome"]), case["p_value"]))
     lower, upper, promised = case["lower"], case["upper"], claim["promise"]["p"]
     rate = {
         "supported": f"at most {percent(min(upper, promised))} of draws fail",
@@ -190,7 +190,7 @@ def _growth(claim: Entry) -> Markup:
         Markup("{} {}").format("at least" if least else "at most", _power(base, fit["theory_exponent"])),
     )
     if fit["outcome"] == "refuted":
-        text += f". Chance alone has a probability of {number(fit['p_value'])}"
+        text += f". Did it hold, chance would give this with probability {number(fit['p_value'])}"
     elif fit["outcome"] == "undecided":
         text += _open(claim, fit)
     others = sum(other["outcome"] == fit["outcome"] for other in claim["fits"]) - 1
