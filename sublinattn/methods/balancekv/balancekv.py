@@ -35,7 +35,7 @@ from ...core.threads import for_tiles
 from ...primitives.reservoir import seed_from, uniforms
 from ..baselines.common import biased_attention
 from ..caches.base import MergingCache, over_slots
-from .walk import half_width, halve
+from .walk import Walk, half_width, halve
 
 FAILURE = 0.01
 """Probability with which the walk of a halving, with the default half-width, needs to be clipped."""
@@ -107,6 +107,7 @@ class BalanceKVCache(MergingCache):
             raise ValueError(f"c must be above 0, got {c}")
         self.scale = None if scale is None else abs(checks.resolve_scale(scale, 1))
         self._squared = ("k", "v")
+        self._walk: Walk | None = None  # the package's own
         self._seeds = [seed_from(rng)]
         self._recent = 0  # tokens of level 0
         self._occupied: list[bool] = []  # levels 1, 2, ...: whether a half is there
@@ -206,10 +207,11 @@ class BalanceKVCache(MergingCache):
         keys, values = (backends.widened(flat[name]) for name in ("keys", "values"))
         kept, filled = (xp.empty((b * count, t // 2), kind) for kind in (np.int64, bool))
         scale = 1 / math.sqrt(self._width["k"]) if self.scale is None else self.scale
-        options: dict[str, Any] = {"scale": scale, "c": self.c, "pairs": self.pairs, "centred": self.centred}
+        options: dict[str, Any] = {"scale": scale, **{name: getattr(self, name) for name in ("c", "pairs", "centred")}}
 
         def worker(at: slice) -> None:
-            kept[at], filled[at] = halve(xp, keys[at], values[at], flat["filled"][at], uniform[at], **options)
+            rows = (keys[at], values[at], flat["filled"][at], uniform[at])
+            kept[at], filled[at] = halve(xp, *rows, **options, walk=self._walk)
 
         group = max(1, (2**23 if xp is np else backends.STRIP_BYTES) // (2 * t * t * keys.itemsize))  # of two matrices
         for_tiles(xp, [slice(i, i + group) for i in range(0, b * count, group)], lambda: worker)

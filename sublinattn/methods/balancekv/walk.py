@@ -33,11 +33,14 @@ Differs from the paper in:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from ...core import backends
 from ...core.backends import Array
 
+Walk = Callable[[Any, Array, Array, float], Array]
+"""`walk(xp, kernel, uniform, c)`, as `self_balancing_walk`."""
 STEPS = 32
 """Of the walk, after which all later sums are brought up to date by one product."""
 
@@ -122,6 +125,7 @@ def halve(
     c: float,
     pairs: bool = False,
     centred: bool = False,
+    walk: Walk | None = None,
 ) -> tuple[Array, Array]:
     """Which n/2 of n slots (n even) are kept in each of P problems, and whether a token is there: (P, n/2) each.
 
@@ -139,10 +143,13 @@ def halve(
         Half-width of the walk, in units of the largest kernel entry.
     pairs, centred : bool
         As at the head of this file.
+    walk : callable, optional
+        In place of `self_balancing_walk`.
     """
+    walk = walk or self_balancing_walk
     kernel = softmax_kernel(xp, k, v, filled, scale=scale, centred=centred)
     if not pairs:
-        return smaller_part(xp, self_balancing_walk(xp, kernel, uniform, c), filled)
-    signs = self_balancing_walk(xp, pair_kernel(kernel), uniform, c)
+        return smaller_part(xp, walk(xp, kernel, uniform, c), filled)
+    signs = walk(xp, pair_kernel(kernel), uniform, c)
     kept = 2 * xp.arange(signs.shape[1]) + (signs < 0)
     return kept, kept >= 0
