@@ -19,10 +19,10 @@ from .setting import Cache
 
 MISSES = 0.1
 """Failure probability that defines a critical batch."""
-FOLD = 16
+FOLD = 4
 """Tokens of a stream over its batch, where the batch that suffices is searched."""
 HEADS, QUERIES = 8, 8
-CAP = 2048
+CAP = 512
 
 
 def critical_batch(
@@ -34,7 +34,7 @@ def critical_batch(
     pairs: bool,
     broken: str = "nothing",
 ) -> Trial:
-    """Batch t at which a tenth of the answers about streams of 16 t tokens are off by more than `eps max|v|`.
+    """Batch t at which a tenth of the answers about streams of 4 t tokens are off by more than `eps max|v|`.
 
     Keys of length about 1/2 in 3 dimensions, queries of length 1, scale 1, values 1 and -1 by coins: a tenth of eight
     queries to each of eight streams.
@@ -45,12 +45,12 @@ def critical_batch(
         k = rng.standard_normal((HEADS, FOLD * batch, 3)) / (2 * np.sqrt(3))
         q = rng.standard_normal((HEADS, QUERIES, 3)) / np.sqrt(3)
         v = rng.choice([-1.0, 1.0], size=(HEADS, FOLD * batch, 1))
-        q, k, v = (to_device(x, xp) for x in (q, k, v))
+        q, k, v = (to_device(x.astype(np.float32), xp) for x in (q, k, v))
         cache = Cache(batch, pairs=pairs, scale=1.0, broken=broken, rng=rng).update(k, v, check_finite=False)
         gap = asnumpy(cache.attend(q, scale=1.0) - attention(q, k, v, scale=1.0))
         return float(np.quantile(np.abs(gap), 1 - MISSES, method="median_unbiased") / eps)
 
-    size = critical_size(excess, start=2 / eps, cap=CAP, rng=rng)
+    size = critical_size(excess, start=4 / eps, cap=CAP, rng=rng)
     return Trial(size, facts={"varepsilon": eps, "cap": CAP})
 
 
@@ -122,7 +122,7 @@ COINS = Sabotage("coins", "signs by coins, without a look at the sum so far", {"
 
 
 def accuracies(**fixed: Any) -> tuple[dict[str, Any], ...]:
-    return tuple({"variable": "varepsilon", "eps": eps, **fixed} for eps in (0.1, 0.05, 0.025, 0.0125))
+    return tuple({"variable": "varepsilon", "eps": eps, **fixed} for eps in (0.1, 0.063, 0.04, 0.025))
 
 
 critical = partial(
@@ -131,11 +131,12 @@ critical = partial(
     statement=sp.Eq(T_STAR, symbols.O(EPS_GROWTH)),
     kind=Growth({"varepsilon": EPS_GROWTH}, resolution={"varepsilon": 0.25}),
     trial=critical_batch,
-    max_trials={"smoke": 8, "standard": 16},
+    max_trials={"smoke": 6, "standard": 16},
     sabotages=(COINS,),
+    restated="fb97ee5: on streams of 16 t tokens, for eps down to 0.0125; its first run was stopped, it took too long",
 )
 SAME = (
-    "Streams of 16 t tokens, so that each batch is halved the same number of times. Half-width c = 1/2 + log(200 t): "
+    "Streams of 4 t tokens, so that each batch is halved the same number of times. Half-width c = 1/2 + log(200 t): "
     "the variance is then about c/2, which is the root of the logarithm. Keys of length about 1/2 and scale 1, so that "
     "R^2 is near the mean of the kernel; values 1 and -1. Coins need eps^-2."
 )
@@ -162,14 +163,15 @@ CLAIMS = (
         paper="BKV25",
         source="Theorem 3.4 (memory)",
         basis="implementation",
-        title="This code's memory grows like log n at a fixed batch",
+        title="This code's memory grows no faster than log n at a fixed batch",
         statement=sp.Eq(symbols.BYTES, symbols.O(symbols.LOG_N)),
-        kind=Growth({"n": symbols.LOG_N}),
+        kind=Growth({"n": symbols.LOG_N}, resolution={"n": 0.02}),
         trial=held_bytes,
         cases={"smoke": over("n", powers(10, 18, 2), batch=4)},
         max_trials={"smoke": 8, "standard": 16},
         sabotages=(Sabotage("nothing thrown away", "all rows are kept besides", {"keep_rows": True}),),
-        remark="(t/2) (log2(n/t) + 3) slots, t = 4. At a larger t and these n, log n is a smaller part of the same sum.",
+        remark="(t/2) (log2(n/t) + 3) slots, t = 4. At a larger t and these n, log n is a smaller part of the sum.",
+        restated="fb97ee5: no tolerance on the exponent; the steps from level to level are noise of 0.01 to its limits",
     ),
     Claim(
         id="bkv25.time",
