@@ -35,7 +35,7 @@ from ...core.threads import for_tiles
 from ...primitives.reservoir import seed_from, uniforms
 from ..baselines.common import biased_attention
 from ..caches.base import MergingCache, over_slots
-from .walk import Walk, half_width, halve
+from .walk import half_width, halve
 
 FAILURE = 0.01
 """Probability with which the walk of a halving, with the default half-width, needs to be clipped."""
@@ -107,7 +107,6 @@ class BalanceKVCache(MergingCache):
             raise ValueError(f"c must be above 0, got {c}")
         self.scale = None if scale is None else abs(checks.resolve_scale(scale, 1))
         self._squared = ("k", "v")
-        self._walk: Walk | None = None  # the package's own
         self._seeds = [seed_from(rng)]
         self._recent = 0  # tokens of level 0
         self._occupied: list[bool] = []  # levels 1, 2, ...: whether a half is there
@@ -206,12 +205,9 @@ class BalanceKVCache(MergingCache):
         flat = {name: x.reshape(b * count, t, *x.shape[3:]) for name, x in full.items()}
         keys, values = (backends.widened(flat[name]) for name in ("keys", "values"))
         kept, filled = (xp.empty((b * count, t // 2), kind) for kind in (np.int64, bool))
-        scale = 1 / math.sqrt(self._width["k"]) if self.scale is None else self.scale
-        options: dict[str, Any] = {"scale": scale, **{name: getattr(self, name) for name in ("c", "pairs", "centred")}}
 
         def worker(at: slice) -> None:
-            rows = (keys[at], values[at], flat["filled"][at], uniform[at])
-            kept[at], filled[at] = halve(xp, *rows, **options, walk=self._walk)
+            kept[at], filled[at] = self._choose(xp, keys[at], values[at], flat["filled"][at], uniform[at])
 
         group = max(1, (2**23 if xp is np else backends.STRIP_BYTES) // (2 * t * t * keys.itemsize))  # of two matrices
         for_tiles(xp, [slice(i, i + group) for i in range(0, b * count, group)], lambda: worker)
@@ -220,6 +216,11 @@ class BalanceKVCache(MergingCache):
             rows = xp.where(filled[..., None], xp.take_along_axis(flat[name], kept[..., None], axis=1), 0)
             halves[name] = rows.reshape(b, count, t // 2, -1)
         return {**halves, "filled": filled.reshape(b, count, t // 2)}
+
+    def _choose(self, xp: Any, k: Array, v: Array, filled: Array, uniform: Array) -> tuple[Array, Array]:
+        """`walk.halve` with this cache's parameters."""
+        scale = 1 / math.sqrt(k.shape[-1]) if self.scale is None else self.scale
+        return halve(xp, k, v, filled, uniform, scale=scale, c=self.c, pairs=self.pairs, centred=self.centred)
 
     # ------------------------------------------------------------------------------------------------------------ slots
     def _where(self, level: int) -> slice:

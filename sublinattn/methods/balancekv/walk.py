@@ -114,6 +114,12 @@ def smaller_part(xp: Any, signs: Array, filled: Array) -> tuple[Array, Array]:
     return order % n, order < n
 
 
+def one_of_each_pair(xp: Any, signs: Array) -> tuple[Array, Array]:
+    """Of the slots of n/2 pairs the first where the sign is +1, else the second (P, n/2); all hold a token."""
+    kept = 2 * xp.arange(signs.shape[1]) + (signs < 0)
+    return kept, kept >= 0
+
+
 def halve(
     xp: Any,
     k: Array,
@@ -151,5 +157,4 @@ def halve(
     if not pairs:
         return smaller_part(xp, walk(xp, kernel, uniform, c), filled)
     signs = walk(xp, pair_kernel(kernel), uniform, c)
-    kept = 2 * xp.arange(signs.shape[1]) + (signs < 0)
-    return kept, kept >= 0
+    return one_of_each_pair(xp, signs)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ....core.backends import Array, asnumpy, to_device
 from ..balancekv import BalanceKVCache
-from ..walk import Walk, self_balancing_walk
+from ..walk import Walk, one_of_each_pair, self_balancing_walk, smaller_part
 
 SPREADS = (0.0, 0.3, 1.0)
 """Of the keys and values about one token: 0 makes all tokens one, for which signs by coins are worst."""
@@ -30,8 +30,6 @@ def walk(broken: str) -> Walk:
         return self_balancing_walk
 
     def wrong(xp: Any, kernel: Array, uniform: Array, c: float) -> Array:
-        if broken == "coins":
-            return xp.where(uniform < 0.5, 1, -1).astype(kernel.dtype)
         rows, u = asnumpy(kernel).astype(float), asnumpy(uniform)
         rows = rows / rows.diagonal(axis1=1, axis2=2).max(axis=1)[:, None, None]
         signs = np.zeros(u.shape)
@@ -44,11 +42,17 @@ def walk(broken: str) -> Walk:
 
 
 class Cache(BalanceKVCache):
-    """A BalanceKVCache; `broken` names what is wrong with its walk."""
+    """A BalanceKVCache; with `coins`, its signs are drawn by coins."""
 
-    def __init__(self, batch: int, *, broken: str = "nothing", **parameters: Any) -> None:
+    def __init__(self, batch: int, *, coins: bool = False, **parameters: Any) -> None:
         super().__init__(batch, **parameters)
-        self._walk = walk(broken)
+        self._coins = coins
+
+    def _choose(self, xp: Any, k: Array, v: Array, filled: Array, uniform: Array) -> tuple[Array, Array]:
+        if not self._coins:
+            return super()._choose(xp, k, v, filled, uniform)
+        signs = xp.where(uniform < 0.5, 1, -1)
+        return one_of_each_pair(xp, signs) if self.pairs else smaller_part(xp, signs, filled)
 
 
 class Batch:

@@ -137,7 +137,10 @@ CLAIMS = (
         statement=sp.Le(FARTHEST, 30 * sp.log(symbols.n / symbols.delta) * R**2),
         trial=farthest,
         cases={"smoke": ({"n": 1024, "spread": 0.0, "paper": True},)},
-        restated="fb97ee5: n = 2048, and 80 trials at most at the smallest effort, which no rate decides; d2f238d: with a second, looser case",
+        restated=(
+            "fb97ee5: n = 2048, and 80 trials at most at the smallest effort, which no rate decides; d2f238d: with a "
+            "second, looser case"
+        ),
         sabotages=(REVERSED,),
         vacuity=Vacuity(symbols.n <= C),
         remark="delta = 0.05. Up to n = c the walk cannot fail: at delta = 0.05, up to 270 tokens.",
