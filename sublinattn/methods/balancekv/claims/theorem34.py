@@ -22,7 +22,7 @@ MISSES = 0.1
 FOLD = 4
 """Tokens of a stream over its batch, where the batch that suffices is searched."""
 HEADS, QUERIES = 8, 2
-CAP = 1024
+CAP = 4096
 
 
 def critical_batch(
@@ -32,6 +32,7 @@ def critical_batch(
     variable: str,
     eps: float,
     pairs: bool,
+    c: float | None = None,
     coins: bool = False,
 ) -> Trial:
     """Batch t at which a tenth of the answers about streams of 4 t tokens are off by more than `eps max|v|`.
@@ -46,7 +47,7 @@ def critical_batch(
         q = rng.standard_normal((HEADS, QUERIES, 3)) / np.sqrt(3)
         v = rng.choice([-1.0, 1.0], size=(HEADS, FOLD * batch, 1))
         q, k, v = (to_device(x.astype(np.float32), xp) for x in (q, k, v))
-        cache = Cache(batch, pairs=pairs, scale=1.0, coins=coins, rng=rng).update(k, v, check_finite=False)
+        cache = Cache(batch, pairs=pairs, c=c, scale=1.0, coins=coins, rng=rng).update(k, v, check_finite=False)
         gap = asnumpy(cache.attend(q, scale=1.0) - attention(q, k, v, scale=1.0))
         return float(np.quantile(np.abs(gap), 1 - MISSES, method="median_unbiased") / eps)
 
@@ -120,27 +121,21 @@ ROOM = sp.Symbol(r"\sum_{l} 2^l |C^l|", positive=True)
 COINS = Sabotage("coins", "signs by coins, without a look at the sum so far", {"coins": True})
 
 
-def accuracies(**fixed: Any) -> tuple[dict[str, Any], ...]:
-    return tuple({"variable": "varepsilon", "eps": eps, **fixed} for eps in (0.1, 0.063, 0.04, 0.025))
+def accuracies(times: float = 1.0, **fixed: Any) -> tuple[dict[str, Any], ...]:
+    return tuple({"variable": "varepsilon", "eps": times * eps, **fixed} for eps in (0.1, 0.063, 0.04, 0.025))
 
 
 critical = partial(
-    Claim,
-    paper="BKV25",
-    statement=sp.Eq(T_STAR, symbols.O(EPS_GROWTH)),
-    kind=Growth({"varepsilon": EPS_GROWTH}, resolution={"varepsilon": 0.25}),
-    trial=critical_batch,
-    max_trials={"smoke": 16, "standard": 16},
-    sabotages=(COINS,),
-    restated=(
-        "fb97ee5: on streams of 16 t tokens, for eps down to 0.0125; its first run was stopped, it took too long; "
-        "d2f238d: the cap of 512 left the sabotage undecided; 916c2c2: 6 replicates, each of four streams, were too few"
-    ),
+    Claim, paper="BKV25", trial=critical_batch, max_trials={"smoke": 16, "standard": 16}, sabotages=(COINS,)
 )
 SAME = (
-    "Streams of 4 t tokens, so that each batch is halved the same number of times. Half-width c = 1/2 + log(200 t): "
-    "the variance is then about c/2, which is the root of the logarithm. Keys of length about 1/2 and scale 1, so that "
-    "R^2 is near the mean of the kernel; values 1 and -1. Coins need eps^-2."
+    "Streams of 4 t tokens, so that each batch is halved the same number of times. Keys of length about 1/2 and scale "
+    "1, so that R^2 is near the mean of the kernel; values 1 and -1. Coins need eps^-2. "
+)
+TOO_FEW = (
+    "fb97ee5: on streams of 16 t tokens, for eps down to 0.0125; its first run was stopped, it took too long; d2f238d: "
+    "the cap of 512 left the sabotage undecided; 916c2c2: 6 replicates, each of four streams, were too few; 904b265: "
+    "the cap of 1024 left the sabotage undecided"
 )
 
 CLAIMS = (
@@ -149,16 +144,28 @@ CLAIMS = (
         source="Theorem 3.4",
         basis="theorem",
         title="Merge and reduce needs batches of O(1/eps), up to a root of a logarithm, for errors of eps max|v|",
-        cases={"smoke": accuracies(pairs=False)},
-        remark=SAME,
+        statement=sp.Eq(T_STAR, symbols.O(EPS_GROWTH)),
+        kind=Growth({"varepsilon": EPS_GROWTH}, resolution={"varepsilon": 0.25}),
+        cases={"smoke": accuracies(pairs=False), "full": accuracies(0.25, pairs=False)},
+        remark=(
+            SAME
+            + "Half-width c = 1/2 + log(200 t): the variance is then about c/2, which is the root of the logarithm, "
+            "and a direction is balanced only once a batch has c tokens in it. At these batches not all are: the "
+            "measured exponent is between those of discrepancy and of coins."
+        ),
+        restated=TOO_FEW,
     ),
     critical(
         id="bkv25.batch-pairs",
-        source="Theorem 3.4, for halves of pairs",
-        basis="derived",
-        title="Keeping one of each pair needs batches of O(1/eps), up to a root of a logarithm, too",
-        cases={"smoke": accuracies(pairs=True)},
-        remark=SAME,
+        source="Theorem 3.4, for halves of pairs and a narrow walk",
+        basis="property",
+        title="Keeping one of each pair needs batches of O(1/eps) if the walk has half-width 1, clipped or not",
+        statement=sp.Eq(T_STAR, symbols.O(1 / symbols.eps)),
+        kind=Growth({"varepsilon": 1 / symbols.eps}, resolution={"varepsilon": 0.25}),
+        cases={"smoke": accuracies(pairs=True, c=1.0)},
+        remark=SAME
+        + "At c = 1 the proven variance is least, R^2, but no proof covers the clipping, which is frequent.",
+        restated=TOO_FEW + ", and with the half-width 1/2 + log(200 t) batches were not balanced in all directions",
     ),
     Claim(
         id="bkv25.memory",
