@@ -56,19 +56,17 @@ def softmax_kernel(xp: Any, k: Array, v: Array, filled: Array, *, scale: float, 
     0 where a slot is not `filled` (P, n). The factor keeps the entries at 1 or below. `centred`, each query's products
     with all tokens change by one factor.
     """
-    weight = filled.astype(k.dtype)
+    weight = filled.astype(k.dtype)[..., None]
     if centred:
-        count = xp.maximum(weight.sum(axis=1), 1)[:, None, None]
-        k = (k - xp.matmul(weight[:, None, :], k) / count) * weight[..., None]
-    shift, norm = scale * backends.row_squares(xp, k), backends.row_squares(xp, v) + 1
-    kernel = scale * xp.matmul(k, k.swapaxes(-1, -2))
-    kernel -= shift.max(axis=1)[:, None, None]
+        count = xp.maximum(weight.sum(axis=1), 1)[..., None]
+        k = (k - xp.matmul(weight.swapaxes(-1, -2), k) / count) * weight
+    largest = scale * backends.row_squares(xp, k).max(axis=1)
+    kernel = xp.matmul(scale * k, k.swapaxes(-1, -2))
+    kernel -= largest[:, None, None]
     xp.exp(kernel, out=kernel)
-    values = xp.matmul(v, v.swapaxes(-1, -2))
-    values += 1
-    values *= (weight / norm.max(axis=1)[:, None])[..., None]
-    kernel *= values
-    kernel *= weight[:, None, :]
+    values = xp.concatenate([v, weight], axis=-1)  # (v, 1), or 0 in an empty slot
+    values /= xp.sqrt(backends.row_squares(xp, v).max(axis=1) + 1)[:, None, None]
+    kernel *= xp.matmul(values, values.swapaxes(-1, -2))
     return kernel
 
 
