@@ -16,6 +16,7 @@ import numpy as np
 
 from ...core.backends import asnumpy, namespace, to_device
 from ...core.exact import attention
+from ...methods.balancekv.balancekv import BalanceKVCache
 from ...methods.caches.base import KVCache
 from ...methods.caches.heavy_hitter import HeavyHitterCache
 from ...methods.caches.k_center import KCenterCache
@@ -229,6 +230,11 @@ def _k_center(nbytes: int, x: Instance, _: np.random.Generator) -> KCenterCache:
     return KCenterCache(tokens, tokens // 2)
 
 
+def _balanced(nbytes: int, x: Instance, rng: np.random.Generator, *, pairs: bool = False) -> BalanceKVCache:
+    d, d_v = x.k.shape[1], x.v.shape[1]
+    return BalanceKVCache.within(nbytes, d, d_v, dtype=x.k.dtype, pairs=pairs, scale=x.scale, rng=rng)
+
+
 # --------------------------------------------------------------------------------------------------------- the registry
 @dataclass(frozen=True)
 class Contender:
@@ -299,6 +305,13 @@ REGISTRY: dict[str, Contender] = {
     "self-normalised, centred": Contender(
         partial(self_normalised, law="centred"), "SubGen, self-normalised, centred", "--",
         of="self-normalised, distance", guarantee="slots by squared distance from it", claim="sg24.law-slots",
+    ),
+    "balancekv": Contender(
+        _balanced, "BalanceKV", "rose", guarantee="an error like 1/t in batches of t", claim="bkv25.batch"
+    ),
+    "balancekv, pairs": Contender(
+        partial(_balanced, pairs=True), "BalanceKV of pairs", ":",
+        of="balancekv", guarantee="unbiased sums", claim="bkv25.pairs-unbiased",
     ),
 }  # fmt: skip
 """The caches by name. Their random ones take their seeds from one generator in this order."""

@@ -18,7 +18,10 @@ r^2) / eps`, up to logarithms, if no query or key is longer than r.
 Differs from the paper in what `walk` says, and in:
 
 1. Level 0 is halved when the next token comes, not when it is full: up to t tokens the cache is exact.
-2. The number of levels grows with the stream, where the paper is told n.
+2. The number of levels grows with the stream, where the paper is told n. By choice it is bounded by `levels`, and
+   memory then does not grow at all: each time that the stream needs a level more, level 0 takes half as many tokens,
+   one drawn from each group of `2^b`, which counts `2^b` times, and all levels are one lower (the sampler of [KLL16],
+   a sketch for quantiles). With `2^levels` at least t, the sampling adds no more to the error than the balance has.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from .walk import half_width, halve
 
 FAILURE = 0.01
 """Probability with which the walk of a halving, with the default half-width, needs to be clipped."""
+_SAMPLER = 2**40  # in place of a level, in the draws of level 0's tokens
 Halves = dict[str, Array]
 """Some halves, or batches: "keys" and "values" (B, number, slots, width), and "filled" (B, number, slots)."""
 
@@ -62,13 +66,17 @@ class BalanceKVCache(MergingCache):
     scale : float, optional
         Factor of the logits for which the halves are balanced, `1/sqrt(d)` by default. Queries may have another,
         without a guarantee.
+    levels : int, optional
+        At most so many levels above the batch: `batch + levels batch / 2` slots, however long the stream. By default
+        as many as it needs.
     rng : Generator, int or None
         Source of the draws. Caches that are to be merged need different ones.
 
     Notes
     -----
     Exact up to `batch` tokens. The state is a function of the seed, the head and the tokens: the same for any chunks,
-    on the CPU to the bit. Merged caches hold both caches' halves, level by level, of which again two make a batch.
+    on the CPU to the bit. Merged caches hold both caches' halves, level by level, of which again two make a batch;
+    caches with bounded levels do not merge.
 
     Examples
     --------
@@ -84,7 +92,7 @@ class BalanceKVCache(MergingCache):
     True
     """
 
-    PARAMETERS = ("batch", "pairs", "centred", "c", "scale")
+    PARAMETERS = ("batch", "pairs", "centred", "c", "scale", "levels")
 
     def __init__(
         self,
@@ -94,6 +102,7 @@ class BalanceKVCache(MergingCache):
         centred: bool = False,
         c: float | None = None,
         scale: float | None = None,
+        levels: int | None = None,
         rng: np.random.Generator | int | None = None,
     ) -> None:
         super().__init__()
@@ -106,58 +115,88 @@ class BalanceKVCache(MergingCache):
         if not self.c > 0:
             raise ValueError(f"c must be above 0, got {c}")
         self.scale = None if scale is None else abs(checks.resolve_scale(scale, 1))
+        self.levels = None if levels is None else checks.integer("levels", levels, minimum=1)
         self._squared = ("k", "v")
         self._seeds = [seed_from(rng)]
-        self._recent = 0  # tokens of level 0
+        self._base = 0  # level 0 takes one of `2^base` tokens
+        self._position = 0  # tokens since the base is what it is
+        self._recent = 0  # slots of level 0 that are in use: the last may wait for its token
         self._occupied: list[bool] = []  # levels 1, 2, ...: whether a half is there
         self._halvings: list[int] = []  # levels 0, 1, ...: how often a batch was halved
 
     @classmethod
-    def within(cls, nbytes: int, d: int, d_v: int, n: int, *, dtype: Any = np.float32, **parameters: Any) -> Self:
-        """The cache of the largest batch that holds at most `nbytes` of each problem after n tokens.
+    def within(cls, nbytes: int, d: int, d_v: int, *, dtype: Any = np.float32, **parameters: Any) -> Self:
+        """The cache of the largest batch t that never holds more than `nbytes` of each problem, with `log2(t)` levels.
 
         Parameters
         ----------
-        nbytes, d, d_v, n : int
-            The budget; the widths of keys and values; the tokens of the stream.
+        nbytes, d, d_v : int
+            The budget; the widths of keys and values.
         dtype : "float32" or "float64"
             Of the stored rows.
         **parameters
-            Those of the class, but for `batch`.
+            Those of the class, but for `batch` and `levels`.
 
         Raises
         ------
         TypeError, ValueError
-            Impossible parameters; a budget without room for batches of two.
+            Impossible parameters; a budget of fewer than 3 slots.
         """
-        sizes = {"nbytes": nbytes, "d": d, "d_v": d_v, "n": n}
-        nbytes, d, d_v, n = (checks.integer(name, x, minimum=1) for name, x in sizes.items())
+        sizes = {"nbytes": nbytes, "d": d, "d_v": d_v}
+        nbytes, d, d_v = (checks.integer(name, x, minimum=1) for name, x in sizes.items())
         slots = nbytes // ((d + d_v + 1) * np.dtype(dtype).itemsize)
-        # One by one: a larger batch may have so many levels less that it takes less.
-        batch = next((t for t in range(slots // 2 * 2, 0, -2) if _slots(t, n) <= slots), None)
+        batch = next((t for t in range(slots // 2 * 2, 0, -2) if _slots(t, _levels(t)) <= slots), None)
         if batch is None:
-            raise ValueError(f"nbytes must leave room for batches of 2, {_slots(2, n)} slots, got {nbytes}: {slots}")
-        return cls(batch, **parameters)
+            raise ValueError(f"nbytes must be at least that of 3 slots, got {nbytes}, which is that of {slots}")
+        return cls(batch, levels=_levels(batch), **parameters)
 
     # ----------------------------------------------------------------------------------------------------------- tokens
     def _absorb(self, xp: Any, k: Array, v: Array) -> None:
         self._grow(xp, len(k), self.batch)
-        t, rows = self.batch, {"keys": k, "values": v}
-        batches = (self._recent + k.shape[1] - 1) // t  # the last token stays
-        full: Halves | None = None
+        while k.shape[1]:
+            taken = self._take_in(xp, {"keys": k, "values": v})
+            k, v = k[:, taken:], v[:, taken:]
+
+    def _take_in(self, xp: Any, rows: Halves) -> int:
+        """Take the first of the rows into level 0, all unless the base rises on the way; returns how many."""
+        t, step, count = self.batch, 2**self._base, rows["keys"].shape[1]
+        begin = -self._position % step  # where the first new group of `step` tokens begins
+        groups = max(0, -(-(count - begin) // step))
+        batches = (self._recent + groups - 1) // t  # halved when a group begins for which there is no slot
+        if self.levels is not None:
+            left = 2**self.levels - sum(2**i for i, there in enumerate(self._occupied) if there)
+            if batches >= left:  # the base rises where a group begins
+                batches, groups = left, left * t - self._recent
+                count = begin + groups * step
+        numbers = np.arange(self._position // step, -(-(self._position + count) // step))  # of the groups
+        drawn = uniforms(self._seeds[0], _SAMPLER, self._base, numbers) if step > 1 else 0 * numbers
+        place = numbers * step + (drawn * step).astype(np.int64) - self._position
+        here = (place >= 0) & (place < count)  # neither before these rows nor after them
+        waiting = bool(begin and count and here[0])  # for its token: the group that began before
+        if here.any() or batches:
+            index = backends.to_device(place[here], xp)
+            rows = {name: x[:, :count] if step == 1 else xp.take(x, index, axis=1) for name, x in rows.items()}
+            self._store(xp, rows, self._recent - waiting, batches)
+        self._recent += groups - batches * t
+        self._position += count
+        if batches and self.levels is not None and batches == left:
+            self._position = 0
+        return count
+
+    def _store(self, xp: Any, rows: Halves, slot: int, batches: int) -> None:
+        """Write rows into level 0 from a slot on, through so many batches that are halved."""
+        t, b, full = self.batch, len(rows["keys"]), None
         if batches:
-            before = {name: self._stored[name][:, : self._recent] for name in rows}
+            before = {name: self._stored[name][:, :slot] for name in rows}
             rows = {name: xp.concatenate([before[name], x], axis=1) for name, x in rows.items()}
-            full = {name: x[:, : batches * t].reshape(len(k), batches, t, -1) for name, x in rows.items()}
-            full["filled"] = xp.ones(full["keys"].shape[:3], bool)
-            rows = {name: x[:, batches * t :] for name, x in rows.items()}
+            full = {name: x[:, : batches * t].reshape(b, batches, t, -1) for name, x in rows.items()}
+            full["filled"] = xp.ones((b, batches, t), bool)
+            rows, slot = {name: x[:, batches * t :] for name, x in rows.items()}, 0
             self._clear(0, t)
-            self._recent = 0
-        here = slice(self._recent, self._recent + rows["keys"].shape[1])
-        self._recent = here.stop
+        here = slice(slot, slot + rows["keys"].shape[1])
         for name, x in rows.items():
             self._stored[name][:, here] = x
-        self._stored["log_weights"][:, here] = 0
+        self._stored["log_weights"][:, here] = self._base * math.log(2)
         if full:
             self._settle(xp, full, {})
 
@@ -167,25 +206,26 @@ class BalanceKVCache(MergingCache):
         while full or any(other > level for other in more):
             arriving = [self._halved(xp, level, full)] if full else []
             level += 1
-            arriving = [*([more[level]] if level in more else []), *arriving]
-            if not arriving:
-                full = None
-                continue
-            self._grow(xp, len(arriving[0]["keys"]), _slots_of_levels(self.batch, level))
-            self._occupied += [False] * (level - len(self._occupied))
-            if self._occupied[level - 1]:
-                arriving = [self._half(self._stored, level), *arriving]
-            full = self._placed(xp, level, arriving)
+            if level in more:
+                arriving.append(more[level])
+            if self.levels is not None and level > self.levels:  # the only half: all levels are one lower from now on
+                level, self._base = self.levels, self._base + 1
+            full = self._placed(xp, level, arriving) if arriving else None
 
     def _placed(self, xp: Any, level: int, arriving: list[Halves]) -> Halves | None:
         """Store an odd half on its level; the others, two by two, are batches to be halved."""
+        self._grow(xp, len(arriving[0]["keys"]), _slots(self.batch, level))
+        self._occupied += [False] * (level - len(self._occupied))
+        if self._occupied[level - 1]:
+            arriving = [self._half(self._stored, level), *arriving]
         halves = {name: xp.concatenate([x[name] for x in arriving], axis=1) for name in arriving[0]}
         b, count, h = halves["filled"].shape
         odd, here = count % 2, self._where(level)
         if odd:
             for name in ("keys", "values"):
                 self._stored[name][:, here] = halves[name][:, -1]
-            self._stored["log_weights"][:, here] = xp.where(halves["filled"][:, -1], level * math.log(2), -np.inf)
+            log_weight = (self._base + level) * math.log(2)
+            self._stored["log_weights"][:, here] = xp.where(halves["filled"][:, -1], log_weight, -np.inf)
         else:
             self._clear(here.start, here.stop)
         self._occupied[level - 1] = bool(odd)
@@ -257,6 +297,11 @@ class BalanceKVCache(MergingCache):
             return over_slots(xp, q, k, v, scale=scale, log_weights=log_weights).output()
         return biased_attention(xp, q, k, v, scale=scale, bias=lambda at, rows: log_weights[at, None]).output()
 
+    def _check_mergeable(self, other: Any) -> None:
+        super()._check_mergeable(other)
+        if self.levels is not None:
+            raise ValueError(f"merge needs caches whose levels are not bounded, got levels={self.levels}")
+
     def _take(self, xp: Any, other: BalanceKVCache, theirs: dict[str, Array]) -> None:
         self._absorb(xp, *(theirs[name][:, : other._recent] for name in ("keys", "values")))
         more = {level: self._half(theirs, level) for level, there in enumerate(other._occupied, 1) if there}
@@ -266,6 +311,8 @@ class BalanceKVCache(MergingCache):
     def _about(self) -> dict[str, Any]:
         state = {
             "seeds": self._seeds,
+            "base": self._base,
+            "position": self._position,
             "recent": self._recent,
             "occupied": self._occupied,
             "halvings": self._halvings,
@@ -275,15 +322,15 @@ class BalanceKVCache(MergingCache):
     def _restore(self, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         super()._restore(about, arrays)
         state = about["state"]
-        self._seeds, self._recent = state["seeds"], state["recent"]
-        self._occupied, self._halvings = state["occupied"], state["halvings"]
+        for name, value in state.items():
+            setattr(self, f"_{name}", value)
 
 
-def _slots_of_levels(batch: int, levels: int) -> int:
+def _levels(batch: int) -> int:
+    """The least number of levels with `2^levels >= batch`."""
+    return (batch - 1).bit_length()
+
+
+def _slots(batch: int, levels: int) -> int:
     """Slots of a batch and so many halves."""
     return batch + levels * (batch // 2)
-
-
-def _slots(batch: int, n: int) -> int:
-    """Slots after n tokens: a level more each time that the number of halved batches doubles."""
-    return _slots_of_levels(batch, ((n - 1) // batch).bit_length())

@@ -96,9 +96,6 @@ def test_memory_is_a_batch_and_half_a_batch_per_level(n: int) -> None:
     levels = 0 if n <= T else int(np.log2((n - 1) // T)) + 1
     cache = BalanceKVCache(T, rng=0).update(k, v)
     assert cache.nbytes == 3 * (T + levels * T // 2) * 8 * 8
-    roomy = BalanceKVCache.within(cache.nbytes // 3, 4, 3, n, dtype=np.float64, pairs=True)
-    assert roomy.batch >= T and roomy.pairs
-    assert roomy.update(k, v).nbytes <= cache.nbytes
 
 
 def test_pairs_count_every_token_and_the_smaller_part_no_more() -> None:
@@ -132,6 +129,57 @@ def test_merged_caches_hold_tokens_of_both(xp: Any, name: str, n: int, others: i
     np.testing.assert_array_equal(asnumpy(one.attend(q)), asnumpy(loaded.attend(q)))
 
 
+# --------------------------------------------------------------------------------------------------- bounded levels
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_bounded_levels_are_the_same_for_any_chunks_and_memory_stays(xp: Any, levels: int, pairs: bool) -> None:
+    q, k, v = stream(xp, 7, 700, lead=(2,))
+    make = {"levels": levels, "pairs": pairs, "c": 0.02, "rng": 1}
+    whole = BalanceKVCache(T, **make).update(k, v)
+    for cuts in (list(range(1, 700)), [3, 8, 9, 64, 65, 300, 555]):
+        cache = feed(BalanceKVCache(T, **make), k, v, cuts)
+        for name, x in whole.contents().items():
+            np.testing.assert_array_equal(asnumpy(cache.contents()[name]), asnumpy(x))
+        np.testing.assert_array_equal(asnumpy(cache.attend(q)), asnumpy(whole.attend(q)))
+    assert whole.nbytes == 2 * (T + levels * T // 2) * 8 * 8
+    for head in range(2):  # a token is held once; of the last groups of tokens there may be no token yet
+        kept = held(whole, asnumpy(k)[head], head)
+        tokens = [token for half in kept.values() for token in half]
+        assert len(set(tokens)) == len(tokens)
+        total = sum(2**level * len(half) for level, half in kept.items())
+        base = min(kept)
+        assert base > 0 and (abs(total - 700) <= 2**base if pairs else total <= 700 + 2**base)
+
+
+def test_sampled_tokens_are_spread_over_the_stream_and_over_their_groups() -> None:
+    """All tokens alike but for their number: those held are about as often early as late, even as odd."""
+    n, k = 1000, np.zeros((1000, 1))
+    kept = []
+    for seed in range(60):
+        cache = BalanceKVCache(4, levels=2, pairs=True, rng=seed).update(k, 1 + np.arange(n)[:, None] / n)
+        held_values = cache.contents()["values"][0, :, 0]
+        weights = np.exp(cache.contents()["log_weights"][0])
+        kept.append(weights @ (held_values - 1) * n / weights.sum())
+    assert abs(np.mean(kept) - n / 2) < 5 * np.std(kept) / np.sqrt(60) and np.std(kept) > 20
+
+
+def test_within_fills_its_bytes_and_no_more_however_long_the_stream() -> None:
+    _, k, v = stream(np, 8, 5000, dtype=np.float32)
+    cache = BalanceKVCache.within(32 * 40, 4, 3, pairs=True, rng=0)
+    assert (cache.batch, cache.levels) == (12, 4)
+    assert cache.update(k, v).nbytes == 32 * (12 + 4 * 6)
+
+
+def test_bounded_caches_do_not_merge(tmp_path: Path) -> None:
+    q, k, v = stream(np, 9, 400)
+    one, two = (BalanceKVCache(T, levels=2, rng=seed).update(k, v) for seed in (1, 2))
+    with pytest.raises(ValueError, match="merge needs caches whose levels are not bounded, got levels=2"):
+        one.merge(two)
+    one.save(tmp_path / "one")
+    loaded = BalanceKVCache.load(tmp_path / "one").update(k[:77], v[:77])
+    np.testing.assert_array_equal(loaded.attend(q), one.update(k[:77], v[:77]).attend(q))
+
+
 def test_heads_and_halvings_have_draws_of_their_own() -> None:
     """The same batch again and again, in each head: the parts differ."""
     k = np.tile(np.eye(4, 2), (3, 20, 1))
@@ -160,12 +208,9 @@ def test_the_scale_of_the_balance_is_that_of_the_logits_by_default() -> None:
         (lambda: BalanceKVCache(8, c=0), ValueError, "c must be above 0, got 0"),
         (lambda: BalanceKVCache(8, c="1"), TypeError, "c must be"),
         (lambda: BalanceKVCache(8, scale=np.inf), ValueError, "scale must be"),
-        (
-            lambda: BalanceKVCache.within(100, 4, 3, 1000),
-            ValueError,
-            "nbytes must leave room for batches of 2, 11 slots",
-        ),
-        (lambda: BalanceKVCache.within(0, 4, 3, 1000), ValueError, "nbytes must be at least 1, got 0"),
+        (lambda: BalanceKVCache(8, levels=0), ValueError, "levels must be at least 1, got 0"),
+        (lambda: BalanceKVCache.within(95, 4, 3), ValueError, "nbytes must be at least that of 3 slots, got 95"),
+        (lambda: BalanceKVCache.within(0, 4, 3), ValueError, "nbytes must be at least 1, got 0"),
     ],
 )
 def test_impossible_parameters(make: Any, error: Any, message: str) -> None:
