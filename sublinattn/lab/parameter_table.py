@@ -161,5 +161,6 @@ NOTEBOOKS: Mapping[str, tuple[Parameter, ...]] = {
             "tolerance", float, "largest relative error of an attention output that you accept", 0, 1, default=0.1
         ),
     ),
+    "24-balancekv": (),
     "25-leaderboard": (MODEL, TEXT),
 }

@@ -174,8 +174,8 @@ class BalanceKVCache(MergingCache):
         here = (place >= 0) & (place < count)  # neither before these rows nor after them
         waiting = bool(begin and count and here[0])  # for its token: the group that began before
         if here.any() or batches:
-            index = backends.to_device(place[here], xp)
-            rows = {name: x[:, :count] if step == 1 else xp.take(x, index, axis=1) for name, x in rows.items()}
+            index = slice(count) if step == 1 else backends.to_device(place[here], xp)
+            rows = {name: x[:, index] for name, x in rows.items()}
             self._store(xp, rows, self._recent - waiting, batches)
         self._recent += groups - batches * t
         self._position += count
