@@ -73,7 +73,7 @@ def over_eps(run: Run, *, n: int, epses: Sequence[float], draws: int, methods: I
     rows = []
     for method in methods:
         for eps in epses:
-            for replicate in range(run.pick(smoke=3, standard=8, full=12)):
+            for replicate in range(run.pick(smoke=4, standard=8, full=12)):
                 rng = run.rng("critical", method, eps, replicate)
                 given = stream(n, rng, run.xp)
 

@@ -14,7 +14,7 @@ from ....core.backends import asnumpy, to_device
 from ....lab.comparison import critical
 from ....lab.run import Run
 from ....plots.panels import facets, theory_line
-from ....plots.style import COLUMN, METHODS, paper_style, series
+from ....plots.style import METHODS, paper_style, series
 from ..balancekv import FAILURE, BalanceKVCache
 from ..walk import half_width, halve
 
@@ -32,11 +32,11 @@ RULES: Mapping[str, Any] = {
 def critical_sizes(run: Run) -> pd.DataFrame:
     """`critical.over_eps` at this run's sizes."""
     epses = run.pick(
-        smoke=(0.2, 0.1), standard=(0.2, 0.1, 0.05, 0.025, 0.0125), full=(0.1, 0.05, 0.025, 0.0125, 0.00625)
+        smoke=(0.2, 0.1, 0.05), standard=(0.2, 0.1, 0.05, 0.025, 0.0125), full=(0.1, 0.05, 0.025, 0.0125, 0.00625)
     )
     return critical.over_eps(
         run,
-        n=run.pick(smoke=2048, standard=2**15, full=2**17),
+        n=run.pick(smoke=4096, standard=2**15, full=2**17),
         epses=epses,
         draws=run.pick(smoke=4, standard=8, full=8),
     )
@@ -51,7 +51,7 @@ def halvings(run: Run) -> pd.DataFrame:
         rule (a key of `RULES`), t, replicate, error: root mean square over a problem's queries of the difference of
         the two parts' weighted sums of values, over the normaliser of all; for either part the same.
     """
-    xp, problems = run.xp, run.pick(smoke=8, standard=32, full=64)
+    xp, problems = run.xp, run.pick(smoke=16, standard=32, full=64)
     rows = []
     for t in 2 ** np.arange(4, run.pick(smoke=10, standard=12, full=13)):
         rng = run.rng("halvings", int(t))
@@ -149,7 +149,7 @@ def draw_halvings(rows: pd.DataFrame) -> Figure:
 @paper_style()
 def draw_counted(rows: pd.DataFrame) -> Figure:
     """Share of the tokens that are counted, from `counted`: median and range of the heads."""
-    options: dict[str, Any] = {"interval": 100, "logx": True, "ylim": (0, 1.05), "width": 2 * COLUMN, "height": 2.0}
+    options: dict[str, Any] = {"interval": 100, "logx": True, "ylim": (0, 1.05), "height": 2.0}
     return facets(
         rows,
         x="folds",

@@ -38,7 +38,7 @@ def test_bias_shows(xp: Any) -> None:
     case = {"n": 8, "c": 2.0, "spread": 0.5}
     for broken in ("first sign", "floor"):
         trial = algorithm2_bias.mean_signed_sums(rng(), xp, **case, broken=broken)
-        assert trial.measured > 1e-3 * trial.scale
+        assert trial.measured > 1e-6 * trial.scale
     paper = algorithm2_bias.mean_of_the_part(rng(), xp, **case, pairs=False)
     assert paper.measured > 1e-2 * paper.scale and paper.facts["normaliser"] < 0.95
     assert algorithm2_bias.mean_of_the_part(rng(), xp, **case).measured < 1e-12 * paper.scale
