@@ -138,8 +138,8 @@ CLAIMS = (
         trial=farthest,
         cases={"smoke": ({"n": 1024, "spread": 0.0, "paper": True},)},
         restated=(
-            "af3af9a: n = 2048, and 80 trials at most at the smallest effort, which no rate decides; 6543005: with a "
-            "second, looser case; c0f0eb5: delta = 0.05, which takes twice as many trials"
+            "879c22a: n = 2048, and 80 trials at most at the smallest effort, which no rate decides; 8ac8e4b: with a "
+            "second, looser case; c676f13: delta = 0.05, which takes twice as many trials"
         ),
         sabotages=(REVERSED,),
         vacuity=Vacuity(symbols.n <= C),
@@ -154,7 +154,7 @@ CLAIMS = (
         trial=farthest,
         cases={"smoke": tuple({"n": 512, "spread": x, "paper": False} for x in SPREADS)},
         sabotages=(COINS, REVERSED),
-        restated="c0f0eb5: delta = 0.05, which takes twice as many trials",
+        restated="c676f13: delta = 0.05, which takes twice as many trials",
         remark="delta = 0.1. The default half-width of the cache is this one, at delta = 0.01.",
     ),
     drawn(
@@ -178,7 +178,7 @@ CLAIMS = (
             REVERSED,
             Sabotage("bound / 10", "a bound ten times smaller", {"bound_over": 10.0}, breaks="bound"),
         ),
-        restated="6543005: half of the cases had 1024 tokens, which only took longer; c0f0eb5: delta = 0.05",
+        restated="8ac8e4b: half of the cases had 1024 tokens, which only took longer; c676f13: delta = 0.05",
         remark=(
             "c = 1/2 + log(4n/delta), delta = 0.1: half of it for clipping, half for the d_v + 1 coordinates of the "
             "two sums. The paper's statement is the same up to constants, with log(n d_v/delta) outside the root, for "

@@ -139,11 +139,11 @@ SAME = (
     "1, so that R^2 is near the mean of the kernel; values 1 and -1. Coins need eps^-2. "
 )
 TOO_FEW = (
-    "af3af9a: on streams of 16 t tokens, for eps down to 0.0125; its first run was stopped, it took too long; 6543005: "
-    "the cap of 512 left the sabotage undecided; b469417: 6 replicates, each of four streams, were too few; 44a5da7: "
-    "the cap of 1024 left the sabotage undecided; 81dcd4c: 8 streams were too few to see it, and the theory was "
+    "879c22a: on streams of 16 t tokens, for eps down to 0.0125; its first run was stopped, it took too long; 8ac8e4b: "
+    "the cap of 512 left the sabotage undecided; 96e7071: 6 replicates, each of four streams, were too few; 5d04a1f: "
+    "the cap of 1024 left the sabotage undecided; a05f553: 8 streams were too few to see it, and the theory was "
     "sharper than the paper's, by our own proof: a root of the logarithm (found -1.32 [-1.51, -1.14] against -1.17); "
-    "c0f0eb5: 16 replicates were too few to see the sabotage"
+    "c676f13: 16 replicates were too few to see the sabotage"
 )
 
 CLAIMS = (
@@ -182,7 +182,7 @@ CLAIMS = (
         max_trials={"smoke": 8, "standard": 16},
         sabotages=(Sabotage("nothing thrown away", "all rows are kept besides", {"keep_rows": True}),),
         remark="(t/2) (log2(n/t) + 3) slots, t = 4. At a larger t and these n, log n is a smaller part of the sum.",
-        restated="af3af9a: no tolerance on the exponent; the steps from level to level are noise of 0.01 to its limits",
+        restated="879c22a: no tolerance on the exponent; the steps from level to level are noise of 0.01 to its limits",
     ),
     Claim(
         id="bkv25.time",
