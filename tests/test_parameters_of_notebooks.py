@@ -10,10 +10,12 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from sublinattn.lab.comparison import error_over_bytes, index_bits
 from sublinattn.lab.parameter_table import NOTEBOOKS
 from sublinattn.lab.run import Run
 from sublinattn.methods.baselines.studies import equal_budget
 from sublinattn.methods.hyperattention.studies import input_hardness, sortlsh, spectral_error
+from sublinattn.methods.subgen.studies import ablation, clusterability, laws, scaling
 
 
 class Study(NamedTuple):
@@ -38,6 +40,38 @@ ERROR = Study(
     {"n": 64, "d": 4, "inputs": ["clustered"], "budgets": [16], "replicates": 1},
 )
 PEERS = Study("03-spectral-error", equal_budget.measure, {**ERROR.small, "n": 128, "budgets": [32]})
+FEW = {"n": 64, "d": 16, "replicates": 1}
+COSTS = Study("12-clusterability", lambda run: synthetic(clusterability.cost_curves(run)), FEW)
+RADII = Study("12-clusterability", lambda run: synthetic(clusterability.over_delta(run)), {**FEW, "radii": 2})
+GROWN = Study("12-clusterability", lambda run: synthetic(clusterability.over_n(run)), {**FEW, "lengths": [64]})
+ONLINE = Study("12-clusterability", lambda run: synthetic(clusterability.online(run)), {**FEW, "parts": [8]})
+CACHED = {"n": 256, "d": 16, "shares": [0.25], "replicates": 1}
+CACHES = Study("14-caches-error", error_over_bytes.over_bytes, {**CACHED, "inputs": ["clusters"]})
+RETRIEVED = Study("14-caches-error", error_over_bytes.retrieval, CACHED)
+BITS = Study("14-caches-error", index_bits.over_bytes, CACHED)
+STORED = Study(
+    "15-subgen-scaling",
+    lambda run: scaling.over_n(run).query("quantity == 'bytes'"),  # times differ anyway
+    {"n": [1024], "d": 16, "samples": 1, "slots": 1, "replicates": 1},
+)
+SQUARES = Study(
+    "13-subgen-laws", lambda run: laws.errors(run)[0], {"n": 30, "slots": [4], "samples": [2], "copies": 10}
+)
+RATIOS = Study("13-subgen-laws", lambda run: laws.ratios(run)[0], {"n": 30, "copies": 10})
+SMALL = {"n": 256, "d": 16, "replicates": 1}
+PARTS = Study("16-subgen-ablation", ablation.parts, {**SMALL, "inputs": ["clusters-mean"]})
+CURVES = Study("16-subgen-ablation", ablation.curves, SMALL)
+SETTINGS = Study(
+    "16-subgen-ablation",
+    ablation.settings,
+    {**SMALL, "inputs": ["clusters-mean"], "deltas": [1], "windows": [0], "samples": [1]},
+)
+
+
+def synthetic(rows: pd.DataFrame) -> pd.DataFrame:
+    """What no parameter changes is left out: the real heads."""
+    return rows[rows["source"] == "synthetic"]
+
 
 TRIED = [
     (COLLISIONS, {"draws": 30, "d": 5, "lsh_bits": "2,3"}),
@@ -49,13 +83,30 @@ TRIED = [
     (MAPS, {"block_size": 64}),
     (ERROR, {"n": 128, "d": 8, "d_v": 2, "inputs": "gaussian", "budgets": "32", "lsh_bits": 5, "replicates": 2}),
     (PEERS, {"methods": "Performer", "d": 8, "d_v": 2, "n": 256, "budgets": 64, "inputs": "sinks", "replicates": 2}),
+    (COSTS, {"n": 128, "d": 32, "replicates": 2}),
+    (RADII, {"radii": 3}),
+    (GROWN, {"lengths": "64,128", "d": 32}),
+    (ONLINE, {"parts": "8,16"}),
+    (CACHES, {"n": 512, "d": 32, "inputs": "drifting,real", "shares": "0.5", "replicates": 2}),
+    (RETRIEVED, {"n": 512, "d": 32, "shares": 0.5, "replicates": 2}),
+    (BITS, {"n": 512, "d": 32, "shares": 0.5, "replicates": 2}),
+    (STORED, {"n": "2048", "d": 32, "samples": 2, "slots": 5, "replicates": 2}),
+    (SQUARES, {"n": 40, "slots": "8", "samples": "4,8", "copies": 20}),
+    (RATIOS, {"n": 40, "copies": 20}),
+    (PARTS, {"n": 512, "d": 32, "inputs": "needles,real", "replicates": 2}),
+    (CURVES, {"n": 512, "d": 32, "replicates": 2}),
+    (
+        SETTINGS,
+        {"deltas": "1,2", "windows": "0,0.5", "samples": 2, "inputs": "heavy-values", "n": 512, "replicates": 2},
+    ),
 ]
 """Studies, and the parameters that each reads, with values other than those of `small`."""
 
+MODELS = ("17", "18", "19", "20", "21", "25")
 ELSEWHERE = {
     *(("00-explore", "claims"), ("17-model-hardness", "block_size")),
     *(("04-causal-scaling", name) for name in ("n", "block_size")),
-    *((f"{stem}", name) for stem in NOTEBOOKS if "17" <= stem[:2] <= "21" for name in ("model", "text")),
+    *((f"{stem}", name) for stem in NOTEBOOKS if stem[:2] in MODELS for name in ("model", "text")),
     *(("22-your-own-claim", name) for name in ("n", "d")),
     *(("23-your-own-data", name) for name in ("data", "tolerance")),
 }

@@ -68,6 +68,13 @@ INPUTS = Parameter(
 EXACT_KEYS = Parameter("exact_keys", int, "first keys in the exact part", 1, 64)
 BUDGETS = Parameter("budgets", int, "key columns per query", 16, 2**14, several=True)
 LSH_BITS = Parameter("lsh_bits", int, "hyperplanes of the hash", 1, 16)
+SHARES = Parameter("shares", float, "bytes of a cache over those of all keys and values", 1 / 64, 0.5, several=True)
+SAMPLES = Parameter("samples", int, "t, SubGen's samples per cluster", 1, 1024)
+SLOTS = Parameter("slots", int, "s, SubGen's slots for values", 1, 2**16)
+STREAMS = (
+    *("clusters", "clusters-mean", "sqrt-n-clusters", "n-clusters", "drifting", "norms-rising", "clusters-in-turn"),
+    *("needles", "heavy-values", "gaussian", "gaussian-mean", "real"),
+)
 METHODS = Parameter(
     "methods",
     str,
@@ -135,11 +142,43 @@ NOTEBOOKS: Mapping[str, tuple[Parameter, ...]] = {
     "09-flat-outputs": (),
     "10-streaming-scaling": (),
     "11-reviewers-questions": (),
-    "12-clusterability": (),
-    "13-subgen-laws": (),
-    "14-caches-error": (),
-    "15-subgen-scaling": (),
-    "16-subgen-ablation": (),
+    "12-clusterability": (
+        N.but(meaning="tokens of a synthetic stream", least=64, most=2**15),
+        Parameter("lengths", int, "tokens at which clusters are counted", 64, 2**17, several=True),
+        D.but(least=16),
+        Parameter("radii", int, "values of delta", 2, 100),
+        Parameter("parts", int, "tokens per cluster, where delta is found online", 2, 64, several=True),
+        REPLICATES,
+    ),
+    "13-subgen-laws": (
+        N.but(most=4096),
+        SLOTS.but(most=4096, several=True),
+        SAMPLES.but(several=True),
+        Parameter("copies", int, "independent caches per point", 10, 10**5),
+    ),
+    "14-caches-error": (
+        N.but(least=256, most=2**17),
+        D.but(meaning="dimension of queries, keys and values", least=16),
+        INPUTS.but(meaning="streams of tokens, and the heads of a trained encoder", choices=STREAMS),
+        SHARES,
+        REPLICATES,
+    ),
+    "15-subgen-scaling": (
+        N.but(least=1024, several=True),
+        D.but(meaning="dimension of queries, keys and values", least=16),
+        SAMPLES,
+        SLOTS,
+        REPLICATES,
+    ),
+    "16-subgen-ablation": (
+        N.but(least=256, most=2**17),
+        D.but(meaning="dimension of queries, keys and values", least=16),
+        INPUTS.but(meaning="streams of tokens, and the heads of a trained encoder", choices=STREAMS),
+        Parameter("deltas", float, "delta over the first key's norm", 2**-8, 2**6, several=True),
+        Parameter("windows", float, "share of the bytes for the last tokens", 0, 0.9, several=True),
+        SAMPLES.but(most=64, several=True),
+        REPLICATES,
+    ),
     "17-model-hardness": (
         MODEL,
         TEXT,

@@ -37,13 +37,15 @@ def cell(notebook: str) -> str:
 def line(parameter: Parameter) -> str:
     """One line of that cell: name, type, default, and a comment on what it is and takes.
 
-    papermill reads no definition of several lines, so where both are too long the comment says what it takes.
+    papermill reads no definition of several lines, so where both are too long the comment says what it takes, or if
+    that is too long by itself, where to read it.
     """
     written = f'"{parameter.default}"' if isinstance(parameter.default, str) else repr(parameter.default)
     free = parameter.kind is str and not parameter.choices
-    comment = parameter.meaning if free else f"{parameter.meaning}: {takes(parameter)}"
+    comments = [parameter.meaning] if free else [f"{parameter.meaning}: {takes(parameter)}", takes(parameter)]
     code = f"{parameter.name}: {annotation(parameter)} = {written}  # "
-    return code + (comment if len(code + comment) <= _LONGEST_LINE else takes(parameter))
+    fitting = [comment for comment in comments if len(code + comment) <= _LONGEST_LINE]
+    return code + next(iter(fitting), f"{parameter.meaning}: see docs/parameters.md")
 
 
 def annotation(parameter: Parameter) -> str:

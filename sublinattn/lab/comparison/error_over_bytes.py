@@ -24,7 +24,7 @@ from ...plots.panels import facets, finish, grid, lines
 from ...plots.style import LOOKS, METHODS, THEORY, paper_style, series, variant
 from ..run import Run
 from ..statistics import mean_and_reach, proportion
-from ..workloads.inputs import GAUSSIAN, GAUSSIAN_MEAN, HEAVY_VALUES, REAL, Input
+from ..workloads.inputs import GAUSSIAN, GAUSSIAN_MEAN, HEAVY_VALUES, REAL, Input, chosen
 from ..workloads.instance import Instance
 from .registry import CHUNK, HINDSIGHT, REGISTRY, TOLD, Stream, competing, directions, drawn, feed
 
@@ -40,10 +40,22 @@ DRIFTING = Input("drifting, values + 2", "drifting", value_mean=2.0)
 NEEDLES = Input("needles", "needles")
 BY_NORM = Input("|v| rising, values + 2", "clusterable", {"order": "norm", "mean": 2.0})
 BY_CLUSTER = Input("clusters in turn, values + 2", "clusterable", {"order": "cluster"}, value_mean=2.0)
-INPUTS = (
-    *(CLUSTERS, CLUSTERS_MEAN, ROOT, ALL_APART, DRIFTING, BY_NORM, BY_CLUSTER),
-    *(NEEDLES, HEAVY_VALUES, GAUSSIAN, GAUSSIAN_MEAN, REAL),
-)
+STREAMS = {
+    "clusters": CLUSTERS,
+    "clusters-mean": CLUSTERS_MEAN,
+    "sqrt-n-clusters": ROOT,
+    "n-clusters": ALL_APART,
+    "drifting": DRIFTING,
+    "norms-rising": BY_NORM,
+    "clusters-in-turn": BY_CLUSTER,
+    "needles": NEEDLES,
+    "heavy-values": HEAVY_VALUES,
+    "gaussian": GAUSSIAN,
+    "gaussian-mean": GAUSSIAN_MEAN,
+    "real": REAL,
+}
+"""By the names that the notebook's parameter `inputs` takes."""
+INPUTS = tuple(STREAMS.values())
 
 
 def unbudgeted(stream: Stream, maximum: int | None = None) -> Iterator[tuple[str, Any, int]]:
@@ -73,6 +85,8 @@ def unbudgeted(stream: Stream, maximum: int | None = None) -> Iterator[tuple[str
 def over_bytes(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
     """Errors of every method on every input over its bytes.
 
+    Parameters of the run: n, d, inputs, shares, replicates.
+
     Returns
     -------
     DataFrame
@@ -81,12 +95,12 @@ def over_bytes(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
         error (in the theorem's norm, mean over queries), relative (Frobenius norm). The method HINDSIGHT is, per input
         and share, the contender in hindsight with the least median relative error, which SubGen cannot know.
     """
-    n = run.pick(smoke=1024, standard=4096, full=65536)
-    replicates = run.pick(smoke=3, standard=8, full=12)
-    heads = run.pick(smoke=5, standard=36, full=72)
-    shares = run.pick(smoke=(1 / 16, 1 / 4), standard=SHARES, full=SHARES)
+    n = run.given("n", run.pick(smoke=1024, standard=4096, full=65536))
+    replicates = run.given("replicates", run.pick(smoke=3, standard=8, full=12))
+    heads = run.given("replicates", run.pick(smoke=5, standard=36, full=72))
+    shares = run.given("shares", run.pick(smoke=(1 / 16, 1 / 4), standard=SHARES, full=SHARES))
     rows: list[tuple[Any, ...]] = []
-    for what in inputs:
+    for what in chosen(run.given("inputs", ()), inputs, known=STREAMS):
         for replicate in range(heads if what is REAL else replicates):
             stream, rng = drawn(what, n, replicate, run)
             base = (what.label, what.source, len(stream.x.k), replicate)
@@ -177,6 +191,8 @@ def against_uniform(rows: pd.DataFrame) -> dict[str, Any]:
 def retrieval(run: Run) -> pd.DataFrame:
     """Whether each method finds a needle: of 4 in the stream, the one that the query at the end looks for.
 
+    Parameters of the run: n, d, shares, replicates.
+
     Returns
     -------
     DataFrame
@@ -184,9 +200,9 @@ def retrieval(run: Run) -> pd.DataFrame:
         hitters that see queries for the needles all along; TOLD is SubGen with the delta that fills its bytes.
     """
     xp = run.xp
-    n, d = run.pick(smoke=512, standard=1024, full=9216), retrieval_width(run)
-    replicates = run.pick(smoke=25, standard=200, full=200)
-    shares = run.pick(smoke=(1 / 8, 1 / 4), standard=RETRIEVAL_SHARES, full=RETRIEVAL_SHARES)
+    n, d = run.given("n", run.pick(smoke=512, standard=1024, full=9216)), retrieval_width(run)
+    replicates = run.given("replicates", run.pick(smoke=25, standard=200, full=200))
+    shares = run.given("shares", run.pick(smoke=(1 / 8, 1 / 4), standard=RETRIEVAL_SHARES, full=RETRIEVAL_SHARES))
     rows: list[tuple[Any, ...]] = []
     for replicate in range(replicates):
         rng = run.rng("retrieval", n, replicate)
@@ -213,7 +229,7 @@ def retrieval(run: Run) -> pd.DataFrame:
 
 def retrieval_width(run: Run) -> int:
     """Width d of keys and values in `retrieval`: an answer at random names the needle with probability 1/d."""
-    return run.pick(smoke=16, standard=32, full=64)
+    return int(run.given("d", run.pick(smoke=16, standard=32, full=64)))
 
 
 def needle(x: Instance, query: int) -> int:

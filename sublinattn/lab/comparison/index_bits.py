@@ -29,6 +29,8 @@ SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 def over_bytes(run: Run) -> pd.DataFrame:
     """Bits told from every cache over the bytes that it holds, on instances of one bit per token.
 
+    Parameters of the run: n, d, shares, replicates.
+
     Returns
     -------
     DataFrame
@@ -36,13 +38,13 @@ def over_bytes(run: Run) -> pd.DataFrame:
         nan without a budget), nbytes (held), right (share of the answers), bits (by Fano's inequality), bytes_per_bit
         (`nbytes / bits`; 1/8 is the least that there can be).
     """
-    n, xp = run.pick(smoke=1024, standard=4096, full=16384), run.xp
-    replicates = run.pick(smoke=3, standard=8, full=12)
-    shares = run.pick(smoke=SHARES[2:], standard=SHARES, full=SHARES)
+    n, xp = run.given("n", run.pick(smoke=1024, standard=4096, full=16384)), run.xp
+    replicates = run.given("replicates", run.pick(smoke=3, standard=8, full=12))
+    shares = run.given("shares", run.pick(smoke=SHARES[2:], standard=SHARES, full=SHARES))
     rows: list[tuple[Any, ...]] = []
     for replicate in range(replicates):
         rng = run.rng("index", n, replicate)
-        x = make("index", n, D, rng=rng, d_v=1)
+        x = make("index", n, run.given("d", D), rng=rng, d_v=1)
         stream = Stream.of(x, rng, xp, early=directions(rng, x))  # no query for a token comes before the end
 
         def add(method: str, share: float, nbytes: int, out: Any, x: Instance = x, replicate: int = replicate) -> None:

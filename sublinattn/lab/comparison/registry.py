@@ -130,7 +130,7 @@ def drawn(what: Input, n: int, replicate: int, run: Run) -> tuple[Stream, np.ran
     """
     xp, rng = run.xp, run.rng("caches", what.label, n, replicate)
     if what is not REAL:
-        x, early = what.draw(n, D, rng), None
+        x, early = what.draw(n, run.given("d", D), rng), None
         if what.workload == "needles":
             early = directions(rng, x)
         return Stream.of(x, rng, xp, early=early), rng

@@ -69,6 +69,8 @@ INPUTS: Mapping[str, Input] = {
 """By the names that the notebooks' parameter `inputs` takes."""
 
 
-def chosen(names: Sequence[str], default: tuple[Input, ...]) -> tuple[Input, ...]:
-    """The inputs with these names; without any the default."""
-    return tuple(INPUTS[name] for name in names) or default
+def chosen(
+    names: Sequence[str], default: tuple[Input, ...], *, known: Mapping[str, Input] = INPUTS
+) -> tuple[Input, ...]:
+    """The inputs with these names, of those that are `known`; without any the default."""
+    return tuple(known[name] for name in names) or default

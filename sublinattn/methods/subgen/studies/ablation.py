@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from ....core.backends import asnumpy, namespace, to_device
 from ....core.exact import partial_attention
-from ....lab.comparison.error_over_bytes import BY_CLUSTER, CLUSTERS_MEAN, NEEDLES
+from ....lab.comparison.error_over_bytes import BY_CLUSTER, CLUSTERS_MEAN, NEEDLES, STREAMS
 from ....lab.comparison.registry import (
     CHUNK,
     CLUSTER_SAMPLES,
@@ -32,7 +32,7 @@ from ....lab.comparison.registry import (
 )
 from ....lab.run import Run
 from ....lab.statistics import growth_exponents
-from ....lab.workloads.inputs import GAUSSIAN_MEAN, HEAVY_VALUES, REAL, Input
+from ....lab.workloads.inputs import GAUSSIAN_MEAN, HEAVY_VALUES, REAL, Input, chosen
 from ....plots.layout import ticks
 from ....plots.panels import facets, finish, grid, lines, theory_line
 from ....plots.style import METHODS, paper_style, series
@@ -115,6 +115,8 @@ def center_rows(stream: Stream, size: int) -> Rows:
 def parts(run: Run) -> pd.DataFrame:
     """Errors of each normaliser with each numerator, all of the same size: n/8 slots, n/8 keys for the normaliser.
 
+    Parameters of the run: n, d, inputs, replicates.
+
     Returns
     -------
     DataFrame
@@ -122,11 +124,11 @@ def parts(run: Run) -> pd.DataFrame:
         one sample for both, of as many bytes in all (3n/16 tokens where d = d_v), whose errors cancel in the ratio.
         "zero" for both: the answer 0.
     """
-    n = run.pick(smoke=1024, standard=8192, full=65536)
-    replicates = run.pick(smoke=3, standard=12, full=12)
-    heads = run.pick(smoke=6, standard=72, full=72)
+    n = run.given("n", run.pick(smoke=1024, standard=8192, full=65536))
+    replicates = run.given("replicates", run.pick(smoke=3, standard=12, full=12))
+    heads = run.given("replicates", run.pick(smoke=6, standard=72, full=72))
     rows: list[tuple[Any, ...]] = []
-    for what in INPUTS:
+    for what in chosen(run.given("inputs", ()), INPUTS, known=STREAMS):
         for replicate in range(heads if what is REAL else replicates):
             stream, rng = drawn(what, n, replicate, run)
             x, size = stream.x, len(stream.x.k) // 8
@@ -154,6 +156,8 @@ def parts(run: Run) -> pd.DataFrame:
 def curves(run: Run) -> pd.DataFrame:
     """Error over s at the largest t, and over t at the largest s, where the keys have 8 clusters of a known delta.
 
+    Parameters of the run: n, d, replicates.
+
     Returns
     -------
     DataFrame
@@ -161,8 +165,8 @@ def curves(run: Run) -> pd.DataFrame:
         one exact), error (theorem's norm, root mean square over queries), law (root of the part's expected mean square:
         exact for s; for t the bound from `sinh(delta r)^2 / t`).
     """
-    n = run.pick(smoke=2048, standard=16384, full=131072)
-    replicates = run.pick(smoke=6, standard=20, full=20)
+    n = run.given("n", run.pick(smoke=2048, standard=16384, full=131072))
+    replicates = run.given("replicates", run.pick(smoke=6, standard=20, full=20))
     largest = run.pick(smoke=256, standard=1024, full=1024)
     sizes = [2**i for i in range(1, largest.bit_length())]
     rows: list[tuple[Any, ...]] = []
@@ -190,6 +194,8 @@ def curves(run: Run) -> pd.DataFrame:
 def settings(run: Run) -> pd.DataFrame:
     """Relative error over delta, over the recent window and over t, the last two at equal bytes.
 
+    Parameters of the run: n, d, inputs, deltas, windows, samples (t), replicates.
+
     Returns
     -------
     DataFrame
@@ -197,21 +203,22 @@ def settings(run: Run) -> pd.DataFrame:
         bytes; samples per cluster), relative, clusters (over n), held (bytes over the exact cache's), uniform (relative
         error of uniform sampling in a quarter of the exact cache's bytes, which is the budget of "window" and "t").
     """
-    n = run.pick(smoke=1024, standard=4096, full=32768)
-    replicates = run.pick(smoke=2, standard=8, full=8)
-    heads = run.pick(smoke=3, standard=36, full=72)
+    n = run.given("n", run.pick(smoke=1024, standard=4096, full=32768))
+    replicates = run.given("replicates", run.pick(smoke=2, standard=8, full=8))
+    heads = run.given("replicates", run.pick(smoke=3, standard=36, full=72))
+    deltas, windows = run.given("deltas", DELTAS), run.given("windows", WINDOWS)
     rows: list[tuple[Any, ...]] = []
-    for what in SETTINGS_INPUTS:
+    for what in chosen(run.given("inputs", ()), SETTINGS_INPUTS, known=STREAMS):
         for replicate in range(heads if what is REAL else replicates):
             stream, rng = drawn(what, n, replicate, run)
             x, size = stream.x, len(stream.x.k)
             base = (what.label, what.source, size, replicate)
             budget = stream.cache_bytes // 4
             tried: list[tuple[str, float, SubGenCache]] = [
-                ("delta", f, SubGenCache(64 * f * first_delta(x), CLUSTER_SAMPLES, size // 8, rng=rng)) for f in DELTAS
+                ("delta", f, SubGenCache(64 * f * first_delta(x), CLUSTER_SAMPLES, size // 8, rng=rng)) for f in deltas
             ]
-            tried += [("window", share, subgen_within(budget, x, rng, window=share)) for share in WINDOWS]
-            tried += [("t", t, subgen_hindsight(budget, x, rng, samples=t)) for t in SAMPLES]
+            tried += [("window", share, subgen_within(budget, x, rng, window=share)) for share in windows]
+            tried += [("t", t, subgen_hindsight(budget, x, rng, samples=t)) for t in run.given("samples", SAMPLES)]
             uniform = competing(budget, x, rng, hindsight=True)["uniform"]
             _, yardstick = stream.errors(feed("uniform", uniform, stream, budget).attend(stream.late, scale=x.scale))
             for varies, value, cache in tried:

@@ -86,10 +86,11 @@ def heads_measured(run: Run) -> slice:
 
 
 def _points(run: Run, label: str) -> Iterator[tuple[str, str, Sequence[int], str, Array]]:
-    """Keys of every synthetic input; keys and values of the real heads."""
-    n, replicates = run.pick(smoke=512, standard=4096, full=16384), range(run.pick(smoke=3, standard=10, full=10))
+    """Keys of every synthetic input (n, d and replicates of the run's); keys and values of the real heads."""
+    n, d = run.given("n", run.pick(smoke=512, standard=4096, full=16384)), run.given("d", D)
+    replicates = range(run.given("replicates", run.pick(smoke=3, standard=10, full=10)))
     for what in SYNTHETIC:
-        keys = [what.draw(n, D, run.rng(label, what.label, replicate), run.xp).k for replicate in replicates]
+        keys = [what.draw(n, d, run.rng(label, what.label, replicate), run.xp).k for replicate in replicates]
         yield what.label, what.source, replicates, "keys", run.xp.stack(keys)
     for name, stack in stacks(run.xp).items():
         if name != "queries":
@@ -175,7 +176,7 @@ def keys_over_values(rows: pd.DataFrame) -> pd.DataFrame:
 # ----------------------------------------------------------------------------------------------- clusters over delta, n
 def over_delta(run: Run) -> pd.DataFrame:
     """`counts` of every input."""
-    return counts(run.xp, _points(run, "delta"), run.pick(smoke=6, standard=12, full=12))
+    return counts(run.xp, _points(run, "delta"), run.given("radii", run.pick(smoke=6, standard=12, full=12)))
 
 
 def counts(xp: Any, points: Points, radii: int) -> pd.DataFrame:
@@ -241,6 +242,8 @@ def over_n(run: Run) -> pd.DataFrame:
     Synthetic inputs are drawn anew for each n; of real heads it is the first n tokens. The fixed delta is that of the
     stream's parts; where there are none, the greedy radius for n/8 centers at the largest n.
 
+    Parameters of the run: lengths (n), d, replicates.
+
     Returns
     -------
     DataFrame
@@ -248,13 +251,14 @@ def over_n(run: Run) -> pd.DataFrame:
     """
     xp, x_real = run.xp, real()
     rows: list[tuple[Any, ...]] = []
-    lengths = tuple(128 * 4**i for i in range(run.pick(smoke=3, standard=4, full=5)))
+    lengths = run.given("lengths", tuple(128 * 4**i for i in range(run.pick(smoke=3, standard=4, full=5))))
+    d, replicates = run.given("d", D), run.given("replicates", run.pick(smoke=3, standard=10, full=10))
 
     for what in SYNTHETIC:
-        for replicate in range(run.pick(smoke=3, standard=10, full=10)):
+        for replicate in range(replicates):
             delta = None
-            for n in reversed(lengths):
-                x = what.draw(n, D, run.rng("over n", what.label, replicate, n), xp)
+            for n in sorted(lengths, reverse=True):
+                x = what.draw(n, d, run.rng("over n", what.label, replicate, n), xp)
                 if delta is None:
                     delta = x.params.get("delta") or greedy_radii(xp, x.k, n // PART)[-1]
                 known = what.workload == "clusterable"
@@ -286,7 +290,7 @@ def online(run: Run) -> pd.DataFrame:
         `radius`, over the greedy radius), reached (largest distance of a key to its nearest center, over it).
     """
     xp, rows = run.xp, []
-    parts = run.pick(smoke=(32, PART), standard=(64, 32, 16, PART, 4), full=(64, 32, 16, PART, 4))
+    parts = run.given("parts", run.pick(smoke=(32, PART), standard=(64, 32, 16, PART, 4), full=(64, 32, 16, PART, 4)))
     for label, source, replicate, name, x in _one_by_one(_points(run, "online")):
         if name != "keys":
             continue

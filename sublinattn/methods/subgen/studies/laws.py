@@ -79,6 +79,8 @@ def errors(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     The unit is `(||exp(Kq)||_2 ||V||)^2` for z, and `(1^T exp(Kq))^2` for tau. Beside them is the exact mean for the
     same sums estimated from uniformly drawn tokens: as many as there are slots, or samples in all clusters.
 
+    Parameters of the run: n, slots, samples, copies.
+
     Returns
     -------
     rows : DataFrame
@@ -87,20 +89,21 @@ def errors(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
         estimate, size, exact (the mean), bound (on the mean), level (Chebyshev: exceeded with probability at most 0.1),
         uniform (mean with uniform sampling), zero (answering 0).
     """
-    xp, copies = run.xp, run.pick(smoke=150, standard=2000, full=10_000)
-    x = ordered_tokens(run.rng("errors"), N)
+    xp, copies = run.xp, run.given("copies", run.pick(smoke=150, standard=2000, full=10_000))
+    n = run.given("n", N)
+    x = ordered_tokens(run.rng("errors"), n)
     unit = float((x.e**2).sum()) * float(np.linalg.norm(x.v, 2)) ** 2
     zero = float((x.numerator**2).sum())
-    uniform_z = N * float((x.e**2 * x.squares).sum()) - zero
-    uniform_tau = N * float((x.e**2).sum()) / x.normaliser**2 - 1
+    uniform_z = n * float((x.e**2 * x.squares).sum()) - zero
+    uniform_tau = n * float((x.e**2).sum()) / x.normaliser**2 - 1
     rows, laws = [], []
-    for s in SLOTS_OVER:
+    for s in run.given("slots", SLOTS_OVER):
         heads = states(run.rng("z", s), xp, x, copies, s=s)
         z = sums(numerators, xp, heads, x.q)[:, 0]
         rows += [("z", s, i, square / unit) for i, square in enumerate(((z - x.numerator) ** 2).sum(axis=1))]
         bound = float(x.squares.sum() * (x.e**2).sum()) / s / unit
         laws.append(("z", s, x.variance / s / unit, bound, bound / FAILURE, uniform_z / s / unit, zero / unit))
-    for t in SAMPLES_OVER:
+    for t in run.given("samples", SAMPLES_OVER):
         heads = states(run.rng("tau", t), xp, x, copies, t=t)
         tau = sums(normalisers, xp, heads, x.q)[:, 0, 0] / x.normaliser
         rows += [("tau", t, i, square) for i, square in enumerate((tau - 1) ** 2)]
@@ -164,6 +167,7 @@ def ratios(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The answer z/tau along exact attention, over t (s = 64) and over s (t = 1): by how much its mean is too long.
 
     z and tau are independent, so `E[z/tau] = Attn E[tau] E[1/tau]`: the bias is a factor above 1, whatever s is.
+    Parameters of the run: n, copies.
 
     Returns
     -------
@@ -172,8 +176,8 @@ def ratios(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     laws : DataFrame
         varies, s, t, exact (its mean), first_order (`Var(tau) / E[tau]^2`).
     """
-    xp, copies = run.xp, run.pick(smoke=250, standard=4000, full=20_000)
-    x = ordered_tokens(run.rng("ratio"), N, **BIASED)
+    xp, copies = run.xp, run.given("copies", run.pick(smoke=250, standard=4000, full=20_000))
+    x = ordered_tokens(run.rng("ratio"), run.given("n", N), **BIASED)
     exact = x.numerator / x.normaliser
     rows, laws = [], []
     cases = [("t", 64, t) for t in BIAS_SAMPLES] + [("s", s, 1) for s in BIAS_SLOTS]

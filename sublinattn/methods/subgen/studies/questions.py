@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from ....core.timing import timed
-from ....lab.comparison.error_over_bytes import CLUSTERS_MEAN
+from ....lab.comparison.error_over_bytes import CLUSTERS_MEAN, STREAMS
 from ....lab.comparison.registry import CHUNK, drawn
 from ....lab.run import Run
 from ....lab.workloads import real
+from ....lab.workloads.inputs import chosen
 from ...caches.exact import ExactCache
 from ..claims.algorithm1_clusters import WIDE, chunked
 from ..subgen import SubGenCache
@@ -62,9 +63,9 @@ def lengths(run: Run) -> pd.DataFrame:
 
 def uncompressed(run: Run) -> dict[str, float]:
     """Relative error of the exact cache on every input of the ablation."""
-    n = run.pick(smoke=1024, standard=8192, full=65536)
+    n = run.given("n", run.pick(smoke=1024, standard=8192, full=65536))
     errors = {}
-    for what in INPUTS:
+    for what in chosen(run.given("inputs", ()), INPUTS, known=STREAMS):
         stream, _ = drawn(what, n, 0, run)
         out = stream.feed(ExactCache(), CHUNK).attend(stream.late, scale=stream.x.scale)
         errors[what.label] = stream.errors(out)[1]

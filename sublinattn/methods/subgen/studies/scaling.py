@@ -20,7 +20,9 @@ from ...caches.base import KVCache
 from ...caches.exact import ExactCache
 from ..subgen import SubGenCache
 
-D, CHUNK, QUERIES = 16, 4096, 8
+D, SAMPLES, SLOTS = 16, 4, 64
+"""d = d_v, samples per cluster t, slots s."""
+CHUNK, QUERIES = 4096, 8
 TIMED = 2048
 """Number of tokens after the first n whose time is taken."""
 STREAMS: Mapping[str, Mapping[str, Any]] = {
@@ -36,25 +38,28 @@ THEORY: Mapping[str, float] = {"64 clusters": 0.0, "sqrt(n) clusters": 0.5, "n c
 def over_n(run: Run) -> pd.DataFrame:
     """Bytes stored after n tokens, microseconds per token for the TIMED after them, and milliseconds per query, over n.
 
+    Parameters of the run: n, d (also d_v), samples (t), slots (s), replicates.
+
     Returns
     -------
     DataFrame
         quantity ("bytes", "token", "query"), method (a key of `STREAMS`, or "exact"), n, clusters, replicate, value.
-        A query's time is that of one, the fastest of QUERIES; d = d_v = 16, t = 4, s = 64.
+        A query's time is that of one, the fastest of QUERIES.
     """
-    xp = run.xp
-    longest = run.pick(smoke=16, standard=18, full=20)
-    most_powers = run.pick(smoke=12, standard=15, full=16)  # a cluster per key: time grows like n^2
-    replicates = run.pick(smoke=3, standard=5, full=5)
+    xp, powers = run.xp, range(10, run.pick(smoke=16, standard=18, full=20) + 1, run.pick(smoke=2, standard=1, full=1))
+    lengths = run.given("n", tuple(2**power for power in powers))
+    most_clusters = run.pick(smoke=2**12, standard=2**15, full=2**16)  # with one per key time grows like n^2
+    replicates = run.given("replicates", run.pick(smoke=3, standard=5, full=5))
+    d, samples, slots = run.given("d", D), run.given("samples", SAMPLES), run.given("slots", SLOTS)
     rows: list[tuple[str, str, int, int, int, float]] = []
     for name, knobs in STREAMS.items():
-        last = most_powers if name == "n clusters" else longest
-        for power in range(10, last + 1, run.pick(smoke=2, standard=1, full=1)):
-            n = 2**power
+        for n in lengths:
+            if name == "n clusters" and n > max(most_clusters, min(lengths)):
+                continue
             for r in range(replicates):
                 rng = run.rng(name, n, r)
-                x = make("clusterable", n + TIMED, D, rng=rng, **knobs).to(xp)
-                contenders: dict[str, KVCache] = {name: SubGenCache(1.0, 4, 64, rng=rng)}
+                x = make("clusterable", n + TIMED, d, rng=rng, **knobs).to(xp)
+                contenders: dict[str, KVCache] = {name: SubGenCache(1.0, samples, slots, rng=rng)}
                 if name == "64 clusters":
                     contenders["exact"] = ExactCache()
                 for method, cache in contenders.items():
@@ -71,19 +76,22 @@ def over_n(run: Run) -> pd.DataFrame:
 def by_rows(run: Run) -> pd.DataFrame:
     """Tokens per second over the rows of a chunk, 64 clusters.
 
+    Parameters of the run: n (the largest of them), d (also d_v), samples (t), slots (s), replicates.
+
     Returns
     -------
     DataFrame
         rows, replicate, tokens_per_second.
     """
     xp = run.xp
-    n = run.pick(smoke=2**14, standard=2**17, full=2**20)
-    x = make("clusterable", n, D, rng=run.rng("by rows"), clusters=64).to(xp)
+    n = max(run.given("n", (run.pick(smoke=2**14, standard=2**17, full=2**20),)))
+    samples, slots = run.given("samples", SAMPLES), run.given("slots", SLOTS)
+    x = make("clusterable", n, run.given("d", D), rng=run.rng("by rows"), clusters=64).to(xp)
     table = []
     for rows in (1, 8, 64, 512, 4096):
         tokens = min(n, 512 * rows)
-        for r in range(run.pick(smoke=3, standard=5, full=5)):
-            cache = SubGenCache(1.0, 4, 64, rng=run.rng("by rows", rows, r)).update(x.k[:512], x.v[:512])
+        for r in range(run.given("replicates", run.pick(smoke=3, standard=5, full=5))):
+            cache = SubGenCache(1.0, samples, slots, rng=run.rng("by rows", rows, r)).update(x.k[:512], x.v[:512])
             seconds = sum(
                 timed(xp, partial(cache.update, x.k[at : at + rows], x.v[at : at + rows]))[1]
                 for at in range(0, tokens, rows)
