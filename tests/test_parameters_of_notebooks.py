@@ -14,8 +14,24 @@ from sublinattn.lab.comparison import error_over_bytes, index_bits
 from sublinattn.lab.parameter_table import NOTEBOOKS
 from sublinattn.lab.run import Run
 from sublinattn.methods.baselines.studies import equal_budget
-from sublinattn.methods.hyperattention.studies import input_hardness, sortlsh, spectral_error
-from sublinattn.methods.subgen.studies import ablation, clusterability, laws, scaling
+from sublinattn.methods.hyperattention.studies import (
+    context_gain,
+    input_hardness,
+    model_hardness,
+    perplexity,
+    sortlsh,
+    spectral_error,
+)
+from sublinattn.methods.subgen.studies import (
+    ablation,
+    clusterability,
+    laws,
+    line_retrieval,
+    model_keys_values,
+    scaling,
+    self_normalised,
+)
+from sublinattn.suite.audit import study as audit_study
 
 
 class Study(NamedTuple):
@@ -66,6 +82,29 @@ SETTINGS = Study(
     ablation.settings,
     {**SMALL, "inputs": ["clusters-mean"], "deltas": [1], "windows": [0], "samples": [1]},
 )
+OVER_MEAN = Study("16-subgen-ablation", self_normalised.over_mean, SMALL)
+
+SHORT = {"n": [128], "passages": 1}
+DECODER = Study("17-model-hardness", lambda run: model_hardness.over_n(run, block_size=16), SHORT)
+READ = Study("18-model-keys-values", lambda run: model_keys_values.read(run).needs, {"n": 128, "passages": 1})
+WIDTHS = Study(
+    "18-model-keys-values",
+    lambda run: model_keys_values.over_delta(run, model_keys_values.read(run)),
+    {"n": 128, "passages": 1, "radii": 2},
+)
+AUDITED = Study("19-model-assumptions", lambda run: audit_study.measure(run).heads, {"n": 128})
+CONTEXT = Study("20-perplexity", context_gain.over_context, {"n": [128], "passages": 2})
+REPLACED = Study(
+    "20-perplexity",
+    lambda run: perplexity.replaced_layers(run).drop(columns=["attention", "forward"]),  # times differ anyway
+    {"n": [128], "passages": 2},
+)
+ANSWERED = Study("21-line-retrieval", line_retrieval.over_length, {"n": [256], "documents": 2})
+BUDGETED = Study(
+    "21-line-retrieval",
+    lambda run: line_retrieval.over_bytes(run, {line_retrieval.PLAIN: [256]}),
+    {"documents": 2, "shares": [0.5]},
+)
 
 
 def synthetic(rows: pd.DataFrame) -> pd.DataFrame:
@@ -95,10 +134,19 @@ TRIED = [
     (RATIOS, {"n": 40, "copies": 20}),
     (PARTS, {"n": 512, "d": 32, "inputs": "needles,real", "replicates": 2}),
     (CURVES, {"n": 512, "d": 32, "replicates": 2}),
+    (OVER_MEAN, {"n": 512, "d": 32, "replicates": 2}),
     (
         SETTINGS,
         {"deltas": "1,2", "windows": "0,0.5", "samples": 2, "inputs": "heavy-values", "n": 512, "replicates": 2},
     ),
+    (DECODER, {"n": "128,256", "passages": 2}),
+    (READ, {"n": 256, "passages": 2}),
+    (WIDTHS, {"radii": 3}),
+    (AUDITED, {"n": 256}),
+    (CONTEXT, {"n": 256, "passages": 3}),
+    (REPLACED, {"n": 256, "passages": 3}),
+    (ANSWERED, {"n": 512, "documents": 3}),
+    (BUDGETED, {"shares": "0.25,0.5"}),
 ]
 """Studies, and the parameters that each reads, with values other than those of `small`."""
 
@@ -108,6 +156,7 @@ ELSEWHERE = {
     *(("04-causal-scaling", name) for name in ("n", "block_size")),
     *((f"{stem}", name) for stem in NOTEBOOKS if stem[:2] in MODELS for name in ("model", "text")),
     *(("22-your-own-claim", name) for name in ("n", "d")),
+    ("19-model-assumptions", "tolerance"),
     *(("23-your-own-data", name) for name in ("data", "tolerance")),
 }
 """Parameters that the tests of their notebooks' studies try."""

@@ -75,6 +75,11 @@ STREAMS = (
     *("clusters", "clusters-mean", "sqrt-n-clusters", "n-clusters", "drifting", "norms-rising", "clusters-in-turn"),
     *("needles", "heavy-values", "gaussian", "gaussian-mean", "real"),
 )
+RADII = Parameter("radii", int, "values of delta", 2, 100)
+PASSAGES = Parameter("passages", int, "passages of text", 1, 1000)
+TOLERANCE = Parameter(
+    "tolerance", float, "largest relative error of an attention output that you accept", 0, 1, default=0.1
+)
 METHODS = Parameter(
     "methods",
     str,
@@ -146,7 +151,7 @@ NOTEBOOKS: Mapping[str, tuple[Parameter, ...]] = {
         N.but(meaning="tokens of a synthetic stream", least=64, most=2**15),
         Parameter("lengths", int, "tokens at which clusters are counted", 64, 2**17, several=True),
         D.but(least=16),
-        Parameter("radii", int, "values of delta", 2, 100),
+        RADII,
         Parameter("parts", int, "tokens per cluster, where delta is found online", 2, 64, several=True),
         REPLICATES,
     ),
@@ -182,12 +187,36 @@ NOTEBOOKS: Mapping[str, tuple[Parameter, ...]] = {
     "17-model-hardness": (
         MODEL,
         TEXT,
+        N.but(meaning="tokens of a passage", least=128, most=2**15, several=True),
+        PASSAGES,
         BLOCK_SIZE.but(meaning="keys per block of the mask that kappa leaves out", default=32),
     ),
-    "18-model-keys-values": (MODEL, TEXT),
-    "19-model-assumptions": (MODEL, TEXT),
-    "20-perplexity": (MODEL, TEXT),
-    "21-line-retrieval": (MODEL, TEXT),
+    "18-model-keys-values": (
+        MODEL,
+        TEXT,
+        N.but(meaning="tokens of a passage", least=128, most=2**15),
+        PASSAGES,
+        RADII,
+    ),
+    "19-model-assumptions": (
+        MODEL,
+        TEXT,
+        N.but(meaning="tokens of the passage", least=128, most=2**15),
+        TOLERANCE.but(meaning="relative error of a key head's answers that its cache may have"),
+    ),
+    "20-perplexity": (
+        MODEL,
+        TEXT,
+        N.but(meaning="tokens of a passage", least=128, most=2**15, several=True),
+        PASSAGES.but(least=2),
+    ),
+    "21-line-retrieval": (
+        MODEL,
+        TEXT,
+        N.but(meaning="tokens of a document", least=256, most=2**15, several=True),
+        Parameter("documents", int, "documents of each length and budget", 2, 1000),
+        SHARES,
+    ),
     "22-your-own-claim": (N.but(default=256), D.but(default=16)),
     "23-your-own-data": (
         Parameter(
@@ -196,9 +225,7 @@ NOTEBOOKS: Mapping[str, tuple[Parameter, ...]] = {
             "safetensors file with q, k and v; by default one is written from the decoder that ships",
             default="",
         ),
-        Parameter(
-            "tolerance", float, "largest relative error of an attention output that you accept", 0, 1, default=0.1
-        ),
+        TOLERANCE,
     ),
     "24-balancekv": (),
     "25-leaderboard": (MODEL, TEXT),

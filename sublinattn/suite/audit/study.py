@@ -20,8 +20,8 @@ from .measure import Audit, audit
 
 
 def measure(run: Run) -> Audit:
-    """Audit the model that the run names, on one passage."""
-    n = run.pick(smoke=512, standard=2048, full=8192)
+    """Audit the model that the run names, on one passage of n tokens (a parameter of the run)."""
+    n = run.given("n", run.pick(smoke=512, standard=2048, full=8192))
     model = run.open_model()
     q, k, v = model.qkv(model.passage(run.rng("audit"), n))
     tensors = {name: np.ascontiguousarray(asnumpy(x)) for name, x in (("q", q), ("k", k), ("v", v))}

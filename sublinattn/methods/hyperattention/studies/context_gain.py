@@ -58,14 +58,19 @@ def over_context(run: Run) -> pd.DataFrame:
 
 
 def contexts(run: Run) -> tuple[int, int]:
-    """Tokens of the longest context, and number of passages: few of a large model, whose runs are dear."""
+    """Tokens of the longest context, and number of passages: few of a large model, whose runs are dear.
+
+    Parameters of the run: n (the longest of them), passages.
+    """
     opened = run.open_model()
     trained = opened.decoder.trained
     if opened.large:
-        return run.pick(smoke=(512, 2), standard=(min(trained, 8192), 3), full=(min(4 * trained, 32768), 8))
-    return run.pick(
-        smoke=(min(trained, 2048), 4), standard=(min(4 * trained, 8192), 32), full=(min(16 * trained, 32768), 64)
-    )
+        n, count = run.pick(smoke=(512, 2), standard=(min(trained, 8192), 3), full=(min(4 * trained, 32768), 8))
+    else:
+        n, count = run.pick(
+            smoke=(min(trained, 2048), 4), standard=(min(4 * trained, 8192), 32), full=(min(16 * trained, 32768), 64)
+        )
+    return max(run.given("n", (n,))), run.given("passages", count)
 
 
 def gains(rows: pd.DataFrame) -> pd.DataFrame:

@@ -54,13 +54,14 @@ def sizes(run: Run, opened: Model) -> tuple[tuple[int, ...], int]:
 
     The longest is the trained context, 8192 tokens (1024 at smoke) at most, and beyond it by YaRN at full effort. Of a
     large model fewer passages are read, four at least, and after that shorter ones, so that smoke takes half a minute
-    and standard a quarter of an hour on two cores.
+    and standard a quarter of an hour on two cores. Parameters of the run: n (the lengths), passages.
     """
     longest, passages, budget = run.pick(smoke=(1024, 4, 4e11), standard=(8192, 10, 4.9e13), full=(8192, 10, 1e15))
     steps, beyond = run.pick(smoke=(3, 0), standard=(4, 0), full=(4, 2))
     n, passages = opened.affordable(longest, passages, PASSES, budget)
-    lengths = (int(n * 2.0**i) for i in range(-steps, beyond + 1))
-    return tuple(length for length in lengths if length >= SHORTEST), passages
+    doubling = (int(n * 2.0**i) for i in range(-steps, beyond + 1))
+    lengths = run.given("n", tuple(length for length in doubling if length >= SHORTEST))
+    return tuple(sorted(lengths)), run.given("passages", passages)
 
 
 def over_n(run: Run, *, block_size: int) -> pd.DataFrame:

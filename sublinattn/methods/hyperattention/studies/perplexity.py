@@ -87,22 +87,29 @@ class Grid(NamedTuple):
 
 
 def grids(run: Run) -> list[Grid]:
-    """What is measured, by effort: of a large model, whose passes are dear, few numbers of layers."""
+    """What is measured, by effort: of a large model, whose passes are dear, few numbers of layers.
+
+    Parameters of the run: n (at a length that the effort does not have, what it has at its first one), passages.
+    """
     opened = run.open_model()
     layers = opened.decoder.config.layers
     every, half = numbers(layers), (0, layers // 2, layers)
     if opened.large:
         quarters = (0, round(layers / 4), layers // 2, layers)
-        return run.pick(
+        chosen = run.pick(
             smoke=[Grid(256, 2, half)],
             standard=[Grid(2048, 8, quarters), Grid(8192, 3, half, orders=False)],
             full=[Grid(2048, 16, every), Grid(8192, 8, every, orders=False), Grid(32768, 2, half, orders=False)],
         )
-    return run.pick(
-        smoke=[Grid(256, 3, every), Grid(1024, 3, half, orders=False)],
-        standard=[Grid(2048, 8, every), Grid(8192, 4, every), Grid(32768, 3, half, orders=False)],
-        full=[Grid(2048, 16, every), Grid(8192, 12, every), Grid(32768, 8, every)],
-    )
+    else:
+        chosen = run.pick(
+            smoke=[Grid(256, 3, every), Grid(1024, 3, half, orders=False)],
+            standard=[Grid(2048, 8, every), Grid(8192, 4, every), Grid(32768, 3, half, orders=False)],
+            full=[Grid(2048, 16, every), Grid(8192, 12, every), Grid(32768, 8, every)],
+        )
+    at = {grid.n: grid for grid in chosen}
+    chosen = [at.get(n, chosen[0]._replace(n=n)) for n in run.given("n", tuple(at))]
+    return [grid._replace(passages=run.given("passages", grid.passages)) for grid in chosen]
 
 
 def numbers(layers: int) -> tuple[int, ...]:
@@ -117,7 +124,7 @@ def alone_on(run: Run) -> tuple[int, int]:
         n, count = run.pick(smoke=(128, 2), standard=(2048, 2), full=(2048, 8))
     else:
         n, count = run.pick(smoke=(256, 3), standard=(2048, 8), full=(2048, 16))
-    return min(n, opened.decoder.trained), count
+    return min(n, opened.decoder.trained), run.given("passages", count)
 
 
 def plan(run: Run) -> pd.DataFrame:

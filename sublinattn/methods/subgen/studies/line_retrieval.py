@@ -64,7 +64,12 @@ def affordable(run: Run, model: Model, n: int) -> int:
 
 
 def lengths_of(run: Run, model: Model) -> list[int]:
-    """Tokens of documents, doubling: to twice the trained context at standard effort, or what is affordable."""
+    """Tokens of documents: the run's parameter n.
+
+    Else they double, to twice the trained context at standard effort, or what is affordable.
+    """
+    if given := run.given("n", ()):
+        return sorted(given)
     trained = model.decoder.trained
     longest = run.pick(smoke=512, standard=min(2 * trained, 8192), full=min(4 * trained, 32768))
     enough = run.pick(smoke=2, standard=12, full=24)
@@ -116,12 +121,13 @@ def estimate(run: Run) -> str:
 
 def documents_at(run: Run) -> int:
     """Documents per length, for a small model."""
-    return run.pick(smoke=8, standard=100, full=200)
+    return int(run.given("documents", run.pick(smoke=8, standard=100, full=200)))
 
 
 def shares_of(run: Run) -> tuple[float, ...]:
     """Budgets, as fractions of the exact cache's bytes."""
-    return run.pick(smoke=(1 / 4,), standard=(1 / 16, 1 / 8, 1 / 4, 1 / 2), full=(1 / 16, 1 / 8, 1 / 4, 1 / 2))
+    every = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
+    return tuple(run.given("shares", run.pick(smoke=(1 / 4,), standard=every, full=every)))
 
 
 # -------------------------------------------------------------------------------------------------------- measurements
@@ -185,7 +191,7 @@ def over_bytes(run: Run, answered: Mapping[str, Sequence[int]]) -> pd.DataFrame:
         half = min(longest, max(lengths) // 2)
         wanted = run.pick(smoke=(0,), standard=(half,), full=(half // 2, half, longest))
         for n in sorted({max(x for x in lengths if x <= max(size, min(lengths))) for size in wanted}):
-            most = run.pick(smoke=6, standard=100, full=100)
+            most = run.given("documents", run.pick(smoke=6, standard=100, full=100))
             texts, start = of_length(run, opened, task, n, most, part=len(answered)), time.perf_counter()
             rng = run.rng("line caches", n)
             whole, first = lines_bytes(opened, texts[0]), first_tokens(opened, texts[0])

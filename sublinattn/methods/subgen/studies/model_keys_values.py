@@ -68,10 +68,14 @@ class Passages:
 
 
 def read(run: Run) -> Passages:
-    """Read passages of text; of a large model fewer, four at least (`Model.affordable`)."""
+    """Read passages of text; of a large model fewer, four at least (`Model.affordable`).
+
+    Parameters of the run: n, passages.
+    """
     opened = run.open_model()
     longest, most, budget = run.pick(smoke=(512, 4, 4e11), standard=(2048, 10, 3.5e12), full=(8192, 10, 3e13))
     n, passages = opened.affordable(longest, most, 1.0, budget)
+    n, passages = run.given("n", n), run.given("passages", passages)
     places = some_heads(run, opened, run.pick(smoke=8, standard=30, full=1000))
     points, needs = [], []
     for passage in tracked(range(passages), f"{passages} passages of {n} tokens, {len(places)} key heads kept"):
@@ -170,6 +174,7 @@ def over_delta(run: Run, passages: Passages) -> pd.DataFrame:
     SubGen takes the keys in their order, one by one, which is slow.
     """
     most, heads, radii = run.pick(smoke=(1, 4, 6), standard=(3, 8, 12), full=(3, 16, 12))
+    radii = run.given("radii", radii)
     points = _points(run, passages, ("keys", "values"), most=most, heads=heads)
     return clusterability.counts(passages.opened.decoder.xp, points, radii)
 
@@ -187,7 +192,8 @@ def over_n(run: Run, passages: Passages) -> pd.DataFrame:
     """
     opened = passages.opened
     longest, most, heads, steps = run.pick(smoke=(1024, 2, 4, 3), standard=(8192, 3, 8, 4), full=(8192, 3, 16, 4))
-    n = opened.affordable(longest, most, 1.0, run.pick(smoke=4e11, standard=1e13, full=1e14))[0]
+    n = run.given("n", opened.affordable(longest, most, 1.0, run.pick(smoke=4e11, standard=1e13, full=1e14))[0])
+    most = run.given("passages", most)
     places, rows = passages.places[:heads], []
     for passage in tracked(range(most), f"{most} passages of {n} tokens, {len(places)} key heads"):
 

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ....core.backends import asnumpy
+from ....lab.comparison.error_over_bytes import STREAMS
 from ....lab.comparison.registry import (
     CHUNK,
     QUERIES,
@@ -30,7 +31,7 @@ from ....lab.comparison.registry import (
 from ....lab.progress import tracked
 from ....lab.run import Run
 from ....lab.statistics import mean_and_reach, proportion
-from ....lab.workloads.inputs import REAL, Input
+from ....lab.workloads.inputs import REAL, Input, chosen
 from ....lab.workloads.instance import Instance
 from ....plots.panels import facets
 from ....plots.style import METHODS, paper_style, series
@@ -102,11 +103,14 @@ def decoder_heads(run: Run) -> Iterator[Stream]:
 
 
 def streams(run: Run) -> Iterator[tuple[tuple[Any, ...], Stream, np.random.Generator]]:
-    """Input, source, n and replicate; the stream; a generator: the INPUTS, and the heads of the decoder."""
-    n = run.pick(smoke=1024, standard=4096, full=16384)
-    replicates = run.pick(smoke=3, standard=8, full=8)
-    heads = run.pick(smoke=12, standard=72, full=72)
-    for what in INPUTS:
+    """Input, source, n and replicate; the stream; a generator: the INPUTS, and the heads of the decoder.
+
+    Parameters of the run, for the INPUTS: n, d, inputs, replicates.
+    """
+    n = run.given("n", run.pick(smoke=1024, standard=4096, full=16384))
+    replicates = run.given("replicates", run.pick(smoke=3, standard=8, full=8))
+    heads = run.given("replicates", run.pick(smoke=12, standard=72, full=72))
+    for what in chosen(run.given("inputs", ()), INPUTS, known=STREAMS):
         for replicate in range(heads if what is REAL else replicates):
             stream, rng = drawn(what, n, replicate, run)
             yield (what.label, what.source, len(stream.x.k), replicate), stream, rng
@@ -158,14 +162,16 @@ def caches(stream: Stream, nbytes: int, rng: np.random.Generator) -> dict[str, K
 def over_mean(run: Run) -> pd.DataFrame:
     """Errors of the caches over the mean of the values, which is added to Gaussian ones.
 
+    Parameters of the run: n, d, replicates.
+
     Returns
     -------
     DataFrame
         n, replicate, mean, method ("subgen", "value-norm": the same law, self-normalised, "uniform", "zero"),
         relative, absolute (root mean square over queries and entries).
     """
-    n = run.pick(smoke=1024, standard=4096, full=16384)
-    replicates = run.pick(smoke=6, standard=20, full=20)
+    n = run.given("n", run.pick(smoke=1024, standard=4096, full=16384))
+    replicates = run.given("replicates", run.pick(smoke=6, standard=20, full=20))
     rows: list[tuple[Any, ...]] = []
     for mean in MEANS:
         for replicate in range(replicates):
