@@ -14,13 +14,16 @@ from matplotlib.figure import Figure
 from papermill.exceptions import PapermillExecutionError
 
 from sublinattn.lab import parameters
+from sublinattn.lab.comparison import error_over_bytes
 from sublinattn.lab.comparison.batch import BATCH
-from sublinattn.lab.parameter_table import COMMON, INPUTS, METHODS, NOTEBOOKS, Parameter
+from sublinattn.lab.parameter_table import COMMON, INPUTS, METHODS, NOTEBOOKS, STREAMS, Parameter
 from sublinattn.lab.run import Run
 from sublinattn.lab.workloads import inputs
 
 ROOT = Path(__file__).parents[2]
 STEM = "03-spectral-error"
+PAGE = "see docs/parameters.md"
+"""Where a choice is too long for a line."""
 N = Parameter("n", int, "tokens", 16, 64)
 EPS = Parameter("eps", float, "largest error", 0.1, 0.9)
 GRID = N.but(several=True)
@@ -86,11 +89,12 @@ def test_papermill_shows_name_type_default_and_comment_of_every_parameter(stem):
     for name, parameter in known.items():
         assert shown[name]["inferred_type_name"] == parameters.annotation(parameter)
         assert shown[name]["default"].strip('"') == str(parameter.default)
-        assert shown[name]["help"].endswith((parameter.meaning, parameters.takes(parameter)))
+        assert shown[name]["help"].endswith((parameter.meaning, parameters.takes(parameter), PAGE))
 
 
 def test_choices_are_what_there_is():
     assert set(INPUTS.choices) == inputs.INPUTS.keys()
+    assert STREAMS == tuple(error_over_bytes.STREAMS)
     assert {"uniform", *METHODS.choices} == {name.split(",")[0] for name in BATCH}
 
 

@@ -252,13 +252,12 @@ def over_n(run: Run) -> pd.DataFrame:
     xp, x_real = run.xp, real()
     rows: list[tuple[Any, ...]] = []
     lengths = run.given("lengths", tuple(128 * 4**i for i in range(run.pick(smoke=3, standard=4, full=5))))
-    d, replicates = run.given("d", D), run.given("replicates", run.pick(smoke=3, standard=10, full=10))
 
     for what in SYNTHETIC:
-        for replicate in range(replicates):
+        for replicate in range(run.given("replicates", run.pick(smoke=3, standard=10, full=10))):
             delta = None
             for n in sorted(lengths, reverse=True):
-                x = what.draw(n, d, run.rng("over n", what.label, replicate, n), xp)
+                x = what.draw(n, run.given("d", D), run.rng("over n", what.label, replicate, n), xp)
                 if delta is None:
                     delta = x.params.get("delta") or greedy_radii(xp, x.k, n // PART)[-1]
                 known = what.workload == "clusterable"
