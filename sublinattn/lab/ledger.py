@@ -211,7 +211,7 @@ def latex(expression: sympy.Basic) -> str:
     """LaTeX in which a name of several letters is a word, not a product of letters."""
     import sympy
 
-    torn = re.compile(r"_\{\w*\\right").search
+    torn = re.compile(r"_\{\w*\\(right|,)").search
     names = {}
     for symbol in expression.free_symbols:
         name, printed = str(symbol), sympy.latex(symbol)

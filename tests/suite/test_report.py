@@ -240,6 +240,9 @@ def test_citations_are_plain_text():
 
 def test_what_is_no_latex_is_shown_as_it_is():
     assert mathml("x^2").startswith("<math")
+    assert mathml(r"\sqrt[10]{n_{\mathrm{a}}}") == mathml(r"{n_{\mathrm{a}}}^{1/10}")
+    assert mathml(r"n^{\frac{9}{10}}") == mathml("n^{9/10}")
+    assert "1.068<" in mathml("1.06836853919203")
     assert mathml(r"\frac{") == r"<code>\frac{</code>"
 
 

@@ -119,6 +119,11 @@ def test_every_symbol_of_a_formula_is_in_the_glossary(name):
     assert "False" not in formulas[0] and "True" not in formulas[0]
 
 
+@pytest.mark.parametrize("name", [r"\left\|v_j\right\|", r"n\,d_v\,(1-h(e))", r"\|T-y\|_F/\|y\|_F"])
+def test_a_symbol_written_in_latex_is_printed_as_it_is_written(name):
+    assert ledger.latex(sympy.Symbol(name) * sympy.Symbol("told_kappa")).startswith(name)
+
+
 def test_a_paper_may_have_its_own_meaning_of_a_symbol():
     (everywhere,) = [text for latex, _, text in glossary.symbols("", ["\\delta"]) if latex]
     (here,) = [text for latex, _, text in glossary.symbols("SG24", ["\\delta"]) if latex]

@@ -10,7 +10,7 @@ from latex2mathml import converter
 
 _NAMESPACE = "{http://www.w3.org/1998/Math/MathML}"
 _ROOT = re.compile(r"\\sqrt\[(\d+)\]\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
-"""A tenth root: its 10 is too small to read."""
+"""A tenth root: its 10 is too small to read, as are fractions in exponents."""
 _ELEMENTS = (
     *("math", "merror", "mfenced", "mfrac", "mi", "mmultiscripts", "mn", "mo", "mover", "mpadded", "mphantom"),
     *("mprescripts", "mroot", "mrow", "mspace", "msqrt", "mstyle", "msub", "msubsup", "msup", "mtable", "mtd", "mtext"),
@@ -21,7 +21,7 @@ _ELEMENTS = (
 def mathml(latex: str, display: bool = False) -> str:
     """LaTeX as MathML; what cannot be converted, or is more than mathematics, is shown as it was written."""
     latex = re.sub(r"\d\.\d{5,}", lambda found: f"{float(found[0]):.4g}", latex)  # no more digits than one reads
-    latex = _ROOT.sub(r"{\2}^{1/\1}", latex)
+    latex = re.sub(r"\^\{\\frac\{(\d+)\}\{(\d+)\}\}", r"^{\1/\2}", _ROOT.sub(r"{\2}^{1/\1}", latex))
     try:
         converted = converter.convert(latex, display="block" if display else "inline")
         if _is_mathematics(converted):
