@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from html import unescape
 
+import fake_device
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,9 +15,11 @@ import toy_comparison
 from sublinattn.core.exact import attention
 from sublinattn.lab.comparison.batch import BATCH, Batch
 from sublinattn.lab.comparison.registry import REGISTRY
+from sublinattn.lab.models import TINY, open_model
 from sublinattn.lab.run import Run
+from sublinattn.lm.decoder import Decoder
 from sublinattn.suite.leaderboard import board as boards
-from sublinattn.suite.leaderboard import contenders, page
+from sublinattn.suite.leaderboard import contenders, decoding, errors, page
 from sublinattn.suite.leaderboard.board import Board
 
 SMALL = {"1024": 256, "512": 128, "(512, 8)": (128, 3), "(256, 12)": (256, 2), "16": 3, "4": 2}
@@ -84,6 +87,26 @@ def test_the_page_sorts_by_its_own_script_alone_and_is_a_table_without_it(measur
     assert body.count("<td") == columns * len(table)
     assert (tmp_path / "figures" / "leaderboard.svg").exists()
     assert pd.read_parquet(tmp_path / "errors.parquet").equals(board.errors)
+
+
+def test_on_a_device_the_measurements_are_the_same(measured, monkeypatch):
+    here, model = measured[0], open_model()
+    there = replace(model, decoder=Decoder.load(TINY, xp=fake_device))
+    monkeypatch.setattr(Run, "xp", property(lambda run: fake_device))
+    monkeypatch.setattr(Run, "open_model", lambda run: there)
+    monkeypatch.setattr(errors, "peak_bytes", lambda xp, call: 0)
+    run, before = Run(seed=3), fake_device.counts.launches
+    for found, theirs in (
+        (errors.measure(run), here.errors),
+        (decoding.perplexity(run), here.losses),
+        (decoding.retrieval(run), here.answers),
+    ):
+        wanted = theirs[theirs["seed"] == 3].reset_index(drop=True)
+        assert found[["kind", "method"]].equals(wanted[["kind", "method"]])
+        numbers = [name for name in ("spectral", "relative", "nats", "right", "bits") if name in found]
+        alike = np.isclose(found[numbers], wanted[numbers], rtol=1e-2, atol=1e-5, equal_nan=True)
+        assert alike.mean() > 0.99  # where two keys are almost as good, rounding chooses
+    assert fake_device.counts.launches > before
 
 
 # ------------------------------------------------------------------------------------------------- ranks and sentences

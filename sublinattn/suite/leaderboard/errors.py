@@ -139,12 +139,12 @@ def _contenders(run: Run, problem: Problem, peaks: dict[str, float]) -> Iterator
         return run.rng("leaderboard", problem.label, problem.replicate, kind, name)
 
     for name in (EXACT, ZERO, *names(BATCHES)):
-        yield BATCHES, name, partial(_batch, problem, name, rng(BATCHES, name), peaks)
+        yield BATCHES, name, partial(_batch, problem, name, partial(rng, BATCHES, name), peaks)
     for name in (EXACT, ZERO, *names(CACHES)):
         yield CACHES, name, partial(_cache, problem, name, rng(CACHES, name))
 
 
-def _batch(problem: Problem, name: str, rng: np.random.Generator, peaks: dict[str, float]) -> Answer:
+def _batch(problem: Problem, name: str, rng: Callable[[], np.random.Generator], peaks: dict[str, float]) -> Answer:
     x = problem.stream.x
     xp, (q, k, v) = namespace(x.q), (x.q, x.k, x.v)
 
@@ -153,7 +153,7 @@ def _batch(problem: Problem, name: str, rng: np.random.Generator, peaks: dict[st
             return attention(q, k, v, scale=x.scale)
         if name == ZERO:
             return xp.zeros((len(q), v.shape[1]), v.dtype)
-        return BATCH[name].answer(q, k, v, budget=int(SHARE * len(k)), scale=x.scale, rng=rng)
+        return BATCH[name].answer(q, k, v, budget=int(SHARE * len(k)), scale=x.scale, rng=rng())
 
     if name not in peaks:
         call()  # what is compiled or imported first is not the method's
