@@ -18,17 +18,7 @@ from .audit_command import EXAMPLES, audit
 from .claims_command import JsonOption, claims
 from .complete import complete_claims, complete_models, complete_notebooks
 from .leaderboard_command import EXAMPLE, leaderboard
-from .terminal import (
-    console,
-    counting,
-    fail,
-    note,
-    print_frame,
-    show_changes,
-    show_counts,
-    show_sweep,
-    show_verdict,
-)
+from .terminal import console, counting, fail, note, print_frame, show_changes, show_counts, show_sweep, show_verdict
 
 INTERNAL_ERROR = 3
 _ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]

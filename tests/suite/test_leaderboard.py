@@ -179,7 +179,7 @@ def test_the_sentences_say_who_wins_where():
     words = boards.findings(board, boards.table(board))
     assert "uniform sampling has the least relative error over all 2 inputs (0.46" in words[1]
     assert "sinks and window on 1 (A) and uniform sampling on 1 (B)" in words[1]
-    assert "of the caches SubGen on 1 and sinks and window on 1." in words[2]
+    assert "of the caches SubGen (1), sinks and window (1)." in words[2]
     assert "none of the caches answers any" in words[4] and "exact attention: 100% right" in words[4]
     assert "parts of the draws, mean over all pairs of 4: 1.00 for the batch methods (least 1.00)" in words[5]
 

@@ -251,9 +251,9 @@ def _behind_zero(board: Board, whole: pd.DataFrame) -> str:
         means = _means(board, kind)
         labels = whole[whole["kind"] == kind].set_index("method")["label"]
         behind = (means.drop(index=ZERO) > means.loc[ZERO]).sum(axis=1).sort_values(ascending=False, kind="stable")
-        listed = _listed([f"{labels[str(name)]} on {count}" for name, count in behind[behind > 0].items()])
+        listed = ", ".join(f"{labels[str(name)]} ({count})" for name, count in behind[behind > 0].items())
         parts.append(f"of the {NOUNS[kind]} {listed or 'none'}")
-    return f"Worse than answering zero, on so many of {means.shape[1]} inputs, are {'; '.join(parts)}."
+    return f"Worse than answering zero, in brackets on how many of {means.shape[1]} inputs, are {'; '.join(parts)}."
 
 
 def _loss(board: Board, whole: pd.DataFrame) -> str:
@@ -280,7 +280,8 @@ def _right(board: Board, whole: pd.DataFrame) -> str:
             f"bits, {fewest['bits']:.2g} each)"
         )
     exact = whole.loc[whole["method"] == EXACT, "right"].max()
-    return f"Asked what it has read ({board.about['task']}; exact attention: {exact:.0%} right), {'; '.join(parts)}."
+    asked = f"{board.about['task']}, {len(_of(board.answers, {'kind': CACHES, 'method': EXACT}))} documents"
+    return f"Asked what it has read ({asked}; exact attention: {exact:.0%} right), {'; '.join(parts)}."
 
 
 def _methods(whole: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -79,4 +79,4 @@ def parameters(row: Row, n: int) -> str:
             chosen = REGISTRY[row.name].within(nbytes, x, np.random.default_rng(0)).parameters()
         except ValueError:  # there is none in so few bytes
             chosen = {}
-    return ", ".join(f"{key} {value}" for key, value in chosen.items())
+    return ", ".join(f"{key} {value}" for key, value in chosen.items() if value is not None)

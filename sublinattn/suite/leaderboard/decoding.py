@@ -86,7 +86,7 @@ def _causal(name: str, budget: int, rng: np.random.Generator, q: Array, k: Array
 
 
 def task(run: Run) -> tuple[str, int, int]:
-    """What the model is asked, tokens of a document, and their number.
+    """What the model is asked, tokens of a document, and their number, of which a large model gets what is affordable.
 
     It is the easiest task that the model takes, so that exact attention can answer it: methods are compared here, not
     models.

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ...plots.panels import facets
-from ...plots.style import LOOKS, paper_style
+from ...plots.style import LOOKS, PAGE, paper_style
 from ..audit.advice import share_text
 from .board import Board
 from .contenders import BATCHES, CACHES, EXACT, SHARE, rows
@@ -39,7 +39,13 @@ def draw(board: Board, table: pd.DataFrame) -> Figure:
         BATCHES: {**LOOKS["blue"], "label": f"batch method, reads {share_text(SHARE)} of the keys"},
         CACHES: {**LOOKS["orange"], "label": f"cache, stores {share_text(SHARE)} of the bytes"},
     }
-    options: dict[str, Any] = {"columns": 3, "looks": looks, "logx": True, "height": 0.4 + 0.125 * len(order)}
+    options: dict[str, Any] = {
+        "columns": 3,
+        "looks": looks,
+        "logx": True,
+        "width": 1.3 * PAGE,
+        "height": 0.4 + 0.125 * len(order),
+    }
     xlabel = r"relative error $\|\mathrm{out} - PV\|_F\;/\;\|PV\|_F$ (answering zero: 1)"
 
     def one(ax: Any, _: pd.DataFrame) -> None:

@@ -72,11 +72,13 @@ def write(board: Board, out: str | os.PathLike[str], *, backend: str = "auto") -
 
 def caption(board: Board) -> str:
     """Of the figure."""
-    count = board.errors.groupby("input")[["seed", "replicate"]].apply(lambda its: len(its.drop_duplicates())).min()
+    count = board.errors.groupby("input")[["seed", "replicate"]].apply(lambda its: len(its.drop_duplicates()))
+    about = board.about
     return (
         f"Relative error of every method at {share_text(SHARE)} of the keys or bytes, each kind in the order of its "
-        f"ranking: median and 10 to 90 % of {count} draws per input ({board.about['n']} tokens; the decoder is "
-        f"{board.about['model']}). Right of the grey line zero would be the better answer."
+        f"ranking: median and 10 to 90 % of {count.min()} draws of a synthetic input ({about['n']} tokens), and of "
+        f"{count.max()} heads of a model; the decoder is {about['model']}. Right of the grey line zero would be the "
+        "better answer."
     )
 
 
