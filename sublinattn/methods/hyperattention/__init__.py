@@ -18,7 +18,7 @@ are `fused.py`, with the kernels of `lsh.cu`, `lists.cu` and `core/attend.cu`.
 | Algorithm 3, Theorem 1 | `hyper.py`: `Problem.full` | ha24.theorem1-*, ha24.composed | 03-spectral-error |
 | Algorithm 4: causal | `hyper.py`: `Problem.causal` | ha24.causality, ha24.causality-queries | 04-causal-scaling |
 | Algorithm 4: its nodes | `recursion.py`: `leaves`, `inner_nodes` | ha24.recursion-exact | 04-causal-scaling |
-| Algorithm 4, strictly | `own_hash.py`: `own_blocks` | ha24.causality-strict, ha24.own-recall | 04-causal-scaling |
+| Algorithm 4, strictly | `own_hash.py`: `own_blocks` | ha24.causality-strict, ha24.own-* | 04-causal-scaling |
 | Algorithm 4: its normaliser | `hyper.py`: `Problem.causal` | ha24.causal-* | 04-causal-scaling |
 | Theorem 1: time and memory | `hyper.py`: `hyper_attention` | ha24.time*, ha24.memory | 04-causal-scaling |
 | Section 2: alpha and kappa | `hardness.py`: `hardness` | ha24.hardness-*, ha24.srank-alpha | 02-hardness |

@@ -1,4 +1,4 @@
-"""How often the mask in which a query's own hash decides its block (`../own_hash.py`) holds a planted heavy entry."""
+"""The mask in which a query's own hash decides its block (`../own_hash.py`): what it holds, and that it biases nothing."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 import sympy as sp
 
 from ....theory import symbols
-from ....theory.claim import Claim, Mean, Sabotage, Trial
+from ....theory.claim import Assumption, Claim, Exact, Mean, Sabotage, Trial
 from ..sort_lsh import gray_rank
 from .algorithm1_mask import CLUSTERS, HELD, held
+from .algorithm4_normaliser import AV, D_II, D_TILDE, ENUMERATED, O_TILDE, causal_mean
 
 
 def own_recall(
@@ -75,5 +76,26 @@ CLAIMS = (
             "if the query falls into that bucket, or into one from which the bucket's block is the next; else 0. Other "
             "queries do not enter. A mask of random blocks of this size holds b/n."
         ),
+    ),
+    Claim(
+        id="ha24.own-unbiased",
+        paper="HA24",
+        source="Algorithm 4 with a mask of our own (block_by='own-hash')",
+        basis="derived",
+        title="Where a query's own hash decides its block, normaliser and product stay unbiased",
+        statement=sp.And(sp.Eq(symbols.E(D_TILDE), D_II), sp.Eq(symbols.E(O_TILDE), AV)),
+        kind=Exact("==", rtol=1e-10),
+        trial=causal_mean,
+        cases={"smoke": tuple({**case, "recursion": "own hash"} for case in ENUMERATED)},
+        max_trials={"smoke": 2},
+        assumptions=(Assumption("a sampled key outside the block is certain", symbols.m > symbols.b),),
+        sabotages=(
+            Sabotage("merging weight 1", "a sampled key weighs 1 in the merged sums", {"variant": "no weight"}),
+            Sabotage(
+                "own block counted", "sampled keys of the own block count again", {"variant": "own block counted"}
+            ),
+        ),
+        remark="As ha24.causal-unbiased, of the other mask: blocks of b keys each, the last ones too, for any number of "
+        "queries.",
     ),
 )

@@ -175,12 +175,20 @@ def perplexity(run: Run) -> pd.DataFrame:
 
 
 def seconds(run: Run) -> pd.DataFrame:
-    """Time both rules in turn, on one head (float32, d = 64, b = m = 256): n, replicate, rank, own-hash (seconds)."""
+    """Time both rules in turn (d = 64, b = m = 256; one head in float32, on a GPU 16 heads in float16).
+
+    Returns
+    -------
+    DataFrame
+        n, replicate, rank, own-hash (seconds).
+    """
+    heads, dtype = (1, np.float32) if run.xp is np else (16, np.float16)
     lengths = run.pick(smoke=(8192, 32768), standard=(8192, 32768, 131072), full=(8192, 32768, 131072, 524288))
     rows = []
     for n in lengths:
         rng = run.rng("time", n)
-        arrays = [to_device(rng.standard_normal((n, 64), dtype=np.float32), run.xp) for _ in range(3)]
+        drawn = (rng.standard_normal((heads, n, 64), dtype=np.float32).astype(dtype) for _ in range(3))
+        arrays = [to_device(x, run.xp) for x in drawn]
         causal = partial(hyper_attention, *arrays, causal=True, rng=0)
         calls = {rule: partial(causal, **{"block_by": rule}) for rule in RULES}
         for call in calls.values():  # the warm-up
