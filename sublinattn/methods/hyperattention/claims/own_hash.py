@@ -1,4 +1,4 @@
-"""The mask in which a query's own hash decides its block (`../own_hash.py`): what it holds, and that it biases nothing."""
+"""The mask in which a query's own hash decides its block (`../own_hash.py`): its recall, and that sums are unbiased."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ CLAIMS = (
                 "own block counted", "sampled keys of the own block count again", {"variant": "own block counted"}
             ),
         ),
-        remark="As ha24.causal-unbiased, of the other mask: blocks of b keys each, the last ones too, for any number of "
+        remark="As ha24.causal-unbiased, of the other mask: blocks of b keys, the last one too, for any number of "
         "queries.",
     ),
 )
