@@ -16,12 +16,15 @@ from sublinattn.lab.run import Run
 from sublinattn.methods.baselines.studies import equal_budget
 from sublinattn.methods.hyperattention.studies import (
     context_gain,
+    dropped_assumptions,
     input_hardness,
     model_hardness,
     perplexity,
     sortlsh,
     spectral_error,
 )
+from sublinattn.methods.onepass.studies import flat_outputs, sparse_recovery
+from sublinattn.methods.polynomial.studies import degree_and_rank, phase_picture
 from sublinattn.methods.subgen.studies import (
     ablation,
     clusterability,
@@ -54,6 +57,28 @@ ERROR = Study(
     "03-spectral-error",
     spectral_error.measure,
     {"n": 64, "d": 4, "inputs": ["clustered"], "budgets": [16], "replicates": 1},
+)
+DROPPED = Study(
+    "05-dropped-assumptions",
+    dropped_assumptions.measure,
+    {"n": 128, "d": 16, "block_size": 16, "sample_size": 16, "replicates": 2},
+)
+DEGREES = Study("06-degree-and-rank", degree_and_rank.minimal_degrees, {})
+POLYNOMIAL = Study(
+    "06-degree-and-rank",
+    degree_and_rank.errors,
+    {"n": 64, "d": 2, "logits": 1.0, "degrees": [2], "replicates": 1},
+)
+PHASES = Study("07-phase-picture", phase_picture.maps, {"points": 3, "powers": [10]})
+RECOVERY = Study(
+    "08-sparse-recovery",
+    sparse_recovery.over_accuracy,
+    {"n": 128, "k": 2, "eps1": [1.0], "columns": 1, "signals": ["flat"], "replicates": 1},
+)
+DECAY = Study(
+    "09-flat-outputs",
+    flat_outputs.over_decay,
+    {"n": 128, "d": 2, "degree": 2, "k": 4, "eps1": 1.0, "eps2": 1.0, "decays": [1], "replicates": 1},
 )
 PEERS = Study("03-spectral-error", equal_budget.measure, {**ERROR.small, "n": 128, "budgets": [32]})
 FEW = {"n": 64, "d": 16, "replicates": 1}
@@ -121,6 +146,18 @@ TRIED = [
     (PROFILE, {"n": [128], "d": 8, "inputs": "gaussian", "replicates": 2}),
     (MAPS, {"block_size": 64}),
     (ERROR, {"n": 128, "d": 8, "d_v": 2, "inputs": "gaussian", "budgets": "32", "lsh_bits": 5, "replicates": 2}),
+    (
+        DROPPED,
+        {"n": 256, "d": 32, "block_size": 32, "sample_size": 32, "eps": 0.7, "delta": 0.3, "replicates": 3},
+    ),
+    (DEGREES, {"eps": 1e-3, "radius": 1.5}),
+    (POLYNOMIAL, {"n": 128, "d": 3, "logits": 2, "degrees": "1,3", "replicates": 2}),
+    (PHASES, {"powers": "12,14", "points": 4, "largest_width": 3}),
+    (RECOVERY, {"n": 256, "k": 3, "eps1": 0.5, "columns": 2, "signals": "power law", "replicates": 2}),
+    (
+        DECAY,
+        {"n": 256, "d": 3, "degree": 3, "k": 8, "eps1": 0.5, "eps2": 0.5, "decays": "0,2", "replicates": 2},
+    ),
     (PEERS, {"methods": "Performer", "d": 8, "d_v": 2, "n": 256, "budgets": 64, "inputs": "sinks", "replicates": 2}),
     (COSTS, {"n": 128, "d": 32, "replicates": 2}),
     (RADII, {"radii": 3}),
@@ -150,11 +187,10 @@ TRIED = [
 ]
 """Studies, and the parameters that each reads, with values other than those of `small`."""
 
-MODELS = ("17", "18", "19", "20", "21", "25")
 ELSEWHERE = {
     *(("00-explore", "claims"), ("17-model-hardness", "block_size")),
     *(("04-causal-scaling", name) for name in ("n", "block_size")),
-    *((f"{stem}", name) for stem in NOTEBOOKS if stem[:2] in MODELS for name in ("model", "text")),
+    *((stem, each.name) for stem, own in NOTEBOOKS.items() for each in own if each.name in ("model", "text")),
     *(("22-your-own-claim", name) for name in ("n", "d")),
     ("19-model-assumptions", "tolerance"),
     *(("23-your-own-data", name) for name in ("data", "tolerance")),

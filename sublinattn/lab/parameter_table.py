@@ -55,6 +55,9 @@ COMMON = (
 N = Parameter("n", int, "tokens", 16, 2**20)
 D = Parameter("d", int, "dimension of queries and keys", 1, 1024)
 BLOCK_SIZE = Parameter("block_size", int, "keys per block of the mask", 1, 4096)
+DEGREE = Parameter("degree", int, "degree of the polynomial", 1, 16)
+K = Parameter("k", int, "entries kept of a column", 1, 4096)
+EPS1 = Parameter("eps1", float, "excess over the best sparse answer that is promised", 0.05, 1)
 REPLICATES = Parameter("replicates", int, "repetitions with fresh draws", 1, 1000)
 D_V = Parameter("d_v", int, "dimension of the values", 1, 1024)
 SYNTHETIC = ("gaussian", "gaussian-mean", "clustered", "planted", "sinks", "alpha", "kappa", "heavy-values")
@@ -140,11 +143,47 @@ NOTEBOOKS: Mapping[str, tuple[Parameter, ...]] = {
         N.but(meaning="tokens in the picture of the recursion", default=512),
         BLOCK_SIZE.but(meaning="keys per block in that picture", default=16),
     ),
-    "05-dropped-assumptions": (),
-    "06-degree-and-rank": (),
-    "07-phase-picture": (),
-    "08-sparse-recovery": (),
-    "09-flat-outputs": (),
+    "05-dropped-assumptions": (
+        N.but(least=128, most=2**12),
+        D.but(least=4, most=256),
+        BLOCK_SIZE.but(most=2048),
+        Parameter("sample_size", int, "sampled keys", 8, 4096),
+        Parameter("eps", float, "a draw fails where its error exceeds eps", 0.2, 2),
+        Parameter("delta", float, "failure probability that the number of samples is made for", 0.01, 0.5),
+        REPLICATES.but(least=2),
+    ),
+    "06-degree-and-rank": (
+        Parameter("eps", float, "relative error, where R varies", 1e-16, 0.1),
+        Parameter("radius", float, "R, the largest logit, where the error varies", 0.25, 40),
+        N.but(most=2**15),
+        D.but(meaning="dimension of queries, keys and values", most=8),
+        Parameter("logits", float, "largest logit, where attention's error is measured", 0.1, 10),
+        DEGREE.but(name="degrees", meaning="degrees of the polynomial", most=12, several=True),
+        REPLICATES,
+    ),
+    "07-phase-picture": (
+        Parameter("powers", int, "log2 of the n at which the degree is measured", 4, 100, several=True),
+        Parameter("points", int, "points along each axis of the pictures", 3, 101),
+        Parameter("largest_width", float, "largest d over log n in the pictures", 0.2, 100),
+    ),
+    "08-sparse-recovery": (
+        N.but(meaning="entries of a column", least=64),
+        K,
+        EPS1.but(several=True),
+        Parameter("columns", int, "columns of a signal", 1, 64),
+        Parameter("signals", str, "signals", choices=("power law", "spikes over noise", "flat"), several=True),
+        REPLICATES,
+    ),
+    "09-flat-outputs": (
+        N.but(least=128, most=2**17),
+        D.but(meaning="dimension of queries, keys and values", most=16),
+        DEGREE.but(most=8),
+        K,
+        EPS1,
+        Parameter("eps2", float, "share of the values' norms that is promised", 0.05, 1),
+        Parameter("decays", float, "decay of the outputs' rows, 0 for flat ones", 0, 4, several=True),
+        REPLICATES,
+    ),
     "10-streaming-scaling": (),
     "11-reviewers-questions": (),
     "12-clusterability": (

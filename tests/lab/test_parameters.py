@@ -94,7 +94,7 @@ def test_papermill_shows_name_type_default_and_comment_of_every_parameter(stem):
 
 def test_choices_are_what_there_is():
     assert set(INPUTS.choices) == inputs.INPUTS.keys()
-    assert STREAMS == tuple(error_over_bytes.STREAMS)
+    assert tuple(error_over_bytes.STREAMS) == STREAMS
     assert {"uniform", *METHODS.choices} == {name.split(",")[0] for name in BATCH}
 
 

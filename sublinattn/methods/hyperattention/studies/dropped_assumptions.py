@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -70,11 +70,33 @@ def outside_certain(problem: Problem, blocks: SortedBlocks) -> Estimator:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """What the assumptions are tried at; see `sizes`."""
+
+    n: int = N
+    d: int = D
+    block_size: int = BLOCK
+    sample_size: int = SAMPLE
+    eps: float = EPS
+    delta: float = DELTA
+
+
+def sizes(run: Run) -> Sizes:
+    """The run's parameters of these names, and this file's constants for the others."""
+    found = Sizes(**{field.name: run.given(field.name, field.default) for field in fields(Sizes)})
+    if 2 * found.block_size > found.n:
+        raise ValueError(f"block_size must be at most n / 2 = {found.n // 2}, got {found.block_size}")
+    if found.sample_size > found.n:
+        raise ValueError(f"sample_size must be at most n = {found.n}, got {found.sample_size}")
+    return found
+
+
+@dataclass(frozen=True)
 class Variant:
     """One way to run the algorithm."""
 
-    sample_size: int = SAMPLE
-    block_size: int = BLOCK
+    sample_size: int
+    block_size: int
     exact_keys: int = 0
     make_estimator: MakeEstimator = practical_estimator
     problem: type[Problem] = Problem
@@ -98,39 +120,41 @@ class Drop:
     budget: int
 
 
-def _given(kappa: float) -> MakeEstimator:
-    return lambda problem, blocks: theory_estimator(problem, blocks, kappa=kappa, eps=EPS)
+def _given(kappa: float, eps: float) -> MakeEstimator:
+    return lambda problem, blocks: theory_estimator(problem, blocks, kappa=kappa, eps=eps)
 
 
-def _drops(x_of: Callable[[Input], Instance]) -> list[Drop]:
+def _drops(x_of: Callable[[Input], Instance], at: Sizes) -> list[Drop]:
     """The assumptions of HyperAttention's claims; sizes that depend on the input are computed from it."""
+    n, block, sample = at.n, at.block_size, at.sample_size
     gaussian, spread = x_of(GAUSSIAN_MEAN), x_of(SPREAD_ROWS)
     srank = float(asnumpy(hardness(gaussian.q, gaussian.k, scale=gaussian.scale).srank))
-    kappa = float(asnumpy(hardness(spread.q, spread.k, scale=spread.scale, block_size=2 * BLOCK, rng=0).kappa))
+    kappa = float(asnumpy(hardness(spread.q, spread.k, scale=spread.scale, block_size=2 * block, rng=0).kappa))
     # Markov's inequality on the sampling's variance, with srank(V) in place of its upper bound d_v.
     v = asnumpy(gaussian.v).astype(np.float64)
-    enough = math.ceil(srank * (np.linalg.norm(v) / np.linalg.norm(v, 2)) ** 2 / (EPS**2 * DELTA))
+    enough = math.ceil(srank * (np.linalg.norm(v) / np.linalg.norm(v, 2)) ** 2 / (at.eps**2 * at.delta))
     # With fewer than about n log(n) / (eps^2 b) samples the cap C_i cuts off most entries, whatever kappa it is given:
     # hence larger blocks and samples. The run's mask is not the one that kappa was measured with: hence the 5 percent.
-    wide = 2 * BLOCK
-    known, unknown = (Variant(wide, wide, make_estimator=_given(value)) for value in (1.05 * kappa, 1.0))
+    wide = 2 * block
+    known, unknown = (Variant(wide, wide, make_estimator=_given(value, at.eps)) for value in (1.05 * kappa, 1.0))
+    usual, both = Variant(sample, block), block + sample
     return [
-        Drop("isotropic hyperplanes", PLANTED, Variant(), Variant(problem=StretchedProblem), BLOCK + SAMPLE),
-        Drop("sinks in the exact part", SINKS, Variant(SAMPLE - 4, exact_keys=4), Variant(), BLOCK + SAMPLE),
+        Drop("isotropic hyperplanes", PLANTED, usual, replace(usual, problem=StretchedProblem), both),
+        Drop("sinks in the exact part", SINKS, Variant(sample - 4, block, exact_keys=4), usual, both),
         Drop("kappa is known (told 1 instead)", SPREAD_ROWS, known, unknown, 3 * wide),
         Drop(
             "enough samples (a tenth instead)",
             GAUSSIAN_MEAN,
-            Variant(enough, make_estimator=theory_estimator),
-            Variant(enough // 10, make_estimator=theory_estimator),
-            BLOCK + 2 * enough,
+            Variant(enough, block, make_estimator=theory_estimator),
+            Variant(max(1, enough // 10), block, make_estimator=theory_estimator),
+            block + 2 * enough,
         ),
         Drop(
             "a sampled key outside the block",
             GAUSSIAN_MEAN,
-            Variant(2, N // 2, make_estimator=outside_certain),
-            Variant(2, N // 2),
-            N // 2 + 2,
+            Variant(2, n // 2, make_estimator=outside_certain),
+            Variant(2, n // 2),
+            n // 2 + 2,
         ),
     ]
 
@@ -138,21 +162,23 @@ def _drops(x_of: Callable[[Input], Instance]) -> list[Drop]:
 def measure(run: Run) -> pd.DataFrame:
     """Measure the output's error with each assumption and without it, on the same input at the same budget.
 
+    Parameters of the run: those of `Sizes`, and replicates.
+
     Returns
     -------
     DataFrame
         assumption, input, variant ("kept", "dropped", "uniform", "zero", "exact"), replicate (fresh draws on one
         input), budget (key columns per query), error: `||out - P V|| / (||P|| ||V||)`.
     """
-    xp = run.xp
-    replicates = run.pick(smoke=60, standard=400, full=400)
+    xp, at = run.xp, sizes(run)
+    replicates = run.given("replicates", run.pick(smoke=60, standard=400, full=400))
     instances: dict[str, Instance] = {}
 
     def x_of(what: Input) -> Instance:
-        return instances.setdefault(what.label, what.draw(N, D, run.rng("dropped", what.label), xp))
+        return instances.setdefault(what.label, what.draw(at.n, at.d, run.rng("dropped", what.label), xp))
 
     rows = []
-    for drop in _drops(x_of):
+    for drop in _drops(x_of, at):
         x = x_of(drop.what)
         y = Reference(x)
         name = (drop.assumption, drop.what.label)
@@ -161,15 +187,15 @@ def measure(run: Run) -> pd.DataFrame:
             rows += [(*name, variant, i, drop.budget, y.error(call(xp, x, rng))) for i in range(replicates)]
         rng = run.rng(drop.assumption, "uniform")
         for i in range(replicates):
-            out = uniform_attention(x.q, x.k, x.v, scale=x.scale, sample_size=min(drop.budget, N), rng=rng)
+            out = uniform_attention(x.q, x.k, x.v, scale=x.scale, sample_size=min(drop.budget, at.n), rng=rng)
             rows.append((*name, "uniform", i, drop.budget, y.error(out)))
         rows.append((*name, "zero", 0, 0, y.error(np.zeros_like(y.output))))
-        rows.append((*name, "exact", 0, N, y.error(attention(x.q, x.k, x.v, scale=x.scale))))
+        rows.append((*name, "exact", 0, at.n, y.error(attention(x.q, x.k, x.v, scale=x.scale))))
     return pd.DataFrame(rows, columns=["assumption", "input", "variant", "replicate", "budget", "error"])
 
 
-def failure_rates(rows: pd.DataFrame) -> pd.DataFrame:
-    """Count the draws of `measure` with an error above EPS.
+def failure_rates(rows: pd.DataFrame, eps: float = EPS) -> pd.DataFrame:
+    """Count the draws of `measure` with an error above eps.
 
     Returns
     -------
@@ -178,7 +204,7 @@ def failure_rates(rows: pd.DataFrame) -> pd.DataFrame:
     """
     table = []
     for key, group in rows.groupby(["assumption", "variant"], sort=False):
-        failures = int((group["error"] > EPS).sum())
+        failures = int((group["error"] > eps).sum())
         drawn = key[1] not in ("zero", "exact")
         table.append((*key, *(proportion(failures, len(group)) if drawn else (float(failures),) * 3), len(group)))
     return pd.DataFrame(table, columns=["assumption", "variant", "rate", "low", "high", "draws"])
@@ -206,7 +232,7 @@ def _dots(ax: Axes, rows: pd.DataFrame, x: str, *ends: str) -> None:
 
 
 @paper_style()
-def draw(rows: pd.DataFrame, rates: pd.DataFrame) -> Figure:
+def draw(rows: pd.DataFrame, rates: pd.DataFrame, eps: float = EPS) -> Figure:
     """Left the errors of `measure`, right their `failure_rates`."""
     inputs = rows.drop_duplicates("assumption").set_index("assumption")["input"]
     at = np.arange(len(inputs))
@@ -214,7 +240,7 @@ def draw(rows: pd.DataFrame, rates: pd.DataFrame) -> Figure:
     _dots(left, rows[rows["variant"] != "exact"], "error")
     exact = {**VARIANTS["exact"], "linestyle": "none", "marker": "<"}  # its rounding is far to the left of the axis
     left.plot([0.02] * len(at), at + 0.3, transform=left.get_yaxis_transform(), **exact)
-    theory_line(left, EPS, [-0.5, len(at) - 0.5], f"failure: above {EPS:g}")
+    theory_line(left, eps, [-0.5, len(at) - 0.5], f"failure: above {eps:g}")
     left.set(xscale="log", xlabel=r"$\|\mathrm{out} - PV\|\;/\;(\|P\|\,\|V\|)$", ylim=(len(at) - 0.5, -0.5))
     left.set_yticks(at, [f"{name}\n({what})" for name, what in inputs.items()])
     _dots(right, rates, "rate", "low", "high")

@@ -42,9 +42,14 @@ FALLING_ROW = 4 * (2 + FALLING_COLUMNS)  # bytes of a key and a value in the tri
 SYNTHETIC = (COMPRESSIBLE, FLAT, GAUSSIAN, CLUSTERED, SINKS)
 
 
-def drawn(n: int, decay: float, rng: np.random.Generator, xp: Any) -> Instance:
-    """The compressible workload at this notebook's sizes, float32, on the device."""
-    return make("compressible", n, D, rng=rng, decay=decay).to(xp)
+def sketch_sizes(run: Run) -> dict[str, Any]:
+    """Parameters of the one-pass sketch: degree, sparsity (k), eps1, eps2."""
+    return {name: run.given("k" if name == "sparsity" else name, value) for name, value in SKETCH.items()}
+
+
+def drawn(n: int, decay: float, rng: np.random.Generator, xp: Any, *, d: int = D) -> Instance:
+    """The compressible workload, float32, on the device."""
+    return make("compressible", n, d, rng=rng, decay=decay).to(xp)
 
 
 def exact(x: Instance) -> np.ndarray:
@@ -70,15 +75,20 @@ def rows_zero(t: np.ndarray) -> float:
     return float((t == 0).all(axis=1).mean())
 
 
-def one_pass(x: Instance, variant: str, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """Decoded output of the one-pass sketch at this notebook's parameters, and the bytes it held."""
-    sketch = OnePassSketch(len(x.q), D, D, variant=variant, scale=x.scale, rng=rng, **SKETCH)
+def one_pass(
+    x: Instance, variant: str, rng: np.random.Generator, sizes: dict[str, Any] = SKETCH
+) -> tuple[np.ndarray, int]:
+    """Decoded output of the one-pass sketch of these `sketch_sizes`, and the bytes it held."""
+    d = x.q.shape[1]
+    sketch = OnePassSketch(len(x.q), d, d, variant=variant, scale=x.scale, rng=rng, **sizes)
     sketch.absorb_keys(x.k, x.v).absorb_queries(x.q)
     return asnumpy(sketch.decode().todense()), sketch.nbytes
 
 
 def over_decay(run: Run) -> pd.DataFrame:
-    """Every method on outputs from flat (decay 0) to steep; n fixed, d = d_v = 8, degree 4, k = 64, eps1 = eps2 = 0.5.
+    """Every method on outputs from flat (decay 0) to steep, n fixed.
+
+    Parameters of the run: n, d (also d_v), degree, k, eps1, eps2, decays, replicates.
 
     Returns
     -------
@@ -88,29 +98,37 @@ def over_decay(run: Run) -> pd.DataFrame:
         uniform sampling holds in those bytes; else nan).
     """
     xp = run.xp
-    n = run.pick(smoke=2**12, standard=2**14, full=2**17)
-    replicates = run.pick(smoke=2, standard=5, full=10)
+    n, d, sizes = (
+        run.given("n", run.pick(smoke=2**12, standard=2**14, full=2**17)),
+        run.given("d", D),
+        sketch_sizes(run),
+    )
+    if sizes["sparsity"] >= n:
+        raise ValueError(f"k must be below n = {n}, got {sizes['sparsity']}")
+    replicates = run.given("replicates", run.pick(smoke=2, standard=5, full=10))
     rows = []
-    for decay in DECAYS:
+    for decay in run.given("decays", DECAYS):
         for replicate in range(replicates):
             rng = run.rng("flat", decay, replicate)
-            x = drawn(n, decay, rng, xp)
+            x = drawn(n, decay, rng, xp, d=d)
             y = exact(x)
-            for name, t, nbytes, keys in answers(x, y, rng):
+            for name, t, nbytes, keys in answers(x, y, rng, sizes):
                 rows.append((decay, n, replicate, name, relative_error(t, y), rows_zero(t), nbytes, keys))
     columns = ["decay", "n", "replicate", "method", "error", "rows_zero", "nbytes", "keys"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def answers(x: Instance, y: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray, float, float]]:
+def answers(
+    x: Instance, y: np.ndarray, rng: np.random.Generator, sizes: dict[str, Any] = SKETCH
+) -> Iterator[tuple[str, np.ndarray, float, float]]:
     """Method, output, bytes held, keys held. Uniform sampling gets the bytes of the fused sketch, then of the state."""
-    row, n = x.k[0].nbytes + x.v[0].nbytes, len(x.k)
-    paper, paper_bytes = one_pass(x, "paper", rng)
-    fused, fused_bytes = one_pass(x, "fused", rng)
-    state = PolynomialState(D, D, degree=DEGREE, scale=x.scale).update(x.k, x.v)
+    row, (n, d) = x.k[0].nbytes + x.v[0].nbytes, x.k.shape
+    paper, paper_bytes = one_pass(x, "paper", rng, sizes)
+    fused, fused_bytes = one_pass(x, "fused", rng, sizes)
+    state = PolynomialState(d, d, degree=sizes["degree"], scale=x.scale).update(x.k, x.v)
     yield "one-pass paper", paper, paper_bytes, np.nan
     yield "one-pass fused", fused, fused_bytes, np.nan
-    yield "best k-sparse", best_sparse(y, SPARSITY), np.nan, np.nan
+    yield "best k-sparse", best_sparse(y, sizes["sparsity"]), np.nan, np.nan
     yield "streaming state", asnumpy(state.attend(x.q)), state.nbytes, np.nan
     for name, nbytes in (("uniform", fused_bytes), ("uniform, state's bytes", state.nbytes)):
         keys = min(n, nbytes // row)
@@ -153,13 +171,13 @@ def profiles(run: Run) -> pd.DataFrame:
         (`||tail_k(y)||_F / ||y||_F`).
     """
     xp = run.xp
-    n = run.pick(smoke=2**12, standard=2**14, full=2**16)
-    replicates = run.pick(smoke=4, standard=8, full=8)
+    n, d = run.given("n", run.pick(smoke=2**12, standard=2**14, full=2**16)), run.given("d", D)
+    replicates = run.given("replicates", run.pick(smoke=4, standard=8, full=8))
     rows = []
     for what in SYNTHETIC:
         for replicate in range(replicates):
             rng = run.rng("profile", what.label, replicate)
-            rows += profile(what, replicate, exact(what.draw(n, D if what.workload == "compressible" else 64, rng, xp)))
+            rows += profile(what, replicate, exact(what.draw(n, d if what.workload == "compressible" else 64, rng, xp)))
     heads = real().to(xp)
     outputs = exact(heads)
     for number, y in enumerate(outputs.reshape(-1, *outputs.shape[-2:])):
@@ -176,8 +194,8 @@ def profile(what: Input, replicate: int, y: np.ndarray) -> list[tuple[Any, ...]]
 
 
 def tails(rows: pd.DataFrame) -> pd.DataFrame:
-    """Tails at k = n/64, per input: n, k, median, 10 and 90 percent, and the share of outputs with a tail below 0.5."""
-    here = rows[rows["share"] == KEPT]
+    """Tails at k = n/64, rounded, per input: n, k, median, 10 and 90 percent, share of outputs with one below 0.5."""
+    here = rows[rows["k"] == (rows["n"] * KEPT).round()]
     groups = here.groupby(["input", "n", "k"], sort=False)["tail"]
     table = groups.quantile(np.array([0.1, 0.5, 0.9])).unstack()
     table.columns = pd.Index(["10 %", "median", "90 %"])
@@ -186,9 +204,10 @@ def tails(rows: pd.DataFrame) -> pd.DataFrame:
 
 # -------------------------------------------------------------------------------------------------------------- figures
 @paper_style()
-def draw_decay(rows: pd.DataFrame) -> Figure:
+def draw_decay(rows: pd.DataFrame, *, entries: int = SPARSITY * D) -> Figure:
     """`over_decay`: error, and share of rows that come back as 0, over the decay; medians and whole ranges.
 
+    `entries` is k d_v, the number of entries that a decoded answer has.
     What is exact up to rounding stands at the lower edge: exact attention, and uniform sampling where all keys fit.
     """
     n = int(rows["n"].iloc[0])
@@ -211,7 +230,7 @@ def draw_decay(rows: pd.DataFrame) -> Figure:
         label = f"{METHODS[str(at_edge)]['label']}{fits} (rounding)"
         edge = method(str(at_edge), linestyle="none", label=label, transform=left.get_xaxis_transform())
         left.plot(np.unique(part["decay"]), np.full(part["decay"].nunique(), 0.03 + 0.06 * place), **edge)
-    theory_line(right, decays, 1 - SPARSITY * D / n, "least share of rows, $1 - k d_v/n$")
+    theory_line(right, decays, max(0, 1 - entries / n), "least share of rows, $1 - k d_v/n$")
     right.set(ylim=(-0.03, 1.03), ylabel="share of rows that come back as 0")
     right.annotate("all other methods: 0", (0.5, 0.05), xycoords="axes fraction", ha="center", fontsize=7)
     for ax in (left, right):

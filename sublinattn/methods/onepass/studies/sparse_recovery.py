@@ -28,17 +28,17 @@ SIGNALS = ("power law", "spikes over noise", "flat")
 ACCURACIES = (1.0, 0.5, 0.25, 0.1)
 
 
-def signal(name: str, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Columns (n, COLUMNS): entries `rank^-1` of random sign in random order; K ones over Gaussian noise of the same
+def signal(name: str, n: int, rng: np.random.Generator, *, k: int = K, columns: int = COLUMNS) -> np.ndarray:
+    """Columns (n, columns): entries `rank^-1` of random sign in random order; k ones over Gaussian noise of the same
     total energy as 0.04 of theirs; all Gaussian."""
     if name == "power law":
-        ranks = np.stack([rng.permutation(n) + 1.0 for _ in range(COLUMNS)], axis=1)
+        ranks = np.stack([rng.permutation(n) + 1.0 for _ in range(columns)], axis=1)
         return rng.choice([-1.0, 1.0], size=ranks.shape) / ranks
-    y = rng.standard_normal((n, COLUMNS))
+    y = rng.standard_normal((n, columns))
     if name == "spikes over noise":
-        y *= 0.2 * math.sqrt(K / n)
-        for c in range(COLUMNS):
-            y[rng.choice(n, K, replace=False), c] = rng.choice([-1.0, 1.0], K)
+        y *= 0.2 * math.sqrt(k / n)
+        for c in range(columns):
+            y[rng.choice(n, k, replace=False), c] = rng.choice([-1.0, 1.0], k)
     return y
 
 
@@ -52,31 +52,34 @@ def over_accuracy(run: Run) -> pd.DataFrame:
         excess that `theory.symbols.recovery_factor` proves for these sizes, inf where it proves none).
     """
     xp = run.xp
-    n = run.pick(smoke=2**13, standard=2**15, full=2**18)
-    replicates = run.pick(smoke=5, standard=30, full=30)
+    n = run.given("n", run.pick(smoke=2**13, standard=2**15, full=2**18))
+    replicates = run.given("replicates", run.pick(smoke=5, standard=30, full=30))
+    k, columns = run.given("k", K), run.given("columns", COLUMNS)
+    if k >= n:
+        raise ValueError(f"k must be below n = {n}, got {k}")
     rows: list[tuple[Any, ...]] = []
-    for name in SIGNALS:
-        for eps1 in ACCURACIES:
-            width, tables = width_for(K, eps1), tables_for(n * COLUMNS, eps1)
-            spread = estimate_spread(K, width=width, tables=tables, entries=n * COLUMNS, failure=2 * FAILURE)
-            proven = recovery_factor(spread * K / width, twice=False) - 1
+    for name in run.given("signals", SIGNALS):
+        for eps1 in run.given("eps1", ACCURACIES):
+            width, tables = width_for(k, eps1), tables_for(n * columns, eps1)
+            spread = estimate_spread(k, width=width, tables=tables, entries=n * columns, failure=2 * FAILURE)
+            proven = recovery_factor(spread * k / width, twice=False) - 1
             for r in range(replicates):
                 rng = run.rng("recovery", name, eps1, r)
-                y = signal(name, n, rng)
+                y = signal(name, n, rng, k=k, columns=columns)
                 sketch = CountSketch.seeded(
-                    n, COLUMNS, tables=tables, width=width, bit_tables=bit_tables_for(K * COLUMNS, eps1), rng=rng
+                    n, columns, tables=tables, width=width, bit_tables=bit_tables_for(k * columns, eps1), rng=rng
                 )
                 sketch.allocate(xp, np.float64)
                 sketch.add(0, to_device(y, xp))
-                tail = np.sqrt(np.sort(y**2, axis=0)[: n - K].sum(axis=0))
+                tail = np.sqrt(np.sort(y**2, axis=0)[: n - k].sum(axis=0))
                 for decoder, decode in DECODERS.items():
-                    indices, values = map(asnumpy, decode(xp, sketch, K))
-                    for c in range(COLUMNS):
+                    indices, values = map(asnumpy, decode(xp, sketch, k))
+                    for c in range(columns):
                         rest = y[:, c].copy()
                         rest[indices[c]] -= values[c]
                         excess = float(np.linalg.norm(rest) / tail[c] - 1)
                         rows.append((name, eps1, decoder, r, c, excess, sketch.nbytes, proven))
-                for c in range(COLUMNS):
+                for c in range(columns):
                     excess = float(np.linalg.norm(y[:, c]) / tail[c] - 1)
                     rows.append((name, eps1, "zero", r, c, excess, 0, proven))
     return pd.DataFrame(rows, columns=["signal", "eps1", "method", "replicate", "column", "excess", "bytes", "proven"])

@@ -36,10 +36,13 @@ LOOKS_OF_BASES = dict(zip(NAMES, series(*NAMES.values()).values(), strict=True))
 
 
 # --------------------------------------------------------------------------------------------------------------- degree
-def accuracies_and_radii(points: int) -> list[tuple[str, float, float]]:
-    """(what varies, eps, R): accuracies from 0.1 to 1e-16 at R = RADIUS, then radii from 0.25 to 40 at eps = EPS."""
-    accuracies = [("eps", 10.0**-power, RADIUS) for power in np.linspace(1, 16, points)]
-    return accuracies + [("R", EPS, float(radius)) for radius in np.geomspace(0.25, 40, points)]
+def accuracies_and_radii(run: Run, points: int) -> list[tuple[str, float, float]]:
+    """(what varies, eps, R): accuracies from 0.1 to 1e-16 at R = RADIUS, then radii from 0.25 to 40 at eps = EPS.
+
+    The run's parameters `radius` and `eps` replace RADIUS and EPS.
+    """
+    accuracies = [("eps", 10.0**-power, run.given("radius", RADIUS)) for power in np.linspace(1, 16, points)]
+    return accuracies + [("R", run.given("eps", EPS), float(radius)) for radius in np.geomspace(0.25, 40, points)]
 
 
 def law(eps: float, radius: float) -> float:
@@ -56,17 +59,17 @@ def minimal_degrees(run: Run) -> pd.DataFrame:
         varies ("eps", "R"), what (a basis, or "explicit"), eps, radius, degree.
     """
     rows: list[tuple[str, str, float, float, int]] = []
-    for varies, eps, radius in accuracies_and_radii(run.pick(smoke=9, standard=17, full=33)):
+    for varies, eps, radius in accuracies_and_radii(run, run.pick(smoke=9, standard=17, full=33)):
         rows += [(varies, basis, eps, radius, minimal_degree(basis, eps, radius)) for basis in BASES]
         rows.append((varies, "explicit", eps, radius, taylor_degree(math.log(eps), radius)))
     return pd.DataFrame(rows, columns=["varies", "what", "eps", "radius", "degree"])
 
 
-def laws(points: int = 200) -> pd.DataFrame:
+def laws(run: Run, points: int = 200) -> pd.DataFrame:
     """The degree law, without constant, over the same ranges: varies, eps, radius, degree; nan between its lowest point
     L = e R and its pole L = R."""
     rows = []
-    for varies, eps, radius in accuracies_and_radii(points):
+    for varies, eps, radius in accuracies_and_radii(run, points):
         near = 1 < math.log(1 / eps) / radius < math.e
         rows.append((varies, eps, radius, math.nan if near else law(eps, radius)))
     return pd.DataFrame(rows, columns=["varies", "eps", "radius", "degree"])
@@ -113,38 +116,41 @@ def ranks() -> pd.DataFrame:
 def errors(run: Run) -> pd.DataFrame:
     """Largest error of an output entry over `max|V|`, float64, logits up to LOGITS.
 
+    Parameters of the run: n, d, logits (largest), degrees, replicates.
+
     Returns
     -------
     DataFrame
         method (a basis, "uniform": as many keys as features, or "zero"), degree, rank, n, replicate, error (nan where a
-        normaliser is not positive), bound (`2 eps`, the polynomial's error on [-LOGITS, LOGITS]; nan for the
+        normaliser is not positive), bound (`2 eps`, the polynomial's error up to the largest logit; nan for the
         yardsticks).
     """
     xp = run.xp
-    n = run.pick(smoke=1024, standard=4096, full=16384)
-    replicates = run.pick(smoke=5, standard=20, full=20)
+    n = run.given("n", run.pick(smoke=1024, standard=4096, full=16384))
+    replicates = run.given("replicates", run.pick(smoke=5, standard=20, full=20))
+    d, logits = run.given("d", D), run.given("logits", LOGITS)
     rows: list[tuple[Any, ...]] = []
     for r in range(replicates):
         rng = run.rng("over_degree", r)
-        q, k, v = (rng.standard_normal((n, D)) for _ in range(3))
+        q, k, v = (rng.standard_normal((n, d)) for _ in range(3))
         q, k = (x / np.linalg.norm(x, axis=1).max() for x in (q, k))
         q, k, v = (to_device(x, xp) for x in (q, k, v))
-        exact, size = asnumpy(attention(q, k, v, scale=LOGITS)), float(np.abs(asnumpy(v)).max())
+        exact, size = asnumpy(attention(q, k, v, scale=logits)), float(np.abs(asnumpy(v)).max())
 
         def error(out: Any, exact: np.ndarray = exact, size: float = size) -> float:
             return float(np.abs(asnumpy(out) - exact).max()) / size
 
-        for degree in DEGREES:
-            rank = Monomials(D, degree).rank
+        for degree in run.given("degrees", DEGREES):
+            rank = Monomials(d, degree).rank
             for basis in BASES:
-                radius = None if basis == "taylor" else LOGITS
-                state = PolynomialState(D, D, degree=degree, scale=LOGITS, basis=basis, radius=radius).update(k, v)
+                radius = None if basis == "taylor" else logits
+                state = PolynomialState(d, d, degree=degree, scale=logits, basis=basis, radius=radius).update(k, v)
                 try:
                     largest = error(state.attend(q))
                 except ValueError:  # the row sums are not all positive: no attention at this degree
                     largest = np.nan
-                rows.append((basis, degree, rank, n, r, largest, 2 * approximant(basis, degree, LOGITS).error))
-            sample = uniform_attention(q, k, v, sample_size=min(rank, n), scale=LOGITS, rng=rng)
+                rows.append((basis, degree, rank, n, r, largest, 2 * approximant(basis, degree, logits).error))
+            sample = uniform_attention(q, k, v, sample_size=min(rank, n), scale=logits, rng=rng)
             rows.append(("uniform", degree, rank, n, r, error(sample), np.nan))
             rows.append(("zero", degree, rank, n, r, error(np.zeros_like(exact)), np.nan))
     return pd.DataFrame(rows, columns=["method", "degree", "rank", "n", "replicate", "error", "bound"])
@@ -170,10 +176,12 @@ def draw_degrees(rows: pd.DataFrame, laws: pd.DataFrame, constants: pd.DataFrame
         look_of_text = {"size": 6, "color": LOOKS[look]["color"], "ha": "right", "va": "center"}
         axes[2].annotate(f"$R = {radius:g}$", first, (-3, 0), textcoords="offset points", **look_of_text)
     theory_line(axes[2], leading["ratio"], leading["constant"], "law to leading order", linestyle="-.")
+    radius = rows.loc[rows["varies"] == "eps", "radius"].iloc[0]
+    eps = rows.loc[rows["varies"] == "R", "eps"].iloc[0]
     axes[0].set(
-        xscale="log", xlabel=r"$1/\varepsilon$", ylabel="smallest degree $g$", title=f"$R = {RADIUS:g}$", ylim=(0, None)
+        xscale="log", xlabel=r"$1/\varepsilon$", ylabel="smallest degree $g$", title=f"$R = {radius:g}$", ylim=(0, None)
     )
-    axes[1].set(xscale="log", yscale="log", xlabel="$R$", title=rf"$\varepsilon = 10^{{{np.log10(EPS):.0f}}}$")
+    axes[1].set(xscale="log", yscale="log", xlabel="$R$", title=rf"$\varepsilon = 10^{{{np.log10(eps):.3g}}}$")
     axes[2].set(
         xscale="log", xlim=(0.6, None), xlabel=r"$\log(1/\varepsilon)/R$", title="minimax degree / law", ylim=(0, 1.7)
     )

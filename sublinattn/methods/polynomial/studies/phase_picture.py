@@ -21,14 +21,10 @@ from ....plots.style import LOOKS, paper_style
 from ..claims.corollary2_2_degree import crossing
 from ..claims.theorem1_4_phase import log_rank
 
-SIZES = {
-    "2^10": 10 * math.log(2),
-    "2^20": 20 * math.log(2),
-    "2^40": 40 * math.log(2),
-    "10^1000": 1000 * math.log(10),
-    "10^(10^6)": 1e6 * math.log(10),
-}
-MEASURED, EXPLICIT = tuple(SIZES)[:3], tuple(SIZES)[2:]  # the middle one both ways, for comparison
+MEASURED = (10, 20, 40)
+"""log2 of the n of the pictures by the measured degree."""
+EXPLICIT = {"2^40": 40 * math.log(2), "10^1000": 1000 * math.log(10), "10^(10^6)": 1e6 * math.log(10)}
+"""log n of those by Taylor's bound; the first one is measured as well, for comparison."""
 LAST_MEASURED = 600.0  # of log n: float64 has no smaller eps
 NAMES = {"minimax": "minimax, measured", "explicit": "Taylor's bound"}
 EXPONENTS = (0.25, 0.5, 1, 2, 4, 8)  # of n, named on the colour bar
@@ -55,15 +51,21 @@ def maps(run: Run) -> pd.DataFrame:
     DataFrame
         polynomial ("minimax", "explicit"), size (n, in words), log_n, entries (B/sqrt(log n)), width (d/log n, not
         rounded to a whole d), degree, exponent.
+
+    Notes
+    -----
+    Parameters of the run: points along each axis, largest_width, powers (log2 of the n at which the degree is
+    measured).
     """
-    points = run.pick(smoke=11, standard=21, full=41)
+    points = run.given("points", run.pick(smoke=11, standard=21, full=41))
+    largest_width = run.given("largest_width", 10)
+    measured = {f"2^{power}": power * math.log(2) for power in run.given("powers", MEASURED)}
     rows = []
-    for polynomial, sizes in (("minimax", MEASURED), ("explicit", EXPLICIT)):
-        for size in sizes:
-            log_n = SIZES[size]
+    for polynomial, sizes in (("minimax", measured), ("explicit", EXPLICIT)):
+        for size, log_n in sizes.items():
             for entries in np.geomspace(0.1, 1, points):
                 degree = crossing(polynomial, log_n, float(entries**2 * log_n))
-                for width in np.geomspace(0.1, 10, points):
+                for width in np.geomspace(0.1, largest_width, points):
                     value = log_rank(width * log_n, degree) / log_n
                     rows.append((polynomial, size, log_n, entries, width, degree, value))
     columns = ["polynomial", "size", "log_n", "entries", "width", "degree", "exponent"]
@@ -124,10 +126,10 @@ def onsets(table: pd.DataFrame) -> pd.DataFrame:
 @paper_style()
 def draw_maps(rows: pd.DataFrame) -> Figure:
     """A row of panels per polynomial of `maps`, a panel per n; white lines where t = sqrt(n) (dashed) and t = n."""
-    kinds = list(rows["polynomial"].unique())
-    fig, axes = grid(3 * len(kinds), columns=3, height=1.95, sharex=True, sharey=True)
+    pictures = rows.groupby(["polynomial", "size"], sort=False)
+    fig, axes = grid(pictures.ngroups, columns=3, height=1.95, sharex=True, sharey=True)
     norm = LogNorm(EXPONENTS[0], EXPONENTS[-1])
-    for ax, ((kind, size), cells) in zip(axes, rows.groupby(["polynomial", "size"], sort=False), strict=True):
+    for ax, ((kind, size), cells) in zip(axes, pictures, strict=True):
         table = cells.pivot(index="width", columns="entries", values="exponent")
         image = ax.pcolormesh(table.columns, table.index, table, norm=norm, shading="gouraud", rasterized=True)
         lines = ax.contour(table.columns, table.index, table, (0.5, 1.0), colors="white", linestyles=("--", "-"))

@@ -64,7 +64,7 @@ def test_no_sketch_is_closer_than_the_best_sparse_answer(answers):
 
 
 def test_fewer_keys_are_drawn_where_fewer_fit(monkeypatch):
-    monkeypatch.setattr(flat_outputs, "one_pass", lambda x, variant, rng: (np.zeros((1024, 8)), 64 * 100))
+    monkeypatch.setattr(flat_outputs, "one_pass", lambda x, variant, rng, sizes: (np.zeros((1024, 8)), 64 * 100))
     x = flat_outputs.drawn(1024, 0.0, generator(0, "few"), np)
     answers = flat_outputs.answers(x, flat_outputs.exact(x), generator(0, "draw"))
     keys = {method: keys for method, _, _, keys in answers}

@@ -42,7 +42,7 @@ def test_ranks_are_binomials():
 
 
 def test_the_law_is_left_out_where_its_cases_meet():
-    laws = degree_and_rank.laws(20)
+    laws = degree_and_rank.laws(Run(), 20)
     shown = laws[laws["degree"].notna()]
     ratio = -np.log(shown["eps"]) / shown["radius"]
     assert not ratio.between(1, math.e, inclusive="neither").any()

@@ -29,7 +29,7 @@ def test_phase_map_grows_with_entries_and_width(maps):
 
 def test_widest_head_of_each_picture(maps):
     widest = phase_picture.share_below(maps)
-    assert list(widest.index) == [("minimax", s) for s in phase_picture.MEASURED] + [
+    assert list(widest.index) == [("minimax", f"2^{power}") for power in phase_picture.MEASURED] + [
         ("explicit", s) for s in phase_picture.EXPLICIT
     ]
     for (polynomial, size), row in widest.iterrows():
