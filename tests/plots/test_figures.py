@@ -63,6 +63,7 @@ def test_axes_are_named_and_the_figure_draws(figure):
 
 
 def test_nothing_leaves_the_figure(figure):
+    figure.draw_without_rendering()  # which lays it out
     box, (wide, high) = figure.get_tightbbox(), figure.get_size_inches()
     assert min(box.x0, box.y0) > -0.02 and box.x1 < wide + 0.02 and box.y1 < high + 0.02
 

@@ -110,7 +110,7 @@ def _compared(claim: Claim, rows: pd.DataFrame) -> str:
     match claim.kind:
         case Probability(p=p):
             held = int((measured <= bound).sum())
-            slack = float((bound / measured.where(measured > 0)).median())
+            slack = float((bound / measured)[measured > 0].median())
             told = f" The median trial leaves a factor {slack:.3g} between measurement and bound." if slack > 0 else ""
             return f"{held} of {count} trials are within the bound, which may fail with probability {p:g}.{told}"
         case Exact(relation="==", rtol=rtol):
