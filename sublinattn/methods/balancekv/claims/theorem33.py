@@ -96,7 +96,7 @@ W, U = sp.Symbol(r"e^{\langle w, u\rangle}"), symbols.norm("u", "2")
 SIGMA = R**2 * C**2 / (2 * C - 1)
 FARTHEST = sp.Symbol(r"\max_i |\langle w_{i-1}, f_i\rangle|", positive=True)
 APART = symbols.norm(
-    r"\sum_{C'} e^{\langle q, k_j\rangle}(v_j, 1)-\sum_{C\setminus C'} e^{\langle q, k_j\rangle}(v_j, 1)", "2"
+    r"2\sum_{j \in C'} e^{\langle q, k_j\rangle} (v_j, 1)-\sum_{j \in C} e^{\langle q, k_j\rangle} (v_j, 1)", "2"
 )
 COORDINATES = symbols.d_v + 1
 PROOF = "Theorem 3.3, with the constants derived here"
