@@ -24,6 +24,8 @@ from sublinattn.suite.report import views
 from sublinattn.suite.report.citations import citations
 from sublinattn.suite.report.mathml import mathml
 
+WIDGET = {"application/vnd.jupyter.widget-view+json": {"model_id": "m"}, "text/plain": "VBox(children=())"}
+
 
 def fill(out):
     """Write what a run leaves: verdicts of every outcome, a figure, an executed notebook, a failed one."""
@@ -35,6 +37,7 @@ def fill(out):
     cells = [
         nbformat.v4.new_markdown_cell("# Head\n\nInline $\\alpha^2$, display\n\n$$\\sum_i x_i$$\n\n`code $5$`"),
         nbformat.v4.new_code_cell("x", outputs=[nbformat.v4.new_output("display_data", {"text/latex": "$\\beta$"})]),
+        nbformat.v4.new_code_cell("y", outputs=[nbformat.v4.new_output("display_data", WIDGET)]),
     ]
     with files.atomic(out / "notebooks" / "01-all.ipynb") as path:
         nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
@@ -198,6 +201,7 @@ def test_a_report_says_what_differs_from_the_record(tmp_path):
 def test_mathematics_of_notebooks_is_mathml(site):
     page = site[1]["notebooks/01-all.html"]
     assert page.tags.count("math") == 3, "inline, display, and the cell's output"
+    assert page.tags.count("script") == 1 and "VBox" not in page.text, "no widget, which needs a script of its own"
     assert "$" not in re.sub(r"<code>.*?</code>|<script>.*?</script>", "", page.text, flags=re.DOTALL)
     assert "<code>code $5$</code>" in page.text
 

@@ -18,11 +18,16 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from .mathml import mathml
 
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+
 
 def to_html(path: Path) -> str:
     """Body of an executed notebook."""
     notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("widgets", None)  # need a script, which the report's pages may not run
     for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if _WIDGET not in output.get("data", {})]
         for output in cell.get("outputs", ()):
             if "data" in output:
                 _prefer_mathml(output.data)
