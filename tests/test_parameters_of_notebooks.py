@@ -15,11 +15,13 @@ from sublinattn.lab.parameter_table import NOTEBOOKS
 from sublinattn.lab.run import Run
 from sublinattn.methods.baselines.studies import equal_budget
 from sublinattn.methods.hyperattention.studies import (
+    causal_scaling,
     context_gain,
     dropped_assumptions,
     input_hardness,
     model_hardness,
     perplexity,
+    released_code,
     sortlsh,
     spectral_error,
 )
@@ -58,6 +60,13 @@ ERROR = Study(
     spectral_error.measure,
     {"n": 64, "d": 4, "inputs": ["clustered"], "budgets": [16], "replicates": 1},
 )
+POSITION = Study(
+    "04-causal-scaling",
+    causal_scaling.error_by_position,
+    {"n": 256, "d": 8, "block_size": 8, "replicates": 2},
+)
+RELEASED = Study("04-causal-scaling", released_code.errors, {"n": 256, "d": 8, "replicates": 2})
+STAGES = Study("04-causal-scaling", causal_scaling.stages, {"lengths": [1024]})
 DROPPED = Study(
     "05-dropped-assumptions",
     dropped_assumptions.measure,
@@ -146,6 +155,9 @@ TRIED = [
     (PROFILE, {"n": [128], "d": 8, "inputs": "gaussian", "replicates": 2}),
     (MAPS, {"block_size": 64}),
     (ERROR, {"n": 128, "d": 8, "d_v": 2, "inputs": "gaussian", "budgets": "32", "lsh_bits": 5, "replicates": 2}),
+    (POSITION, {"n": 512, "d": 16, "block_size": 16, "replicates": 3}),
+    (RELEASED, {"n": 512, "d": 16, "replicates": 3}),
+    (STAGES, {"lengths": "2048"}),
     (
         DROPPED,
         {"n": 256, "d": 32, "block_size": 32, "sample_size": 32, "eps": 0.7, "delta": 0.3, "replicates": 3},
@@ -189,7 +201,6 @@ TRIED = [
 
 ELSEWHERE = {
     *(("00-explore", "claims"), ("17-model-hardness", "block_size")),
-    *(("04-causal-scaling", name) for name in ("n", "block_size")),
     *((stem, each.name) for stem, own in NOTEBOOKS.items() for each in own if each.name in ("model", "text")),
     *(("22-your-own-claim", name) for name in ("n", "d")),
     ("19-model-assumptions", "tolerance"),

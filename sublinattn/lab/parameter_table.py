@@ -140,8 +140,11 @@ NOTEBOOKS: Mapping[str, tuple[Parameter, ...]] = {
         REPLICATES,
     ),
     "04-causal-scaling": (
-        N.but(meaning="tokens in the picture of the recursion", default=512),
-        BLOCK_SIZE.but(meaning="keys per block in that picture", default=16),
+        N.but(meaning="tokens of the picture and the errors", choices=tuple(2**i for i in range(8, 14))),
+        D.but(meaning="dimension of queries, keys and values"),
+        BLOCK_SIZE.but(meaning="keys per block in the picture and where errors are shown by position", most=512),
+        Parameter("lengths", int, "tokens at which time and memory are measured", 2**10, 2**20, several=True),
+        REPLICATES.but(least=2),
     ),
     "05-dropped-assumptions": (
         N.but(least=128, most=2**12),

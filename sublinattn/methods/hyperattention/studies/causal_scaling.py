@@ -88,7 +88,7 @@ def recursion_map(run: Run, *, n: int, leaf: int, block_size: int) -> tuple[np.n
     if n % leaf or (n // leaf) & (n // leaf - 1):
         raise ValueError(f"n must be leaf = {leaf} times a power of two, got {n}")
     xp, rng = run.xp, run.rng("map")
-    x = CLUSTERED.draw(n, 64, rng)
+    x = CLUSTERED.draw(n, run.given("d", D), rng)
     q, k, v = (to_device(a[None].astype(np.float32), xp) for a in (x.q, x.k, x.v))
     how: dict[str, Any] = {"block_size": block_size, "sample_size": block_size, "min_exact": leaf, "rng": rng}
     noted: dict[str, Any] = {"level": np.full((n, n), -1), "computed": np.zeros((n, n), bool)}
@@ -136,7 +136,8 @@ def error_by_position(run: Run) -> pd.DataFrame:
     """
     xp = run.xp
     n, replicates = run.pick(smoke=(2048, 4), standard=(4096, 10), full=(8192, 10))
-    leaf, block_size = n // 16, 32
+    n, replicates = run.given("n", n), run.given("replicates", replicates)
+    leaf, block_size = n // 16, run.given("block_size", 32)
     edges = np.unique(
         np.concatenate([np.geomspace(16, leaf, 6), np.arange(leaf, n + 1, leaf // 2)]).round().astype(int)
     )
@@ -145,7 +146,7 @@ def error_by_position(run: Run) -> pd.DataFrame:
     for what in (GAUSSIAN_MEAN, CLUSTERED):
         for replicate in range(replicates):
             rng = run.rng("position", what.label, replicate)
-            x = what.draw(n, 64, rng, xp)
+            x = what.draw(n, run.given("d", D), rng, xp)
             q, k, v = (asnumpy(a).astype(np.float64) for a in (x.q, x.k, x.v))
             exact = attention(q, k, v, causal=True, scale=x.scale)
             arrays: dict[str, Any] = {"causal": True, "scale": x.scale}
@@ -167,8 +168,9 @@ def error_by_position(run: Run) -> pd.DataFrame:
 
 
 # ------------------------------------------------------------------------------------------------------ time and memory
-def _calls(xp: Any, rng: np.random.Generator, n: int) -> dict[tuple[str, bool], Callable[[], Any]]:
-    q, k, v = (to_device(rng.standard_normal((n, D), dtype=np.float32), xp) for _ in range(3))
+def _calls(run: Run, label: str, n: int) -> dict[tuple[str, bool], Callable[[], Any]]:
+    rng, size = run.rng(label, n), (n, run.given("d", D))
+    q, k, v = (to_device(rng.standard_normal(size, dtype=np.float32), run.xp) for _ in range(3))
     return {
         (name, causal): partial(call, q, k, v, causal=causal)
         for causal in (False, True)
@@ -186,12 +188,16 @@ def cost_over_n(run: Run) -> pd.DataFrame:
         included).
     """
     xp = run.xp
-    lengths = run.pick(smoke=(2048, 8192, 32768, 131072), standard=LENGTHS[:6], full=LENGTHS)
+    lengths = run.given("lengths", run.pick(smoke=(2048, 8192, 32768, 131072), standard=LENGTHS[:6], full=LENGTHS))
     exact_up_to = run.pick(smoke=8192, standard=32768, full=131072)
-    replicates = run.pick(smoke=3, standard=5, full=5)
+    if len(lengths) < 2 or min(lengths) > exact_up_to:
+        raise ValueError(
+            f"lengths must hold two or more, one of at most {exact_up_to} for exact attention, got {lengths}"
+        )
+    replicates = run.given("replicates", run.pick(smoke=3, standard=5, full=5))
     rows = []
     for n in lengths:
-        calls = _calls(xp, run.rng("cost", n), n)
+        calls = _calls(run, "cost", n)
         for (name, causal), call in calls.items():
             if name == "exact" and n > exact_up_to:
                 continue
@@ -245,11 +251,11 @@ def stages(run: Run) -> pd.DataFrame:
 
     Stage "exact" is the leaves of the causal recursion.
     """
-    xp = run.xp
     lengths = run.pick(smoke=(8192, 32768, 131072), standard=(8192, 32768, 131072), full=(8192, 32768, 131072, 524288))
+    lengths = run.given("lengths", lengths)
     rows = []
     for n in lengths:
-        for (name, causal), call in _calls(xp, run.rng("stages", n), n).items():
+        for (name, causal), call in _calls(run, "stages", n).items():
             if name == "exact":
                 continue
             with stage_times() as seconds:

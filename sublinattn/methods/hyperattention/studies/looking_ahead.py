@@ -88,10 +88,11 @@ def errors(run: Run) -> pd.DataFrame:
         but for the rules). The replicates of both rules have the same inputs and the same draws.
     """
     n, replicates = run.pick(smoke=(1024, 4), standard=(2048, 20), full=(4096, 40))
+    n, replicates = run.given("n", n), run.given("replicates", replicates)
     rows: list[tuple[Any, ...]] = []
     for what in INPUTS:
         for replicate in range(replicates):
-            x = what.draw(n, 64, run.rng("ahead", what.label, replicate))
+            x = what.draw(n, run.given("d", 64), run.rng("ahead", what.label, replicate))
             size = len(x.q)
             leaf = size // 16
             logits = x.scale * (x.q.astype(np.float64) @ x.k.T.astype(np.float64))
@@ -183,7 +184,9 @@ def seconds(run: Run) -> pd.DataFrame:
         n, replicate, rank, own-hash (seconds).
     """
     heads, dtype = (1, np.float32) if run.xp is np else (16, np.float16)
-    lengths = run.pick(smoke=(8192, 32768), standard=(8192, 32768, 131072), full=(8192, 32768, 131072, 524288))
+    lengths = run.given(
+        "lengths", run.pick(smoke=(8192, 32768), standard=(8192, 32768, 131072), full=(8192, 32768, 131072, 524288))
+    )
     rows = []
     for n in lengths:
         rng = run.rng("time", n)

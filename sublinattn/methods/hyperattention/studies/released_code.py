@@ -50,11 +50,12 @@ def errors(run: Run) -> pd.DataFrame:
         past the first leaf of the estimate over the exact one; missing where a method estimates none).
     """
     n, replicates = run.pick(smoke=(1024, 4), standard=(2048, 10), full=(4096, 10))
+    n, replicates = run.given("n", n), run.given("replicates", replicates)
     rows = []
     for what in (GAUSSIAN_MEAN, CLUSTERED, REAL):
         for replicate in range(replicates):
             rng = run.rng("released", what.label, replicate)
-            x = what.draw(n, 64, rng)
+            x = what.draw(n, run.given("d", 64), rng)
             q, k, v = (asnumpy(a).astype(np.float64) for a in (x.q, x.k, x.v))
             unit = float(np.sqrt((v**2).sum(axis=1).mean()))
             for name, causal in PARTS.items():
