@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .complete import complete_models
+from .options import Backend, BackendOption, SeedOption
 from .terminal import console, counting, fail, print_frame
 
 if TYPE_CHECKING:
@@ -91,8 +92,8 @@ def audit(
         typer.Option("-n", "--tokens", min=128, help="With --apply: tokens of a passage.", show_default="the audit's"),
     ] = None,
     passages: Annotated[int, typer.Option(min=2, help="With --apply: number of passages.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all random draws.")] = 0,
-    backend: Annotated[str, typer.Option(help="auto, numpy or cupy.")] = "auto",
+    seed: SeedOption = 0,
+    backend: BackendOption = Backend.auto,
 ) -> None:
     """Recommend a cache for each key head and a method for each layer's prompt, from errors measured on a model.
 
@@ -103,9 +104,9 @@ def audit(
         fail("audit takes a captured file or an earlier audit's folder, or else --apply RECOMMENDATION")
     try:
         if apply is not None:
-            _apply(apply, model, text, tokens, passages, seed, backend)
+            _apply(apply, model, text, tokens, passages, seed, backend.value)
         else:
-            _advise(source, out, sweep, tolerance, budget, seed, backend)
+            _advise(source, out, sweep, tolerance, budget, seed, backend.value)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         fail(error)
 

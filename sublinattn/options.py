@@ -1,0 +1,19 @@
+"""Options that several commands have, each with one wording."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+Effort = StrEnum("Effort", ["smoke", "standard", "full"])
+Backend = StrEnum("Backend", ["auto", "numpy", "cupy"])
+
+EffortOption = Annotated[
+    Effort, typer.Option(help="smoke takes minutes, standard an hour; full is meant for a GPU or a cluster.")
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of all random draws: the same seed gives the same results.")]
+BackendOption = Annotated[
+    Backend, typer.Option(help="Array library; auto means CuPy where there is a GPU, else NumPy.")
+]
