@@ -25,7 +25,7 @@ from sublinattn.methods.hyperattention.studies import (
     sortlsh,
     spectral_error,
 )
-from sublinattn.methods.onepass.studies import flat_outputs, sparse_recovery
+from sublinattn.methods.onepass.studies import flat_outputs, questions, sparse_recovery, streaming_scaling
 from sublinattn.methods.polynomial.studies import degree_and_rank, phase_picture
 from sublinattn.methods.subgen.studies import (
     ablation,
@@ -89,6 +89,14 @@ DECAY = Study(
     flat_outputs.over_decay,
     {"n": 128, "d": 2, "degree": 2, "k": 4, "eps1": 1.0, "eps2": 1.0, "decays": [1], "replicates": 1},
 )
+SKETCHED = {"n": [128], "degree": 2, "k": 4, "eps1": 1.0, "eps2": 1.0, "replicates": 1}
+STREAMED = Study(
+    "10-streaming-scaling",
+    lambda run: streaming_scaling.over_n(run).query("quantity in ('bytes', 'error')"),  # times differ anyway
+    SKETCHED,
+)
+ASKED = Study("11-reviewers-questions", questions.over_n, SKETCHED)
+CROSSED = Study("11-reviewers-questions", questions.crossings, {"widths": [2], "degree": 2})
 PEERS = Study("03-spectral-error", equal_budget.measure, {**ERROR.small, "n": 128, "budgets": [32]})
 FEW = {"n": 64, "d": 16, "replicates": 1}
 COSTS = Study("12-clusterability", lambda run: synthetic(clusterability.cost_curves(run)), FEW)
@@ -195,6 +203,9 @@ TRIED = [
     (CONTEXT, {"n": 256, "passages": 3}),
     (REPLACED, {"n": 256, "passages": 3}),
     (ANSWERED, {"n": 512, "documents": 3}),
+    (STREAMED, {"n": "128,256", "degree": 3, "k": 8, "eps1": 0.5, "eps2": 0.5, "replicates": 2}),
+    (ASKED, {"n": "128,256", "degree": 3, "k": 8, "eps1": 0.5, "eps2": 0.5, "replicates": 2}),
+    (CROSSED, {"widths": 4, "degree": 3}),
     (BUDGETED, {"shares": "0.25,0.5"}),
 ]
 """Studies, and the parameters that each reads, with values other than those of `small`."""

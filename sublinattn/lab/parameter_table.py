@@ -58,6 +58,7 @@ BLOCK_SIZE = Parameter("block_size", int, "keys per block of the mask", 1, 4096)
 DEGREE = Parameter("degree", int, "degree of the polynomial", 1, 16)
 K = Parameter("k", int, "entries kept of a column", 1, 4096)
 EPS1 = Parameter("eps1", float, "excess over the best sparse answer that is promised", 0.05, 1)
+EPS2 = Parameter("eps2", float, "share of the values' norms that is promised", 0.05, 1)
 REPLICATES = Parameter("replicates", int, "repetitions with fresh draws", 1, 1000)
 D_V = Parameter("d_v", int, "dimension of the values", 1, 1024)
 SYNTHETIC = ("gaussian", "gaussian-mean", "clustered", "planted", "sinks", "alpha", "kappa", "heavy-values")
@@ -183,12 +184,27 @@ NOTEBOOKS: Mapping[str, tuple[Parameter, ...]] = {
         DEGREE.but(most=8),
         K,
         EPS1,
-        Parameter("eps2", float, "share of the values' norms that is promised", 0.05, 1),
+        EPS2,
         Parameter("decays", float, "decay of the outputs' rows, 0 for flat ones", 0, 4, several=True),
         REPLICATES,
     ),
-    "10-streaming-scaling": (),
-    "11-reviewers-questions": (),
+    "10-streaming-scaling": (
+        N.but(least=128, several=True),
+        DEGREE.but(most=8),
+        K,
+        EPS1,
+        EPS2,
+        REPLICATES,
+    ),
+    "11-reviewers-questions": (
+        N.but(meaning="tokens, of which the first and the last are compared", least=128, most=2**17, several=True),
+        D.but(name="widths", meaning="dimensions of queries, keys and values", most=16, several=True),
+        DEGREE.but(most=8),
+        K,
+        EPS1,
+        EPS2,
+        REPLICATES,
+    ),
     "12-clusterability": (
         N.but(meaning="tokens of a synthetic stream", least=64, most=2**15),
         Parameter("lengths", int, "tokens at which clusters are counted", 64, 2**17, several=True),

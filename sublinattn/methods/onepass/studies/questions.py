@@ -45,6 +45,8 @@ def verdicts(run: Run) -> pd.DataFrame:
 def over_n(run: Run) -> pd.DataFrame:
     """Both variants at a small and a large n, on flat and on compressible outputs, at fixed d, degree, k, eps1, eps2.
 
+    Parameters of the run: n, degree, k, eps1, eps2, replicates.
+
     Returns
     -------
     DataFrame
@@ -52,8 +54,9 @@ def over_n(run: Run) -> pd.DataFrame:
         nbytes, cache (bytes of all keys and values).
     """
     xp = run.xp
-    lengths = run.pick(smoke=(2**10, 2**13), standard=(2**10, 2**14), full=(2**12, 2**17))
-    replicates = run.pick(smoke=3, standard=5, full=5)
+    lengths = run.given("n", run.pick(smoke=(2**10, 2**13), standard=(2**10, 2**14), full=(2**12, 2**17)))
+    replicates = run.given("replicates", run.pick(smoke=3, standard=5, full=5))
+    sizes = flat_outputs.sketch_sizes(run)
     rows = []
     for n in lengths:
         for output, decay in (("flat", 0.0), ("compressible", 1.0)):
@@ -61,8 +64,10 @@ def over_n(run: Run) -> pd.DataFrame:
                 rng = run.rng("reviewers", n, output, replicate)
                 x = flat_outputs.drawn(n, decay, rng, xp)
                 y = flat_outputs.exact(x)
-                outputs = {f"one-pass {name}": flat_outputs.one_pass(x, name, rng) for name in ("paper", "fused")}
-                outputs["best k-sparse"] = flat_outputs.best_sparse(y, flat_outputs.SPARSITY), 0
+                outputs = {
+                    f"one-pass {name}": flat_outputs.one_pass(x, name, rng, sizes) for name in ("paper", "fused")
+                }
+                outputs["best k-sparse"] = flat_outputs.best_sparse(y, sizes["sparsity"]), 0
                 for method, (t, nbytes) in outputs.items():
                     error, zero = flat_outputs.relative_error(t, y), flat_outputs.rows_zero(t)
                     rows.append((n, output, replicate, method, error, zero, nbytes, x.k.nbytes + x.v.nbytes))
@@ -70,25 +75,29 @@ def over_n(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def stored_bytes(method: str, n: int, d: int) -> int:
+def stored_bytes(method: str, n: int, d: int, sizes: Mapping[str, Any] = flat_outputs.SKETCH) -> int:
     """Bytes of a method's arrays for n tokens of width d = d_v in float32: allocated, no page is touched."""
     if method == "streaming state":
-        return PolynomialState(d, d, degree=flat_outputs.DEGREE).nbytes
-    sketch = OnePassSketch(n, d, d, variant=method.removeprefix("one-pass "), rng=0, **flat_outputs.SKETCH)
+        return PolynomialState(d, d, degree=sizes["degree"]).nbytes
+    sketch = OnePassSketch(n, d, d, variant=method.removeprefix("one-pass "), rng=0, **sizes)
     sketch.state.allocate(np, np.float32, queries=True)
     return sketch.nbytes
 
 
-def crossing(method: str, d: int, *, longest: int = 2**30) -> int:
+def crossing(method: str, d: int, sizes: Mapping[str, Any] = flat_outputs.SKETCH, *, longest: int = 2**30) -> int:
     """The n from which on a method holds fewer bytes than the exact cache, 8 n d; ValueError if `longest` is less."""
-    return space.crossing(lambda n: stored_bytes(method, n, d), 8 * d, longest=longest)
+    return space.crossing(lambda n: stored_bytes(method, n, d, sizes), 8 * d, longest=longest)
 
 
-def crossings() -> pd.DataFrame:
-    """d, rank, method, n (fewer bytes than the cache from there on), two_to_d."""
+def crossings(run: Run) -> pd.DataFrame:
+    """d, rank, method, n (fewer bytes than the cache from there on), two_to_d.
+
+    Parameters of the run: widths (d), degree, k, eps1, eps2.
+    """
+    sizes = flat_outputs.sketch_sizes(run)
     rows = [
-        (d, PolynomialState(d, d, degree=flat_outputs.DEGREE).rank, method, crossing(method, d), 2**d)
-        for d in WIDTHS
+        (d, PolynomialState(d, d, degree=sizes["degree"]).rank, method, crossing(method, d, sizes), 2**d)
+        for d in run.given("widths", WIDTHS)
         for method in METHODS_COMPARED
     ]
     return pd.DataFrame(rows, columns=["d", "rank", "method", "n", "two_to_d"])

@@ -46,12 +46,10 @@ def reference(x: Instance) -> np.ndarray:
     return np.concatenate([asnumpy(state.attend(q[at : at + CHUNK])) for at in range(0, len(q), CHUNK)])
 
 
-def fed(x: Instance, variant: str, rng: np.random.Generator) -> OnePassSketch:
-    """A sketch that has read all of `x`, chunk by chunk."""
+def fed(x: Instance, variant: str, rng: np.random.Generator, sizes: Mapping[str, Any]) -> OnePassSketch:
+    """A sketch of these `flat_outputs.sketch_sizes` that has read all of `x`, chunk by chunk."""
     n = len(x.q)
-    sketch = OnePassSketch(
-        n, flat_outputs.D, flat_outputs.D, variant=variant, scale=x.scale, rng=rng, **flat_outputs.SKETCH
-    )
+    sketch = OnePassSketch(n, flat_outputs.D, flat_outputs.D, variant=variant, scale=x.scale, rng=rng, **sizes)
     for at in range(0, n, CHUNK):
         sketch.absorb_keys(x.k[at : at + CHUNK], x.v[at : at + CHUNK])
     for at in range(0, n, CHUNK):
@@ -59,9 +57,9 @@ def fed(x: Instance, variant: str, rng: np.random.Generator) -> OnePassSketch:
     return sketch
 
 
-def streamed(x: Instance) -> tuple[PolynomialState, Array]:
-    """The streaming state after all keys, and its answers."""
-    state = PolynomialState(flat_outputs.D, flat_outputs.D, degree=flat_outputs.DEGREE, scale=x.scale)
+def streamed(x: Instance, degree: int) -> tuple[PolynomialState, Array]:
+    """The streaming state of this degree after all keys, and its answers."""
+    state = PolynomialState(flat_outputs.D, flat_outputs.D, degree=degree, scale=x.scale)
     for at in range(0, len(x.k), CHUNK):
         state.update(x.k[at : at + CHUNK], x.v[at : at + CHUNK])
     return state, state.attend(x.q)
@@ -69,6 +67,8 @@ def streamed(x: Instance) -> tuple[PolynomialState, Array]:
 
 def over_n(run: Run) -> pd.DataFrame:
     """Error, bytes and seconds of every method over n.
+
+    Parameters of the run: n, degree, k, eps1, eps2, replicates.
 
     Returns
     -------
@@ -78,8 +78,11 @@ def over_n(run: Run) -> pd.DataFrame:
         and its "absorb" is the whole of attention.
     """
     xp = run.xp
-    lengths = [2**i for i in run.pick(smoke=range(10, 17, 3), standard=range(10, 19), full=range(10, 21))]
-    replicates = run.pick(smoke=2, standard=5, full=2)
+    powers = run.pick(smoke=range(10, 17, 3), standard=range(10, 19), full=range(10, 21))
+    lengths, sizes = run.given("n", [2**i for i in powers]), flat_outputs.sketch_sizes(run)
+    replicates = run.given("replicates", run.pick(smoke=2, standard=5, full=2))
+    if sizes["sparsity"] >= min(lengths):
+        raise ValueError(f"k must be below n = {min(lengths)}, got {sizes['sparsity']}")
     rows: list[tuple[str, str, int, int, float]] = []
     for n in lengths:
         for r in range(replicates):
@@ -87,7 +90,7 @@ def over_n(run: Run) -> pd.DataFrame:
             y = reference(x)
             for variant in ("paper", "fused"):
                 method = f"one-pass {variant}"
-                sketch, seconds = timed(xp, partial(fed, x, variant, run.rng(variant, n, r)))
+                sketch, seconds = timed(xp, partial(fed, x, variant, run.rng(variant, n, r), sizes))
                 rows.append(("absorb", method, n, r, seconds))
                 rows.append(("bytes", method, n, r, float(sketch.nbytes)))
                 for how in ("identify", "scan"):
@@ -95,11 +98,11 @@ def over_n(run: Run) -> pd.DataFrame:
                     rows.append(("decode", f"{method}, {how}", n, r, seconds))
                     if how == "identify":
                         rows.append(("error", method, n, r, flat_outputs.relative_error(asnumpy(columns.todense()), y)))
-            (state, out), seconds = timed(xp, partial(streamed, x))
+            (state, out), seconds = timed(xp, partial(streamed, x, sizes["degree"]))
             rows.append(("absorb", "streaming state", n, r, seconds))
             rows.append(("bytes", "streaming state", n, r, float(state.nbytes)))
             rows.append(("error", "streaming state", n, r, flat_outputs.relative_error(asnumpy(out), y)))
-            best = flat_outputs.relative_error(flat_outputs.best_sparse(y, flat_outputs.SPARSITY), y)
+            best = flat_outputs.relative_error(flat_outputs.best_sparse(y, sizes["sparsity"]), y)
             rows.append(("error", "best k-sparse", n, r, best))
             uniform = sampled_error(x, y, sketch.nbytes, run.rng("uniform", n, r), xp)
             rows.append(("error", "uniform", n, r, uniform))
