@@ -40,6 +40,17 @@ class UniformSlots(WeightedSlots):
         return token
 
 
+class PartlyUniformSlots(WeightedSlots):
+    """Of sixteen slots seven are filled whatever the weights: the error does not fall to 0."""
+
+    def __init__(self, size: int, seed: int, stream: int) -> None:
+        super().__init__(size, seed, stream)
+        self.blind, self.alike = np.arange(size) % 16 < 7, WeightedSlots(size, seed, stream)
+
+    def absorb(self, weights: np.ndarray) -> np.ndarray:
+        return np.where(self.blind, self.alike.absorb(np.ones(len(weights))), super().absorb(weights))
+
+
 class TwinSlots(WeightedSlots):
     """Every other slot makes the draws of the slot before it."""
 
@@ -214,6 +225,7 @@ BROKEN: dict[str, dict[str, Any]] = {
     "nothing": {},
     "eager slots": {"slots": EagerSlots},
     "uniform slots": {"slots": UniformSlots},
+    "partly uniform slots": {"slots": PartlyUniformSlots},
     "twin slots": {"slots": TwinSlots},
     "shared slots": {"slots": SharedSlots},
     "coin slots": {"slots": CoinSlots},

@@ -79,6 +79,7 @@ FIRST_ORDER = sp.Sum(
 )
 INSTANCE = {**BASE, "mean": 1.0}
 BOUNDS = tuple({"law": law, "p": 0.1, "times": times, "instance": INSTANCE} for law in LAWS for times in (1, 32))
+PARTLY = {"broken": "partly uniform slots"}
 UNIFORM = Sabotage("uniform slots", "slots do not look at the values, the weights do", {"broken": "uniform slots"})
 
 derived_claim = partial(Claim, paper="SG24", source=DERIVED, basis="derived")
@@ -113,12 +114,21 @@ CLAIMS = (
         trial=critical_slots,
         cases={
             "smoke": tuple(
-                {"variable": "varepsilon", "law": "norm", "eps": eps, "n": 2048, "slots": 2**15, "mean": 2.0}
-                for eps in (0.22, 0.15, 0.1, 0.07)
+                {"variable": "varepsilon", "law": "norm", "eps": eps, "n": 2048, "slots": 2**17, "mean": 2.0}
+                for eps in (0.094, 0.0665, 0.047, 0.0332)
             )
         },
-        max_trials={"smoke": 16, "standard": 20},
-        sabotages=(UNIFORM,),
-        remark="The paper's law, on values of mean 2; the exponent of every law, from sg24.shared-variance, is -2.",
+        max_trials={"smoke": 12, "standard": 20},
+        restated=(
+            "6c1e892: eps from 0.22 to 0.07, where 13 slots suffice at one end and the ratio's second order still "
+            "counts, and a sabotage whose error falls below none of these eps"
+        ),
+        sabotages=(
+            Sabotage("partly uniform", "seven of sixteen slots do not look at the values, the weights do", PARTLY),
+        ),
+        remark=(
+            "The paper's law, on values of mean 2; by sg24.shared-variance the exponent of every law tends to -2. Where "
+            "few slots suffice it is steeper: from eps 0.22 to 0.07, 13 to 130 slots, -2.11 [-2.16, -2.07] was measured."
+        ),
     ),
 )
