@@ -124,11 +124,12 @@ CLAIMS = (
             "counts, and a sabotage whose error falls below none of these eps"
         ),
         sabotages=(
-            Sabotage("partly uniform", "seven of sixteen slots do not look at the values, the weights do", PARTLY),
+            Sabotage("partly uniform", "every fourth slot does not look at the values, the weights do", PARTLY),
         ),
         remark=(
-            "The paper's law, on values of mean 2; by sg24.shared-variance the exponent of every law tends to -2. Where "
-            "few slots suffice it is steeper: from eps 0.22 to 0.07, 13 to 130 slots, -2.11 [-2.16, -2.07] was measured."
+            "The paper's law, on values of mean 2. By sg24.shared-variance every exponent tends to -2; where "
+            "few slots suffice, fewer do than the limit says, and sizes grow faster: -2.11 [-2.16, -2.07] from "
+            "13 to 130 slots. O() speaks of the limit, a verdict of this grid."
         ),
     ),
 )
