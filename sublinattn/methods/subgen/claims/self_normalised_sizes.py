@@ -118,7 +118,7 @@ CLAIMS = (
                 for eps in (0.094, 0.0665, 0.047, 0.0332)
             )
         },
-        max_trials={"smoke": 12, "standard": 20},
+        max_trials={"smoke": 16, "standard": 20},
         restated=(
             "6c1e892: eps from 0.22 to 0.07, where 13 slots suffice at one end and the ratio's second order still "
             "counts, and a sabotage whose error falls below none of these eps"
