@@ -298,13 +298,13 @@ REGISTRY: dict[str, Contender] = {
     ),
     # Of the self-normalised ones, that with the paper's law is "value-norm", and the uniform law is "uniform" with
     # replacement.
-    "self-normalised, distance": Contender(
-        partial(self_normalised, law="distance"), "SubGen, self-normalised, by distance", "teal",
+    "self-normalised": Contender(
+        partial(self_normalised, law="distance"), "SubGen, self-normalised", "teal",
         guarantee="slots by distance from the mean value", claim="sg24.law-slots",
     ),
     "self-normalised, centred": Contender(
         partial(self_normalised, law="centred"), "SubGen, self-normalised, centred", "--",
-        of="self-normalised, distance", guarantee="slots by squared distance from it", claim="sg24.law-slots",
+        of="self-normalised", guarantee="slots by squared distance from it", claim="sg24.law-slots",
     ),
     "balancekv": Contender(
         _balanced, "BalanceKV", "rose", guarantee="an error like 1/t in batches of t", claim="bkv25.batch"
