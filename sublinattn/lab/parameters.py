@@ -16,7 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..core.names import suggestion
-from .parameter_table import COMMON, NOTEBOOKS, Parameter
+from .parameter_table import NOTEBOOKS
+from .shared_parameters import COMMON, Parameter
 
 _INJECTED = "# Parameters\n"
 """How papermill begins the cell that it puts below the parameters."""

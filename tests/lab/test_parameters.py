@@ -16,8 +16,9 @@ from papermill.exceptions import PapermillExecutionError
 from sublinattn.lab import parameters
 from sublinattn.lab.comparison import error_over_bytes
 from sublinattn.lab.comparison.batch import BATCH
-from sublinattn.lab.parameter_table import COMMON, INPUTS, METHODS, NOTEBOOKS, STREAMS, Parameter
+from sublinattn.lab.parameter_table import NOTEBOOKS
 from sublinattn.lab.run import Run
+from sublinattn.lab.shared_parameters import COMMON, INPUTS, METHODS, STREAMS, Parameter
 from sublinattn.lab.workloads import inputs
 
 ROOT = Path(__file__).parents[2]
