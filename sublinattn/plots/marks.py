@@ -140,7 +140,10 @@ def _names(fig: Figure, ax: Axes) -> tuple[str, str]:
         next((label for o in [ax, *fig.axes] if (o is ax or group.joined(ax, o)) and (label := read(o))), "")
         for group, read in ((ax.get_shared_x_axes(), Axes.get_xlabel), (ax.get_shared_y_axes(), Axes.get_ylabel))
     )
-    return _plain(x or fig.get_supxlabel()) or "x", _plain(y or fig.get_supylabel()) or "y"
+    upright = [t.get_text() for t in fig.texts if t.get_rotation() == 90]  # as `layout` names the axes of all panels
+    level = [t.get_text() for t in fig.texts if t.get_rotation() == 0 and t.get_position()[1] < 0.5]
+    x, y = x or fig.get_supxlabel() or "".join(level[:1]), y or fig.get_supylabel() or "".join(upright[:1])
+    return _plain(x) or "x", _plain(y) or "y"
 
 
 def _plain(text: str) -> str:

@@ -66,6 +66,14 @@ def test_bars_and_scattered_points_are_named_by_the_legend(tmp_path):
     assert [text for _, _, text in points(fig, tmp_path)["points"]] == ["bars: 5", "dots, x = 1, y = 2"]
 
 
+def test_a_name_for_the_axes_of_all_panels_counts(tmp_path):
+    fig = Figure()
+    fig.subplots().plot([1], [2], "o")
+    fig.text(0.5, 0.01, "$n$")
+    fig.text(0.01, 0.5, "error", rotation=90)
+    assert [text for _, _, text in points(fig, tmp_path)["points"]] == ["n = 1, error = 2"]
+
+
 def test_an_axis_of_names_gives_the_name(tmp_path):
     fig = Figure()
     ax = fig.subplots()
