@@ -215,7 +215,8 @@ class Run:
         """
         from IPython.display import Image, Markdown, display
 
-        from ..plots.save import save, title
+        from ..plots.captions import title
+        from ..plots.save import save
         from ..theory.claim import Claim
 
         claims = [self._stated(each).id for each in ([claim] if isinstance(claim, str | Claim) else claim or [])]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core import files
-from ...plots.save import title
+from ...plots.captions import title
 
 FORMATS = ("svg", "pdf", "png", "json")
 EVERYWHERE = 12

@@ -4,5 +4,5 @@ from ....plots.style import register, variant
 
 register("hyper practical", "HyperAttention, practical", "blue")
 register("hyper theory", "HyperAttention, theory", "brown")
-variant("hyper own hash", "strictly causal, own hash", of="hyper practical", linestyle="-")
+variant("hyper practical, own hash", "strictly causal, own hash", of="hyper practical")
 variant("hyper practical, sinks exact", "practical, sinks exact", of="hyper practical")

@@ -29,7 +29,7 @@ from ..hyper import Deliver, Problem, hyper_attention
 from ..sort_lsh import SortedBlocks
 from .causal_scaling import columns_touched, uniform_causal
 
-RULES = {"rank": "hyper practical", "own-hash": "hyper own hash"}
+RULES = {"rank": "hyper practical", "own-hash": "hyper practical, own hash"}
 """The rules that `block_by` names, and how they look in figures."""
 INPUTS = GAUSSIAN_MEAN, CLUSTERED, PLANTED, SINKS, ALPHA, REAL
 BITS, BLOCKS, BLOCK_SIZE = 3, 8, 4
