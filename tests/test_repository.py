@@ -59,6 +59,12 @@ def test_no_file_names_a_place_on_one_machine():
     assert found == []
 
 
+def test_no_merge_conflict_is_left_in_a_file():
+    marks = tuple(side.encode() * 7 + b" " for side in "<>")
+    files = ((path, path.read_bytes().splitlines()) for path in repository_files())
+    assert [name(path) for path, lines in files if any(line.startswith(marks) for line in lines)] == []
+
+
 def test_no_lock_with_index_addresses_is_committed():
     assert "uv.lock" not in {path.name for path in repository_files()}
     assert "uv.lock" in (ROOT / ".gitignore").read_text().splitlines()
