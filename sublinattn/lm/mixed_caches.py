@@ -28,7 +28,7 @@ class Kept:
     ----------
     cache : cache
         After the prompt, with one leading axis. Any that stores keys and values; a sample's tokens count as often as
-        makes the sums unbiased. SubGen answers by its two sums.
+        makes the sums unbiased, those of BalanceKV by their level. SubGen answers by its two sums.
     v : array (heads, n, d_v)
         The prompt's values, whose squared norms weigh a value-norm sample.
 
@@ -51,6 +51,9 @@ class Kept:
         self._keys, self._values = stored["keys"][:, :used], stored["values"][:, :used]
         if isinstance(cache, ReservoirCache):
             self._log_weights = self._of_sample(cache.weights, v)
+        elif "log_weights" in stored:  # halves of halves, among them empty slots of weight 0, whose log becomes finite
+            self._keys, self._values = stored["keys"], stored["values"]
+            self._log_weights = self.xp.maximum(stored["log_weights"], -1e4)
 
     def _of_sample(self, weights: str, v: Array) -> Array:
         """Log of how many tokens each one of a sample stands for, (heads, used)."""

@@ -6,9 +6,11 @@ import fake_device
 import numpy as np
 import pytest
 
+from sublinattn.core import backends
 from sublinattn.lab.models import open_model
 from sublinattn.lm.attend import causal
 from sublinattn.lm.mixed_caches import AfterPrompt, Kept, Share
+from sublinattn.methods.balancekv.balancekv import BalanceKVCache
 from sublinattn.methods.caches.exact import ExactCache, ZeroCache
 from sublinattn.methods.caches.heavy_hitter import HeavyHitterCache
 from sublinattn.methods.caches.reservoir import ReservoirCache
@@ -70,6 +72,17 @@ def test_a_sampled_token_counts_for_those_that_it_stands_for():
             whole = (V[head, :N].astype(float) ** 2).sum()
             weights = np.full(10, N / 10) if cache is uniform else whole / (10 * squares)
             np.testing.assert_allclose(out[head], dense(head, weights, keys[head], values[head]), rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("xp", [np, fake_device], ids=["numpy", "device"])
+def test_halved_tokens_count_by_their_level_and_empty_slots_for_nothing(xp):
+    cache = BalanceKVCache(batch=8, rng=0)
+    out, held = answered(cache, xp), {name: backends.asnumpy(x) for name, x in cache.contents().items()}
+    weights = np.exp(held["log_weights"])
+    assert set(np.unique(weights)) > {0, 1} and weights.max() > 1.9
+    for head in range(3):
+        wanted = dense(head, weights[head], held["keys"][head], held["values"][head])
+        np.testing.assert_allclose(out[head], wanted, rtol=2e-5, atol=2e-6)
 
 
 def test_slots_that_give_both_sums_count_for_what_they_stand_for():

@@ -126,6 +126,10 @@ PROBES: dict[str, tuple[list[np.ndarray], Call]] = {
         lambda xp, a: xp.sort(xp.take_along_axis(a, xp.argpartition(a, -7, axis=1)[:, -7:], axis=1), axis=1),
     ),
     "count_nonzero axis": ([ints(2, 4, 9)], lambda xp, a: xp.count_nonzero(a, axis=1)),
+    "searchsorted, both sides": (
+        [np.sort(ints(9, 40)).astype(np.uint64), ints(9, 7).astype(np.uint64)],
+        lambda xp, a, b: xp.stack([xp.searchsorted(a, b, side=side) for side in ("left", "right")]),
+    ),
     "bincount minlength": ([ints(9, 40)], lambda xp, a: xp.bincount(a, minlength=12)),
     "nonzero, 2-d": ([ints(2, 4, 9)], lambda xp, a: xp.stack(xp.nonzero(a))),
     "flatnonzero": ([ints(2, 40)], lambda xp, a: xp.flatnonzero(a)),
