@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from sublinattn.lab.comparison import error_over_bytes, index_bits
 from sublinattn.lab.parameter_table import NOTEBOOKS
 from sublinattn.lab.run import Run
+from sublinattn.methods.balancekv.studies import balance
 from sublinattn.methods.baselines.studies import equal_budget
 from sublinattn.methods.hyperattention.studies import (
     causal_scaling,
@@ -147,6 +148,7 @@ BUDGETED = Study(
     lambda run: line_retrieval.over_bytes(run, {line_retrieval.PLAIN: [256]}),
     {"documents": 2, "shares": [0.5]},
 )
+SIZED = Study("24-balancekv", balance.critical_sizes, {"n": 256, "eps": [0.4], "replicates": 1})
 
 
 def synthetic(rows: pd.DataFrame) -> pd.DataFrame:
@@ -206,6 +208,7 @@ TRIED = [
     (STREAMED, {"n": "128,256", "degree": 3, "k": 8, "eps1": 0.5, "eps2": 0.5, "replicates": 2}),
     (ASKED, {"n": "128,256", "degree": 3, "k": 8, "eps1": 0.5, "eps2": 0.5, "replicates": 2}),
     (CROSSED, {"widths": 4, "degree": 3}),
+    (SIZED, {"n": 512, "eps": "0.3,0.4", "replicates": 2}),
     (BUDGETED, {"shares": "0.25,0.5"}),
 ]
 """Studies, and the parameters that each reads, with values other than those of `small`."""

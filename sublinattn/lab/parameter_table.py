@@ -213,6 +213,10 @@ NOTEBOOKS: Mapping[str, tuple[Parameter, ...]] = {
         ),
         TOLERANCE,
     ),
-    "24-balancekv": (),
+    "24-balancekv": (
+        N.but(least=256, most=2**17),
+        Parameter("eps", float, "accuracies, over the largest value", 0.005, 0.5, several=True),
+        REPLICATES,
+    ),
     "25-leaderboard": (MODEL, TEXT),
 }

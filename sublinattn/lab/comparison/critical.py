@@ -21,8 +21,9 @@ from ..workloads.instance import Instance
 from .batch import BATCH
 from .registry import REGISTRY, Stream, feed, row_bytes
 
-METHODS = ("uniform", "subgen", "balancekv", "balancekv, pairs", "Thinformer")
-"""Sampling, SubGen's two samples, balancing by Algorithm 2 and by pairs, and kernel halving of all keys at once."""
+METHODS = ("uniform", "subgen", "balancekv", "balancekv, pairs", "Thinformer", "self-normalised")
+"""Sampling, SubGen's two samples, balancing by Algorithm 2 and by pairs, kernel halving of all keys at once, and SubGen
+whose slots give both sums."""
 
 
 def stream(n: int, rng: np.random.Generator, xp: Any) -> Stream:
@@ -65,6 +66,8 @@ def excess(method: str, eps: float, given: Stream, draws: int, rng: np.random.Ge
 def over_eps(run: Run, *, n: int, epses: Sequence[float], draws: int, methods: Iterable[str] = METHODS) -> pd.DataFrame:
     """Critical size of each method at each accuracy: at it the root mean square of `draws` errors is eps.
 
+    Parameter of the run: replicates.
+
     Returns
     -------
     DataFrame
@@ -73,7 +76,7 @@ def over_eps(run: Run, *, n: int, epses: Sequence[float], draws: int, methods: I
     rows = []
     for method in methods:
         for eps in epses:
-            for replicate in range(run.pick(smoke=4, standard=8, full=12)):
+            for replicate in range(run.given("replicates", run.pick(smoke=4, standard=8, full=12))):
                 rng = run.rng("critical", method, eps, replicate)
                 given = stream(n, rng, run.xp)
 

@@ -30,14 +30,17 @@ RULES: Mapping[str, Any] = {
 
 
 def critical_sizes(run: Run) -> pd.DataFrame:
-    """`critical.over_eps` at this run's sizes."""
+    """`critical.over_eps` at this run's sizes.
+
+    Parameters of the run: n, eps, replicates.
+    """
     epses = run.pick(
         smoke=(0.2, 0.1, 0.05), standard=(0.2, 0.1, 0.05, 0.025, 0.0125), full=(0.1, 0.05, 0.025, 0.0125, 0.00625)
     )
     return critical.over_eps(
         run,
-        n=run.pick(smoke=4096, standard=2**15, full=2**17),
-        epses=epses,
+        n=run.given("n", run.pick(smoke=4096, standard=2**15, full=2**17)),
+        epses=run.given("eps", epses),
         draws=run.pick(smoke=4, standard=8, full=8),
     )
 
@@ -113,7 +116,8 @@ def draw_critical_sizes(rows: pd.DataFrame) -> Figure:
             here = panel[panel["method"] == method]
             if len(here):
                 first = here.loc[here["eps"] == here["eps"].max(), "size"].median()
-                theory_line(ax, eps, first * (here["eps"].max() / eps) ** power, rf"$\varepsilon^{{-{power}}}$")
+                line = first * (here["eps"].max() / eps) ** power
+                theory_line(ax, eps, line, rf"$\varepsilon^{{-{power}}}$", linestyle="--" if power == 2 else "-.")
 
     return facets(
         found,
