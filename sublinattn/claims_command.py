@@ -13,6 +13,7 @@ from .complete import complete_papers
 from .terminal import fail, print_table
 
 Kind = StrEnum("Kind", ["probability", "exact", "mean", "growth"])
+Basis = StrEnum("Basis", ["theorem", "reported", "reading", "derived", "implementation", "property"])
 Outcome = StrEnum("Outcome", ["supported", "refuted", "undecided", "vacuous"])
 COLUMNS = ("id", "paper", "basis", "title", "kind", "outcome", "sabotages", "trial")
 
@@ -23,6 +24,7 @@ def claims(
     paper: Annotated[
         str | None, typer.Option(help="Only this paper's, by its key.", autocompletion=complete_papers)
     ] = None,
+    basis: Annotated[Basis | None, typer.Option(help="Only claims that rest on this.")] = None,
     kind: Annotated[Kind | None, typer.Option(help="Only promises of this kind.")] = None,
     outcome: Annotated[Outcome | None, typer.Option(help="Only claims with this verdict in the ledger.")] = None,
     ledger: Annotated[
@@ -34,7 +36,7 @@ def claims(
     from .suite.catalogue import listing
 
     try:
-        listed = listing(paper, kind and kind.value, outcome and outcome.value, ledger)
+        listed = listing(paper, basis and basis.value, kind and kind.value, outcome and outcome.value, ledger)
     except (ValueError, OSError) as error:
         fail(error)
     if as_json:

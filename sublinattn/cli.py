@@ -155,7 +155,8 @@ def run(
         fail(error)
     show_counts(result.ledger)
     show_changes(result)
-    console.print(f"Ledger: {out / 'ledger.json'}\nReport: {result.report}", soft_wrap=True, highlight=False)
+    places = {"Ledger": out / "ledger.json", "Figures": out / "figures", "Report": result.report}
+    console.print("\n".join(f"{what}: {path}" for what, path in places.items()), soft_wrap=True, highlight=False)
     raise typer.Exit(result.exit_code)
 
 

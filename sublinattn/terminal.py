@@ -103,7 +103,7 @@ def show_changes(result: Result) -> None:
     for change in result.changes:
         colour = "red" if change.fails else "yellow"
         reason = escape(result.ledger["claims"].get(change.claim, {}).get("reason", ""))
-        console.print(f"[{colour}]{change.claim}: on record {change.was}, now {change.now}[/] {reason}")
+        console.print(f"[{colour}]{change.claim}: on record {change.was}, now {change.now}[/]: {reason}")
     for outcome in result.failed:
         console.print(f"[red]notebook {escape(outcome.name)} failed[/]: {escape(outcome.error)}")
 

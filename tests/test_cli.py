@@ -138,6 +138,7 @@ def test_claims_of_a_paper_of_a_kind_and_with_an_outcome(tmp_path, monkeypatch):
     assert {row["outcome"] for row in every} == {None}
     growths = [row["id"] for row in every if (row["paper"], row["kind"]) == ("HA24", "growth")]
     assert [row["id"] for row in json.loads(call("claims", "--paper", "HA24", "--kind", "growth", "--json"))] == growths
+    assert {row["basis"] for row in json.loads(call("claims", "--basis", "theorem", "--json"))} == {"theorem"}
     entries = {"ha24.lemma1": {"outcome": "vacuous"}, "ha24.lemma2": {"outcome": "undecided"}}
     (tmp_path / "ledger.json").write_text(json.dumps({"claims": entries}))
     assert [row["id"] for row in json.loads(call("claims", "--outcome", "vacuous", "--json"))] == ["ha24.lemma1"]

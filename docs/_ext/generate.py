@@ -6,7 +6,6 @@ papers), its claims with their verdicts, the gallery of figures, the reference o
 
 import json
 import re
-import shlex
 import shutil
 from importlib import import_module
 from typing import Any
@@ -111,8 +110,7 @@ def write_gallery() -> None:
         params = about["params"]
         notebook = params.get("notebook") or notebook_of(about["claims"])
         command = f"sublinattn run --effort {params['effort']} --seed {about['seed']} --only '{notebook}'"
-        for key, value in parameters.changed(notebook, params).items():
-            command += " --param " + shlex.quote(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
+        command += parameters.options(notebook, params)
         claims = ", ".join(f"`{claim}`" for claim in about["claims"])
         formats = ", ".join(f"[{suffix}](../../figures/{name}.{suffix})" for suffix in ("svg", "pdf", "json"))
         parts.append(

@@ -10,7 +10,9 @@ A parameter whose default is None leaves the choice to the effort: a study reads
 from __future__ import annotations
 
 import ast
+import json
 import math
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -129,6 +131,15 @@ def changed(notebook: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """Of these values those that are not the defaults of the notebook's parameters."""
     known = of(notebook)
     return {name: value for name, value in given.items() if name in known and value != known[name].default}
+
+
+def options(notebook: str | None, given: Mapping[str, Any]) -> str:
+    """What to add to `sublinattn run` to give a notebook these values, defaults left out."""
+    texts = (
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in changed(notebook, given).items()
+    )
+    return "".join(f" --param {shlex.quote(text)}" for text in texts)
 
 
 def from_cell(notebook: str, names: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

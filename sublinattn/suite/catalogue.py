@@ -45,9 +45,13 @@ def catalogue() -> list[dict[str, Any]]:
 
 
 def listing(
-    paper: str | None = None, kind: str | None = None, outcome: str | None = None, ledger: Path | None = None
+    paper: str | None = None,
+    basis: str | None = None,
+    kind: str | None = None,
+    outcome: str | None = None,
+    ledger: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """The claims of a paper, of a kind, with an outcome in a ledger: as `catalogue`, and `outcome` (None: not there).
+    """The claims of a paper, on a basis, of a kind, with an outcome in a ledger: as `catalogue`, and `outcome` or None.
 
     The ledger is `ledger.json` of the working directory unless it is named.
 
@@ -72,6 +76,6 @@ def listing(
         found = {name: entry["outcome"] for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{ledger} is not a ledger ({type(error).__name__}: {error})") from error
-    wanted = {"paper": paper, "kind": kind, "outcome": outcome}
+    wanted = {"paper": paper, "basis": basis, "kind": kind, "outcome": outcome}
     rows = [{**claim, "outcome": found.get(claim["id"])} for claim in claims]
     return [row for row in rows if all(value in (None, row[name]) for name, value in wanted.items())]

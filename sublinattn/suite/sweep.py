@@ -165,6 +165,8 @@ def _at_common(rows: pd.DataFrame, columns: Sequence[str], name: str) -> tuple[p
 def _draw(rows: pd.DataFrame, name: str, measured: str, by: Sequence[str | None], *, xlabel: str) -> Figure:
     """A panel per input (or what else tells panels apart), a line per method, over the swept values."""
     hue, facet = [*by, None, None][:2]
+    if hue and pd.api.types.is_numeric_dtype(rows[hue]):  # a number alone says little in a legend
+        rows = rows.assign(**{hue: [f"{hue} {value:g}" for value in rows[hue]]})
     values = rows[measured].replace([np.inf, -np.inf], np.nan).dropna()
     log = len(values) and values.min() > 0 and values.max() > 10 * values.min()
     options: dict[str, Any] = {"hue": hue, "facet": facet}

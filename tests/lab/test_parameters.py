@@ -93,6 +93,12 @@ def test_papermill_shows_name_type_default_and_comment_of_every_parameter(stem):
         assert shown[name]["help"].endswith((parameter.meaning, parameters.takes(parameter), PAGE))
 
 
+def test_a_command_says_again_what_was_given_and_no_defaults():
+    given = {"effort": "smoke", "n": 512, "inputs": ["sinks", "real"], "d": None}
+    assert parameters.options("02-hardness", given) == """ --param n=512 --param 'inputs=["sinks", "real"]'"""
+    assert parameters.options(None, given) == ""
+
+
 def test_choices_are_what_there_is():
     assert set(INPUTS.choices) == inputs.INPUTS.keys()
     assert tuple(error_over_bytes.STREAMS) == STREAMS

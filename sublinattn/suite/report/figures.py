@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core import files
+from ...lab import parameters
 from ...plots.captions import title
 
 FORMATS = ("svg", "pdf", "png", "json")
@@ -34,12 +35,15 @@ def copied(source: Path, target: Path) -> dict[str, dict[str, Any]]:
 def described(sidecar: Path) -> dict[str, Any]:
     """What a page needs of a figure; its numbers are written as CSV beside it."""
     facts = files.read_json(sidecar)
+    notebook = str(facts["params"].get("notebook") or "")
     return {
         **facts,
         "name": sidecar.stem,
         "title": title(facts["caption"]),
         "claims": set(facts["claims"]),
-        "notebook": str(facts["params"].get("notebook") or ""),
+        "notebook": notebook,
+        "given": parameters.changed(notebook, facts["params"]),
+        "options": parameters.options(notebook, facts["params"]),
         "formats": [suffix for suffix in FORMATS if sidecar.with_suffix(f".{suffix}").exists()],
         "tables": _tables(sidecar.stem, facts["data"], sidecar.parent),
         "hover": facts.get("hover") or {"size": _size(sidecar.with_suffix(".svg")), "points": []},
