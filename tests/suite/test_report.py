@@ -247,6 +247,7 @@ def test_what_is_no_latex_is_shown_as_it_is():
     assert mathml(r"\sqrt[10]{n_{\mathrm{a}}}") == mathml(r"{n_{\mathrm{a}}}^{1/10}")
     assert mathml(r"n^{\frac{9}{10}}") == mathml("n^{9/10}")
     assert "1.068<" in mathml("1.06836853919203")
+    assert "<mtext>heavy&#x000A0;values</mtext>" in mathml("n_{heavy values}^2") and "mtext" not in mathml("a_{ij}")
     assert mathml(r"\frac{") == r"<code>\frac{</code>"
 
 

@@ -22,6 +22,7 @@ def mathml(latex: str, display: bool = False) -> str:
     """LaTeX as MathML; what cannot be converted, or is more than mathematics, is shown as it was written."""
     latex = re.sub(r"\d\.\d{5,}", lambda found: f"{float(found[0]):.4g}", latex)  # no more digits than one reads
     latex = re.sub(r"\^\{\\frac\{(\d+)\}\{(\d+)\}\}", r"^{\1/\2}", _ROOT.sub(r"{\2}^{1/\1}", latex))
+    latex = re.sub(r"_\{([A-Za-z]{3,}(?: [A-Za-z]+)*)\}", r"_{\\text{\1}}", latex)  # words, no products of letters
     try:
         converted = converter.convert(latex, display="block" if display else "inline")
         if _is_mathematics(converted):
