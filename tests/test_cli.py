@@ -17,11 +17,12 @@ import toy_gguf
 import toys
 from typer.testing import CliRunner
 
-from sublinattn import cli, theory
+from sublinattn import claims_command, cli, theory
 from sublinattn.cli import app
 from sublinattn.lab import ledger
 from sublinattn.lab.models import TINY, open_model
 from sublinattn.lab.workloads.instance import Captured, Instance
+from sublinattn.theory.claim import BASES
 
 COMMANDS = ("run", "verify", "claims", "report", "bench", "capture", "audit", "fetch", "leaderboard")
 NOTEBOOKS = {"IPython", "nbconvert", "papermill", "distributed"}
@@ -139,6 +140,7 @@ def test_claims_of_a_paper_of_a_kind_and_with_an_outcome(tmp_path, monkeypatch):
     growths = [row["id"] for row in every if (row["paper"], row["kind"]) == ("HA24", "growth")]
     assert [row["id"] for row in json.loads(call("claims", "--paper", "HA24", "--kind", "growth", "--json"))] == growths
     assert {row["basis"] for row in json.loads(call("claims", "--basis", "theorem", "--json"))} == {"theorem"}
+    assert list(claims_command.Basis) == list(BASES)  # written there again, so that help loads no SymPy
     entries = {"ha24.lemma1": {"outcome": "vacuous"}, "ha24.lemma2": {"outcome": "undecided"}}
     (tmp_path / "ledger.json").write_text(json.dumps({"claims": entries}))
     assert [row["id"] for row in json.loads(call("claims", "--outcome", "vacuous", "--json"))] == ["ha24.lemma1"]
