@@ -93,7 +93,9 @@ class Plain:
         if self.law in ("norm", "uniform"):
             return norm if self.law == "norm" else 1.0
         self.total = self.total or [0.0] * len(v)
-        square = sum((x - mean / max(self.tokens, 1)) ** 2 for x, mean in zip(v, self.total, strict=True))
+        square = 0.0
+        for x, mean in zip(v, self.total, strict=True):  # Python's own sum would round once, from version 3.12 on
+            square += (x - mean / max(self.tokens, 1)) ** 2
         self.total = [a + x for a, x in zip(self.total, v, strict=True)]
         far = square if self.law == "centred" else math.sqrt(square)
         if not self.unit and self.tokens and square > 1e-12 * norm:

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-import platformdirs
-
 from ..core.files import atomic
 
 
@@ -62,6 +60,8 @@ SOURCES = {
 
 def place(name: str) -> Path:
     """Where the model of this name is, once it is fetched."""
+    import platformdirs  # not before: the model that ships is used on machines without it, too
+
     return platformdirs.user_cache_path("sublinattn", appauthor=False) / Path(SOURCES[name].member).name
 
 
