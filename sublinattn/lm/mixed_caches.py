@@ -15,7 +15,7 @@ import numpy as np
 from ..core import backends
 from ..core.backends import Array
 from ..core.exact import Partial, partial_attention
-from ..methods.caches.base import KVCache
+from ..methods.caches.base import KVCache, softmax_weighted
 from ..methods.caches.exact import ZeroCache
 from ..methods.caches.reservoir import ReservoirCache
 from ..methods.subgen.subgen import SubGenCache, sums
@@ -51,9 +51,8 @@ class Kept:
         self._keys, self._values = stored["keys"][:, :used], stored["values"][:, :used]
         if isinstance(cache, ReservoirCache):
             self._log_weights = self._of_sample(cache.weights, v)
-        elif "log_weights" in stored:  # halves of halves, among them empty slots of weight 0, whose log becomes finite
-            self._keys, self._values = stored["keys"], stored["values"]
-            self._log_weights = self.xp.maximum(stored["log_weights"], -1e4)
+        elif "log_weights" in stored:  # halves of halves, among them empty slots of weight 0
+            self._keys, self._values, self._log_weights = (stored[x] for x in ("keys", "values", "log_weights"))
 
     def _of_sample(self, weights: str, v: Array) -> Array:
         """Log of how many tokens each one of a sample stands for, (heads, used)."""
@@ -81,10 +80,7 @@ class Kept:
         k, v = self._keys[index], self._values[index]
         if self._log_weights is None:
             return partial_attention(q, k, v, scale=scale, check_finite=False)
-        # The log of a weight is added to a logit as one more coordinate, of which every query has 1.
-        q = xp.concatenate([scale * q, xp.ones((*q.shape[:2], 1), q.dtype)], axis=2)
-        k = xp.concatenate([k, self._log_weights[index][..., None]], axis=2)
-        return partial_attention(q, k, v, scale=1.0, check_finite=False)
+        return softmax_weighted(xp, q, k, v, self._log_weights[index], scale)
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,10 @@ from typing import Any, Self
 import numpy as np
 
 from ...core import backends, checks
-from ...core.attend import serves
 from ...core.backends import Array
 from ...core.threads import for_tiles
 from ...primitives.reservoir import seed_from, uniforms
-from ..baselines.common import biased_attention
-from ..caches.base import MergingCache, over_slots
+from ..caches.base import MergingCache, softmax_weighted
 from .walk import half_width, halve
 
 FAILURE = 0.01
@@ -293,9 +291,7 @@ class BalanceKVCache(MergingCache):
     # ---------------------------------------------------------------------------------------------------------- answers
     def _attend(self, xp: Any, q: Array, scale: float) -> Array:
         k, v, log_weights = self._stored["keys"], self._stored["values"], self._stored["log_weights"]
-        if serves(xp, q, k, v):
-            return over_slots(xp, q, k, v, scale=scale, log_weights=log_weights).output()
-        return biased_attention(xp, q, k, v, scale=scale, bias=lambda at, rows: log_weights[at, None]).output()
+        return softmax_weighted(xp, q, k, v, log_weights, scale).output()
 
     def _check_mergeable(self, other: Any) -> None:
         super()._check_mergeable(other)

@@ -16,10 +16,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from ...core import backends, checks, exact
+from ...core import backends, checks, exact, magnitudes
 from ...core.attend import attend, serves
 from ...core.backends import Array
 from ...core.state import StreamingState
+from ..baselines.common import biased_attention
 
 
 class KVCache(StreamingState):
@@ -257,17 +258,26 @@ def softmax_over(xp: Any, stored: dict[str, Array], used: int, q: Array, scale: 
 
 
 def softmax_weighted(xp: Any, q: Array, k: Array, v: Array, log_weights: Array, scale: float) -> exact.Partial:
-    """Exact attention over k (B, m, d), v (B, m, d_v) where key j counts `exp(log_weights[b, j])` times (float64)."""
+    """Exact attention over k (B, m, d), v (B, m, d_v) where key j counts `exp(log_weights[b, j])` times.
+
+    Where numbers on the way to the logits may overflow, powers of two prevent it: on the CPU if the sums show that they
+    did, on a GPU, which would be waited for, if the scale is extreme.
+    """
     if serves(xp, q, k, v):
-        return over_slots(xp, q, k, v, scale=scale, log_weights=log_weights.astype(np.float32))
-    # A weight is added to its key's logit, as a coordinate of which every query has 1: the exponential of a logit is
-    # safe where a factor would overflow.
-    middle = log_weights.mean(axis=-1)[:, None]
-    bias = (log_weights - middle).astype(q.dtype)
-    q = xp.concatenate([scale * q, xp.ones((*q.shape[:2], 1), dtype=q.dtype)], axis=-1)
-    total = exact.partial_attention(q, xp.concatenate([k, bias[:, :, None]], axis=-1), v, scale=1.0, check_finite=False)
-    total.m = total.m + middle.astype(q.dtype)
-    return total
+        return over_slots(xp, q, k, v, scale=scale, log_weights=log_weights.astype(np.float32, copy=False))
+    # The exponential of a sum is safe where a factor would overflow.
+    bias = log_weights.astype(q.dtype, copy=False)[:, None]
+
+    def summed(q: Array, k: Array, scale: float) -> exact.Partial:
+        return biased_attention(xp, q, k, v, scale=scale, bias=lambda at, rows: bias[at])
+
+    if magnitudes.moderate(scale):
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = summed(q, k, scale)
+        if xp is not np or np.isfinite(total.o).all():
+            return total
+    q_norm, k_norm = checks.largest_norms(xp, False, q=q, k=k)
+    return summed(*magnitudes.fit_logits(xp, q, k, scale, q_norm, k_norm))
 
 
 def over_slots(
