@@ -60,6 +60,18 @@ def test_every_command_is_in_the_reference(pages):
     assert said == list(typer.main.get_command(cli.app).commands)
 
 
+def test_what_only_the_site_shows_is_hidden_in_the_repository():
+    """Directives stand in comments, which the site's build makes text of."""
+    for page in (*(ROOT / "docs").glob("*.md"), *(ROOT / "docs/papers").glob("*.md")):
+        source = [page.read_text()]
+        seen = re.sub(r"(?s)(`{4}).*?\1|<!--.*?-->", "", source[0])
+        assert "{include}" not in seen and "{toctree}" not in seen, page
+        directives = source[0].count("\n```{")
+        generate.uncover(None, page.stem, source)
+        shown = re.sub(r"(?s)(`{4}).*?\1|<!--.*?-->", "", source[0])
+        assert shown.count("\n```{") == directives - (page.stem == "add-a-paper"), page
+
+
 @pytest.mark.parametrize("method", maps())
 def test_every_map_is_on_one_page(method):
     line = f"```{{include}} ../generated/maps/{method}.md\n"

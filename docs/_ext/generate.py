@@ -193,6 +193,12 @@ def generate(app: Any) -> None:
     write_commands()
 
 
+def uncover(app: Any, docname: str, source: list[str]) -> None:
+    """Make text of the comments `<!-- site ... -->`: directives, which a code host would show as they are written."""
+    source[0] = re.sub(r"(?ms)^<!-- site\n(.*?)^-->$", r"\1", source[0])
+
+
 def setup(app: Any) -> dict[str, bool]:
     app.connect("builder-inited", generate)
+    app.connect("source-read", uncover)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
