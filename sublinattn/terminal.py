@@ -140,15 +140,16 @@ def show_verdict(record: Mapping[str, Any], trial: str) -> None:
     slack = "; ".join(view["slack_lines"]) or "–"
     console.print(f"promise: {escape(view['promise']['text'])}; slack {slack}", highlight=False)
     console.print(f"trial: {escape(trial)}", highlight=False, soft_wrap=True)
-    table = Table("case", "outcome", "trials", "failures", "99 % limits", "slack", box=None, header_style="bold")
-    show = number if view["kind"] == "mean" else percent
+    limits = {"probability": percent, "mean": number}.get(view["kind"])  # of few instances those of a rate say nothing
+    trials, columns = "instances" if view["kind"] == "exact" else "trials", ["99 % limits"] if limits else []
+    table = Table("case", "outcome", trials, "failures", *columns, "slack", box=None, header_style="bold")
     for case in view["cases"]:
         table.add_row(
             escape(", ".join(f"{key}={number(value)}" for key, value in case["case"].items())),
             f"[{COLOURS[case['outcome']]}]{case['outcome']}[/]",
             str(case["trials"]),
             str(case["failures"]),
-            f"{show(case['lower'])} to {show(case['upper'])}",
+            *([f"{limits(case['lower'])} to {limits(case['upper'])}"] if limits else []),
             number(case["slack"]["q50"]),
         )
     console.print(table)

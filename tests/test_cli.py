@@ -159,6 +159,8 @@ def test_claims_of_a_paper_of_a_kind_and_with_an_outcome(tmp_path, monkeypatch):
 def test_verify_prints_the_outcome_and_fails_only_when_refuted(toy_claims, claim, outcome, code):
     text = call("verify", f"toy.{claim}", code=code)
     assert outcome in text and "caught" in text and "trial: tests/toys.py:" in text
+    assert ("instances" in text) == (claim == "always"), "of few instances the limits of a failure rate say nothing"
+    assert ("99 % limits" in text) == (claim not in ("always", "clock"))
     record = json.loads(call("verify", f"toy.{claim}", "--json", "--seed", "3", code=code))
     assert record["outcome"] == outcome and record["seed"] == 3
 

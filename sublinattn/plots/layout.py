@@ -133,7 +133,11 @@ def finish(fig: Figure, *, xlabel: str = "", ylabel: str = "", legend: bool | Li
     wide, high = fig.get_size_inches()
     if ylabel:
         middle = (min(place.y0 for place in places) + max(place.y1 for place in places)) / 2
-        fig.text(_GAP / wide, middle, ylabel, rotation=90, ha="left", va="center")
+        label = fig.text(_GAP / wide, middle, ylabel, rotation=90, ha="left", va="center")
+        room = min(1, 0.98 * fig.bbox.height / label.get_window_extent().height)
+        label.set_fontsize(float(label.get_fontsize()) * room)
+        half = label.get_window_extent().height / fig.bbox.height / 2  # beside a single row it may be as high as that
+        label.set_y(min(max(middle, half), 1 - half))
     if xlabel:
         middle = (min(place.x0 for place in places) + max(place.x1 for place in places)) / 2
         fig.text(middle, (below - _LABEL + _GAP) / high, xlabel, ha="center", va="bottom")

@@ -95,7 +95,8 @@ REPLICATES = table(
 @style.paper_style()
 def small(**changes) -> Figure:
     look = {"hue": "method", "facet": "input", "columns": 2, "exact": "exact", "logx": True, "logy": True}
-    return panels.facets(REPLICATES, x="n", y="error", ylabel="error", xlabel="tokens", **{**look, **changes})
+    labels = {"xlabel": "tokens", "ylabel": "error"}
+    return panels.facets(REPLICATES, x="n", y="error", **{**look, **labels, **changes})
 
 
 def test_facets_draw_medians_with_the_middle_four_fifths():
@@ -164,6 +165,11 @@ def test_shared_labels_stand_at_the_middle_of_the_panels():
     assert labels["tokens"][0] == pytest.approx((top.x0 + top.x1) / 2)
     legend_top = fig.legends[0].get_window_extent().transformed(fig.transFigure.inverted()).y1
     assert legend_top <= labels["tokens"][1] < bottom.y0
+
+
+@pytest.mark.parametrize("ylabel", ["error of the largest of the rows", 3 * "error of the largest of the rows "])
+def test_a_label_longer_than_its_panels_stays_within_the_figure(ylabel):
+    test_nothing_leaves_the_figure(small(ylabel=ylabel, columns=2))
 
 
 def test_the_legend_goes_where_a_panel_is_free():

@@ -123,6 +123,9 @@ def test_a_claim_page_has_all_that_is_needed_to_judge(site):
     assert "Error over m &lt; n." in page.text and "../figures/a-figure.json" in page.links
     sides = re.search(r'<div class="sides">(.*?)</table>', page.text, re.DOTALL)[1]
     assert sides.index("synthetic") < sides.index("real"), "synthetic and real side by side"
+    always = site[1]["claims/toy.always.html"].text
+    assert "limits of the failure rate" in page.text and "<th>Trials</th>" in page.text
+    assert "limits" not in always and "<th>Instances</th>" in always, "a failure rate of few instances says nothing"
 
 
 def test_growth_is_held_against_the_theory_and_the_loose_claim_is_called_unverified(site):
