@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sublinattn import (
+    BalanceKVCache,
     ExactCache,
     HeavyHitterCache,
     OnePassSketch,
@@ -142,6 +143,17 @@ def test_estimates_are_finite_or_refused(name, extreme, dtype):
         assert extreme not in ("large values", "values whose squares overflow") or not name.startswith("hyper")
     else:
         assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize(("scale", "size"), [(2.0**50, 2.0**100), (2.0**70, 2.0**58)])
+def test_weighted_keys_are_summed_where_the_logits_fit(scale, size):
+    """Scaled queries alone overflow here."""
+    q, k, v = (x.astype(np.float32) for x in np.random.default_rng(0).uniform(-1, 1, (3, N, D)))
+    q, k = q * np.float32(size), k * np.float32(8 / (scale * size))
+    want = exactly(q, k, v, scale=scale)
+    got = BalanceKVCache(N, rng=0).update(k, v).attend(q, scale=scale)  # which keeps every token
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * float(abs(want).max()))
+    assert np.isfinite(ReservoirCache(N, "value-norm", rng=0).update(k, v).attend(q, scale=scale)).all()
 
 
 def test_partials_of_large_values_merge_into_the_whole():
