@@ -124,7 +124,9 @@ def limits(row: Mapping[Any, Any], name: str) -> tuple[float, float] | None:
 
 
 def short(value: float) -> str:
-    """A number with two digits; a dash where it is missing."""
+    """A number with two digits, from 1 on with three, as ratios of 1.02 and 1.04 differ; a dash where it is missing."""
     if not np.isfinite(value):
         return "–" if np.isnan(value) else "∞"
-    return f"{value:.0f}" if abs(value) >= 100 or value == round(value) else f"{value:.2g}"
+    if abs(value) >= 100 or value == round(value):
+        return f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) >= 1 else f"{value:.2g}"
