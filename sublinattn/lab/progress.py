@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ def counted(
 
 def _line() -> Callable[[str], object]:
     """A function that shows a text in place of the one before."""
+    if "IPython" not in sys.modules:  # no notebook; it need not be installed to measure
+        return lambda text: None
     from IPython import get_ipython
     from IPython.display import Markdown, display
 
