@@ -388,7 +388,7 @@ class Claim:
 
         return replace(
             self,
-            id=f"{self.id}-{name}",
+            id=f"{self.origin or self.id}-{name}",
             title=f"{self.title.removesuffix(f' ({self.model})')} ({model})",
             cases={effort: given(cases) for effort, cases in self.cases.items()},
             drops=tuple(replace(drop, cases=given(drop.cases)) for drop in self.drops),

@@ -20,7 +20,7 @@ def test_about_another_model_a_claim_has_its_name_everywhere(claim):
     assert all(case["model"] == "smollm2" for cases in other.cases.values() for case in cases)
     assert find(other.id) == other
     assert claim.on("tiny") is claim
-    assert claim.on("models/My Llama.gguf").id == f"{claim.id}-my-llama"
+    assert claim.on("models/My Llama.gguf").id == other.on("models/My Llama.gguf").id == f"{claim.id}-my-llama"
 
 
 def test_a_claim_about_no_model_stays():
