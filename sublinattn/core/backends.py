@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from .threads import cut as cut
 from .threads import for_tiles as for_tiles
 
 _P = ParamSpec("_P")

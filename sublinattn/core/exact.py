@@ -201,10 +201,8 @@ def each_query_tile(
         entries, short = problems * rows, min(n_q, rows // 2, CAUSAL_ROWS * causal)
         rows = max(1, short // causal) * causal
         problems = max(problems, entries // rows)
-    tiles = [
-        (slice(i, min(i + problems, b)), slice(r, min(r + rows, n_q)))
-        for r in reversed(range(0, n_q, rows))  # under a causal mask the late rows take longest: first
-        for i in range(0, b, problems)
+    tiles = [  # under a causal mask the late rows take longest: first
+        (at, r) for r in backends.cut(n_q, rows)[::-1] for at in backends.cut(b, problems)
     ]
 
     def make_worker() -> Callable[[tuple[slice, slice]], None]:

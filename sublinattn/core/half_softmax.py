@@ -18,7 +18,6 @@ same numbers:
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -51,11 +50,11 @@ class HalfSoftmaxMatrix(SoftmaxMatrix):
         for at in self.batches():
             self.lse[at] = self._over_keys(at, k[at]).lse().reshape(-1, q.shape[1])
 
-    def batches(self) -> Iterator[slice]:
+    def batches(self) -> list[slice]:
         """Problems that are taken together, so that a partial over all their rows holds `STRIP_BYTES`."""
         b, n_q, n_k = self.shape
         step = max(1, backends.STRIP_BYTES // (4 * max(n_q, n_k) * self.q.shape[2]))
-        return (slice(i, min(i + step, b)) for i in range(0, b, step))
+        return backends.cut(b, step)
 
     def _over_keys(self, at: slice, values: Array) -> Partial:
         """Queries ask: with values (g, n_k, d), `P x` is `o / l`, one row after the other for all problems."""

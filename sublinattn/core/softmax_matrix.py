@@ -78,8 +78,8 @@ class SoftmaxMatrix:
         every strip. Strips are summed in groups, each by one thread, and these in order.
         """
         xp, (b, n_q, n_k) = self.xp, self.shape
-        batches = [slice(i, min(i + self._problems, b)) for i in range(0, b, self._problems)]
-        strips = range(0, n_q, self._strip)[::-1]  # a causal strip fits into the memory of those before it
+        batches = backends.cut(b, self._problems)
+        strips = backends.cut(n_q, self._strip)[::-1]  # a causal strip fits into the memory of those before it
         wanted = max(1, GROUPS // len(batches)) if xp is np else 1
         groups = [strips[g::wanted] for g in range(min(wanted, len(strips)))]
         totals = xp.zeros((len(groups), count, b, n_k))
@@ -89,8 +89,8 @@ class SoftmaxMatrix:
 
             def worker(where: tuple[int, slice]) -> None:
                 g, at = where
-                for start in groups[g]:
-                    add(scratch, at, slice(start, min(start + self._strip, n_q)), totals[g][:, at])
+                for rows in groups[g]:
+                    add(scratch, at, rows, totals[g][:, at])
 
             return worker
 
@@ -101,9 +101,8 @@ class SoftmaxMatrix:
         """Logits less `lse` of a strip, tile by tile of columns, each in scratch memory of its own."""
         xp, n_k, q = self.xp, self.shape[2], self._rows[at, rows]
         seen = min(n_k, rows.stop) if self.causal else n_k
-        for start in range(0, seen, self._step):
-            columns = slice(start, min(start + self._step, seen))
-            k = self._columns[at, :, columns]
+        for columns in backends.cut(seen, self._step):
+            start, k = columns.start, self._columns[at, :, columns]
             p = xp.matmul(q, k, out=scratch(f"tile {start}", *q.shape[:2], k.shape[2]))
             if self.causal and columns.stop > rows.start + 1:
                 first = max(start, rows.start)

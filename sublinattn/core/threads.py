@@ -65,6 +65,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def cut(stop: int, step: int, start: int = 0) -> list[slice]:
+    """The numbers from `start` to below `stop` in slices of `step`; the last one takes what is left."""
+    return [slice(i, min(i + step, stop)) for i in range(start, stop, step)]
+
+
 def for_tiles(xp: Any, tiles: Sequence[Any], make_worker: Callable[[], Callable[[Any], None]]) -> None:
     """Run `worker(tile)` for every tile, in any order: on threads on the CPU, one after another on a device.
 

@@ -116,7 +116,7 @@ class CachedAttention:
             cache.update(k, v, check_finite=False)
             return
         step = min(self.SCORED, max(1, cache.recent // 2))  # no token is dropped before a chunk's queries saw it
-        for rows in (slice(i, i + step) for i in range(0, q.shape[2], step)):
+        for rows in backends.cut(q.shape[2], step):
             cache.update(k[:, :, rows], v[:, :, rows], check_finite=False)
             cache.attend(grouped(q[:, :, rows], k.shape[1]), check_finite=False)
 

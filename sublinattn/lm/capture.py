@@ -117,7 +117,7 @@ def _recorded(xp: Any, arrays: dict[str, np.memmap], start: int, layer: int, q: 
     """Exact attention of the chunk at `start`, which goes to the file; earlier keys and values come from there."""
     store(arrays, layer, start, {name: backends.asnumpy(x[0]) for name, x in (("q", q), ("k", k), ("v", v))})
     total = partial_attention(q, k, v, causal=True, grouped=True, check_finite=False)
-    for past in (slice(i, min(i + BLOCK, start)) for i in range(0, start, BLOCK)):
+    for past in backends.cut(start, BLOCK):
         earlier = (arrays[name][layer, None, :, past].astype(np.float32) for name in "kv")
         k, v = (backends.to_device(x, xp) for x in earlier)
         total.merge(partial_attention(q, k, v, grouped=True, check_finite=False))

@@ -262,7 +262,7 @@ class Decoder:
     def _in_tiles(self, n: int, work: Callable[[slice], None]) -> None:
         """Run `work` on all of n tokens: on the CPU `ROWS` of them at a time and per thread, if there are so many."""
         step = ROWS if self.xp is np else backends.feature_rows(self.xp, self.config.inner, np.float32)
-        tiles = [slice(i, i + step) for i in range(0, n, step)]
+        tiles = backends.cut(n, step)
         if len(tiles) == 1:
             work(tiles[0])  # with all threads that BLAS has
         else:

@@ -104,7 +104,7 @@ def _nearest(
 
         return worker
 
-    backends.for_tiles(xp, [slice(i, min(i + rows, c)) for i in range(0, c, rows)], make_worker)
+    backends.for_tiles(xp, backends.cut(c, rows), make_worker)
     index[np.isinf(square)] = -1
     return index, square
 

@@ -27,7 +27,7 @@ def greedy_k_center(xp: Any, k: Array, m: int, *, start: int = 0) -> tuple[np.nd
         return each_greedy_k_center(xp, k[None], m, start=start)[0]
     n = len(k)
     nearest = np.full(n, np.inf, dtype=k.dtype)  # squared distances to the nearest center so far
-    tiles = [slice(i, min(i + 8192, n)) for i in range(0, n, 8192)]
+    tiles = backends.cut(n, 8192)
     indices, radii = [start], []
     farthest = [0] * len(tiles)
 

@@ -247,17 +247,17 @@ def _state(x: Instance) -> PolynomialState:
 def _sketch(x: Instance, variant: str) -> OnePassSketch:
     (n, d), chunk = x.q.shape, 65536
     sketch = OnePassSketch(n, d, d, degree=4, sparsity=64, eps1=0.5, eps2=0.5, variant=variant, rng=0)
-    for at in range(0, n, chunk):
-        sketch.absorb_keys(x.k[at : at + chunk], x.v[at : at + chunk])
-    for at in range(0, n, chunk):
-        sketch.absorb_queries(x.q[at : at + chunk])
+    for rows in backends.cut(n, chunk):
+        sketch.absorb_keys(x.k[rows], x.v[rows])
+    for rows in backends.cut(n, chunk):
+        sketch.absorb_queries(x.q[rows])
     return sketch
 
 
 def _subgen(x: Instance, n: int) -> SubGenCache:
     cache = SubGenCache(1.0, 8, 256, rng=0)
-    for at in range(0, n, 4096):
-        cache.update(x.k[at : at + 4096], x.v[at : at + 4096])
+    for rows in backends.cut(n, 4096):
+        cache.update(x.k[rows], x.v[rows])
     return cache
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.backends import asnumpy, namespace, to_device
+from ...core.backends import asnumpy, cut, namespace, to_device
 from ...core.exact import attention
 from ...methods.balancekv.balancekv import BalanceKVCache
 from ...methods.caches.base import KVCache
@@ -97,8 +97,7 @@ class Stream:
 
     def feed(self, cache: Any, rows: int, *, ask: bool = False) -> Any:
         """The cache after all tokens, in chunks of `rows`; the queries of a chunk come after its tokens."""
-        for at in range(0, len(self.x.k), rows):
-            part = slice(at, at + rows)
+        for part in cut(len(self.x.k), rows):
             cache.update(self.x.k[part], self.x.v[part], check_finite=False)
             if ask and self.asked[part].any():
                 queries = self.early[part][to_device(np.flatnonzero(self.asked[part]), namespace(self.early))]

@@ -76,11 +76,7 @@ def biased_attention(xp: Any, q: Array, k: Array, v: Array, *, scale: float, bia
     entries = math.prod(backends.tile_shape(xp, b))
     rows = min(n_q, max(1, entries // k.shape[1]))
     problems = max(1, entries // (rows * k.shape[1]))
-    tiles = [
-        (slice(i, min(i + problems, b)), slice(r, min(r + rows, n_q)))
-        for i in range(0, b, problems)
-        for r in range(0, n_q, rows)
-    ]
+    tiles = [(at, r) for at in backends.cut(b, problems) for r in backends.cut(n_q, rows)]
 
     def worker(where: tuple[slice, slice]) -> None:
         at, r = where

@@ -115,7 +115,7 @@ def random_feature_attention(x: Problem, drawn: Array, *, causal: bool) -> Parti
     root = abs(x.scale) ** 0.5
     sign = 1.0 if x.scale >= 0 else -1.0
     group = max(1, SMALL // max(n_q, n_k)) if xp is np else b
-    each = [slice(i, min(i + group, b)) for i in range(0, b, group)]
+    each = backends.cut(b, group)
     step = CHUNK if causal else max(CHUNK, backends.feature_rows(xp, drawn.shape[1], x.q.dtype) // each[0].stop)
 
     def worker(at: slice) -> None:
@@ -132,16 +132,14 @@ def random_feature_attention(x: Problem, drawn: Array, *, causal: bool) -> Parti
         def queries(rows: slice) -> Array:
             return exponents(xp, x.q[at, rows] * (sign * root), w)
 
-        chunks = [slice(i, min(i + step, n_k)) for i in range(0, min(n_k, n_q) if causal else n_k, step)]
+        chunks = backends.cut(min(n_k, n_q) if causal else n_k, step)
         for rows in chunks:
             keys, values = exponents(xp, x.k[at, rows] * root, w), x.v[at, rows]
             if causal:
                 mine = queries(rows)
                 deliver(rows, state.attend(mine).merge(within(xp, mine, keys, values)))
             state.absorb(keys, values)
-        done = chunks[-1].stop if causal else 0
-        for start in range(done, n_q, step):
-            rows = slice(start, min(start + step, n_q))
+        for rows in backends.cut(n_q, step, chunks[-1].stop if causal else 0):
             deliver(rows, state.attend(queries(rows)))
 
     backends.for_tiles(xp, each, lambda: worker)

@@ -150,7 +150,7 @@ def hash_buckets(xp: Any, x: Array, rotations: Array, factors: tuple[int, ...]) 
     flat = rotations.reshape(b, d, rounds * width).astype(x.dtype, copy=False)
     step = backends.feature_rows(xp, 2 * rounds * width * (1 if xp is np else b), x.dtype)
     problems = [slice(i, i + 1) for i in range(b)] if xp is np else [slice(0, b)]
-    tiles = [(at, slice(i, min(i + step, n))) for at in problems for i in range(0, n, step)]
+    tiles = [(at, rows) for at in problems for rows in backends.cut(n, step)]
 
     def worker(where: tuple[slice, slice]) -> None:
         at, rows = where

@@ -86,7 +86,7 @@ class HeavyHitterCache(KVCache):
             q, k, scale = fit_logits(xp, q, k, scale, *checks.largest_norms(xp, False, q=q, k=k))
         out, added = xp.empty((*q.shape[:2], v.shape[2]), dtype=q.dtype), xp.zeros_like(scores)
         step = backends.feature_rows(xp, scores.size, q.dtype)
-        for rows in (slice(i, i + step) for i in range(0, q.shape[1], step)):
+        for rows in backends.cut(q.shape[1], step):
             with np.errstate(over="ignore", invalid="ignore"):  # NaN is refused below, before it is in the scores
                 logits = xp.matmul(scale * q[:, rows], k.swapaxes(1, 2))
                 weights = xp.exp(logits - logits.max(axis=2)[..., None])

@@ -89,7 +89,7 @@ class CountSketch:
     def _add_piece(self, start: int, rows: Array) -> None:
         xp, c, r = backends.namespace(rows), len(rows), len(self.table)
         together = max(1, (TOGETHER if xp is np else self.pairs_on_device) // c)
-        tiles = [slice(at, min(at + together, r)) for at in range(0, r, together)]
+        tiles = backends.cut(r, together)
         index = xp.arange(start, start + c)
         spelled = ((index[:, None] >> xp.arange(self.bits.shape[2])) & 1).astype(rows.dtype)  # (rows, bits)
         backends.for_tiles(xp, tiles, lambda: lambda tables: self._add(xp, index, spelled, rows, tables))

@@ -276,10 +276,6 @@ def unmasked_row_sums(xp: Any, q: Array, k: Array, blocks: SortedBlocks, ranks: 
 
         return worker
 
-    tiles = [
-        (slice(i, min(i + problems, p)), slice(s, min(s + step_q, t)))
-        for i in range(0, p, problems)
-        for s in range(0, t, step_q)
-    ]
+    tiles = [(at, rows) for at in backends.cut(p, problems) for rows in backends.cut(t, step_q)]
     backends.for_tiles(xp, tiles, make_worker)
     return sums

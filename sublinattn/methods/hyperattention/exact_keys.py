@@ -158,8 +158,7 @@ def _column_sums(xp: Any, q: Array, k: Array, rows: np.ndarray | None) -> Array:
 
     def make_worker() -> Callable[[slice], None]:
         def worker(at: slice) -> None:
-            for start in range(0, t, step):
-                part = slice(start, min(start + step, t))
+            for part in backends.cut(t, step):
                 p = xp.matmul(q[at, part], k[at].swapaxes(1, 2))
                 if rows is not None:
                     hidden = xp.arange(n_k) > backends.to_device(rows[part], xp)[:, None]
@@ -171,5 +170,5 @@ def _column_sums(xp: Any, q: Array, k: Array, rows: np.ndarray | None) -> Array:
 
         return worker
 
-    backends.for_tiles(xp, [slice(i, min(i + problems, b)) for i in range(0, b, problems)], make_worker)
+    backends.for_tiles(xp, backends.cut(b, problems), make_worker)
     return sums

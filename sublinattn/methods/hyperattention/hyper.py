@@ -383,7 +383,7 @@ class Problem:
         (blocks, t), c = group.q_rows.shape, k_rows.shape[1]
         # Blocks per tile: a block's products are small, so take enough blocks for the logits of two ordinary tiles.
         step = max(1, 2 * math.prod(backends.tile_shape(xp, len(sinks))) // (t * max(c, self.sample_size)))
-        tiles = [slice(i, min(i + step, blocks)) for i in range(0, blocks, step)]
+        tiles = backends.cut(blocks, step)
 
         def make_worker() -> Callable[[slice], None]:
             scratch = Scratch(xp, q.dtype)

@@ -69,7 +69,7 @@ def buckets(xp: Any, x: Array, planes: Array) -> Array:
     dtype = backends.working_dtype(x)
     planes = planes.astype(dtype, copy=False)
     step = 16384 if xp is np else n
-    tiles = [(b, slice(start, start + step)) for b in range(batch) for start in range(0, n, step)]
+    tiles = [(b, rows) for b in range(batch) for rows in backends.cut(n, step)]
 
     def worker(tile: tuple[int, slice]) -> None:
         b, rows = tile

@@ -123,7 +123,7 @@ def lanes(xp: Any, monomials: Monomials, k: Array, v: Array) -> list[slice]:
     rows = backends.feature_rows(xp, monomials.rank, k.dtype)
     maximum = 1 if xp is not np else min(LANES, max(1, LANE_BYTES // (8 * monomials.rank * v.shape[-1])))
     n = k.shape[-2]
-    return chunks(slice(0, n), rows * -(-n // (rows * maximum)))
+    return backends.cut(n, rows * -(-n // (rows * maximum)))
 
 
 def lane_moments(xp: Any, monomials: Monomials, k: Array, v: Array, parts: list[slice]) -> Array:
@@ -135,7 +135,7 @@ def lane_moments(xp: Any, monomials: Monomials, k: Array, v: Array, parts: list[
         features = Features(xp, monomials, k.dtype)
 
         def worker(lane: int) -> None:
-            for chunk in chunks(parts[lane], rows):
+            for chunk in backends.cut(parts[lane].stop, rows, parts[lane].start):
                 with overflowing():
                     out[lane] += xp.matmul(features(k[..., chunk, :]), v[..., chunk, :])
 
@@ -143,11 +143,6 @@ def lane_moments(xp: Any, monomials: Monomials, k: Array, v: Array, parts: list[
 
     backends.for_tiles(xp, range(len(parts)), make_worker)
     return out
-
-
-def chunks(part: slice, rows: int) -> list[slice]:
-    """`part` cut after every `rows` rows."""
-    return [slice(start, min(start + rows, part.stop)) for start in range(part.start, part.stop, rows)]
 
 
 class Features:
@@ -200,7 +195,7 @@ def _each_chunk(xp: Any, monomials: Monomials, x: Array, use: Callable[[slice, A
         return worker
 
     rows = backends.feature_rows(xp, monomials.rank, x.dtype)
-    backends.for_tiles(xp, chunks(slice(0, x.shape[-2]), rows), make_worker)
+    backends.for_tiles(xp, backends.cut(x.shape[-2], rows), make_worker)
 
 
 def with_ones(xp: Any, v: Array) -> Array:

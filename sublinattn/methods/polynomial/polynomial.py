@@ -33,7 +33,6 @@ from .approximants import approximant, check_basis, minimal_degree
 from .monomials import (
     Features,
     Monomials,
-    chunks,
     divided,
     evaluate,
     lane_moments,
@@ -275,7 +274,7 @@ def polynomial_attention(
     out = xp.empty((len(q), *shape[-2:]), dtype=dtype)
     # One problem after another on the CPU; on a device as many at once as have room for their features.
     room = backends.feature_rows(xp, monomials.rank, dtype) // max(q.shape[1], k.shape[1])
-    for b in range(len(q)) if xp is np else chunks(slice(0, len(q)), max(1, room)):
+    for b in range(len(q)) if xp is np else backends.cut(len(q), max(1, room)):
         values = with_ones(xp, v[b])
         if causal:
             sums = _causal_sums(xp, monomials, weights, q[b], k[b], values, polynomial, scale)
@@ -375,7 +374,7 @@ def _causal_sums(
 def _runs(part: slice, rows: int, together: int) -> list[slice]:
     """`part` in runs of up to `together` whole chunks of `rows` rows, and what is left over."""
     whole = part.stop - (part.stop - part.start) % rows
-    return chunks(slice(part.start, whole), rows * together) + chunks(slice(whole, part.stop), rows)
+    return backends.cut(whole, rows * together, part.start) + backends.cut(part.stop, rows, whole)
 
 
 def _horner(xp: Any, x: Array, coefficients: Sequence[float]) -> Array:

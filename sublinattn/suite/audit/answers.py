@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.backends import Array, asnumpy
+from ...core.backends import Array, asnumpy, cut
 from ...core.exact import attention
 from ...lab.comparison.registry import CHUNK, REGISTRY, Contender
 from ...lm.mixed_caches import Kept
@@ -42,7 +42,7 @@ def filled(row: Contender, cache: KVCache, q: Array, k: Array, v: Array, scale: 
     """The contender's cache of B key heads after their prompt: k, v (B, n, ...), q (B, G, n, d) for one that asks."""
     b, _, n, d = q.shape
     step = row.rows(cache, n)
-    for part in (slice(i, i + step) for i in range(0, n, step)):
+    for part in cut(n, step):
         cache.update(k[:, part], v[:, part], check_finite=False)
         if row.asks:
             cache.attend(q[:, :, part].reshape(b, -1, d), scale=scale, check_finite=False)
@@ -120,8 +120,8 @@ def _states(group: Group, shares: Sequence[float]) -> Iterator[tuple[str, float,
         out, nbytes = xp.full((b, g * group.queries, d_v), np.nan, k.dtype), 0
         for i in np.flatnonzero(radii <= MAX_RADIUS):
             state = PolynomialState(d, d_v, degree=degree, scale=group.scale, basis="minimax", radius=float(radii[i]))
-            for at in range(0, group.tokens, CHUNK):
-                state.update(k[i, at : at + CHUNK], v[i, at : at + CHUNK], check_finite=False)
+            for rows in cut(group.tokens, CHUNK):
+                state.update(k[i, rows], v[i, rows], check_finite=False)
             nbytes = state.nbytes
             with suppress(ValueError):  # the normaliser is not positive
                 out[i] = state.attend(group.late[i])
@@ -134,8 +134,8 @@ def _largest_logits(group: Group) -> np.ndarray:
     """Of every key head: the largest absolute logit of any query with any key of the prompt."""
     xp, k, largest = group.xp, group.prompt[1].swapaxes(1, 2), []
     for i in range(group.shape[1]):
-        for at in range(0, group.q.shape[2], CHUNK):
-            largest.append(abs(xp.matmul(group.scale * group.q[:, i, at : at + CHUNK], k)).max(axis=(1, 2)))
+        for rows in cut(group.q.shape[2], CHUNK):
+            largest.append(abs(xp.matmul(group.scale * group.q[:, i, rows], k)).max(axis=(1, 2)))
     return asnumpy(xp.stack(largest).max(axis=0)).astype(float)
 
 

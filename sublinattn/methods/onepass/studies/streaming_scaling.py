@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ....core.backends import Array, asnumpy, to_device
+from ....core.backends import Array, asnumpy, cut, to_device
 from ....core.exact import attention
 from ....core.timing import timed
 from ....lab.run import Run
@@ -41,27 +41,27 @@ def reference(x: Instance) -> np.ndarray:
         return flat_outputs.exact(x)
     q, k, v = (a.astype(np.float64) for a in (x.q, x.k, x.v))
     state = PolynomialState(flat_outputs.D, flat_outputs.D, scale=x.scale, **REFERENCE)
-    for at in range(0, len(k), CHUNK):
-        state.update(k[at : at + CHUNK], v[at : at + CHUNK])
-    return np.concatenate([asnumpy(state.attend(q[at : at + CHUNK])) for at in range(0, len(q), CHUNK)])
+    for rows in cut(len(k), CHUNK):
+        state.update(k[rows], v[rows])
+    return np.concatenate([asnumpy(state.attend(q[rows])) for rows in cut(len(q), CHUNK)])
 
 
 def fed(x: Instance, variant: str, rng: np.random.Generator, sizes: Mapping[str, Any]) -> OnePassSketch:
     """A sketch of these `flat_outputs.sketch_sizes` that has read all of `x`, chunk by chunk."""
     n = len(x.q)
     sketch = OnePassSketch(n, flat_outputs.D, flat_outputs.D, variant=variant, scale=x.scale, rng=rng, **sizes)
-    for at in range(0, n, CHUNK):
-        sketch.absorb_keys(x.k[at : at + CHUNK], x.v[at : at + CHUNK])
-    for at in range(0, n, CHUNK):
-        sketch.absorb_queries(x.q[at : at + CHUNK])
+    for rows in cut(n, CHUNK):
+        sketch.absorb_keys(x.k[rows], x.v[rows])
+    for rows in cut(n, CHUNK):
+        sketch.absorb_queries(x.q[rows])
     return sketch
 
 
 def streamed(x: Instance, degree: int) -> tuple[PolynomialState, Array]:
     """The streaming state of this degree after all keys, and its answers."""
     state = PolynomialState(flat_outputs.D, flat_outputs.D, degree=degree, scale=x.scale)
-    for at in range(0, len(x.k), CHUNK):
-        state.update(x.k[at : at + CHUNK], x.v[at : at + CHUNK])
+    for rows in cut(len(x.k), CHUNK):
+        state.update(x.k[rows], x.v[rows])
     return state, state.attend(x.q)
 
 

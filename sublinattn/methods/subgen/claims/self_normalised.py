@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from ....core.backends import Array, asnumpy, to_device
+from ....core.backends import Array, asnumpy, cut, to_device
 from ....theory import symbols
 from ....theory.claim import Assumption, Claim, Drop, Exact, Mean, Probability, Sabotage, Trial
 from ..head import Head, both_sums, stored_weights
@@ -43,7 +43,7 @@ def storing(xp: Any, head: Head, keys: Array, values: Array, weights: np.ndarray
 def apart(xp: Any, head: Head, s: int, *, mu: float | None = None) -> list[Head]:
     """As many states as there are s slots in `head`, each with slots of its own."""
     weights = stored_weights([head], head.slot_values[None])[0]
-    parts = (slice(i, i + s) for i in range(0, head.slots.size, s))
+    parts = cut(head.slots.size, s)
     mu = head.slots.mu if mu is None else mu
     return [storing(xp, head, head.slot_keys[i], head.slot_values[i], weights[i], mu=mu) for i in parts]
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ....core.backends import Array, asnumpy, to_device
+from ....core.backends import Array, asnumpy, cut, to_device
 from ....lab.workloads import make
 from ....lab.workloads.instance import Instance
 from ..head import Head
@@ -44,9 +44,9 @@ def fed(cache: Cache, xp: Any, k: np.ndarray, v: np.ndarray, cuts: Iterable[slic
 
 
 # ------------------------------------------------------------------------------------------------- streams and chunks
-def chunks(n: int, rows: int) -> Iterator[slice]:
+def chunks(n: int, rows: int) -> list[slice]:
     """Chunks of `rows` rows; the last one takes what is left."""
-    return (slice(i, min(i + rows, n)) for i in range(0, n, rows))
+    return cut(n, rows)
 
 
 def random_chunks(rng: np.random.Generator, n: int, count: int) -> Iterator[slice]:

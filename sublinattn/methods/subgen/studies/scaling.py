@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ....core.threads import cut
 from ....core.timing import timed
 from ....lab.run import Run
 from ....lab.workloads import make
@@ -63,8 +64,8 @@ def over_n(run: Run) -> pd.DataFrame:
                 if name == "64 clusters":
                     contenders["exact"] = ExactCache()
                 for method, cache in contenders.items():
-                    for at in range(0, n, CHUNK):
-                        cache.update(x.k[at : min(at + CHUNK, n)], x.v[at : min(at + CHUNK, n)])
+                    for part in cut(n, CHUNK):
+                        cache.update(x.k[part], x.v[part])
                     stored, clusters = cache.nbytes, len(cache.counts) if isinstance(cache, SubGenCache) else n
                     per_query = min(timed(xp, partial(cache.attend, x.q[i : i + 1]))[1] for i in range(QUERIES))
                     per_token = timed(xp, partial(cache.update, x.k[n:], x.v[n:]))[1] / TIMED
