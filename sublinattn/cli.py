@@ -19,7 +19,7 @@ from .claims_command import JsonOption, claims
 from .complete import complete_claims, complete_notebooks
 from .leaderboard_command import EXAMPLE, leaderboard
 from .model_commands import CAPTURE_EXAMPLE, FETCH_EXAMPLE, capture, fetch
-from .options import Backend, BackendOption, Effort, EffortOption, SeedOption
+from .options import Backend, BackendOption, Effort, EffortOption, SchedulerOption, SeedOption
 from .terminal import console, counting, fail, note, print_frame, show_changes, show_counts, show_sweep, show_verdict
 
 INTERNAL_ERROR = 3
@@ -115,11 +115,10 @@ def run(
         ),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Number of notebooks to run at the same time.", show_default="CPUs")
+        int | None,
+        typer.Option(min=1, help="Number of notebooks to run at the same time.", show_default="CPUs; 4 each on Dask"),
     ] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Run the notebooks on the Dask cluster of this scheduler.")
-    ] = None,
+    scheduler: SchedulerOption = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip notebooks that are complete and unchanged since.")
     ] = False,
@@ -171,23 +170,28 @@ def verify(
     jobs: Annotated[
         int, typer.Option(min=1, help="Number of processes for the trials; it does not change the result.")
     ] = 1,
+    scheduler: SchedulerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Verify one claim: run its trials and print the verdict. The exit code is 1 when the claim is refuted."""
     from .lab import ledger
+    from .lab.cluster import connect
     from .theory import find
     from .theory import verify as run_trials
     from .theory.trials import processes
 
+    if scheduler and jobs > 1:
+        fail(f"give --jobs, for processes of this machine, or --scheduler, not both; got {jobs} and {scheduler}")
     try:
         found = find(claim)
-        with processes(jobs) as executor, counting("trials") as progress:
+        workers = connect(scheduler, backend=backend.value, note=note) if scheduler else processes(jobs)
+        with workers as executor, counting("trials") as progress:
             verdict = run_trials(
                 found, effort=effort.value, rng=seed, backend=backend.value, executor=executor, progress=progress
             )
     except KeyError as error:
         fail(error.args[0])
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         fail(error)
     record = ledger.entry(found, verdict)
     if as_json:

@@ -14,6 +14,9 @@ EffortOption = Annotated[
     Effort, typer.Option(help="smoke takes minutes, standard an hour; full is meant for a GPU or a cluster.")
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of all random draws: the same seed gives the same results.")]
+SchedulerOption = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Make the trials on the Dask cluster of this scheduler.")
+]
 BackendOption = Annotated[
     Backend, typer.Option(help="Array library; auto means CuPy where there is a GPU, else NumPy.")
 ]

@@ -165,6 +165,13 @@ def test_verify_prints_the_outcome_and_fails_only_when_refuted(toy_claims, claim
     assert record["outcome"] == outcome and record["seed"] == 3
 
 
+def test_verify_takes_processes_here_or_a_scheduler_that_answers(toy_claims, monkeypatch):
+    monkeypatch.setattr("sublinattn.lab.cluster.CONNECT_SECONDS", 0.5)
+    there = ("verify", "toy.holds", "--scheduler", "tcp://127.0.0.1:9")
+    assert "no Dask scheduler answers at 'tcp://127.0.0.1:9'" in call(*there, code=2)
+    assert "not both; got 2 and tcp://127.0.0.1:9" in call(*there, "--jobs", "2", code=2)
+
+
 def test_verify_with_two_processes_finds_the_same(toy_claims):
     one, two = (json.loads(call("verify", "toy.fails", "--json", "--jobs", jobs, code=1)) for jobs in "12")
     assert ledger.comparable(one) == ledger.comparable(two)

@@ -49,25 +49,24 @@ def check(
 ) -> pd.DataFrame:
     """Verify claims and write `out/verdicts/<id>.json` and `out/rows/<id>.parquet`, each whole or not at all.
 
-    The other arguments are those of `theory.verify`; the report links to `notebook`. Returns a table to display, one
-    line per claim. On a notebook's page a line says how far it is. KeyError for an id that `theory.find` does not know,
-    ValueError for a single string, before work.
+    The other arguments are those of `theory.verify`; the report links to `notebook`. With an `executor` claims are
+    verified side by side, so that its workers have something to do while the last trials of one are awaited. Returns a
+    table to display, one line per claim. On a notebook's page a line says how far it is. KeyError for an id that
+    `theory.find` does not know, ValueError for a single string, before work.
     """
     import pandas as pd
 
-    from ..theory import find, verify
+    from ..theory import find
+    from ..theory.several import verdicts
 
     if isinstance(claims, str):
         raise ValueError(f"claims must be a sequence of claims or ids, got the string {claims!r}")
     found = [find(claim) if isinstance(claim, str) else claim for claim in claims]
-    lines = []
+    lines: dict[int, dict[str, Any]] = {}
     with counted(f"{len(found)} claim{'s' * (len(found) != 1)}", len(found)) as count:
-        for number, claim in enumerate(found):
-
-            def progress(done: int, total: int, number: int = number) -> None:
-                count(number + done / total)
-
-            verdict = verify(claim, effort=effort, rng=seed, backend=backend, executor=executor, progress=progress)
+        options: dict[str, Any] = {"effort": effort, "rng": seed, "backend": backend, "executor": executor}
+        for number, verdict in verdicts(found, progress=count, **options):
+            claim = found[number]
             record = entry(claim, verdict, notebook=notebook)
             with files.atomic(Path(out) / "rows" / f"{claim.id}.parquet") as temporary:
                 verdict.rows.to_parquet(temporary)
@@ -75,8 +74,8 @@ def check(
             sabotages = record["sabotages"]
             line = {key: (record | record["machine"])[key] for key in ("title", "outcome", "trials", "failures")}
             caught = f"{sum(bool(s['caught']) for s in sabotages)}/{len(sabotages)}"
-            lines.append({"claim": claim.id, **line, "sabotage caught": caught, "reason": verdict.reason})
-    return pd.DataFrame(lines).set_index("claim")
+            lines[number] = {"claim": claim.id, **line, "sabotage caught": caught, "reason": verdict.reason}
+    return pd.DataFrame([lines[number] for number in sorted(lines)]).set_index("claim")
 
 
 def entry(claim: Claim, verdict: Verdict, *, notebook: str | None = None) -> dict[str, Any]:

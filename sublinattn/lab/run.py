@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ..core import backends, files
-from . import ledger, parameters
+from . import cluster, ledger, parameters
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,16 +120,19 @@ class Run:
         """Verify claims and write `verdicts/<id>.json` and `rows/<id>.parquet`: see `ledger.check`.
 
         A claim is an id of the suite's, or a `Claim` of your own. Claims about a trained decoder are verified on the
-        one that the knob `model` names, on the text that comes with it.
+        one that the knob `model` names, on the text that comes with it. Where the run has a cluster, its workers make
+        the trials.
         """
-        return ledger.check(
-            [self._stated(claim) for claim in claims],
-            effort=self.effort,
-            seed=self.seed,
-            backend=self.backend,
-            out=self.out,
-            notebook=self.notebook,
-        )
+        with cluster.of_run(self.backend) as executor:
+            return ledger.check(
+                [self._stated(claim) for claim in claims],
+                effort=self.effort,
+                seed=self.seed,
+                backend=self.backend,
+                out=self.out,
+                notebook=self.notebook,
+                executor=executor,
+            )
 
     def _stated(self, claim: str | Claim) -> Claim:
         """This claim, or the one with this id, about the run's model if it is about a trained decoder."""

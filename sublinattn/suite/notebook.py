@@ -24,10 +24,11 @@ import papermill
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
-from traitlets import Bool
+from traitlets import Bool, Unicode
 from traitlets.config import Config
 
 from ..core import files
+from ..lab.cluster import VARIABLE
 
 ONE_THREAD = {f"{library}_THREADS": "1" for library in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM")}
 
@@ -43,6 +44,7 @@ class OwnKernel(AsyncKernelManager):
     """A kernel of the interpreter that runs this package, independent of the kernels that the machine has installed."""
 
     one_thread = Bool(False, config=True, help="Limit BLAS in the kernel to one thread.")
+    scheduler = Unicode("", config=True, help="Address of a Dask scheduler, whose workers make the trials.")
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -51,7 +53,7 @@ class OwnKernel(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        env = ONE_THREAD if self.one_thread else {}
+        env = {VARIABLE: self.scheduler} | (ONE_THREAD if self.one_thread else {})
         return KernelSpec(argv=argv, env=env, language="python", display_name="sublinattn")
 
     async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]
@@ -68,7 +70,7 @@ class OwnKernel(AsyncKernelManager):
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook to run, as plain data that can be sent to a Dask worker."""
+    """One notebook to run."""
 
     path: Path
     parameters: dict[str, Any]
@@ -80,6 +82,8 @@ class Job:
     """It takes longer than the others, so it starts first."""
     last: bool = False
     """It reads the verdicts of all other notebooks, so it runs when they are done."""
+    scheduler: str = ""
+    """Address of the Dask scheduler whose workers make its trials, if there is one."""
 
     @property
     def name(self) -> str:
@@ -159,7 +163,8 @@ def execute(job: Job, cell_done: CellDone | None = None) -> Outcome:
     # cannot collide. Short, because such a path has about 100 characters at most.
     sockets = _short_folder()
     config = Config(
-        KernelManager={"transport": "ipc", "ip": str(sockets / "k")}, OwnKernel={"one_thread": not job.exclusive}
+        KernelManager={"transport": "ipc", "ip": str(sockets / "k")},
+        OwnKernel={"one_thread": not job.exclusive, "scheduler": job.scheduler},
     )
     draft = sockets / "draft.ipynb"
     error, traceback = "did not finish", ()

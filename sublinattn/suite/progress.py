@@ -54,13 +54,17 @@ class Progress:
         for each in (task, self._all):
             self._bars.advance(each, number)
 
+    def note(self, text: str) -> None:
+        """Print a sentence, above the bars."""
+        self._console.print(escape(text), highlight=False, soft_wrap=True)
+
     def finish(self, outcome: Outcome) -> None:
         """Mark a job as completed or failed, and print the traceback of a failure."""
         failed = outcome.status == "failed"
         task = self._tasks[outcome.name]
         self._bars.update(task, mark="[red]✗[/]" if failed else "[green]✓[/]")
         self._bars.stop_task(task)
-        self._cells_done(task, self._bars.tasks[task].remaining or 0)  # what a cluster ran, and what a failure left out
+        self._cells_done(task, self._bars.tasks[task].remaining or 0)  # what a failure left out
         if failed:
             self._console.print(f"[red]{escape(outcome.name)} failed: {escape(outcome.error)}[/]")
             if outcome.traceback:

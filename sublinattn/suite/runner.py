@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,14 +17,15 @@ from ..core.provenance import provenance, source_hash
 from ..core.threads import cpu_count
 from ..lab import ledger
 from ..lab import parameters as registry
+from ..lab.cluster import LOOK_SECONDS, Cluster, connect
 from ..lab.record import Change, changes, why
 from . import catalogue, report
-from .notebook import Job, Outcome, content_hash, execute, kill_kernels, marks_of, parameters_of
+from .notebook import Job, Outcome, content_hash, kill_kernels, marks_of, parameters_of
 from .progress import Progress
 
 EFFORTS = ("smoke", "standard", "full")
-CONNECT_SECONDS = 10
-"""How long a run waits for its scheduler."""
+KERNELS_PER_CPU = 4
+"""On a cluster: most kernels wait for its workers then."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,11 @@ def run_held(
     parameters : mapping, optional
         Further parameters; each is passed to the notebooks that have it.
     jobs : int, optional
-        Number of notebooks that run at the same time; by default the number of CPUs.
+        Number of notebooks that run at the same time; by default the number of CPUs, with a scheduler KERNELS_PER_CPU
+        times as many.
     scheduler : str, optional
-        Address of a Dask scheduler; its cluster runs the notebooks.
+        Address of a Dask scheduler, whose workers make the trials (`lab.cluster`). Notebooks run here in any case, so
+        that workers need none of their files.
     resume : bool
         Skip notebooks that were completed earlier with the same parameters and the same code.
     record : path, optional
@@ -103,7 +106,8 @@ def run_held(
     FileNotFoundError
         There is no file `record`.
     OSError
-        No scheduler answers at its address, or a folder of results cannot be written; nothing was removed then.
+        A folder of results cannot be written, or the cluster cannot be used (`lab.cluster.ClusterError`): nothing was
+        removed then. A cluster that is lost later ends the run; what is complete stays, and `resume` goes on from it.
     """
     if effort not in EFFORTS:
         raise ValueError(f"effort must be one of {EFFORTS}, got {effort!r}")
@@ -115,23 +119,23 @@ def run_held(
     out = Path(out)
     for name in ("notebooks", "verdicts", "rows", "figures", "report"):
         files.check_writable(out / name)
-    # A Dask worker has a working directory of its own; elsewhere the notebooks show the path as the user gave it.
-    common = {"effort": effort, "seed": seed, "backend": backend, "out": str(out.resolve() if scheduler else out)}
-    selected = plan(notebooks, common, parameters or {}, only=only, having=having)
+    common = {"effort": effort, "seed": seed, "backend": backend, "out": str(out)}
+    selected = plan(notebooks, common, parameters or {}, only=only, having=having, scheduler=scheduler or "")
     finished = [job for job in selected if resume and _is_finished(job, out)]
     if any(job not in finished for job in selected):  # what a last notebook has read is about to change
         finished = [job for job in finished if not job.last]
     pending = [job for job in selected if job not in finished]
     progress = progress or Progress()
     outcomes = [Outcome(job.name, "resumed") for job in finished]
-    workers = jobs or cpu_count()
+    workers = jobs or cpu_count() * (KERNELS_PER_CPU if scheduler else 1)
     last = [job for job in pending if job.last]
     side_by_side = sorted((j for j in pending if not (j.exclusive or j.last)), key=lambda job: not job.long)
     one_by_one = [[job] for job in pending if job.exclusive and not job.last]
-    with _executor(workers, scheduler) as pool, progress.track(pending):
+    connected = connect(scheduler, backend=backend, note=progress.note) if scheduler and pending else nullcontext()
+    with connected as cluster, ThreadPoolExecutor(workers) as pool, progress.track(pending):
         _clear(out, pending, None if only or having else finished)  # not before the workers are there
         for batch in (side_by_side, *one_by_one, last):
-            outcomes += _run_batch(pool, batch, out, progress, remote=scheduler is not None)
+            outcomes += _run_batch(pool, batch, out, progress, cluster)
     outcomes.sort(key=lambda outcome: outcome.name)
 
     new = ledger.merge((out / "verdicts").glob("*.json"))
@@ -155,6 +159,7 @@ def plan(
     *,
     only: str | None = None,
     having: str | None = None,
+    scheduler: str = "",
 ) -> list[Job]:
     """The jobs of a run; the arguments are those of `run_held`, `common` is what all notebooks get.
 
@@ -182,6 +187,7 @@ def plan(
             path=path.resolve(),
             parameters={**common, **_checked(path, {name: x for name, x in extra.items() if name in names})},
             folder=(Path(common["out"]) / "notebooks").resolve(),
+            scheduler=scheduler,
             **marks_of(path),
         )
         for path, names in names_of.items()
@@ -198,48 +204,34 @@ def _checked(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-@contextmanager
-def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
-    """Threads of this process, one per kernel, or a Dask cluster, both as executors of `concurrent.futures`."""
-    if scheduler is None:
-        with ThreadPoolExecutor(workers) as pool:
-            yield pool
-    else:
-        from distributed import Client
-
-        # No retries: an error in a notebook comes again. The scheduler reruns a notebook whose worker has died.
-        with Client(scheduler, timeout=CONNECT_SECONDS) as client, client.get_executor(retries=0) as pool:
-            yield pool
-
-
-def _run_batch(pool: Executor, jobs: Sequence[Job], out: Path, progress: Progress, remote: bool) -> list[Outcome]:
-    task: Callable[[Job], Outcome] = execute if remote else progress.execute  # bars do not travel to a cluster
+def _run_batch(
+    pool: Executor, jobs: Sequence[Job], out: Path, progress: Progress, cluster: Cluster | None
+) -> list[Outcome]:
     futures: dict[Future[Outcome], Job] = {}
     outcomes = []
     try:
-        futures.update((pool.submit(task, job), job) for job in jobs)
-        for future in as_completed(futures):
-            outcome = _outcome(future, futures[future])
-            if outcome.status == "completed":
-                files.write_json(_stamp_path(futures[future]), _stamp(futures[future], out))
-            progress.finish(outcome)
-            outcomes.append(outcome)
+        futures.update((pool.submit(progress.execute, job), job) for job in jobs)
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
+            for future in sorted(done, key=lambda future: future.result().status):  # the completed ones first
+                outcome = future.result()
+                if outcome.status == "completed":
+                    files.write_json(_stamp_path(futures[future]), _stamp(futures[future], out))
+                elif cluster is not None:
+                    cluster.look()  # which may be why it failed
+                progress.finish(outcome)
+                outcomes.append(outcome)
+            if cluster is not None:
+                cluster.look()
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         kill_kernels()
-        while not remote and not all(future.done() for future in futures):  # one just starting had no number yet
+        while not all(future.done() for future in futures):  # one just starting had no number yet
             time.sleep(0.05)
             kill_kernels()
         raise
     return outcomes
-
-
-def _outcome(future: Future[Outcome], job: Job) -> Outcome:
-    """The outcome of a job; failed if its Dask worker died repeatedly, which raises here."""
-    try:
-        return future.result()
-    except Exception as error:
-        return Outcome(job.name, "failed", error=f"{type(error).__name__}: {error}")
 
 
 def _owner(verdict: Path) -> str | None:

@@ -397,6 +397,11 @@ class Claim:
             origin=self.origin or self.id,
         )
 
+    @property
+    def machine(self) -> bool:
+        """Whether it is about seconds or bytes of this machine, where nothing else may run while it is tried."""
+        return isinstance(self.kind, Growth) and self.kind.machine
+
     def at(self, table: Mapping[str, Any], effort: str) -> Any:
         """Entry of `cases` or `max_trials` for an effort, falling back to the next smaller one."""
         order = ("smoke", "standard", "full")

@@ -8,9 +8,11 @@ rule no longer needs are dropped.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +33,13 @@ if TYPE_CHECKING:
     from .claim import Case, Trial
 
 _LARGEST_CHUNK = 256
+_PIECES = 4
+"""Pieces of work under way for each worker."""
+_FIRST = 8
+"""Trials of a stream that may be measured before one of them has told anything."""
+_SECONDS = 0.1
+_SECONDS_PER_WORKER = 0.002
+"""What a piece takes at least: long beside the millisecond in which a scheduler hands it to one of its workers."""
 
 
 class TrialError(RuntimeError):
@@ -47,6 +56,8 @@ class Stream:
     index: int
     case: Case
     limit: int
+    needed: int = 0
+    """So many trials are needed in any case, and may be measured ahead at once."""
 
     def __str__(self) -> str:
         return f"claim {self.claim}, {self.role}, case {self.index} {dict(self.case)}"
@@ -66,13 +77,12 @@ def run_trials(
     has reached its limit is removed here. Workers of `executor` (also Dask's `Client.get_executor()`) must be able to
     import the module of the trial function. TrialError when the next trial of an active stream raised.
     """
-    jobs = _schedule(streams, active)
     if executor is None:
         results: Iterator[tuple[int, list[Trial | TrialError]]] = (
-            (i, _measure(streams[i], start, stop, seed, backend)) for i, start, stop in jobs
+            (i, _measure(streams[i], start, stop, seed, backend)[0]) for i, start, stop in _schedule(streams, active)
         )
     else:
-        results = _ahead(executor, streams, jobs, seed, backend)
+        results = _ahead(executor, streams, active, seed, backend)
     seen = [0] * len(streams)
     for i, trials in results:
         for trial in trials:
@@ -101,27 +111,78 @@ def _schedule(streams: Sequence[Stream], active: set[int]) -> Iterator[tuple[int
 
 
 def _ahead(
-    executor: Executor, streams: Sequence[Stream], jobs: Iterator[tuple[int, int, int]], seed: int, backend: str
+    executor: Executor, streams: Sequence[Stream], active: set[int], seed: int, backend: str
 ) -> Iterator[tuple[int, list[Trial | TrialError]]]:
-    """Results in the order of the jobs, with a few jobs per worker in flight."""
-    window = 2 * (getattr(executor, "_max_workers", None) or os.cpu_count() or 1)
-    flying: deque[tuple[int, Future[list[Trial | TrialError]]]] = deque()
+    """Results in the order of `_schedule`, while workers measure what comes later in it.
+
+    How far ahead is a matter of time, not of results: up to _PIECES per worker are under way, and of each stream, above
+    those that are needed, _FIRST trials and then twice as many as are done, so that not much is computed in vain.
+    """
+    jobs, order = _schedule(streams, active), deque[tuple[int, int, int]]()
+    ahead = [_Ahead(executor, stream, seed, backend) for stream in streams]
+    upcoming = next(jobs, None)
     try:
-        while True:
-            while len(flying) < window and (job := next(jobs, None)) is not None:
-                i, start, stop = job
-                flying.append((i, executor.submit(_measure, streams[i], start, stop, seed, backend)))
-            if not flying:
+        while upcoming or order:
+            workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+            while upcoming:
+                i, start, stop = upcoming
+                furthest = max(streams[i].needed, _FIRST + 2 * (order[0][1] if order else start))
+                full = sum(len(each.pieces) for each in ahead) >= _PIECES * workers
+                if order and (full or start > furthest):
+                    break
+                if i in active:
+                    ahead[i].send(stop, furthest, max(_SECONDS, _SECONDS_PER_WORKER * workers))
+                    order.append(upcoming)
+                upcoming = next(jobs, None)
+            if not order:
                 return
-            i, future = flying.popleft()
-            yield i, future.result()
+            i, start, stop = order.popleft()
+            if i in active:
+                yield i, ahead[i].take(stop - start)
+            else:
+                ahead[i].cancel()
     finally:
-        for _, future in flying:
-            future.cancel()
+        for each in ahead:
+            each.cancel()
 
 
-def _measure(stream: Stream, start: int, stop: int, seed: int, backend: str) -> list[Trial | TrialError]:
-    """Trials start..stop-1, on one BLAS thread (more would change rounding); ends with the error if one raises."""
+class _Ahead:
+    """The trials of one stream that workers measure ahead, in pieces that take about as long as each other."""
+
+    def __init__(self, executor: Executor, stream: Stream, seed: int, backend: str) -> None:
+        self._executor, self._stream, self._seed, self._backend = executor, stream, seed, backend
+        self._sent, self._seconds = 0, math.inf  # of one trial
+        self._trials: deque[Trial | TrialError] = deque()
+        self.pieces: deque[Future[tuple[list[Trial | TrialError], float]]] = deque()
+
+    def send(self, stop: int, furthest: int, seconds: float) -> None:
+        """Let the trials up to `stop` be measured, and more in the last piece if they are short."""
+        while self._sent < stop:
+            size = max(1, int(seconds / self._seconds))
+            end = min(self._sent + size, max(stop, furthest), self._stream.limit)
+            work = self._stream, self._sent, end, self._seed, self._backend
+            self.pieces.append(self._executor.submit(_measure, *work))
+            self._sent = end
+
+    def take(self, count: int) -> list[Trial | TrialError]:
+        """The next trials; fewer if one of them raised, which is then the last."""
+        while len(self._trials) < count and self.pieces:
+            trials, seconds = self.pieces.popleft().result()
+            self._trials.extend(trials)
+            self._seconds = max(seconds / len(trials), 1e-9)
+        return [self._trials.popleft() for _ in range(min(count, len(self._trials)))]
+
+    def cancel(self) -> None:
+        while self.pieces:
+            self.pieces.popleft().cancel()
+
+
+def _measure(stream: Stream, start: int, stop: int, seed: int, backend: str) -> tuple[list[Trial | TrialError], float]:
+    """Trials start..stop-1 and their seconds, on one BLAS thread (more would change rounding).
+
+    They end with the error if one raises.
+    """
+    began = time.perf_counter()
     done: list[Trial | TrialError] = []
     xp = resolve(backend)
     with one_thread():
@@ -132,7 +193,7 @@ def _measure(stream: Stream, start: int, stop: int, seed: int, backend: str) -> 
                 what = f"{type(error).__name__}: {error}"
                 done.append(TrialError(f"{stream}, trial {number}: {what}\n\n{traceback.format_exc()}"))
                 break
-    return done
+    return done, time.perf_counter() - began
 
 
 @contextmanager

@@ -92,13 +92,12 @@ def verify(
         claim = find(claim)
     seed = _seed(rng)
     backend = resolve(backend).__name__
-    machine = isinstance(claim.kind, Growth) and claim.kind.machine
     started = time.perf_counter()
     # LEVEL is split over all hypotheses of the ledger, and alike for another model's; or over those of a foreign claim.
     family = CLAIMS.values() if claim.origin or CLAIMS.get(claim.id) is claim else [claim]
     level = LEVEL / max(1, sum(_hypotheses(member, effort) for member in family))
     conditions = _conditions(claim, effort, level)
-    _run(conditions, seed, backend, None if machine else executor, progress)
+    _run(conditions, seed, backend, None if claim.machine else executor, progress)
 
     main, drops = conditions[0], conditions[1 : 1 + len(claim.drops)]
     sabotages = tuple(_sabotage_result(condition) for condition in conditions[1 + len(claim.drops) :])
@@ -128,7 +127,7 @@ def verify(
         ),
         sabotages=sabotages,
         seconds=time.perf_counter() - started,
-        machine=machine,
+        machine=claim.machine,
         rows=_rows(conditions),
     )
 
@@ -150,7 +149,7 @@ def _run(
 ) -> None:
     """Run trials until every case is decided or at its limit."""
     places = [(condition, i) for condition in conditions for i in range(len(condition.cases))]
-    streams = [Stream(c.claim.trial, c.claim.id, c.name, i, c.cases[i], c.limit) for c, i in places]
+    streams = [Stream(c.claim.trial, c.claim.id, c.name, i, c.cases[i], c.limit, c.needed) for c, i in places]
     active = set(range(len(streams)))
     total = sum(stream.limit for stream in streams)
     for number, trial in run_trials(streams, active, seed=seed, backend=backend, executor=executor):
@@ -183,6 +182,7 @@ class Condition:
     ) -> None:
         self.claim, self.kind, self.subject, self.cases, self.limit = claim, kind, subject, tuple(cases), limit
         self.name = f"{kind}:{subject}" if subject else kind
+        self.needed = limit if isinstance(claim.kind, Growth) else 1  # a fit takes all, a sequential test may stop
         self.trials: list[list[Trial]] = [[] for _ in cases]
         self.tests: list[SequentialTest | GrowthTest]
         self.hypotheses: list[tuple[str, Case, SequentialTest | GrowthTest]]

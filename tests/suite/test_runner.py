@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import io
-import json
 import os
 import re
 import signal
@@ -134,18 +133,6 @@ def test_a_long_notebook_starts_first(tmp_path):
     runner.run(tmp_path / "nb", out=tmp_path / "out", jobs=1)
     first, second = (started(tmp_path / "out" / "notebooks" / f"{name}.ipynb")[0] for name in ("b", "a"))
     assert first < second
-
-
-def test_one_at_a_time_on_a_dask_cluster_and_two_here_give_the_same_ledger(mixed, tmp_path):
-    from distributed import LocalCluster
-
-    toys.notebook(tmp_path / "nb/bad.ipynb", "1 / 0")
-    toys.notebook(tmp_path / "nb/good.ipynb", SHOW, toys.checking("good", "HOLDS", "FAILS", "CLOCK"))
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
-        there = runner.run(tmp_path / "nb", out=tmp_path / "out", scheduler=cluster.scheduler_address)
-    assert {o.name: o.status for o in there.outcomes} == {"bad": "failed", "good": "completed"}
-    one, two = (json.dumps(ledger.comparable(r.ledger["claims"]), sort_keys=True) for r in (there, mixed[1]))
-    assert one == two
 
 
 @pytest.mark.parametrize(("end", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("the terminal", 129)])
@@ -328,10 +315,9 @@ def test_a_verdict_that_is_worse_than_on_record_fails_the_run(go):
 
 
 def test_a_scheduler_that_is_not_there_costs_no_result(go):
-    pytest.importorskip("distributed")
     go()
     before = sorted(Path("out").rglob("*"))
-    with pytest.raises(OSError, match=r"Timed out|connect"):
+    with pytest.raises(OSError, match="no Dask scheduler answers at 'tcp://127.0.0.1:9'"):
         go(scheduler="tcp://127.0.0.1:9")
     assert sorted(Path("out").rglob("*")) == before
 
@@ -365,7 +351,7 @@ def test_progress_on_a_terminal_counts_the_cells_of_all_notebooks(tmp_path, monk
     with shown.track(jobs):
         shown.execute(jobs[0])
         shown.finish(Outcome("a", "failed", error="after one cell"))
-        shown.finish(Outcome("b", "completed"))  # on a cluster, whose cells are not seen
+        shown.finish(Outcome("b", "completed"))  # without its cells
     last = [line for line in console.file.getvalue().splitlines() if "all notebooks" in line][-1]
     cells = sum(notebook.code_cells(job.path) for job in jobs)
     assert f"{cells}/{cells}" in last and "left" in last

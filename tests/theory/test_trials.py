@@ -1,6 +1,6 @@
 """Trial streams: the same trials whatever the workers."""
 
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from hashlib import sha256
 from multiprocessing import get_context
 
@@ -68,6 +68,46 @@ def test_workers_change_nothing(pool, stop_above):
     assert all(threads == 1 for *_, threads in shared)
     for i in range(4):  # nothing after the stop
         assert all(value <= stop_above for value in [v for s, v, _ in alone if s == i][:-1])
+
+
+class Scrambled(Executor):
+    """So many workers, of which one at random has the next result, with a duration at random."""
+
+    def __init__(self, workers, seed):
+        self._max_workers, self.rng, self.waiting, self.ran = workers, np.random.default_rng(seed), {}, 0
+
+    def submit(self, function, *args):
+        future = Future()
+        self.waiting[future] = function, args
+        future.result = lambda: self.run_until(future)
+        return future
+
+    def run_until(self, future):
+        while not future.done():
+            running = [each for each in self.waiting if not each.cancelled()]
+            one = running[self.rng.integers(len(running))]
+            function, args = self.waiting.pop(one)
+            trials, _ = function(*args)
+            self.ran += len(trials)
+            one.set_result((trials, self.rng.exponential(0.01)))
+        return Future.result(future)
+
+
+@pytest.mark.parametrize("stop_above", [0.9, 0.99, 2.0])
+@pytest.mark.parametrize("workers", [1, 3, 64])
+def test_number_and_order_of_workers_change_nothing_and_little_is_measured_in_vain(workers, stop_above):
+    streams = [stream(index=i, limit=(60, 400)[i % 2]) for i in range(8)]
+    alone, scrambled = run(streams, stop_above), Scrambled(workers, seed=workers)
+    assert run(streams, stop_above, executor=scrambled) == alone
+    # Of each stream 8 trials and twice as many as are consumed; the latter, a round at a time, which adds a quarter.
+    assert len(alone) <= scrambled.ran <= 8 * len(streams) + 3 * 1.25 * len(alone)
+
+
+def test_trials_that_are_needed_in_any_case_are_all_under_way_at_once():
+    scrambled = Scrambled(1000, seed=0)
+    trials = run_trials([Stream(draw, "toy.draw", "claim", 0, {}, 40, 40)], {0}, seed=7, executor=scrambled)
+    next(trials)
+    assert scrambled.ran + len(scrambled.waiting) == 40
 
 
 @pytest.mark.parametrize("parallel", [False, True])
