@@ -128,13 +128,10 @@ def run_held(
     progress = progress or Progress()
     outcomes = [Outcome(job.name, "resumed") for job in finished]
     workers = jobs or cpu_count() * (KERNELS_PER_CPU if scheduler else 1)
-    last = [job for job in pending if job.last]
-    side_by_side = sorted((j for j in pending if not (j.exclusive or j.last)), key=lambda job: not job.long)
-    one_by_one = [[job] for job in pending if job.exclusive and not job.last]
     connected = connect(scheduler, backend=backend, note=progress.note) if scheduler and pending else nullcontext()
     with connected as cluster, ThreadPoolExecutor(workers) as pool, progress.track(pending):
         _clear(out, pending, None if only or having else finished)  # not before the workers are there
-        for batch in (side_by_side, *one_by_one, last):
+        for batch in batches(pending):
             outcomes += _run_batch(pool, batch, out, progress, cluster)
     outcomes.sort(key=lambda outcome: outcome.name)
 
@@ -193,6 +190,13 @@ def plan(
         for path, names in names_of.items()
         if having is None or having in names
     ]
+
+
+def batches(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs in the order of a run: those of a batch run side by side, when all of the one before have ended."""
+    side_by_side = sorted((j for j in jobs if not (j.exclusive or j.last)), key=lambda job: not job.long)
+    one_by_one = [[job] for job in jobs if job.exclusive and not job.last]
+    return [batch for batch in (side_by_side, *one_by_one, [job for job in jobs if job.last]) if batch]
 
 
 def _checked(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
