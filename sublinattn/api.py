@@ -5,6 +5,7 @@ from importlib.metadata import version
 from .core.exact import Partial, attention, partial_attention
 from .core.timing import stage_times
 from .methods.balancekv.balancekv import BalanceKVCache
+from .methods.balancekv.buckets import BucketedBalanceKVCache
 from .methods.baselines.kdeformer import kdeformer_attention
 from .methods.baselines.nystrom import nystrom_attention
 from .methods.baselines.performer import performer_attention
@@ -28,6 +29,7 @@ __version__ = version("sublinattn")
 
 __all__ = [
     "BalanceKVCache",
+    "BucketedBalanceKVCache",
     "ExactCache",
     "Hardness",
     "HeavyHitterCache",

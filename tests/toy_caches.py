@@ -11,6 +11,7 @@ import references
 
 from sublinattn.core import backends
 from sublinattn.methods.balancekv.balancekv import BalanceKVCache
+from sublinattn.methods.balancekv.buckets import BucketedBalanceKVCache
 from sublinattn.methods.caches.exact import ExactCache, ZeroCache
 from sublinattn.methods.caches.heavy_hitter import HeavyHitterCache
 from sublinattn.methods.caches.k_center import KCenterCache
@@ -28,6 +29,7 @@ CACHES: dict[str, Callable[..., Any]] = {
     "value-norm": lambda budget=BUDGET, rng=0: ReservoirCache(budget, "value-norm", rng=rng),
     "k-center": lambda budget=BUDGET, rng=0: KCenterCache(budget, budget // 3),
     "balance": lambda budget=BUDGET, rng=0: BalanceKVCache(budget + budget % 2, rng=rng),
+    "buckets": lambda budget=BUDGET, rng=0: BucketedBalanceKVCache(budget + budget % 2, rng=rng),
     "zero": lambda budget=BUDGET, rng=0: ZeroCache(),
 }
 """Each at about `budget` tokens; the exact cache and zero have none."""

@@ -1,8 +1,9 @@
 """BalanceKV: a key-value cache that halves batches of tokens by softmax balancing, merges halves, and halves again.
 
 Source: [BKV25] Kochetkova, Sheth, Han, Zandieh, Kapralov, *Streaming Attention Approximation via Discrepancy Theory*,
-arXiv 2502.07861, NeurIPS 2025: Algorithm 1 (BalanceKV), merge and reduce, Theorems 3.1 and 3.4. The main text was read,
-the appendices, with the pseudocode of merge and reduce, were not.
+arXiv 2502.07861, NeurIPS 2025: merge and reduce, Theorem 3.4. The main text was read, the appendices, with the
+pseudocode of merge and reduce, were not. Here one merge and reduce serves both sums; `buckets` has Algorithm 1, which
+runs one for each class of value norms and one for the normaliser.
 
 Level 0 is the last `t` tokens at most, as they came. When it is full, `walk.halve` keeps t/2 of them, which count
 twice, at level 1; two halves on one level make a batch, of which again half goes to the next level, where it counts
@@ -27,7 +28,8 @@ Differs from the paper in what `walk` says, and in:
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -90,7 +92,9 @@ class BalanceKVCache(MergingCache):
     True
     """
 
-    PARAMETERS = ("batch", "pairs", "centred", "c", "scale", "levels")
+    BOTH_SUMS: ClassVar[bool] = True
+    """Whether one walk serves numerator and normaliser."""
+    PARAMETERS: ClassVar[tuple[str, ...]] = ("batch", "pairs", "centred", "c", "scale", "levels")
 
     def __init__(
         self,
@@ -142,11 +146,16 @@ class BalanceKVCache(MergingCache):
         """
         sizes = {"nbytes": nbytes, "d": d, "d_v": d_v}
         nbytes, d, d_v = (checks.integer(name, x, minimum=1) for name, x in sizes.items())
-        slots = nbytes // ((d + d_v + 1) * np.dtype(dtype).itemsize)
+        slots = nbytes // (cls._slot_numbers(d, d_v, parameters) * np.dtype(dtype).itemsize)
         batch = next((t for t in range(slots // 2 * 2, 0, -2) if _slots(t, _levels(t)) <= slots), None)
         if batch is None:
             raise ValueError(f"nbytes must be at least that of 3 slots, got {nbytes}, which is that of {slots}")
         return cls(batch, levels=_levels(batch), **parameters)
+
+    @classmethod
+    def _slot_numbers(cls, d: int, d_v: int, parameters: Mapping[str, Any]) -> int:
+        """Numbers that a slot takes, of a cache with these parameters."""
+        return d + d_v + 1
 
     # ----------------------------------------------------------------------------------------------------------- tokens
     def _absorb(self, xp: Any, k: Array, v: Array) -> None:
@@ -258,7 +267,8 @@ class BalanceKVCache(MergingCache):
     def _choose(self, xp: Any, k: Array, v: Array, filled: Array, uniform: Array) -> tuple[Array, Array]:
         """`walk.halve` with this cache's parameters."""
         scale = 1 / math.sqrt(k.shape[-1]) if self.scale is None else self.scale
-        return halve(xp, k, v, filled, uniform, scale=scale, c=self.c, pairs=self.pairs, centred=self.centred)
+        options: dict[str, Any] = {"scale": scale, "c": self.c, "pairs": self.pairs, "centred": self.centred}
+        return halve(xp, k, v, filled, uniform, normaliser=self.BOTH_SUMS, **options)
 
     # ------------------------------------------------------------------------------------------------------------ slots
     def _where(self, level: int) -> slice:

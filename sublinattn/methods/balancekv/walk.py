@@ -21,7 +21,7 @@ problems take together.
 Differs from the paper in:
 
 1. One walk for both sums, by the value `(v, 1)`. Algorithm 1 runs one for the normaliser and one for each group of
-   values of about the same norm, each of which keeps tokens of its own.
+   values of about the same norm, each of which keeps tokens of its own: `buckets` does so, with `normaliser=False`.
 2. `R` is that of the given tokens, where Algorithm 2 is told a bound.
 3. Where Algorithm 2 fails, at `y > c`, the sign is the one that makes the sum smaller.
 4. By choice `pairs`: the walk is over the differences of neighbours, and of each pair one token is kept (the walk of
@@ -50,11 +50,13 @@ def half_width(n: int, delta: float) -> float:
     return 0.5 + math.log(2 * n / delta)
 
 
-def softmax_kernel(xp: Any, k: Array, v: Array, filled: Array, *, scale: float, centred: bool = False) -> Array:
+def softmax_kernel(
+    xp: Any, k: Array, v: Array, filled: Array, *, scale: float, centred: bool = False, normaliser: bool = True
+) -> Array:
     """`exp(s <k, k'>) (<v, v'> + 1)` of P problems (P, n, d), (P, n, d_v), up to a factor: (P, n, n).
 
-    0 where a slot is not `filled` (P, n). The factor keeps the entries at 1 or below. `centred`, each query's products
-    with all tokens change by one factor.
+    Without `normaliser` the last factor is `<v, v'>`, as in Algorithm 2. 0 where a slot is not `filled` (P, n). The
+    factor keeps the entries at 1 or below. `centred`, each query's products with all tokens change by one factor.
     """
     weight = filled.astype(k.dtype)[..., None]
     if centred:
@@ -64,8 +66,12 @@ def softmax_kernel(xp: Any, k: Array, v: Array, filled: Array, *, scale: float, 
     kernel = xp.matmul(scale * k, k.swapaxes(-1, -2))
     kernel -= largest[:, None, None]
     xp.exp(kernel, out=kernel)
-    values = xp.concatenate([v, weight], axis=-1)  # (v, 1), or 0 in an empty slot
-    values /= xp.sqrt(backends.row_squares(xp, v).max(axis=1) + 1)[:, None, None]
+    squares = backends.row_squares(xp, v).max(axis=1)
+    if normaliser:
+        values = xp.concatenate([v, weight], axis=-1)  # (v, 1), or 0 in an empty slot
+        values /= xp.sqrt(squares + 1)[:, None, None]
+    else:
+        values = v / xp.sqrt(xp.where(squares > 0, squares, 1))[:, None, None]  # 0 if no slot is filled
     kernel *= xp.matmul(values, values.swapaxes(-1, -2))
     return kernel
 
@@ -129,6 +135,7 @@ def halve(
     c: float,
     pairs: bool = False,
     centred: bool = False,
+    normaliser: bool = True,
     walk: Walk | None = None,
 ) -> tuple[Array, Array]:
     """Which n/2 of n slots (n even) are kept in each of P problems, and whether a token is there: (P, n/2) each.
@@ -147,11 +154,13 @@ def halve(
         Half-width of the walk, in units of the largest kernel entry.
     pairs, centred : bool
         As at the head of this file.
+    normaliser : bool
+        Whether the parts agree in the normaliser, too; without it their sums of values are balanced alone.
     walk : callable, optional
         In place of `self_balancing_walk`.
     """
     walk = walk or self_balancing_walk
-    kernel = softmax_kernel(xp, k, v, filled, scale=scale, centred=centred)
+    kernel = softmax_kernel(xp, k, v, filled, scale=scale, centred=centred, normaliser=normaliser)
     if not pairs:
         return smaller_part(xp, walk(xp, kernel, uniform, c), filled)
     signs = walk(xp, pair_kernel(kernel), uniform, c)

@@ -22,6 +22,7 @@ from sublinattn.methods.caches.sink import SinkCache
 N = 40
 CUTS = {"at once": [], "one by one": list(range(1, N)), "uneven": [1, 2, 9, 10, 26, 39]}
 EXACT = [name for name in CACHES if name not in ("value-norm", "zero")]
+OWN_DRAWS = ("uniform", "value-norm", "balance", "buckets")  # each head its own
 STREAMING = [name for name in CACHES if name != "k-center"]  # whose state does not depend on the chunks
 
 
@@ -157,7 +158,7 @@ def test_chunks_change_no_bit(xp: Any, name: str, dtype: Any, lead: tuple[int, .
             np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize("name", [name for name in CACHES if name not in ("uniform", "value-norm", "balance")])
+@pytest.mark.parametrize("name", [name for name in CACHES if name not in OWN_DRAWS])
 def test_leading_axes_are_separate_problems(xp: Any, name: str) -> None:
     """Reservoirs and BalanceKV have draws of their own for each: see `test_reservoir_cache`, `test_balancekv`."""
     q, k, v = stream(xp, 14, N, n_q=12, lead=(2, 3))
@@ -171,7 +172,7 @@ def test_leading_axes_are_separate_problems(xp: Any, name: str) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- the bytes
-@pytest.mark.parametrize("name", [name for name in CACHES if name not in ("exact", "balance")])  # these grow
+@pytest.mark.parametrize("name", [name for name in CACHES if name not in ("exact", "balance", "buckets")])  # these grow
 def test_bytes_are_bounded_by_the_budget(xp: Any, name: str) -> None:
     _, k, v = stream(xp, 17, 200, lead=(3,), dtype=np.float32)
     cache = CACHES[name]()
@@ -280,6 +281,7 @@ TRANSFERS = {
     "value-norm": (2, 1),  # and the weights of the values; as many queries as coordinates ask for no norms
     "k-center": (2, 2),  # and the centers
     "balance": (1, 1),
+    "buckets": (2, 1),  # and the norms of the values
     "zero": (1, 1),
 }
 
