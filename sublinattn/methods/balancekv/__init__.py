@@ -8,5 +8,6 @@
 | derived: one of each pair | `walk.py`: `one_of_each_pair` | bkv25.pairs-unbiased | 24-balancekv |
 | Theorem 3.4: batch | `balancekv.py`: `BalanceKVCache` | bkv25.batch, bkv25.batch-pairs | 24-balancekv |
 | Theorem 3.4: memory and time | `balancekv.py`: `BalanceKVCache.update` | bkv25.memory, bkv25.time | 24-balancekv |
+| Algorithm 1: buckets | `buckets.py`: `BucketedBalanceKVCache` | bkv25.buckets-* | 24-balancekv |
 | derived: merging | `balancekv.py`: `BalanceKVCache.merge` | bkv25.merge | 24-balancekv |
 """

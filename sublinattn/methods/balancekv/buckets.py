@@ -112,7 +112,7 @@ class BucketedBalanceKVCache(BalanceKVCache):
     def _absorb(self, xp: Any, k: Array, v: Array) -> None:
         self._begin(len(k))
         norms = np.sqrt(squared_norms(v))
-        numbers = np.where(norms > 0, np.frexp(norms)[1], -_ABOVE)  # line 5; a norm of 0 is in no class
+        numbers = self._numbers(norms)  # line 5
         k, v = backends.widened(k), backends.widened(v)
         one = xp.ones((1, k.shape[1], 1), v.dtype)
         for head in range(len(k)):
@@ -122,6 +122,10 @@ class BucketedBalanceKVCache(BalanceKVCache):
                 rows = backends.to_device(np.flatnonzero(numbers[head] == number), xp)
                 self._part(head, str(number)).take(xp, k[head][rows][None], v[head][rows][None])
             self._part(head, NORMALISER).take(xp, k[head][None], one)  # line 11
+
+    def _numbers(self, norms: np.ndarray) -> np.ndarray:
+        """The class i of each norm, `2^(i-1) <= norm < 2^i`; of 0 one below all."""
+        return np.where(norms > 0, np.frexp(norms)[1], -_ABOVE)
 
     def _begin(self, heads: int) -> None:
         if not self._parts:

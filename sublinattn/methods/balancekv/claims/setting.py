@@ -41,6 +41,12 @@ def walk(broken: str) -> Walk:
     return wrong
 
 
+def signs_by_coins(xp: Any, filled: Array, uniform: Array, pairs: bool) -> tuple[Array, Array]:
+    """What `halve` would keep if its signs were coins."""
+    signs = xp.where(uniform < 0.5, 1, -1)
+    return one_of_each_pair(xp, signs) if pairs else smaller_part(xp, signs, filled)
+
+
 class Cache(BalanceKVCache):
     """A BalanceKVCache; with `coins`, its signs are drawn by coins."""
 
@@ -51,8 +57,7 @@ class Cache(BalanceKVCache):
     def _choose(self, xp: Any, k: Array, v: Array, filled: Array, uniform: Array) -> tuple[Array, Array]:
         if not self._coins:
             return super()._choose(xp, k, v, filled, uniform)
-        signs = xp.where(uniform < 0.5, 1, -1)
-        return one_of_each_pair(xp, signs) if self.pairs else smaller_part(xp, signs, filled)
+        return signs_by_coins(xp, filled, uniform, self.pairs)
 
 
 class Batch:
