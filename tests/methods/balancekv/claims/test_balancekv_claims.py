@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sublinattn.methods.balancekv.claims import algorithm2_bias, setting, theorem33, theorem34
+from sublinattn.methods.balancekv.claims import algorithm2_bias, setting, theorem31, theorem33, theorem34
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -70,3 +70,33 @@ def test_coins_need_larger_batches(xp: Any) -> None:
         for coins in (False, True)
     )
     assert 1.5 * walk < coins < 20 * walk
+
+
+def test_errors_are_in_the_unit_of_equation_2() -> None:
+    """Two tokens, one query at equal logits: softmax (1/2, 1/2), of norm 2^-1/2, and ||V||_F = 5."""
+    q, k, v = np.zeros((1, 2)), np.zeros((2, 2)), np.array([[3.0, 0.0], [0.0, 4.0]])
+    found = theorem31.in_unit(q, k, v, np.array([[1.5, 3.0]]), 1.0)
+    assert found == pytest.approx(1 / (np.sqrt(0.5) * 5))
+
+
+def test_the_batch_without_buckets_is_the_largest_that_fits() -> None:
+    for slots, n in ((60, 100), (333, 2048), (1000, 64)):
+        batch = theorem31.batch_within(slots, n)
+        used = [setting.Cache(t).update(*np.zeros((2, n, 1))).nbytes // 24 for t in (batch, batch + 2)]
+        assert used[0] <= slots < used[1]
+
+
+def test_long_values_are_lost_without_classes(xp: Any) -> None:
+    case = {"n": 512, "batch": 16, "pairs": True}
+    trials = {one: [theorem31.heavy_values(rng(i), xp, **case, one_class=one) for i in range(5)] for one in (0, 1)}
+    assert np.median([x.measured for x in trials[0]]) < np.median([x.measured for x in trials[1]])
+    assert all(0.9 < x.facts["bytes"] <= 1 for x in trials[0])
+
+
+def test_coins_fall_more_slowly(xp: Any) -> None:
+    error = {
+        (coins, t): np.mean([theorem31.error_over_batch(rng(i), xp, variable="t", batch=t, coins=coins).measured
+                             for i in range(4)])
+        for coins in (False, True) for t in (16, 128)
+    }  # fmt: skip
+    assert error[True, 128] / error[True, 16] > 1.5 * error[False, 128] / error[False, 16]
