@@ -154,10 +154,10 @@ class BucketedBalanceKVCache(BalanceKVCache):
         both = list(zip(self._parts, self.classes, strict=True))
         normalisers = [[parts[NORMALISER]] for parts in self._parts]
         classes = [[parts[str(number)] for number in numbers] for parts, numbers in both]
-        below = softmax_weighted(xp, q, *_side_by_side(xp, normalisers), scale)
+        below = softmax_weighted(xp, q, *_side_by_side(xp, normalisers), scale=scale)
         if not any(classes):
             return xp.zeros((*q.shape[:-1], self._width["v"]), q.dtype)
-        above = softmax_weighted(xp, q, *_side_by_side(xp, classes), scale)
+        above = softmax_weighted(xp, q, *_side_by_side(xp, classes), scale=scale)
         bound = backends.to_device(np.array(self._largest, q.dtype)[:, None, None], xp)
         return ratio_of(xp, [(above.m, above.o)], [(below.m, below.l[..., None])], bound)  # line 13
 
@@ -216,7 +216,7 @@ class MergeAndReduce(BalanceKVCache):
         self.tokens_seen += k.shape[1]
 
 
-def _side_by_side(xp: Any, heads: Sequence[Sequence[MergeAndReduce]]) -> list[Array]:
+def _side_by_side(xp: Any, heads: Sequence[Sequence[MergeAndReduce]]) -> tuple[Array, Array, Array]:
     """Keys, values and log-weights of each problem's parts, (B, m, ...); empty slots fill up the shorter problems."""
     parts = [[part.contents() for part in parts] for parts in heads]
     sizes = [sum(len(x["log_weights"][0]) for x in stored) for stored in parts]
@@ -229,4 +229,4 @@ def _side_by_side(xp: Any, heads: Sequence[Sequence[MergeAndReduce]]) -> list[Ar
         if stored:
             for name, x in slots.items():
                 x[head, :size] = xp.concatenate([part[name][0] for part in stored])
-    return [slots[name] for name in ("keys", "values", "log_weights")]
+    return slots["keys"], slots["values"], slots["log_weights"]

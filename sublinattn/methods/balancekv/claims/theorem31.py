@@ -122,9 +122,9 @@ CLAIMS = (
             "balanced: then smaller parts fell like t^-0.8, pairs like t^-0.6."
         ),
         restated=(
-            "368d7c9 and af9fbe8, of smaller parts, and 185149e, of pairs: all with the proven half-width, and as an "
+            "d6f0678 and 8bc5fda, of smaller parts, and c665ab1, of pairs: all with the proven half-width, and as an "
             "error that falls, which the fit reads towards smaller t, so that it asked for the reverse and coins "
-            "passed; 2996609: up to t = 256, where 16 replicates did not see the sabotage (found -0.83 against -0.78)"
+            "passed; 5fcb90f: up to t = 256, where 16 replicates did not see the sabotage (found -0.83 against -0.78)"
         ),
     ),
     Claim(
