@@ -76,7 +76,7 @@ class BucketedBalanceKVCache(BalanceKVCache):
     >>> v[:5] *= 1000
     >>> cache = BucketedBalanceKVCache(batch=64, rng=0).update(k, v)
     >>> cache.attend(q[:2]).shape, cache.classes[0]
-    ((2, 8), [-1, 0, 1, 2, 3, 11, 12])
+    ((2, 8), [0, 1, 2, 3, 12])
     """
 
     PARAMETERS = (*BalanceKVCache.PARAMETERS, "buckets")
