@@ -126,7 +126,7 @@ def largest_norms(xp: Any, check_finite: bool, **named: Array) -> list[float]:
         for i in range(len(tiles)):
             worker(i)
     else:
-        backends.for_tiles(xp, range(len(tiles)), lambda: worker)
+        backends.for_tiles(xp, range(len(tiles)), worker)
     values = backends.asnumpy(largest).astype(float)
     squares = [values[np.equal(slots, slot)].max() for slot in range(len(named))]
     norms = [math.sqrt(square) for square in squares]

@@ -205,23 +205,17 @@ def each_query_tile(
         (at, r) for r in backends.cut(n_q, rows)[::-1] for at in backends.cut(b, problems)
     ]
 
-    def make_worker() -> Callable[[tuple[slice, slice]], None]:
-        scratch = Scratch(xp, q.dtype)
-        tile = Softmax(xp, scratch, shift=shift)
+    def worker(where: tuple[slice, slice], tile: Softmax) -> None:
+        at, r = where
+        part = q[at, r]
+        p = tile.start("partial", part.shape[0], part.shape[1], v.shape[-1])
+        with np.errstate(over="ignore", invalid="ignore"):  # per thread; what overflows is found afterwards
+            scaled = xp.multiply(part, scale, out=tile.scratch("q", *part.shape))
+            diagonal = r.start // causal if causal else None
+            absorb_range(tile, p, scaled, k[at], v[at], keys=keys, diagonal=diagonal, group=causal or 1)
+        finish(at, r, p)
 
-        def worker(where: tuple[slice, slice]) -> None:
-            at, r = where
-            part = q[at, r]
-            p = tile.start("partial", part.shape[0], part.shape[1], v.shape[-1])
-            with np.errstate(over="ignore", invalid="ignore"):  # per thread; what overflows is found afterwards
-                scaled = xp.multiply(part, scale, out=scratch("q", *part.shape))
-                diagonal = r.start // causal if causal else None
-                absorb_range(tile, p, scaled, k[at], v[at], keys=keys, diagonal=diagonal, group=causal or 1)
-            finish(at, r, p)
-
-        return worker
-
-    backends.for_tiles(xp, tiles, make_worker)
+    backends.for_tiles(xp, tiles, worker, lambda: Softmax(xp, Scratch(xp, q.dtype), shift=shift))
 
 
 @backends.on_device

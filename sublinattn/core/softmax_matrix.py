@@ -84,17 +84,13 @@ class SoftmaxMatrix:
         groups = [strips[g::wanted] for g in range(min(wanted, len(strips)))]
         totals = xp.zeros((len(groups), count, b, n_k))
 
-        def make_worker() -> Callable[[tuple[int, slice]], None]:
-            scratch = Scratch(xp, self.dtype)
+        def worker(where: tuple[int, slice], scratch: Scratch) -> None:
+            g, at = where
+            for rows in groups[g]:
+                add(scratch, at, rows, totals[g][:, at])
 
-            def worker(where: tuple[int, slice]) -> None:
-                g, at = where
-                for rows in groups[g]:
-                    add(scratch, at, rows, totals[g][:, at])
-
-            return worker
-
-        backends.for_tiles(xp, [(g, at) for g in range(len(groups)) for at in batches], make_worker)
+        tiles = [(g, at) for g in range(len(groups)) for at in batches]
+        backends.for_tiles(xp, tiles, worker, lambda: Scratch(xp, self.dtype))
         return totals.sum(axis=0) if len(groups) > 1 else totals[0]
 
     def _tiles(self, scratch: Scratch, at: slice, rows: slice) -> Iterator[tuple[slice, Array]]:

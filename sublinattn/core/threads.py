@@ -70,24 +70,25 @@ def cut(stop: int, step: int, start: int = 0) -> list[slice]:
     return [slice(i, min(i + step, stop)) for i in range(start, stop, step)]
 
 
-def for_tiles(xp: Any, tiles: Sequence[Any], make_worker: Callable[[], Callable[[Any], None]]) -> None:
+def for_tiles(xp: Any, tiles: Sequence[Any], worker: Callable[..., Any], own: Callable[[], Any] | None = None) -> None:
     """Run `worker(tile)` for every tile, in any order: on threads on the CPU, one after another on a device.
 
-    `make_worker` is called once per thread, so a worker can have scratch arrays of its own. Different tiles must write
-    to disjoint parts of the output. An error in a tile, or Ctrl-C, ends all threads within the time of one tile.
+    With `own` it is `worker(tile, own())`, where `own` is called once per thread: for scratch arrays. Different tiles
+    must write to disjoint parts of the output. An error in a tile, or Ctrl-C, ends all threads within the time of one
+    tile.
     """
     if xp is not np:
-        worker = make_worker()
+        more = (own(),) if own else ()
         for tile in tiles:
-            worker(tile)
+            worker(tile, *more)
         return
     ticket = itertools.count()  # next() is atomic, so the threads can share one counter
     stopped = threading.Event()
 
     def drain() -> None:
-        worker = make_worker()
+        more = (own(),) if own else ()
         while not stopped.is_set() and (i := next(ticket)) < len(tiles):
-            worker(tiles[i])
+            worker(tiles[i], *more)
 
     with _BLAS.single() as threads:
         if (threads := min(threads, len(tiles))) <= 1:

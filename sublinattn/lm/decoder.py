@@ -266,7 +266,7 @@ class Decoder:
         if len(tiles) == 1:
             work(tiles[0])  # with all threads that BLAS has
         else:
-            backends.for_tiles(self.xp, tiles, lambda: work)
+            backends.for_tiles(self.xp, tiles, work)
 
 
 def _product(x: Array, weights: Array) -> Array:

@@ -15,7 +15,7 @@ Guarantees: centers are pairwise farther than delta, so there are at most m of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -72,39 +72,34 @@ def _nearest(
     rows = tile_rows(xp, b * m, x.dtype)
     flat, first = centers.reshape(-1, d), xp.arange(0, b * m, m)[:, None]
 
-    def make_worker() -> Callable[[slice], None]:
-        scratch = Scratch(xp, np.dtype(x.dtype))
+    def worker(tile: slice, scratch: Scratch) -> None:
+        part = x[:, tile]
+        c = part.shape[1]
+        ones = scratch("x", b, c, d + 1)
+        ones[..., :d], ones[..., d] = part - centers[:, :1], 1
+        values = xp.matmul(ones, augmented.swapaxes(1, 2), out=scratch("values", b, c, m))
+        if position is not None and born is not None:
+            values[born[:, None] > position[tile, None]] = np.inf
+        best = values.argmin(axis=2)
+        smallest = xp.take_along_axis(values, best[..., None], axis=2)
+        slack = 2 * rounding(x, xp.sqrt(backends.row_squares(xp, ones[..., :d])) + reach)
+        close = values <= smallest + slack[..., None]
+        some = smallest[..., 0] < unseen
+        squares = squared_distances(part, backends.gather(xp, flat, best + first))
+        decided = []
+        if xp is not np or np.count_nonzero(close) > b * c:  # else each point has one candidate
+            close &= (some & (xp.count_nonzero(close, axis=2) > 1))[..., None]
+            pair = close.ravel().nonzero()[0]
+            if len(pair):
+                point, number = pair // m, pair % m
+                there = flat[point // c * m + number]
+                decided = [point, number, squared_distances(part.reshape(-1, d)[point], there)]
+        host = _fetched(xp, best.ravel(), xp.where(some, squares, np.inf).ravel(), *decided)
+        if decided:
+            _decide(*host)
+        index[:, tile], square[:, tile] = host[0].reshape(b, c), host[1].reshape(b, c)
 
-        def worker(tile: slice) -> None:
-            part = x[:, tile]
-            c = part.shape[1]
-            ones = scratch("x", b, c, d + 1)
-            ones[..., :d], ones[..., d] = part - centers[:, :1], 1
-            values = xp.matmul(ones, augmented.swapaxes(1, 2), out=scratch("values", b, c, m))
-            if position is not None and born is not None:
-                values[born[:, None] > position[tile, None]] = np.inf
-            best = values.argmin(axis=2)
-            smallest = xp.take_along_axis(values, best[..., None], axis=2)
-            slack = 2 * rounding(x, xp.sqrt(backends.row_squares(xp, ones[..., :d])) + reach)
-            close = values <= smallest + slack[..., None]
-            some = smallest[..., 0] < unseen
-            squares = squared_distances(part, backends.gather(xp, flat, best + first))
-            decided = []
-            if xp is not np or np.count_nonzero(close) > b * c:  # else each point has one candidate
-                close &= (some & (xp.count_nonzero(close, axis=2) > 1))[..., None]
-                pair = close.ravel().nonzero()[0]
-                if len(pair):
-                    point, number = pair // m, pair % m
-                    there = flat[point // c * m + number]
-                    decided = [point, number, squared_distances(part.reshape(-1, d)[point], there)]
-            host = _fetched(xp, best.ravel(), xp.where(some, squares, np.inf).ravel(), *decided)
-            if decided:
-                _decide(*host)
-            index[:, tile], square[:, tile] = host[0].reshape(b, c), host[1].reshape(b, c)
-
-        return worker
-
-    backends.for_tiles(xp, backends.cut(c, rows), make_worker)
+    backends.for_tiles(xp, backends.cut(c, rows), worker, lambda: Scratch(xp, np.dtype(x.dtype)))
     index[np.isinf(square)] = -1
     return index, square
 

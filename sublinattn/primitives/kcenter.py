@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,17 +30,14 @@ def greedy_k_center(xp: Any, k: Array, m: int, *, start: int = 0) -> tuple[np.nd
     indices, radii = [start], []
     farthest = [0] * len(tiles)
 
-    def make_worker() -> Callable[[int], None]:
-        def worker(number: int) -> None:
-            tile, center = tiles[number], indices[-1]
-            difference = k[tile] - k[center]
-            xp.minimum(nearest[tile], backends.row_squares(xp, difference), out=nearest[tile])
-            farthest[number] = int(nearest[tile].argmax())
-
-        return worker
+    def worker(number: int) -> None:
+        tile, center = tiles[number], indices[-1]
+        difference = k[tile] - k[center]
+        xp.minimum(nearest[tile], backends.row_squares(xp, difference), out=nearest[tile])
+        farthest[number] = int(nearest[tile].argmax())
 
     while True:
-        backends.for_tiles(np, range(len(tiles)), make_worker)
+        backends.for_tiles(np, range(len(tiles)), worker)
         peaks = np.array([nearest[tile][at] for tile, at in zip(tiles, farthest, strict=True)])
         best = int(peaks.argmax())
         radii.append(float(np.sqrt(peaks[best])))
@@ -91,15 +87,12 @@ def diameters(xp: Any, k: Array, labels: np.ndarray) -> np.ndarray:
     ]
     largest: list[tuple[int, Array]] = []
 
-    def make_worker() -> Callable[[tuple[int, slice, slice]], None]:
-        def worker(tile: tuple[int, slice, slice]) -> None:
-            group, i, j = tile
-            products = xp.matmul(sorted_k[i], sorted_k[j].T)
-            largest.append((group, (squares[i, None] + squares[j] - 2 * products).max()))
+    def worker(tile: tuple[int, slice, slice]) -> None:
+        group, i, j = tile
+        products = xp.matmul(sorted_k[i], sorted_k[j].T)
+        largest.append((group, (squares[i, None] + squares[j] - 2 * products).max()))
 
-        return worker
-
-    backends.for_tiles(xp, tiles, make_worker)
+    backends.for_tiles(xp, tiles, worker)
     out = np.zeros(len(sizes))
     values = backends.asnumpy(xp.stack([value for _, value in largest]))
     np.maximum.at(out, [group for group, _ in largest], values)

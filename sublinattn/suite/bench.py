@@ -270,22 +270,22 @@ def _softmax(x: Instance, q: np.ndarray) -> np.ndarray:
 # Floors: the operations that an algorithm cannot do without, on arrays that stay in cache.
 
 
+def _filled(value: float, *shapes: tuple[int, ...]) -> list[np.ndarray]:
+    return [np.full(shape, value, np.float32) for shape in shapes]
+
+
 def _hyper_products(n: int, d: int, size: int) -> None:
     """Matrix products and exponentials of HyperAttention without a mask: every query with a block and a sample."""
 
-    def make_worker() -> Callable[[int], None]:
-        q, k = (np.full((size, d), 0.01, np.float32) for _ in range(2))
-        logits, out = np.empty((size, size), np.float32), np.empty((size, d), np.float32)
+    def worker(block: int, own: list[np.ndarray]) -> None:
+        q, k, logits, out = own
+        for _ in ("block", "sample"):
+            np.matmul(q, k.T, out=logits)
+            np.exp(logits, out=logits)
+            np.matmul(logits, k, out=out)
 
-        def worker(block: int) -> None:
-            for _ in ("block", "sample"):
-                np.matmul(q, k.T, out=logits)
-                np.exp(logits, out=logits)
-                np.matmul(logits, k, out=out)
-
-        return worker
-
-    backends.for_tiles(np, range(n // size), make_worker)
+    shapes = (size, d), (size, d), (size, size), (size, d)
+    backends.for_tiles(np, range(n // size), worker, lambda: _filled(0.01, *shapes))
 
 
 def _state_products(n: int, d: int) -> None:
@@ -293,30 +293,22 @@ def _state_products(n: int, d: int) -> None:
     t = Monomials(d, 4).rank
     rows = 2**18 // t  # 1 MiB of features
 
-    def make_worker() -> Callable[[int], None]:
-        features, column, values = (np.full(shape, 0.5, np.float32) for shape in ((t, rows), rows, (rows, d + 1)))
-        out = np.empty_like(features)
+    def worker(chunk: int, own: list[np.ndarray]) -> None:
+        features, column, values, out = own
+        np.multiply(features, column, out=out)
+        np.matmul(out, values)
 
-        def worker(chunk: int) -> None:
-            np.multiply(features, column, out=out)
-            np.matmul(out, values)
-
-        return worker
-
-    backends.for_tiles(np, range(-(-n // rows)), make_worker)
+    shapes = (t, rows), (rows,), (rows, d + 1), (t, rows)
+    backends.for_tiles(np, range(-(-n // rows)), worker, lambda: _filled(0.5, *shapes))
 
 
 def _subgen_products(n: int, d: int, clusters: int) -> None:
     """Distances of all tokens to all cluster centres, as matrix products and minima."""
     rows = 2**18 // clusters
 
-    def make_worker() -> Callable[[int], None]:
-        x, centres = (np.full((count, d), 0.5, np.float32) for count in (rows, clusters))
-        out = np.empty((rows, clusters), np.float32)
+    def worker(tile: int, own: list[np.ndarray]) -> None:
+        x, centres, out = own
+        np.matmul(x, centres.T, out=out).argmin(axis=1)
 
-        def worker(tile: int) -> None:
-            np.matmul(x, centres.T, out=out).argmin(axis=1)
-
-        return worker
-
-    backends.for_tiles(np, range(-(-n // rows)), make_worker)
+    shapes = (rows, d), (clusters, d), (rows, clusters)
+    backends.for_tiles(np, range(-(-n // rows)), worker, lambda: _filled(0.5, *shapes))

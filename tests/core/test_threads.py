@@ -27,13 +27,13 @@ def test_tiles_run_once_on_as_many_threads_as_blas_had(limit: int) -> None:
     done: list[int] = []
     inside: list[int] = []
 
-    def make_worker() -> Any:
+    def own() -> list[int]:
         workers.append(1)
         inside.extend(blas_threads())
-        return done.append
+        return done
 
     with threadpool_limits(limit, user_api="blas"):
-        threads.for_tiles(np, range(100), make_worker)
+        threads.for_tiles(np, range(100), lambda tile, there: there.append(tile), own)
         assert set(blas_threads()) <= {limit}
     assert sorted(done) == list(range(100))
     assert len(workers) == min(limit, threads.cpu_count()) and set(inside) <= {1}
@@ -47,7 +47,7 @@ def test_an_error_in_a_tile_is_raised_and_the_limit_restored() -> None:
             raise ZeroDivisionError("tile 7")
 
     with pytest.raises(ZeroDivisionError, match="tile 7"):
-        threads.for_tiles(np, range(10), lambda: worker)
+        threads.for_tiles(np, range(10), worker)
     assert threadpool_info() == before
 
 
@@ -66,7 +66,7 @@ class Tiles:
     def run(self, error: type[BaseException]) -> None:
         limits = blas_threads()
         with threadpool_limits(2, user_api="blas"), pytest.raises(error):  # as many threads as BLAS has
-            threads.for_tiles(np, range(10_000), lambda: self)
+            threads.for_tiles(np, range(10_000), self)
         assert self.done < 1000, "the other threads went on"
         done = self.done
         time.sleep(0.01)

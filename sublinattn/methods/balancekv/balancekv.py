@@ -257,7 +257,7 @@ class BalanceKVCache(MergingCache):
             kept[at], filled[at] = self._choose(xp, keys[at], values[at], flat["filled"][at], uniform[at])
 
         group = max(1, (2**23 if xp is np else backends.STRIP_BYTES) // (2 * t * t * keys.itemsize))  # of two matrices
-        for_tiles(xp, [slice(i, i + group) for i in range(0, b * count, group)], lambda: worker)
+        for_tiles(xp, [slice(i, i + group) for i in range(0, b * count, group)], worker)
         halves = {}
         for name in ("keys", "values"):  # empty slots hold zeros
             rows = xp.where(filled[..., None], xp.take_along_axis(flat[name], kept[..., None], axis=1), 0)

@@ -88,7 +88,7 @@ def biased_attention(xp: Any, q: Array, k: Array, v: Array, *, scale: float, bia
         weights = xp.exp(logits, out=logits)
         total.m[at, r], total.l[at, r], total.o[at, r] = m, weights.sum(axis=-1), xp.matmul(weights, v[at])
 
-    backends.for_tiles(xp, tiles, lambda: worker)
+    backends.for_tiles(xp, tiles, worker)
     return total
 
 

@@ -142,7 +142,7 @@ def random_feature_attention(x: Problem, drawn: Array, *, causal: bool) -> Parti
         for rows in backends.cut(n_q, step, chunks[-1].stop if causal else 0):
             deliver(rows, state.attend(queries(rows)))
 
-    backends.for_tiles(xp, each, lambda: worker)
+    backends.for_tiles(xp, each, worker)
     return total
 
 

@@ -162,7 +162,7 @@ def hash_buckets(xp: Any, x: Array, rotations: Array, factors: tuple[int, ...]) 
             first, unit = first + size // 2, unit * size
         out[at, :, rows] = bucket
 
-    backends.for_tiles(xp, tiles, lambda: worker)
+    backends.for_tiles(xp, tiles, worker)
     return out
 
 

@@ -170,7 +170,7 @@ def coreset(x: Problem, g: int, delta: float, draws: Draws) -> tuple[Array, np.n
 
     at_once = 2**23 if xp is np else backends.STRIP_BYTES  # bytes of kernel matrices
     group = max(1, at_once // (n * 4 ** (g + 1) * x.k.dtype.itemsize))
-    backends.for_tiles(xp, backends.cut(b, group), lambda: thin)
+    backends.for_tiles(xp, backends.cut(b, group), thin)
     return out, np.array([2**rounds] * kept + left, float)
 
 

@@ -92,7 +92,7 @@ class CountSketch:
         tiles = backends.cut(r, together)
         index = xp.arange(start, start + c)
         spelled = ((index[:, None] >> xp.arange(self.bits.shape[2])) & 1).astype(rows.dtype)  # (rows, bits)
-        backends.for_tiles(xp, tiles, lambda: lambda tables: self._add(xp, index, spelled, rows, tables))
+        backends.for_tiles(xp, tiles, lambda tables: self._add(xp, index, spelled, rows, tables))
 
     def _add(self, xp: Any, index: Array, spelled: Array, rows: Array, tables: slice) -> None:
         """`table_j[h_j(i)] += g_j(i) X_i` for the rows `i` in `index` and the tables `j` of the slice.

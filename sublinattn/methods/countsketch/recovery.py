@@ -133,7 +133,7 @@ def scan(xp: Any, sketch: CountSketch, k: int) -> tuple[Array, Array]:
         else:
             candidates[tile] = xp.broadcast_to(xp.arange(start, stop), magnitude.shape)
 
-    backends.for_tiles(xp, range(len(parts)), lambda: worker)
+    backends.for_tiles(xp, range(len(parts)), worker)
     return _largest(xp, sketch, xp.concatenate(candidates, axis=1), k)
 
 

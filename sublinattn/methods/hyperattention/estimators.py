@@ -256,26 +256,21 @@ def unmasked_row_sums(xp: Any, q: Array, k: Array, blocks: SortedBlocks, ranks: 
     (p, t), n_k, b = ranks.shape, blocks.k_order.shape[1], blocks.block_size
     problems, step_q, step_k = backends.strip_shape(xp, p, t, n_k, q.dtype, backends.tile_shape(xp, p)[1:])
 
-    def make_worker() -> Callable[[tuple[slice, slice]], None]:
-        tile = Softmax(xp, Scratch(xp, q.dtype), shift=True)
-
-        def worker(where: tuple[slice, slice]) -> None:
-            at, part = where
-            block = own[at, part]
-            total = tile.start("sums", block.shape[0], block.shape[1], 0)
-            for first in range(0, n_k, step_k):
-                stop = min(first + step_k, n_k)
-                logits = tile.logits(q[at, part], k[at, first:stop])
-                start, end = max(first, int(block.min())), min(stop, int(block.max()) + b)
-                if start < end:  # some query's own block is here
-                    offset = xp.arange(start, end) - own_there[at, part, None]
-                    inside = (offset >= 0) & (offset < b)
-                    xp.copyto(logits[..., start - first : end - first], -np.inf, where=inside)
-                total.l += tile.exponentials(total, logits).sum(axis=-1)
-            sums[at, part] = total.lse()
-
-        return worker
+    def worker(where: tuple[slice, slice], tile: Softmax) -> None:
+        at, part = where
+        block = own[at, part]
+        total = tile.start("sums", block.shape[0], block.shape[1], 0)
+        for first in range(0, n_k, step_k):
+            stop = min(first + step_k, n_k)
+            logits = tile.logits(q[at, part], k[at, first:stop])
+            start, end = max(first, int(block.min())), min(stop, int(block.max()) + b)
+            if start < end:  # some query's own block is here
+                offset = xp.arange(start, end) - own_there[at, part, None]
+                inside = (offset >= 0) & (offset < b)
+                xp.copyto(logits[..., start - first : end - first], -np.inf, where=inside)
+            total.l += tile.exponentials(total, logits).sum(axis=-1)
+        sums[at, part] = total.lse()
 
     tiles = [(at, rows) for at in backends.cut(p, problems) for rows in backends.cut(t, step_q)]
-    backends.for_tiles(xp, tiles, make_worker)
+    backends.for_tiles(xp, tiles, worker, lambda: Softmax(xp, Scratch(xp, q.dtype), shift=True))
     return sums

@@ -10,7 +10,6 @@ Differs from the paper in: all of this.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -156,19 +155,16 @@ def _column_sums(xp: Any, q: Array, k: Array, rows: np.ndarray | None) -> Array:
     sums = xp.zeros((b, n_k))
     problems, step, _ = backends.strip_shape(xp, b, t, n_k, q.dtype, (64, n_k))
 
-    def make_worker() -> Callable[[slice], None]:
-        def worker(at: slice) -> None:
-            for part in backends.cut(t, step):
-                p = xp.matmul(q[at, part], k[at].swapaxes(1, 2))
-                if rows is not None:
-                    hidden = xp.arange(n_k) > backends.to_device(rows[part], xp)[:, None]
-                    xp.copyto(p, -np.inf, where=hidden)
-                p -= p.max(axis=2, keepdims=True)
-                xp.exp(p, out=p)
-                p /= p.sum(axis=2, keepdims=True)
-                sums[at] += p.sum(axis=1)
+    def worker(at: slice) -> None:
+        for part in backends.cut(t, step):
+            p = xp.matmul(q[at, part], k[at].swapaxes(1, 2))
+            if rows is not None:
+                hidden = xp.arange(n_k) > backends.to_device(rows[part], xp)[:, None]
+                xp.copyto(p, -np.inf, where=hidden)
+            p -= p.max(axis=2, keepdims=True)
+            xp.exp(p, out=p)
+            p /= p.sum(axis=2, keepdims=True)
+            sums[at] += p.sum(axis=1)
 
-        return worker
-
-    backends.for_tiles(xp, backends.cut(b, problems), make_worker)
+    backends.for_tiles(xp, backends.cut(b, problems), worker)
     return sums

@@ -385,25 +385,23 @@ class Problem:
         step = max(1, 2 * math.prod(backends.tile_shape(xp, len(sinks))) // (t * max(c, self.sample_size)))
         tiles = backends.cut(blocks, step)
 
-        def make_worker() -> Callable[[slice], None]:
-            scratch = Scratch(xp, q.dtype)
-            tile, lap = Softmax(xp, scratch, shift=self.shift), start_lap()
+        def worker(at: slice, its: tuple[Softmax, Lap]) -> None:
+            tile, lap = its
+            scratch, g = tile.scratch, at.stop - at.start
+            scaled = backends.gather(xp, q, group.q_rows[at], scratch("q", g, t, q.shape[1]))
+            scaled *= self.scale
+            keys = backends.gather(xp, k, k_rows[at], scratch("k", g, c, k.shape[1]))
+            values = backends.gather(xp, v, k_rows[at], scratch("v", g, c, v.shape[1]))
+            lap("gather")
+            p = tile.start("partial", g, t, v.shape[1])
+            estimator.absorb(tile, p, Block(scaled, keys, values, sinks.shape[1], group, at), lap)
+            deliver(group.q_rows[at], p)
+            lap("merge")
 
-            def worker(at: slice) -> None:
-                g = at.stop - at.start
-                scaled = backends.gather(xp, q, group.q_rows[at], scratch("q", g, t, q.shape[1]))
-                scaled *= self.scale
-                keys = backends.gather(xp, k, k_rows[at], scratch("k", g, c, k.shape[1]))
-                values = backends.gather(xp, v, k_rows[at], scratch("v", g, c, v.shape[1]))
-                lap("gather")
-                p = tile.start("partial", g, t, v.shape[1])
-                estimator.absorb(tile, p, Block(scaled, keys, values, sinks.shape[1], group, at), lap)
-                deliver(group.q_rows[at], p)
-                lap("merge")
+        def own() -> tuple[Softmax, Lap]:
+            return Softmax(xp, Scratch(xp, q.dtype), shift=self.shift), start_lap()
 
-            return worker
-
-        backends.for_tiles(xp, tiles, make_worker)
+        backends.for_tiles(xp, tiles, worker, own)
 
     def exact(self, q: Array, k: Array, v: Array, start: np.ndarray, *, causal: bool, deliver: Deliver) -> None:
         """Exact attention of queries (P, t, d); `start` (P,) is the row number of each problem's first query."""

@@ -69,7 +69,7 @@ class KeyRanks:
             hi[row] = up_to[asked]
             lo[row] = np.where(asked > 0, up_to[asked - 1], 0)
 
-        backends.for_tiles(xp, range(p), lambda: worker)
+        backends.for_tiles(xp, range(p), worker)
         return lo, hi
 
 

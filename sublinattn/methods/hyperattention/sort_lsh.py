@@ -75,7 +75,7 @@ def buckets(xp: Any, x: Array, planes: Array) -> Array:
         b, rows = tile
         out[b, rows] = _pack_signs(xp, x[b, rows].astype(dtype, copy=False) @ planes[b])
 
-    backends.for_tiles(xp, tiles, lambda: worker)
+    backends.for_tiles(xp, tiles, worker)
     return out
 
 
@@ -205,7 +205,7 @@ def argsort_rows(xp: Any, *arrays: Array) -> list[Array]:
         which, row = where
         orders[which][row] = np.argsort(arrays[which][row], kind="stable")
 
-    backends.for_tiles(xp, [(which, row) for which, x in enumerate(arrays) for row in range(len(x))], lambda: worker)
+    backends.for_tiles(xp, [(which, row) for which, x in enumerate(arrays) for row in range(len(x))], worker)
     return orders
 
 

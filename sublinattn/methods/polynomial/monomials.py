@@ -131,17 +131,12 @@ def lane_moments(xp: Any, monomials: Monomials, k: Array, v: Array, parts: list[
     out = xp.zeros((len(parts), *k.shape[:-2], monomials.rank, v.shape[-1]))
     rows = backends.feature_rows(xp, monomials.rank, k.dtype)
 
-    def make_worker() -> Callable[[int], None]:
-        features = Features(xp, monomials, k.dtype)
+    def worker(lane: int, features: Features) -> None:
+        for chunk in backends.cut(parts[lane].stop, rows, parts[lane].start):
+            with overflowing():
+                out[lane] += xp.matmul(features(k[..., chunk, :]), v[..., chunk, :])
 
-        def worker(lane: int) -> None:
-            for chunk in backends.cut(parts[lane].stop, rows, parts[lane].start):
-                with overflowing():
-                    out[lane] += xp.matmul(features(k[..., chunk, :]), v[..., chunk, :])
-
-        return worker
-
-    backends.for_tiles(xp, range(len(parts)), make_worker)
+    backends.for_tiles(xp, range(len(parts)), worker, lambda: Features(xp, monomials, k.dtype))
     return out
 
 
@@ -185,17 +180,12 @@ def evaluate(xp: Any, monomials: Monomials, q: Array, weighted: Array) -> Array:
 def _each_chunk(xp: Any, monomials: Monomials, x: Array, use: Callable[[slice, Array], None]) -> None:
     """`use(chunk, features)` for the rows (..., n, d), chunk by chunk."""
 
-    def make_worker() -> Callable[[slice], None]:
-        features = Features(xp, monomials, x.dtype)
-
-        def worker(chunk: slice) -> None:
-            with overflowing():
-                use(chunk, features(x[..., chunk, :]))
-
-        return worker
+    def worker(chunk: slice, features: Features) -> None:
+        with overflowing():
+            use(chunk, features(x[..., chunk, :]))
 
     rows = backends.feature_rows(xp, monomials.rank, x.dtype)
-    backends.for_tiles(xp, backends.cut(x.shape[-2], rows), make_worker)
+    backends.for_tiles(xp, backends.cut(x.shape[-2], rows), worker, lambda: Features(xp, monomials, x.dtype))
 
 
 def with_ones(xp: Any, v: Array) -> Array:

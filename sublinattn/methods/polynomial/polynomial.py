@@ -21,7 +21,7 @@ Differs from the paper in:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -341,31 +341,26 @@ def _causal_sums(
     i = xp.arange(rows)
     visible = (i <= i[:, None]).astype(q.dtype)
 
-    def make_worker() -> Callable[[int], None]:
-        of_q, of_k = (Features(xp, monomials, q.dtype) for _ in range(2))
+    def worker(lane: int, own: list[Features]) -> None:
+        with overflowing():
+            step(lane, *own)
 
-        def worker(lane: int) -> None:
-            with overflowing():
-                step(lane)
+    def step(lane: int, of_q: Features, of_k: Features) -> None:
+        state = states[lane]
+        for run in _runs(parts[lane], rows, together):
+            c = min(rows, run.stop - run.start)
+            # (..., chunks, rows, width)
+            qs, ks, vs = (x[..., run, :].reshape(*x.shape[:-2], -1, c, x.shape[-1]) for x in (q, k, v))
+            entries = _horner(xp, xp.matmul(qs, ks.swapaxes(-1, -2)) * q.dtype.type(scale), coefficients)
+            entries *= visible[:c, :c]
+            sums = xp.matmul(of_k(ks), vs)  # a query sees the keys of its own chunk through `entries`
+            before = xp.cumsum(xp.concatenate([state[..., None, :, :], sums[..., :-1, :, :]], axis=-3), axis=-3)
+            weighted = (weights * before).astype(q.dtype)
+            answers = xp.matmul(of_q(qs).swapaxes(-1, -2), weighted) + xp.matmul(entries, vs)
+            out[..., run, :] = answers.reshape(out[..., run, :].shape)
+            state[...] = before[..., -1, :, :] + sums[..., -1, :, :]
 
-        def step(lane: int) -> None:
-            state = states[lane]
-            for run in _runs(parts[lane], rows, together):
-                c = min(rows, run.stop - run.start)
-                # (..., chunks, rows, width)
-                qs, ks, vs = (x[..., run, :].reshape(*x.shape[:-2], -1, c, x.shape[-1]) for x in (q, k, v))
-                entries = _horner(xp, xp.matmul(qs, ks.swapaxes(-1, -2)) * q.dtype.type(scale), coefficients)
-                entries *= visible[:c, :c]
-                sums = xp.matmul(of_k(ks), vs)  # a query sees the keys of its own chunk through `entries`
-                before = xp.cumsum(xp.concatenate([state[..., None, :, :], sums[..., :-1, :, :]], axis=-3), axis=-3)
-                weighted = (weights * before).astype(q.dtype)
-                answers = xp.matmul(of_q(qs).swapaxes(-1, -2), weighted) + xp.matmul(entries, vs)
-                out[..., run, :] = answers.reshape(out[..., run, :].shape)
-                state[...] = before[..., -1, :, :] + sums[..., -1, :, :]
-
-        return worker
-
-    backends.for_tiles(xp, range(len(parts)), make_worker)
+    backends.for_tiles(xp, range(len(parts)), worker, lambda: [Features(xp, monomials, q.dtype) for _ in "qk"])
     if q.shape[-2] > n:
         out[..., n:, :] = evaluate(xp, monomials, q[..., n:, :], weights * states[-1])
     return out
