@@ -110,6 +110,7 @@ CACHES: dict[str, Callable[[], Any]] = {
     "HeavyHitterCache": partial(HeavyHitterCache, 128, 32),
     "ReservoirCache": partial(ReservoirCache, 128, rng=0),
     "ReservoirCache value-norm": partial(ReservoirCache, 128, "value-norm", rng=0),
+    "ReservoirCache priority": partial(ReservoirCache, 128, "priority", rng=0),
     "KCenterCache": partial(KCenterCache, 128, 32),
     "BalanceKVCache": partial(BalanceKVCache, 128, rng=0),
     "BalanceKVCache pairs": partial(BalanceKVCache, 128, pairs=True, rng=0),

@@ -27,6 +27,7 @@ CACHES: dict[str, Callable[..., Any]] = {
     "heavy": lambda budget=BUDGET, rng=0: HeavyHitterCache(budget, budget // 3),
     "uniform": lambda budget=BUDGET, rng=0: ReservoirCache(budget, rng=rng),
     "value-norm": lambda budget=BUDGET, rng=0: ReservoirCache(budget, "value-norm", rng=rng),
+    "priority": lambda budget=BUDGET, rng=0: ReservoirCache(budget, "priority", rng=rng),
     "k-center": lambda budget=BUDGET, rng=0: KCenterCache(budget, budget // 3),
     "balance": lambda budget=BUDGET, rng=0: BalanceKVCache(budget + budget % 2, rng=rng),
     "buckets": lambda budget=BUDGET, rng=0: BucketedBalanceKVCache(budget + budget % 2, rng=rng),

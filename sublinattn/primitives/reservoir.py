@@ -146,6 +146,37 @@ class SmallestPriorities:
         return items
 
 
+class PrioritySample(SmallestPriorities):
+    """A weighted sample without replacement: the `size` items of smallest `u_j / w_j`, u_j uniform [DLT07].
+
+    `threshold` is the next smallest, inf as long as all items are in slots. A stored item that counts
+    `max(1, 1 / (threshold w_j))` times makes every sum over the items unbiased. Items of weight 0 are never stored.
+    """
+
+    def __init__(self, size: int, seed: int, stream: int) -> None:
+        super().__init__(size, seed, stream)
+        self.threshold = math.inf
+
+    def absorb(self, weights: np.ndarray) -> np.ndarray:  # type: ignore[override]
+        """Take a chunk of weights (c,), float64, none negative; returns and costs as `SmallestPriorities.absorb`."""
+        draws = uniforms(self.seed, self.stream, self.seen + np.arange(len(weights)))
+        self.seen += len(weights)
+        return self._offer(np.divide(draws, weights, out=np.full(len(weights), math.inf), where=weights > 0))
+
+    def merge(self, other: SmallestPriorities) -> np.ndarray:
+        self.seen += other.seen
+        if isinstance(other, PrioritySample):
+            self.threshold = min(self.threshold, other.threshold)
+        return self._offer(other.priorities)
+
+    def _offer(self, draws: np.ndarray) -> np.ndarray:
+        some = np.flatnonzero(draws < math.inf)
+        every = np.sort(np.concatenate([self.priorities, draws[some]]))  # inf in an empty slot
+        self.threshold = min(self.threshold, float(every[self.size])) if len(some) else self.threshold
+        items = super()._offer(draws[some])
+        return np.where(items >= 0, some[items], -1) if len(some) else items
+
+
 class GroupSamples:
     """`size` independent samples of each group of a stream: each is uniform over the group's items so far.
 

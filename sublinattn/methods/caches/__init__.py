@@ -10,6 +10,7 @@ their errors at equal bytes.
 | [GON85]: greedy k-center | `k_center.py`: `KCenterCache` | gon85.* | 14-caches-error |
 | [VIT85]: uniform reservoir | `reservoir.py`: `ReservoirCache` | vit85.subsets | 14-caches-error |
 | [SG24]: slots by value norm | `reservoir.py`: `ReservoirCache` | sg24.value-norm-cache | 14-caches-error |
+| [DLT07]: priority sampling | `reservoir.py`: `ReservoirCache` | dlt07.* | 14-caches-error |
 | [HO25]: INDEX instances | `base.py`: `KVCache`, every cache | ho25.counting | 14-caches-error |
 | none: yardsticks | `exact.py`: `ExactCache`, `ZeroCache` | rs21.cache | 14-caches-error |
 """

@@ -1,7 +1,8 @@
 """The cache that stores a random sample of the tokens: uniform, or in proportion to squared value norms.
 
 Source: the value sample is that of Zandieh, Han, Mirrokni, Karbasi, arXiv 2402.06082 [SG24], Algorithm 1, there for the
-numerator alone; see `primitives.reservoir` for the draws.
+numerator alone. Priority sampling: Duffield, Lund, Thorup, *Priority sampling for estimation of arbitrary subset sums*,
+J. ACM 54(6), 2007 [DLT07], from memory. See `primitives.reservoir` for the draws.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import numpy as np
 
 from ...core import backends, checks
 from ...core.backends import Array
-from ...primitives.reservoir import SmallestPriorities, WeightedSlots, seed_from, squared_norms
+from ...primitives.reservoir import PrioritySample, SmallestPriorities, WeightedSlots, seed_from, squared_norms
 from .base import MergingCache, softmax_over, softmax_weighted
 
-Weights = Literal["uniform", "value-norm"]
+Weights = Literal["uniform", "value-norm", "priority"]
+_SAMPLES: dict[Weights, Any] = {"uniform": SmallestPriorities, "value-norm": WeightedSlots, "priority": PrioritySample}
 
 
 class ReservoirCache(MergingCache):
@@ -25,10 +27,11 @@ class ReservoirCache(MergingCache):
     ----------
     budget : int
         Tokens stored (slots, for "value-norm").
-    weights : "uniform" or "value-norm"
+    weights : "uniform", "value-norm" or "priority"
         "uniform": every subset of `budget` tokens is stored with equal probability; the answer is softmax over it.
         "value-norm": each slot holds token j with probability `||v_j||^2 / mu`, `mu = sum_j ||v_j||^2`, independently:
         the value sample of SubGen [SG24], here for the normaliser too.
+        "priority": the same weights without replacement [DLT07]: the tokens of smallest `u_j / ||v_j||^2`, u_j uniform.
     rng : Generator, int or None
         Source of the draws. Caches that are to be merged need different ones.
 
@@ -38,10 +41,15 @@ class ReservoirCache(MergingCache):
     denominator, both then unbiased, unless values are 0: such tokens are never stored, so that the normaliser lacks
     their share and the answer is too large by it; a cache that saw only such tokens answers 0, exactly.
 
+    "priority" is exact up to `budget` tokens, and no token is in two slots. A token counts `max(1, 1 / (T ||v||^2))`
+    times, T being the smallest priority that is not stored: both sums are unbiased, with the same exception. It takes
+    the bytes of "value-norm". The keys `u^(1/w)` of Efraimidis and Spirakis [ES06] sample without replacement, too, but
+    the chance of a token to be stored, which an unbiased weight needs, has no such simple form.
+
     The sample is a function of the seed, the head and the token's number: the same for any chunks, to the bit. Merged,
     "uniform" stores the `budget` smallest priorities of the union, each token's that of its own stream; "value-norm"
-    takes each slot of `other` with probability `mu_b / (mu_a + mu_b)`: both have the law of a cache that saw both
-    streams, and both refuse caches whose draws come from the same seed.
+    takes each slot of `other` with probability `mu_b / (mu_a + mu_b)`; "priority" is as "uniform". All have the law of
+    a cache that saw both streams, and refuse caches whose draws come from the same seed.
 
     `budget (d + d_v)` numbers and 8 bytes per slot. A chunk of c tokens costs `O(c + budget)`, and each token that is
     taken, `O(budget log n)` in all, `O(budget + d + d_v)`.
@@ -67,9 +75,9 @@ class ReservoirCache(MergingCache):
         if weights not in get_args(Weights):
             raise ValueError(f"weights must be one of {get_args(Weights)}, got {weights!r}")
         self.weights = weights
-        self._squared = ("v",) if weights == "value-norm" else ()
+        self._squared = () if weights == "uniform" else ("v",)
         self._seeds = [seed_from(rng)]
-        self._samples: list[Any] = []  # one per problem: SmallestPriorities or WeightedSlots
+        self._samples: list[Any] = []  # one per problem
 
     def _begin(self, xp: Any, heads: int) -> None:
         if not self._stored:
@@ -78,8 +86,7 @@ class ReservoirCache(MergingCache):
             self._samples = self._new_samples(heads)
 
     def _new_samples(self, heads: int) -> list[Any]:
-        kind = SmallestPriorities if self.weights == "uniform" else WeightedSlots
-        return [kind(self.budget, self._seeds[0], head) for head in range(heads)]
+        return [_SAMPLES[self.weights](self.budget, self._seeds[0], head) for head in range(heads)]
 
     def _absorb(self, xp: Any, k: Array, v: Array) -> None:
         self._begin(xp, len(k))
@@ -102,7 +109,12 @@ class ReservoirCache(MergingCache):
             return softmax_over(xp, self._stored, min(self.tokens_seen, self.budget), q, scale).output()
         k, v = self._stored["keys"], self._stored["values"]
         squares = backends.row_squares(xp, v, np.float64)
-        bias = -xp.log(xp.where(squares == 0, 1, squares))  # 0 only in a head all of whose values so far were 0
+        bias = -xp.log(xp.where(squares == 0, 1, squares))  # 0 in a head all of whose values so far were 0
+        if self.weights == "priority":
+            finite = np.array([[min(x.threshold, np.finfo(float).max)] for x in self._samples])
+            empty = np.stack([np.isinf(x.priorities) & np.isfinite(x.priorities).any() for x in self._samples])
+            log_threshold, empty = (backends.to_device(x, xp) for x in (np.log(finite), empty))
+            bias = xp.where(empty, -np.inf, xp.maximum(bias - log_threshold, 0))
         return softmax_weighted(xp, q, k, v, bias, scale).output()
 
     def _take(self, xp: Any, other: ReservoirCache, theirs: dict[str, Array]) -> None:
@@ -117,7 +129,7 @@ class ReservoirCache(MergingCache):
     @property
     def _drawn(self) -> str:
         """Name of the samples' array: it says when a slot takes another token."""
-        return "priorities" if self.weights == "uniform" else "thresholds"
+        return "thresholds" if self.weights == "value-norm" else "priorities"
 
     def contents(self) -> dict[str, Array]:
         """The arrays that `save` writes: keys, values, and when each slot takes another token."""
@@ -129,6 +141,8 @@ class ReservoirCache(MergingCache):
 
     def _about(self) -> dict[str, Any]:
         state = {"seeds": self._seeds, "mu": [getattr(sample, "mu", None) for sample in self._samples]}
+        if self.weights == "priority":  # JSON has no inf
+            state["threshold"] = [x.threshold if np.isfinite(x.threshold) else None for x in self._samples]
         return {**super()._about(), "state": state}
 
     def _restore(self, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -140,3 +154,5 @@ class ReservoirCache(MergingCache):
             setattr(sample, self._drawn, arrays[self._drawn][head])
             if mu[head] is not None:
                 sample.mu = mu[head]
+            if self.weights == "priority" and (threshold := about["state"]["threshold"][head]) is not None:
+                sample.threshold = threshold

@@ -22,7 +22,7 @@ from sublinattn.methods.caches.sink import SinkCache
 N = 40
 CUTS = {"at once": [], "one by one": list(range(1, N)), "uneven": [1, 2, 9, 10, 26, 39]}
 EXACT = [name for name in CACHES if name not in ("value-norm", "zero")]
-OWN_DRAWS = ("uniform", "value-norm", "balance", "buckets")  # each head its own
+OWN_DRAWS = ("uniform", "value-norm", "priority", "balance", "buckets")  # each head its own
 STREAMING = [name for name in CACHES if name != "k-center"]  # whose state does not depend on the chunks
 
 
@@ -176,7 +176,12 @@ def test_leading_axes_are_separate_problems(xp: Any, name: str) -> None:
 def test_bytes_are_bounded_by_the_budget(xp: Any, name: str) -> None:
     _, k, v = stream(xp, 17, 200, lead=(3,), dtype=np.float32)
     cache = CACHES[name]()
-    bound = 3 * BUDGET * (4 * 7 + {"heavy": 8, "uniform": 8, "value-norm": 8}.get(name, 0)) * (name != "zero")
+    bound = (
+        3
+        * BUDGET
+        * (4 * 7 + {"heavy": 8, "uniform": 8, "value-norm": 8, "priority": 8}.get(name, 0))
+        * (name != "zero")
+    )
     for begin in range(0, 200, 7):
         assert cache.update(k[:, begin : begin + 7], v[:, begin : begin + 7]).nbytes <= bound
     assert cache.nbytes == bound
@@ -243,7 +248,11 @@ def test_caches_without_an_exact_meaning_do_not_merge(name: str) -> None:
         (lambda: KCenterCache(4, 5), ValueError, r"recent must be at most budget \(4\), got 5"),
         (lambda: KCenterCache("4", 2), TypeError, "budget must be an integer, got str"),
         (lambda: ReservoirCache(0), ValueError, "budget must be at least 1, got 0"),
-        (lambda: ReservoirCache(4, "norm"), ValueError, r"weights must be one of \('uniform', 'value-norm'\), got"),
+        (
+            lambda: ReservoirCache(4, "norm"),
+            ValueError,
+            r"weights must be one of \('uniform', 'value-norm', 'priority'\), got",
+        ),
         (lambda: ReservoirCache(4, rng="x"), TypeError, "rng must be a numpy.random.Generator"),
         (lambda: ReservoirCache(4, rng=-1), ValueError, "rng must be a numpy.random.Generator"),
     ],
@@ -279,6 +288,7 @@ TRANSFERS = {
     "heavy": (1, 1),
     "uniform": (1, 2),
     "value-norm": (2, 1),  # and the weights of the values; as many queries as coordinates ask for no norms
+    "priority": (2, 1),
     "k-center": (2, 2),  # and the centers
     "balance": (1, 1),
     "buckets": (2, 1),  # and the norms of the values
