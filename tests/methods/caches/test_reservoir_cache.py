@@ -165,3 +165,54 @@ def test_value_norm_slots_after_merging_are_independent_and_in_proportion() -> N
     counts = np.bincount(stored @ [n, 1], minlength=n * n)
     assert not counts[law == 0].any() and HEADS * law[law > 0].min() > 15
     assert stats.chisquare(counts[law > 0], HEADS * law[law > 0]).pvalue > 1e-6
+
+
+# ------------------------------------------------------------------------------------------------ without replacement
+@pytest.mark.parametrize("cuts", CUTS)
+def test_priority_stores_and_counts_what_its_draws_say(xp: Any, cuts: list[int], tmp_path: Path) -> None:
+    q, k, v = stream(xp, 1, N, lead=(2,))
+    v[:, 4] = 0
+    plain = [backends.asnumpy(x) for x in (q, k, v)]
+    cache = feed(ReservoirCache(BUDGET, "priority", rng=5), k, v, cuts)
+    cache.save(tmp_path / "cache")
+    loaded = ReservoirCache.load(tmp_path / "cache")
+    answer = backends.asnumpy(cache.attend(q, scale=0.5))
+    np.testing.assert_array_equal(backends.asnumpy(loaded.attend(q, scale=0.5)), answer)
+    for head in range(2):
+        squares = np.sum(plain[2][head] ** 2, axis=1)
+        u = np.array([float(uniforms(seed_from(5), head, j)) for j in range(N)])
+        priority = np.divide(u, squares, out=np.full(N, np.inf), where=squares > 0)
+        order = np.argsort(priority)
+        kept, threshold = order[:BUDGET], priority[order[BUDGET]]
+        assert sorted(tokens(cache, k, head)) == sorted(kept)
+        weights = np.maximum(1, 1 / (threshold * squares[kept])) * np.exp(0.5 * plain[0][head] @ plain[1][head, kept].T)
+        expected = weights @ plain[2][head, kept] / weights.sum(axis=1)[:, None]
+        np.testing.assert_allclose(answer[head], expected, rtol=1e-10, atol=1e-12)
+    for state in (cache, loaded):
+        state.update(k, 2 * v)
+    np.testing.assert_array_equal(backends.asnumpy(cache.attend(q)), backends.asnumpy(loaded.attend(q)))
+
+
+def test_priority_merges_into_the_sample_of_the_union_and_is_exact_within_its_budget(xp: Any, tmp_path: Path) -> None:
+    q, k, v = stream(xp, 7, N, lead=(2,))
+    for budget in (BUDGET, N):
+        one, two = (ReservoirCache(budget, "priority", rng=seed) for seed in (1, 2))
+        one.update(k[:, :15], v[:, :15])
+        two.update(k[:, 15:], v[:, 15:])
+        before = contents(two, tmp_path)
+        one.merge(two)
+        assert contents(two, tmp_path) == before and one.tokens_seen == N
+        for head in range(2):
+            squares = np.sum(backends.asnumpy(v)[head] ** 2, axis=1)
+            draws = [float(uniforms(seed_from(1 + (j >= 15)), head, j - 15 * (j >= 15))) for j in range(N)]
+            assert sorted(tokens(one, k, head)) == sorted(np.argsort(draws / squares)[:budget])
+    for head in range(2):
+        expected = over(q[head], k[head], v[head], list(range(N)))
+        np.testing.assert_allclose(backends.asnumpy(one.attend(q))[head], expected, rtol=1e-11)
+
+
+def test_priority_without_any_value_answers_zero() -> None:
+    q, k, v = stream(np, 3, N, lead=(2,))
+    v[0] = 0
+    answer = ReservoirCache(BUDGET, "priority", rng=0).update(k, v).attend(q)
+    assert not answer[0].any() and np.isfinite(answer).all() and answer[1].any()
