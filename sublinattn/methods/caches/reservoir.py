@@ -43,7 +43,7 @@ class ReservoirCache(MergingCache):
 
     "priority" is exact up to `budget` tokens, and no token is in two slots. A token counts `max(1, 1 / (T ||v||^2))`
     times, T being the smallest priority that is not stored: both sums are unbiased, with the same exception. It takes
-    the bytes of "value-norm". The keys `u^(1/w)` of Efraimidis and Spirakis [ES06] sample without replacement, too, but
+    the bytes of "value-norm". The keys `u^(1/w)` of Efraimidis and Spirakis sample without replacement, too, but
     the chance of a token to be stored, which an unbiased weight needs, has no such simple form.
 
     The sample is a function of the seed, the head and the token's number: the same for any chunks, to the bit. Merged,
