@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +28,13 @@ _PIXELS_PER_INCH = 130  # of a figure on a notebook's page; its file has more
 def generator(seed: int, *labels: Any) -> np.random.Generator:
     """The draws of one measurement: they depend on the seed and the labels alone, not on the order of work."""
     return np.random.default_rng([seed, zlib.crc32("/".join(map(str, labels)).encode())])
+
+
+def _on_one_thread(cell: Callable[..., T], run: Run, item: tuple[Any, ...]) -> T:
+    from ..theory.trials import one_thread
+
+    with one_thread():
+        return cell(run, *item)
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,17 @@ class Run:
     def rng(self, *labels: Any) -> np.random.Generator:
         """The draws of the measurement with these labels: see `generator`."""
         return generator(self.seed, *labels)
+
+    def map(self, cell: Callable[..., T], items: Iterable[tuple[Any, ...]]) -> list[T]:
+        """`[cell(run, *item) for item in items]`, on the workers where the run has a cluster; the order is kept.
+
+        `cell` is a function of a module, which takes its draws from `run.rng` by labels, and writes no file.
+        """
+        with cluster.of_run(self.backend) as workers:
+            if workers is None:
+                return [cell(self, *item) for item in items]
+            run = replace(self, backend=self.xp.__name__)  # the client's, whatever a worker has besides
+            return [each.result() for each in [workers.submit(_on_one_thread, cell, run, item) for item in items]]
 
     def open_model(self) -> Model:
         """The decoder that the knobs `model` and `text` name: by default the one that ships."""

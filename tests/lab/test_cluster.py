@@ -16,6 +16,7 @@ import toys
 from distributed import LocalCluster
 
 from sublinattn.lab import cluster, ledger
+from sublinattn.lab.run import Run
 from sublinattn.suite import runner
 from sublinattn.theory import verify
 
@@ -86,6 +87,19 @@ def test_a_trial_defined_in_a_notebook_travels_and_files_are_written_here(tmp_pa
     book(tmp_path / "here")
     there, here = (files / "rows/toy.holds.parquet" for files in (tmp_path / "out", tmp_path / "here"))
     assert there.read_bytes() == here.read_bytes()
+
+
+def draw(run, label, number):
+    return label, number, float(run.rng(label, number).random()), run.backend
+
+
+def test_cells_of_a_study_keep_their_order_and_draws(threads, monkeypatch):
+    run, items = Run(seed=5), [(label, number) for label in "ab" for number in range(6)]
+    alone = run.map(draw, items)
+    monkeypatch.setenv(cluster.VARIABLE, threads)
+    there = run.map(draw, items)
+    assert [row[:3] for row in there] == [row[:3] for row in alone] == [draw(run, *item)[:3] for item in items]
+    assert {row[3] for row in there} <= {"numpy", "cupy"}, "a worker takes the client's backend, not its own 'auto'"
 
 
 def test_a_worker_with_other_sources_is_refused_by_name_before_anything_is_removed(tmp_path, process, other_hash):

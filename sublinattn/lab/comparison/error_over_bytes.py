@@ -7,7 +7,7 @@ from queries; errors are measured afterwards, on other queries.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -99,21 +99,30 @@ def over_bytes(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
     replicates = run.given("replicates", run.pick(smoke=3, standard=8, full=12))
     heads = run.given("replicates", run.pick(smoke=5, standard=36, full=72))
     shares = run.given("shares", run.pick(smoke=(1 / 16, 1 / 4), standard=SHARES, full=SHARES))
-    rows: list[tuple[Any, ...]] = []
-    for what in chosen(run.given("inputs", ()), inputs, known=STREAMS):
-        for replicate in range(heads if what is REAL else replicates):
-            stream, rng = drawn(what, n, replicate, run)
-            base = (what.label, what.source, len(stream.x.k), replicate)
-            for method, out, nbytes in unbudgeted(stream):
-                rows.append((*base, method, np.nan, nbytes, nbytes / stream.cache_bytes, *stream.errors(out)))
-            for share in shares:
-                budget = int(share * stream.cache_bytes)
-                for method, cache in competing(budget, stream.x, rng, hindsight=True).items():
-                    out = feed(method, cache, stream, budget).attend(stream.late, scale=stream.x.scale)
-                    held = cache.nbytes / stream.cache_bytes
-                    rows.append((*base, method, share, cache.nbytes, held, *stream.errors(out)))
+    cells = [
+        (n, what, replicate, shares)
+        for what in chosen(run.given("inputs", ()), inputs, known=STREAMS)
+        for replicate in range(heads if what is REAL else replicates)
+    ]
+    rows = [row for cell in run.map(_errors, cells) for row in cell]
     columns = ["input", "source", "n", "replicate", "method", "share", "nbytes", "held", "error", "relative"]
     return best_setting(pd.DataFrame(rows, columns=columns))
+
+
+def _errors(run: Run, n: int, what: Input, replicate: int, shares: Sequence[float]) -> list[tuple[Any, ...]]:
+    """The rows of one stream."""
+    rows: list[tuple[Any, ...]] = []
+    stream, rng = drawn(what, n, replicate, run)
+    base = (what.label, what.source, len(stream.x.k), replicate)
+    for method, out, nbytes in unbudgeted(stream):
+        rows.append((*base, method, np.nan, nbytes, nbytes / stream.cache_bytes, *stream.errors(out)))
+    for share in shares:
+        budget = int(share * stream.cache_bytes)
+        for method, cache in competing(budget, stream.x, rng, hindsight=True).items():
+            out = feed(method, cache, stream, budget).attend(stream.late, scale=stream.x.scale)
+            held = cache.nbytes / stream.cache_bytes
+            rows.append((*base, method, share, cache.nbytes, held, *stream.errors(out)))
+    return rows
 
 
 def best_setting(rows: pd.DataFrame) -> pd.DataFrame:

@@ -78,35 +78,39 @@ def measure(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
         input, source, n, replicate (fresh input, for "real" a random head; fresh draws), method, budget (key columns
         per query), error.
     """
-    xp = run.xp
-    n, d, d_v = (
-        run.given("n", run.pick(smoke=1024, standard=4096, full=16384)),
-        run.given("d", D),
-        run.given("d_v", None),
-    )
+    n = run.given("n", run.pick(smoke=1024, standard=4096, full=16384))
     replicates = run.given("replicates", run.pick(smoke=6, standard=12, full=12))
     heads = run.given("replicates", run.pick(smoke=24, standard=72, full=72))  # real heads differ more than draws do
-    bits, wanted = run.given("lsh_bits", None), run.given("budgets", ())
+    wanted = run.given("budgets", ())
     if wanted and min(wanted) >= n:
         raise ValueError(f"budgets must hold one below n = {n}, got {wanted}")
-    rows = []
-    for what in chosen(run.given("inputs", ()), inputs):
-        for replicate in range(heads if what is REAL else replicates):
-            rng = run.rng("error", what.label, replicate)
-            x = what.draw(n, d, rng, xp, d_v=d_v)
-            size = x.q.shape[0]
-            y = Reference(x)
-            base = (what.label, what.source, size, replicate)
-            exact = y.error(attention(x.q, x.k, x.v, scale=x.scale))
-            zero = y.error(np.zeros_like(y.output))
-            for budget in wanted or [2**i for i in range(5, size.bit_length() - 1)]:
-                if budget >= size:
-                    continue
-                rows.append((*base, "exact", budget, exact))
-                rows.append((*base, "zero", budget, zero))
-                for method, out in methods(x, budget, what.exact_keys, rng, bits):
-                    rows.append((*base, method, budget, y.error(out)))
+    cells = [
+        (n, what, replicate)
+        for what in chosen(run.given("inputs", ()), inputs)
+        for replicate in range(heads if what is REAL else replicates)
+    ]
+    rows = [row for cell in run.map(_errors, cells) for row in cell]
     return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "method", "budget", "error"])
+
+
+def _errors(run: Run, n: int, what: Input, replicate: int) -> list[tuple[Any, ...]]:
+    """The rows of one instance."""
+    rng = run.rng("error", what.label, replicate)
+    x = what.draw(n, run.given("d", D), rng, run.xp, d_v=run.given("d_v", None))
+    size = x.q.shape[0]
+    y = Reference(x)
+    base = (what.label, what.source, size, replicate)
+    exact = y.error(attention(x.q, x.k, x.v, scale=x.scale))
+    zero = y.error(np.zeros_like(y.output))
+    rows: list[tuple[Any, ...]] = []
+    for budget in run.given("budgets", ()) or [2**i for i in range(5, size.bit_length() - 1)]:
+        if budget >= size:
+            continue
+        rows.append((*base, "exact", budget, exact))
+        rows.append((*base, "zero", budget, zero))
+        for method, out in methods(x, budget, what.exact_keys, rng, run.given("lsh_bits", None)):
+            rows.append((*base, method, budget, y.error(out)))
+    return rows
 
 
 @paper_style()
