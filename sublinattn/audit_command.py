@@ -76,8 +76,8 @@ def audit(
         Path | None,
         typer.Option(
             metavar="RECOMMENDATION",
-            help="Run a model with exactly this advice and report its perplexity, beside exact attention and every "
-            "single method in the same bytes.",
+            help="Run a model with exactly this advice and report its perplexity and its answers to questions, beside "
+            "exact attention and every single method in the same bytes.",
         ),
     ] = None,
     model: Annotated[
@@ -89,9 +89,19 @@ def audit(
     ] = "",
     tokens: Annotated[
         int | None,
-        typer.Option("-n", "--tokens", min=128, help="With --apply: tokens of a passage.", show_default="the audit's"),
+        typer.Option(
+            "-n", "--tokens", min=128, help="With --apply: tokens of a passage or document.", show_default="the audit's"
+        ),
     ] = None,
-    passages: Annotated[int, typer.Option(min=2, help="With --apply: number of passages.")] = 8,
+    passages: Annotated[
+        int, typer.Option(min=2, help="With --apply: number of passages, whose perplexity is measured.")
+    ] = 8,
+    documents: Annotated[
+        int,
+        typer.Option(
+            min=0, help="With --apply: number of documents, each with a question that no cache knew; 0 for none."
+        ),
+    ] = 12,
     seed: SeedOption = 0,
     backend: BackendOption = Backend.auto,
 ) -> None:
@@ -104,7 +114,7 @@ def audit(
         fail("audit takes a captured file or an earlier audit's folder, or else --apply RECOMMENDATION")
     try:
         if apply is not None:
-            _apply(apply, model, text, tokens, passages, seed, backend.value)
+            _apply(apply, model, text, tokens, passages, documents, seed, backend.value)
         else:
             _advise(source, out, sweep, tolerance, budget, seed, backend.value)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
@@ -128,18 +138,23 @@ def _advise(
 
 
 def _apply(
-    recommendation: Path, model: str, text: str, tokens: int | None, passages: int, seed: int, backend: str
+    path: Path, name: str, text: str, tokens: int | None, passages: int, documents: int, seed: int, backend: str
 ) -> None:
     from .lab.models import open_model
     from .suite.audit import apply, page
+    from .suite.audit.applied import Applied
+    from .suite.audit.recommendation import read
 
+    recommended, model, answers = read(path), open_model(name, text, backend=backend), None
     with counting("passages") as progress:
-        found = apply.run(
-            recommendation, open_model(model, text, backend=backend),
-            tokens=tokens, count=passages, seed=seed, progress=progress,
-        )  # fmt: skip
-    title, table = page.applied(found)
-    print_frame(table)
-    console.print(title, soft_wrap=True, highlight=False)
-    if page.rewrite(recommendation.parent):
-        console.print(f"Page: {recommendation.parent / 'index.html'}", soft_wrap=True, highlight=False)
+        losses = apply.losses(recommended, model, tokens=tokens, count=passages, seed=seed, progress=progress)
+    if documents:
+        with counting("documents") as progress:
+            answers = apply.answers(recommended, model, tokens=tokens, count=documents, seed=seed, progress=progress)
+    measured = Applied(losses, answers)
+    measured.save(path.parent)
+    for verdict, table in page.applied(measured):
+        print_frame(table)
+        console.print(verdict, soft_wrap=True, highlight=False)
+    if page.rewrite(path.parent):
+        console.print(f"Page: {path.parent / 'index.html'}", soft_wrap=True, highlight=False)

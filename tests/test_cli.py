@@ -238,9 +238,13 @@ def test_audit_advises_measures_once_and_is_applied(captured, tmp_path, monkeypa
     monkeypatch.setattr("sublinattn.suite.audit.page.measure", None)
     assert "median key head" in call("audit", "audit", "--budget", "1/4", "--out", "quarter")
     assert json.loads(Path("quarter/recommendation.json").read_text())["bytes"] <= found["exact_bytes"] / 4
-    text = call("audit", "--apply", "quarter/recommendation.json", "-n", "160", "--passages", "2", "--backend", "numpy")
+    few = ["-n", "160", "--passages", "2", "--documents", "2", "--backend", "numpy"]
+    text = call("audit", "--apply", "quarter/recommendation.json", *few)
     assert "exact\t100.0%\t" in text and "the advice\t" in text and "times its perplexity" in text
-    assert text.splitlines()[-2] in unescape(Path("quarter/index.html").read_text())
+    perplexity, retrieval = (line for line in text.splitlines() if " the best single method, " in line)
+    assert "documents of" in retrieval and "(plain lines), exact attention answers" in retrieval
+    page = unescape(Path("quarter/index.html").read_text())
+    assert perplexity in page and retrieval in page
 
 
 # -------------------------------------------------------------------------------------------------------- what is wrong

@@ -26,6 +26,13 @@ def proportion(hits: int, trials: int) -> tuple[float, float, float]:
     return hits / trials, float(interval.low), float(interval.high)
 
 
+def sign_test(gained: int, lost: int) -> float:
+    """The two-sided p of so many differences of either sign; of paired answers it is McNemar's exact test."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
 def tokens(rows: pd.DataFrame) -> str:
     """How many tokens the inputs of these rows have at most, in words: "n = 1024; real heads (bold) 512"."""
     sizes = rows.groupby(rows["source"] == "real")["n"].max()

@@ -1,18 +1,20 @@
-"""A recommendation put to the test: perplexity of the model with exactly these caches, beside every single method.
+"""A recommendation put to the test: the model with exactly these caches, beside every single method.
 
-The audit read one passage; this reads others. Of each, the tokens but the last ones are the prompt: it is read with
-exact attention (or with the prompt methods that the advice names), and the caches absorb its keys and values, once.
-Then the last tokens are read: each sees of the prompt what the caches keep, and exactly the tokens of its own window.
-Their loss is the measure. Every rival is one method on all key heads, in as many bytes as the advice takes in all.
+The audit read one passage; this reads others. A prompt is read with exact attention (or with the prompt methods that
+the advice names), and the caches absorb its keys and values, once. What comes after it sees of the prompt what the
+caches keep, and its own tokens exactly. Every rival is one method on all key heads, in as many bytes as the advice
+takes in all.
+
+*Perplexity*: the last tokens of a passage come after the others, and their loss is the measure. *Retrieval*: a question
+and its answer come after a document that holds the answer, and no cache knew the question; a document counts if every
+token of the answer is the most likely one.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,11 +30,10 @@ from ...lm.attend import Attend, Method, causal, replacing
 from ...lm.mixed_caches import AfterPrompt, Kept, Share
 from ...methods.hyperattention.exact_keys import heavy_keys
 from ...methods.hyperattention.hyper import hyper_attention
+from ...methods.subgen.claims.retrieval import judged, of_tokens, pieces, tasks
 from .advice import KEEP
 from .answers import CACHES, YARDSTICKS, filled, prompt_parameters
-from .measure import write_table
 from .ranking import ADVICE, WITH_PROMPT
-from .recommendation import read
 
 if TYPE_CHECKING:
     from ...lm.decoder import Decoder
@@ -58,14 +59,18 @@ def passages(model: Model, n: int, count: int) -> list[np.ndarray]:
     return [windows[place] for place in places]
 
 
-def judge(
+Progress = Callable[[int, int], None]
+"""Called with how much is done, and how much there is."""
+
+
+def losses(
     recommended: Mapping[str, Any],
     model: Model,
     *,
     tokens: int | None = None,
     count: int = 8,
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> pd.DataFrame:
     """Mean loss of the last tokens of passages, under the advice, under every single method, and exact.
 
@@ -92,32 +97,71 @@ def judge(
     ValueError
         A model of another shape; texts too short.
     """
-    config = model.decoder.config
-    mine, theirs = (config.layers, config.kv_heads), (recommended["layers"], recommended["kv_heads"])
-    if mine != theirs:
-        raise ValueError(f"model must have the audited layers and key heads, {theirs}, got {mine}: {model.name}")
-    n = recommended["tokens"] if tokens is None else tokens
-    texts, rows = passages(model, n + 1, count), []
+    n, rows = _tokens(recommended, model, tokens), []
+    texts = passages(model, n + 1, count)
     for number, text in enumerate(texts):
-        rng = generator(seed, "apply", number)
-        rows += [{"passage": number, **row} for row in _losses(recommended, model, text, rng)]
+        rng, decoder = generator(seed, "apply", number), model.decoder.stretched(len(text))
+        prompt, window, ahead = cut(text)
+        for name, share, layers in _contenders(recommended, decoder, prompt, rng):
+            loss = loss_after(decoder, layers, window, ahead, start=len(prompt))
+            rows.append({"passage": number, "method": name, "share": share, "loss": loss})
         progress(number + 1, len(texts))
     return pd.DataFrame(rows)
 
 
-def run(
-    path: str | os.PathLike[str],
+def answers(
+    recommended: Mapping[str, Any],
     model: Model,
     *,
     tokens: int | None = None,
-    count: int = 8,
+    count: int,
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> pd.DataFrame:
-    """`judge` the recommendation in a file, and write what it measured beside it (`applied.csv` and `.parquet`)."""
-    found = judge(read(path), model, tokens=tokens, count=count, seed=seed, progress=progress)
-    write_table(found, Path(path).parent / "applied")
-    return found
+    """Whether the model answers a question about each of `count` documents, under the same contenders as `losses`.
+
+    The task is the easiest that the model takes (a pass key in prose, for one that chats), so that exact attention can
+    answer it: caches are compared, not models. Other parameters and errors are those of `losses`.
+
+    Returns
+    -------
+    DataFrame
+        task, tokens (of the document, before the question), document, method, share, right (bool), bits (of an answer's
+        token, mean).
+    """
+    n, task, tables = _tokens(recommended, model, tokens), tasks(model)[-1], []
+    for number, document in enumerate(of_tokens(model, task, n, count, generator(seed, "apply", "documents"))):
+        lines, question, answer = pieces(model, document)
+        after, rng = np.concatenate([question, answer[:-1]]), generator(seed, "apply", "document", number)
+        decoder = model.decoder.stretched(len(lines) + len(after))
+        names, shares, kept = zip(*_contenders(recommended, decoder, lines, rng), strict=True)
+        attend, copies = _side_by_side([AfterPrompt(layers) for layers in kept]), len(names)
+        logits = decoder.logits(np.tile(after, (copies, 1)), attend=attend, start=len(lines), last=len(answer))
+        right, bits = judged(logits, np.tile(answer, (copies, 1)))
+        about = {"task": task, "tokens": len(lines), "document": number}
+        table = {"method": names, "share": shares, "right": right, "bits": bits}
+        tables.append(pd.DataFrame(about | table))
+        progress(number + 1, count)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _side_by_side(attends: Sequence[Attend]) -> Attend:
+    """Copies of one text as a batch, each with an attention of its own: the weights are read once for all of them."""
+
+    def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
+        out = [each(layer, q[i : i + 1], k[i : i + 1], v[i : i + 1]) for i, each in enumerate(attends)]
+        return backends.namespace(q).concatenate(out)
+
+    return attend
+
+
+def _tokens(recommended: Mapping[str, Any], model: Model, tokens: int | None) -> int:
+    """How many a text has; ValueError if the model is not of the audited one's shape."""
+    config = model.decoder.config
+    mine, theirs = (config.layers, config.kv_heads), (recommended["layers"], recommended["kv_heads"])
+    if mine != theirs:
+        raise ValueError(f"model must have the audited layers and key heads, {theirs}, got {mine}: {model.name}")
+    return int(recommended["tokens"]) if tokens is None else tokens
 
 
 @dataclass(frozen=True)
@@ -174,10 +218,10 @@ class Prompt:
         return layers, total
 
 
-def _losses(
-    recommended: Mapping[str, Any], model: Model, text: np.ndarray, rng: np.random.Generator
-) -> Iterator[dict[str, Any]]:
-    decoder, (prompt, window, ahead) = model.decoder.stretched(len(text)), cut(text)
+def _contenders(
+    recommended: Mapping[str, Any], decoder: Decoder, prompt: np.ndarray, rng: np.random.Generator
+) -> Iterator[tuple[str, float, list[list[Share]]]]:
+    """What each contender keeps of a prompt: its name, the share of the exact caches' bytes, and the layers."""
     exact, approximate = Prompt.of(decoder, prompt, causal), _methods(recommended, len(prompt), rng)
     advised: list[Choice] = [(its["method"], its["share"]) for its in recommended["key_heads"]]
     share = recommended["bytes"] / recommended["exact_bytes"]
@@ -191,8 +235,7 @@ def _losses(
             layers, nbytes = held.compressed(choices, rng)
         except ValueError:  # the method has no cache in so few bytes
             continue
-        loss = loss_after(decoder, layers, window, ahead, start=len(prompt))
-        yield {"method": name, "share": nbytes / exact.nbytes, "loss": loss}
+        yield name, nbytes / exact.nbytes, layers
 
 
 def _methods(recommended: Mapping[str, Any], n: int, rng: np.random.Generator) -> dict[int, Method]:

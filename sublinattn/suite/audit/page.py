@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,14 @@ from ...plots.save import save
 from ...plots.style import METHODS
 from ..report import environment, stylesheet
 from ..report.figures import described
+from . import applied as outcome
 from . import figures, recommendation
 from .advice import KEEP, advice, headline, layers, methods, prompt_advice, records, share_text, theorems
 from .facts import EPS, FAILURE
 from .measure import ABOUT, Audit
 from .measure import audit as measure
-from .ranking import label, ranking, verdict
+from .ranking import ADVICE, label
 
-APPLIED = "applied.parquet"
-"""Beside a recommendation: what `apply.judge` measured of it."""
 PACKAGED = ("tiny", "smollm2")
 
 
@@ -66,8 +65,8 @@ def write(
     ----------
     audit : Audit
     out : path
-        Folder. Each file in it is written whole or not at all. What `apply.judge` measured there of this very
-        recommendation is shown; of another one, it is removed.
+        Folder. Each file in it is written whole or not at all. What `apply` measured there of this very recommendation
+        is shown; of another one, it is removed.
     tolerance, budget : float
         As in `advice`.
     seed : int
@@ -83,10 +82,10 @@ def write(
     prompts = prompt_advice(audit, tolerance=tolerance)
     found = recommendation.recommendation(audit, recommended, prompts, tolerance=tolerance, budget=budget)
     if not _same(found, out / recommendation.FILE):
-        (out / APPLIED).unlink(missing_ok=True)
+        outcome.remove(out)
     audit.save(out)
     recommendation.write(found, out)
-    ranked = ranking(pd.read_parquet(out / APPLIED)) if (out / APPLIED).exists() else None
+    measured = outcome.Applied.load(out)
     page = environment().get_template("audit.html.j2").render(
         root="",
         about=audit.about,
@@ -94,9 +93,9 @@ def write(
         layers=records(layers(audit, recommended, prompts)),
         key_heads=_by_layer(recommended),
         heads=_by_layer(audit.heads),
-        applied=None if ranked is None else records(ranked),
-        verdict=None if ranked is None else verdict(ranked),
+        applied=measured and measured.summary(),
         interval=interval,
+        mine=ADVICE,
         contender=label,
         figures=_figures(audit, recommended, out, tolerance, seed),
         keep=KEEP,
@@ -141,19 +140,25 @@ def summary(audit: Audit, *, tolerance: float = 0.1, budget: float | None = None
     return headline(recommended, tolerance=tolerance, budget=budget), shown
 
 
-def applied(losses: pd.DataFrame) -> tuple[str, pd.DataFrame]:
-    """What a terminal shows of a recommendation that was applied: the verdict, and a row per contender."""
-    table = ranking(losses)
-    shown = pd.DataFrame(
-        {
-            "method": table["method"].map(label),
-            "bytes": table["share"].map("{:.1%}".format),
-            "perplexity": table["perplexity"].map("{:.4g}".format),
-            "x exact [99 %]": [interval(row, "exact") for row in records(table)],
-            "x advice [99 %]": [interval(row, "advice") for row in records(table)],
-        }
-    )
-    return verdict(table), shown
+def applied(measured: outcome.Applied) -> Iterator[tuple[str, pd.DataFrame]]:
+    """What a terminal shows of a recommendation that was applied, within 80 columns: verdicts, each with a table."""
+    summary = measured.summary()
+    table = pd.DataFrame(summary["perplexity"]["methods"])
+    names = {"method": table["method"].map(label), "bytes": table["share"].map("{:.1%}".format)}
+    losses = {
+        "perplexity": table["perplexity"].map("{:.4g}".format),
+        "x exact [99 %]": [interval(row, "exact") for row in records(table)],
+        "x advice [99 %]": [interval(row, "advice") for row in records(table)],
+    }
+    yield summary["perplexity"]["verdict"], pd.DataFrame(names | losses)
+    if summary["retrieval"]:
+        table = pd.DataFrame(summary["retrieval"]["methods"])
+        others = table["method"] != ADVICE
+        names = {"method": table["method"].map(label), "bytes": table["share"].map("{:.1%}".format)}
+        limits = [f"{row['rate']:.0%} [{row['low']:.0%}, {row['high']:.0%}]" for row in records(table)]
+        alone = {"only it": table["lost"], "only advice": table["gained"], "p": table["p"].map("{:.2g}".format)}
+        pairs = {name: column.astype(str).where(others, "") for name, column in alone.items()}
+        yield summary["retrieval"]["verdict"], pd.DataFrame(names | {"answered [99 %]": limits} | pairs)
 
 
 def interval(row: Mapping[str, Any], name: str) -> str:

@@ -61,10 +61,10 @@ def documents(rng: np.random.Generator, nbytes: int, count: int) -> list[Documen
     ValueError
         If `nbytes` is too short for two lines and a question.
     """
-    question = round(question_bytes()) - 2  # without what follows the answer
+    question = _question_bytes()
     lines = int((nbytes - question) / line_bytes())
     if lines < 2:
-        raise ValueError(f"nbytes must be at least {int(2 * line_bytes() + question) + 1}, got {nbytes}")
+        raise ValueError(f"nbytes must be at least {least_bytes()}, got {nbytes}")
     usual = round(lines * line_bytes()), question - DIGITS
 
     def drawn(own: np.random.Generator) -> Document:
@@ -74,6 +74,28 @@ def documents(rng: np.random.Generator, nbytes: int, count: int) -> list[Documen
                 return made
 
     return [drawn(own) for own in rng.spawn(count)]
+
+
+def least_bytes() -> int:
+    """Of a document with two plain lines and a question."""
+    return int(2 * line_bytes() + _question_bytes()) + 1
+
+
+def _question_bytes() -> int:
+    """Of a plain question and its answer, without what follows the answer."""
+    return round(question_bytes()) - 2
+
+
+def of_tokens(model: Model, task: str, n: int, count: int, rng: np.random.Generator) -> list[Document]:
+    """Documents of one of its `tasks`, of about `n` tokens each; they are longer where a task needs more."""
+    if task == PLAIN:  # of at most n tokens, where a token is a byte
+        n = max(n, least_bytes())
+        sample = asked(model, task, rng, n, 1)[0].text
+        return asked(model, task, rng, n * len(sample) // len(model.encode(sample)), count)
+    sizes = 4 * n, 8 * n
+    few, many = (len(np.concatenate(pieces(model, asked(model, task, rng, size, 1)[0]))) for size in sizes)
+    nbytes = int(sizes[0] + (n - few) * (sizes[1] - sizes[0]) / (many - few))
+    return asked(model, task, rng, max(TASKS[task].least_bytes, nbytes), count)
 
 
 def pieces(model: Model, document: Document) -> list[np.ndarray]:

@@ -21,9 +21,9 @@ from ....lab.comparison.error_over_bytes import dots, stored_fractions
 from ....lab.comparison.registry import WINDOW
 from ....lab.models import Model
 from ....lab.run import Run
-from ....lab.statistics import mean_and_reach, proportion
+from ....lab.statistics import mean_and_reach, proportion, sign_test
 from ....lab.workloads.instance import Instance
-from ....lm.retrieval import DIGITS, TASKS, Document
+from ....lm.retrieval import DIGITS, Document
 from ....plots.panels import facets, finish, grid
 from ....plots.style import METHODS, THEORY, paper_style, series
 from ...caches.base import KVCache
@@ -32,12 +32,12 @@ from ..claims.retrieval import (
     PLAIN,
     THEIRS,
     answers,
-    asked,
     at_once,
     caches_within,
     exact_answers,
     first_tokens,
     lines_bytes,
+    of_tokens,
     pieces,
     tasks,
 )
@@ -84,13 +84,7 @@ def of_length(run: Run, model: Model, task: str, n: int, most: int, *, part: int
     """
     rng = run.rng("lines", n) if task == PLAIN else run.rng("lines", task, n)
     count = max(run.pick(smoke=2, standard=4, full=4), min(most, affordable(run, model, n) // part))
-    if task == PLAIN:  # of at most n tokens, where a token is a byte
-        sample = asked(model, task, rng, n, 1)[0].text
-        return asked(model, task, rng, n * len(sample) // len(model.encode(sample)), count)
-    sizes = 4 * n, 8 * n
-    few, many = (len(np.concatenate(pieces(model, asked(model, task, rng, size, 1)[0]))) for size in sizes)
-    nbytes = int(sizes[0] + (n - few) * (sizes[1] - sizes[0]) / (many - few))
-    return asked(model, task, rng, max(TASKS[task].least_bytes, nbytes), count)
+    return of_tokens(model, task, n, count, rng)
 
 
 def estimate(run: Run) -> str:
@@ -264,15 +258,13 @@ def paired(rows: pd.DataFrame) -> pd.DataFrame:
         (their two-sided sign test, which is McNemar's exact test), bits (mean difference, below 0 where `method` is
         better), reach (half the width of its 99 percent t-interval).
     """
-    from scipy.stats import binomtest  # a third of a second
-
     columns = ["task", "n", "share", "method", "against", "gained", "lost", "p", "bits", "reach"]
     table = []
     for key, part in rows.dropna(subset=["share"]).groupby(["task", "n", "share"], sort=False):
         right, bits = (part.pivot(index="document", columns="method", values=x) for x in ("right", "bits"))
         for ours, theirs in ((ours, theirs) for ours in OURS for theirs in THEIRS):
             gained, lost = (int((right[a] & ~right[b]).sum()) for a, b in ((ours, theirs), (theirs, ours)))
-            p = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+            p = sign_test(gained, lost)
             gap = mean_and_reach((bits[ours] - bits[theirs]).to_numpy())
             table.append((*key, ours, theirs, gained, lost, p, *gap))
     return pd.DataFrame(table, columns=columns)
