@@ -71,8 +71,10 @@ _HOOKS: WeakKeyDictionary[Any, tuple[Hook, Any]] = WeakKeyDictionary()
 """By attention module: the hook, and the config that the model made the module with."""
 
 
-def _dispatch(module: Any, q: Any, k: Any, v: Any, mask: Any, **arguments: Any) -> tuple[Any, None]:
+def _dispatch(module: Any, q: Any, k: Any, v: Any, mask: Any, *dropout: Any, **arguments: Any) -> tuple[Any, None]:
     hook, config = _HOOKS[module]
+    if dropout:  # kvpress, when it is imported, wraps all functions of the registry, and passes this on by its place
+        (arguments["dropout"],) = dropout
 
     def own() -> Any:
         file = vars(sys.modules[type(module).__module__])  # a model may have an attention, or a registry, of its own

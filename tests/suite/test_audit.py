@@ -284,6 +284,7 @@ def test_the_snippet_builds_the_caches_of_the_file(written, tmp_path, monkeypatc
     preset = json.loads((written / "preset.json").read_text())
     assert preset["method"] == [[its["method"] for its in found["key_heads"]]]
     assert preset["kept_tokens"] == [[int(its["share"] * 384) for its in found["key_heads"]]]
+    assert preset["compression_ratios"] == pytest.approx([1 - np.mean([its["share"] for its in found["key_heads"]])])
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(ValueError, match="other.json is no recommendation of an audit"):
         recommendation.read(tmp_path / "other.json")

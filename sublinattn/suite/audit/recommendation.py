@@ -16,8 +16,10 @@ An object with
   of `sublinattn.hyper_attention` on queries (heads, n, d); its `exact_keys` are the positions, by query head, of the
   heaviest keys of the audited text: for another text take `sublinattn.heavy_keys`), `exact_keys` (how many), `error`.
 
-`preset.json` has the same budgets as plain lists over layers and key heads: `kept_tokens`, `compression_ratio` (the
-share of the tokens that goes, as kvpress names it) and `method`.
+`preset.json` has the same budgets as plain lists over layers and key heads, for presses and caches of other libraries:
+`kept_tokens` (keys and values that fit into the bytes), `compression_ratio` (the share of the tokens that goes, as
+kvpress names it) and `method`; and `compression_ratios`, one per layer with the bytes of its key heads together, which
+is what kvpress's `PerLayerCompressionPress` takes. `docs/hf.md` says how both files are used, and what was tried.
 """
 
 from __future__ import annotations
@@ -36,9 +38,10 @@ from .measure import Audit
 
 FORMAT = "sublinattn recommendation 1"
 FILE, PRESET = "recommendation.json", "preset.json"
-_UNTRIED = (
-    "Budgets of keys and values per layer and key head, in plain lists. Not tried in transformers or kvpress: a press "
-    "with a budget per head can read kept_tokens or compression_ratio; which tokens it keeps is the press's choice."
+_ABOUT = (
+    "Budgets of keys and values per layer and key head. compression_ratios is what kvpress's PerLayerCompressionPress "
+    "takes: one per layer, the same for its key heads. Which tokens are kept is the press's choice. In transformers, "
+    "SublinCache runs the caches of recommendation.json themselves."
 )
 
 
@@ -85,14 +88,15 @@ def _prompt(audit: Audit, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def preset(recommended: dict[str, Any]) -> dict[str, Any]:
-    """The budgets as lists over layers and key heads."""
+    """The budgets as lists over layers and key heads, and over layers."""
     table = pd.DataFrame(recommended["key_heads"])
     table["kept_tokens"] = (table["share"] * recommended["prompt_tokens"]).astype(int)
     table["compression_ratio"] = 1 - table["share"]
     columns = ("kept_tokens", "compression_ratio", "method")
     lists = {name: table.pivot(index="layer", columns="key_head", values=name).to_numpy().tolist() for name in columns}
     about = {name: recommended[name] for name in ("source", "prompt_tokens", "layers", "kv_heads")}
-    return {"about": _UNTRIED, **about, **lists}
+    layers = table.groupby("layer")["compression_ratio"].mean().tolist()
+    return {"about": _ABOUT, **about, **lists, "compression_ratios": layers}
 
 
 def write(recommended: dict[str, Any], folder: str | os.PathLike[str]) -> None:
