@@ -70,6 +70,7 @@ def test_a_press_of_kvpress_keeps_the_tokens_of_the_preset_and_has_our_loss(fold
         model(ids[:, :n], past_key_values=cache)
     kept = [int(n * (1 - ratio)) for ratio in ratios]
     assert [layer.keys.shape[2] for layer in cache.layers] == kept
+    theirs = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     losses = []
     for i in range(n, N - 1):
         logits = model(ids[:, i : i + 1], past_key_values=cache, position_ids=torch.tensor([[i]])).logits[0]
@@ -78,7 +79,7 @@ def test_a_press_of_kvpress_keeps_the_tokens_of_the_preset_and_has_our_loss(fold
     held = Prompt.of(decoder, tokens[:n], causal)
     choices = [("sinks" if count < n else "exact", count / n) for count in kept for _ in range(2)]
     layers, nbytes = held.compressed(choices, np.random.default_rng(0))
-    assert nbytes == sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert nbytes == theirs
     ours = loss_after(decoder, layers, tokens[n:-1], tokens[n + 1 :], start=n)
     assert ours == pytest.approx(np.mean(losses), abs=1e-5) and len(layers) == LAYERS
     whole = float(decoder.losses(tokens)[n:].mean())
