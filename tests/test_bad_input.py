@@ -9,8 +9,12 @@ import pytest
 import references
 
 from sublinattn import (
+    BalanceKVCache,
     OnePassSketch,
     PolynomialState,
+    ReservoirCache,
+    SinkCache,
+    SubGenCache,
     attention,
     hardness,
     hyper_attention,
@@ -23,6 +27,7 @@ from sublinattn import (
     thinformer_attention,
     uniform_attention,
 )
+from sublinattn.lab.workloads import Instance, make
 
 GOOD = dict(zip("qkv", references.qkv(0, 20, 20, lead=(2,), dtype=np.float32), strict=True))
 FUNCTIONS: dict[str, Any] = {
@@ -164,7 +169,7 @@ HYPER: list[tuple[dict[str, Any], type[Exception], str]] = [
     *POSITIONS,
     ({"lsh_bits": 0}, ValueError, "lsh_bits must be at least 1, got 0"),
     ({"lsh_bits": 17}, ValueError, "lsh_bits must be at most 16, got 17"),
-    ({"estimator": "best"}, ValueError, "estimator must be 'practical' or 'theory', got 'best'"),
+    ({"estimator": "best"}, ValueError, "estimator must be one of .*, got 'best'"),
     ({"block_kernel": 1}, TypeError, "block_kernel must be a function or None, got int"),
     ({"estimator": "theory", "block_kernel": print}, ValueError, "block_kernel is only for estimator='practical'"),
 ]
@@ -286,3 +291,104 @@ SKETCH: list[tuple[dict[str, Any], type[Exception], str]] = [
 def test_impossible_state(made: Any, options: dict[str, Any], error: Any, message: str) -> None:
     with pytest.raises(error, match=f"^{message}"):
         made(**options)
+
+
+# ------------------------------------------------------------------------------------ what cannot be, whatever it is of
+ROWS = {name: x[0] for name, x in GOOD.items()}
+
+
+def fed(cache: Any) -> Any:
+    return cache.update(ROWS["k"], ROWS["v"])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda n: fed(SinkCache(n)), "window must be at most 4611686018427387904, got 9223372036854775808"),
+        (lambda n: fed(SinkCache(4, n)), "sinks must be at most"),
+        (lambda n: fed(ReservoirCache(n // 4)), "budget must fit in the .* GiB of memory here"),
+        (lambda n: fed(BalanceKVCache(n // 4)), "batch must fit in the .* GiB of memory here"),
+        (lambda n: fed(BalanceKVCache(4, levels=n)), "levels must be at most 62"),
+        (lambda n: fed(SubGenCache(1.0, n // 4, 4)), "cluster_samples must fit in"),
+        (lambda n: fed(SubGenCache(1.0, 4, n // 4)), "value_samples must fit in"),
+        (lambda n: PolynomialState(4, n // 4, degree=2), "d_v must fit in"),
+        (lambda n: uniform_attention(**ROWS, sample_size=n // 4, replace=True), "sample_size must fit in"),
+        (lambda n: kdeformer_attention(**ROWS, block_size=6, sample_size=n // 4), "sample_size must fit in"),
+        (lambda n: performer_attention(**ROWS, features=n // 4), "features must fit in"),
+        (lambda n: reformer_attention(**ROWS, chunk_size=4, rounds=n // 4), "rounds must fit in"),
+        (lambda n: nystrom_attention(**ROWS, landmarks=5, iterations=n // 4), "iterations must be at most 1000"),
+        (lambda n: thinformer_attention(**ROWS, oversampling=n // 4), "oversampling must be at most 31"),
+        (lambda n: make("gaussian", n // 4, 4, rng=0), "n must fit in"),
+        (lambda n: attention(**ROWS, scale=np.longdouble("1e4000")), "scale must fit in a float"),
+        (lambda n: BalanceKVCache(4, c=np.longdouble("1e4000")), "c must fit in a float"),
+        (lambda n: fed(SinkCache(10**50)), "window must be at most .*, got an integer of 167 bits"),
+    ],
+)
+def test_sizes_that_cannot_be(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        call(2**63)
+
+
+@pytest.mark.parametrize("bad", [np.array(["a"]), ["fused"], {}, len, None])
+def test_a_choice_is_a_name(bad: Any) -> None:
+    for call, name in (
+        (lambda: sketch(variant=bad), "variant"),
+        (lambda: state(basis=bad), "basis"),
+        (lambda: ReservoirCache(4, bad), "weights"),
+        (lambda: SubGenCache(1.0, 2, 2, normaliser=bad), "normaliser"),
+        (lambda: SubGenCache(1.0, 2, 2, law=bad), "law"),
+        (lambda: hyper_attention(**ROWS, sample_size=5, estimator=bad), "estimator"),
+        (lambda: make(bad, 4, 4, rng=0), "name"),
+    ):
+        with pytest.raises(ValueError, match=f"^{name} must be"):
+            call()
+
+
+@pytest.mark.parametrize("bad", [None, 3, b"x", [], object()])
+def test_a_path_is_a_path(bad: Any) -> None:
+    cache = fed(SinkCache(4))
+    for call in (lambda: cache.save(bad), lambda: SinkCache.load(bad), lambda: Instance.load(bad)):
+        with pytest.raises(TypeError, match=f"^path must be a path, got {type(bad).__name__}"):
+            call()
+    with pytest.raises(ValueError, match="^path must hold no null character"):
+        cache.save("x\0y")
+
+
+def test_a_small_integer_of_numpy_is_an_integer() -> None:
+    """Which would overflow in products and negations."""
+    for kind in (np.uint64, np.int8):
+        same = [
+            [performer_attention(**ROWS, features=size, rng=0) for size in (kind(100), 100)],
+            [uniform_attention(**ROWS, sample_size=size, rng=0) for size in (kind(5), 5)],
+            [hyper_attention(**ROWS, sample_size=size, block_size=4, min_exact=0, rng=0) for size in (kind(5), 5)],
+            [make("gaussian", size, size, rng=0).q for size in (kind(100), 100)],
+        ]
+        for one, two in same:
+            np.testing.assert_array_equal(one, two)
+
+
+def test_a_flag_of_numpy_is_written(tmp_path: Any) -> None:
+    fed(BalanceKVCache(4, pairs=np.True_, rng=0)).save(tmp_path / "cache")
+    assert BalanceKVCache.load(tmp_path / "cache").pairs is True
+
+
+def test_a_subclass_is_no_plain_array() -> None:
+    class Named(np.ndarray):
+        pass
+
+    with pytest.raises(TypeError, match="^v must be a plain array, got a Named$"):
+        attention(ROWS["q"], ROWS["k"], ROWS["v"].view(Named))
+
+
+@pytest.mark.parametrize("bad", [None, [[1.0]], np.ones((20, 4), int), np.ones((20, 4), np.longdouble), "x"])
+def test_an_instance_holds_arrays(bad: Any) -> None:
+    with pytest.raises(TypeError, match="^k must "):
+        Instance(ROWS["q"], bad, ROWS["v"], scale=1.0)
+    with pytest.raises((TypeError, ValueError), match="^scale must "):
+        Instance(**ROWS, scale="1")
+
+
+@pytest.mark.parametrize("scale", [1e300, -1e300, 1.7e308])
+def test_empty_slots_hide_no_nan(scale: float) -> None:
+    with pytest.raises(ValueError, match="must fit in"):
+        BalanceKVCache(8, rng=0).update(1e9 * ROWS["k"], ROWS["v"]).attend(1e9 * ROWS["q"], scale=scale)

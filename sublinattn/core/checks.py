@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from numbers import Real
 from typing import Any
 
@@ -14,19 +16,58 @@ import numpy as np
 from . import backends
 from .backends import Array
 
+LARGEST = 2**62
+"""Of a number of rows, slots or rounds, so that the sum of two is an index still."""
 
-def integer(name: str, value: Any, *, minimum: int) -> int:
-    """`value` as an int; TypeError if it is no integer, ValueError if it is below `minimum`."""
+
+def integer(name: str, value: Any, *, minimum: int, maximum: int = LARGEST) -> int:
+    """`value` as an int; TypeError if it is no integer, ValueError if it is not in [minimum, maximum]."""
     if not _is_integer(value):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    if value > maximum:
+        raise ValueError(f"{name} must be at most {maximum}, got {_shown(value)}")
     return int(value)
+
+
+def _shown(value: Any) -> str:
+    """An integer for a message; Python refuses to write out those of thousands of digits."""
+    return str(value) if abs(value) < 10**30 else f"an integer of {int(value).bit_length()} bits"
+
+
+def fits_memory(name: str, value: int, nbytes: int) -> None:
+    """ValueError where the arrays that an argument asks for are larger than the memory that this process may have.
+
+    Before they are made: a system that promises more memory than it has would end the process when it is used.
+    """
+    if nbytes > (memory := _memory()):
+        there, size = (f"{x >> 30} GiB" for x in (memory, nbytes))
+        raise ValueError(f"{name} must fit in the {there} of memory here: {_shown(value)} takes {size}")
+
+
+@functools.cache
+def _memory() -> int:
+    """Bytes of this machine, or of this process if that is less; as good as none where the system does not say."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return sys.maxsize
+    import resource  # which the same systems have
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return machine if limit == resource.RLIM_INFINITY else min(limit, machine)
+
+
+def choice(name: str, value: Any, options: Iterable[str]) -> None:
+    """ValueError unless `value` is one of these strings."""
+    known = tuple(options)
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name} must be one of {known}, got {value!r}")
 
 
 def count(name: str, value: Any, *, minimum: int = 1, maximum: float = np.inf) -> None:
     """ValueError unless `value` is an integer in [minimum, maximum]."""
-    if not _is_integer(value) or not minimum <= value <= maximum:
+    if not _is_integer(value) or not minimum <= value <= min(maximum, LARGEST):
         raise ValueError(f"{name} must be an integer between {minimum} and {maximum}, got {value!r}")
 
 
@@ -54,10 +95,11 @@ def real(name: str, value: Any) -> float:
     """`value` as a float, or a TypeError that names it."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
-    try:
-        return float(value)
-    except OverflowError:
-        raise ValueError(f"{name} must fit in a float, got {type(value).__name__} beyond the largest") from None
+    with suppress(OverflowError):
+        number = float(value)
+        if not math.isinf(number) or abs(value) == math.inf:  # NumPy's long double overflows without a word
+            return number
+    raise ValueError(f"{name} must fit in a float, got {type(value).__name__} beyond the largest")
 
 
 def resolve_scale(scale: Any, d: int) -> float:
@@ -158,13 +200,13 @@ def finite(xp: Any, check_finite: bool, **named: Array) -> Iterator[None]:
 def representable(xp: Any, out: Array, *given: Array, name: str = "the answer", state: Any = None) -> None:
     """ValueError if what was computed of finite input is past the largest float of its dtype, or was on the way.
 
-    Input are the arrays `given` and, if there is one, the `contents()` of a state.
-
-    On the CPU: a GPU would be waited for.
+    Input are the arrays `given` and, if there is one, the `contents()` of a state, where an infinity may stand for an
+    empty slot. On the CPU: a GPU would be waited for.
     """
     if xp is not np or np.isfinite(out).all():
         return
-    if all(np.isfinite(x).all() for x in (*given, *(state.contents().values() if state is not None else ()))):
+    stored = () if state is None else state.contents().values()
+    if all(np.isfinite(x).all() for x in given) and not any(np.isnan(x).any() for x in stored):
         raise ValueError(f"{name} must fit in {out.dtype}: these logits or values are too large for it")
 
 

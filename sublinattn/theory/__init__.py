@@ -32,6 +32,8 @@ def find(name: str) -> Claim:
     ------
     KeyError
         There is none.
+    TypeError
+        It is no name.
 
     Examples
     --------
@@ -42,6 +44,8 @@ def find(name: str) -> Claim:
     """
     from . import CLAIMS as claims
 
+    if not isinstance(name, str):
+        raise TypeError(f"claim must be a Claim or the id of one, got {type(name).__name__}")
     if name in claims:
         return claims[name]
     for claim in sorted(claims.values(), key=lambda claim: -len(claim.id)):  # one id may begin another

@@ -88,7 +88,7 @@ def verify(
     """
     from . import CLAIMS, find
 
-    if isinstance(claim, str):
+    if not isinstance(claim, Claim):
         claim = find(claim)
     seed = _seed(rng)
     backend = resolve(backend).__name__

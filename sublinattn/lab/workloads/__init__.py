@@ -97,13 +97,21 @@ def make(
     >>> x.q.shape, x.q.dtype.name, x.scale
     ((512, 16), 'float32', 0.25)
     """
-    if name not in names():
-        raise ValueError(f"unknown workload {name!r}; there are {', '.join(names())}{suggestion(name, names())}")
+    if not isinstance(name, str) or name not in names():
+        nearest = suggestion(name, names()) if isinstance(name, str) else ""
+        raise ValueError(f"name must be that of a workload, {', '.join(names())}, got {name!r}{nearest}")
     sizes = {"n": n, "d": d, "d_v": d if d_v is None else d_v}
     for key, size in sizes.items():
         checks.count(key, size)
-    if np.dtype(dtype).kind != "f":
-        raise ValueError(f"dtype must be a floating dtype, got {np.dtype(dtype)}")
+    sizes = {key: int(size) for key, size in sizes.items()}  # products of small integers of NumPy's overflow
+    for key, size in sizes.items():
+        checks.fits_memory(key, size, 8 * sizes["n"] * size if key != "n" else 8 * size)
+    try:
+        kind = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype must be a floating dtype, got {dtype!r}") from None
+    if kind.kind != "f":
+        raise ValueError(f"dtype must be a floating dtype, got {kind}")
     s = 1 / np.sqrt(d) if scale is None else scale
     checks.between("scale", s, 0, open_ends=True)
     draw = _SYNTHETIC.get(name, _real_head)
@@ -113,15 +121,16 @@ def make(
         nearest = suggestion(unknown[0], defaults)
         raise ValueError(f"workload {name!r} has no knob {', '.join(unknown)}; it has {known}{nearest}")
 
-    q, k, v = draw(np.random.default_rng(rng), *sizes.values(), s, **knobs)
-    made_with = {**sizes, **defaults, **knobs, "seed": rng if isinstance(rng, int | np.integer) else None}
+    knobs = {key: x.item() if isinstance(x, np.generic) else x for key, x in knobs.items()}
+    q, k, v = draw(checks.generator(rng), *sizes.values(), s, **knobs)
+    made_with = {**sizes, **defaults, **knobs, "seed": int(rng) if isinstance(rng, int | np.integer) else None}
     return Instance(
         q.astype(dtype),
         k.astype(dtype),
         v.astype(dtype),
         scale=float(s),
         name=name,
-        params={key: x.item() if isinstance(x, np.generic) else x for key, x in made_with.items()},
+        params=made_with,
         source=real().source if name == "real" else "synthetic",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from ...core import backends, checks
 from ...core.backends import asnumpy, to_device
 from ...core.files import ENTRY, atomic, open_safetensors
 
@@ -42,8 +44,9 @@ class Instance:
 
     Raises
     ------
-    ValueError
-        If the shapes do not fit together, or `scale` is not a positive finite number.
+    TypeError, ValueError
+        If q, k and v are not arrays of one kind and floating dtype, or their shapes do not fit together; if `scale` is
+        not a positive finite number.
     """
 
     q: Any
@@ -55,10 +58,9 @@ class Instance:
     source: str = ""
 
     def __post_init__(self) -> None:
-        q, k, v = (tuple(x.shape) for x in (self.q, self.k, self.v))
-        if min(len(q), len(k), len(v)) < 2 or not q[:-2] == k[:-2] == v[:-2] or q[-1] != k[-1] or k[-2] != v[-2]:
-            raise ValueError(f"q, k, v must be (..., n_q, d), (..., n_k, d), (..., n_k, d_v), got {q}, {k}, {v}")
-        if not (np.isfinite(self.scale) and self.scale > 0):
+        backends.enter(q=self.q, k=self.k, v=self.v)
+        checks.shapes(self.q, self.k, self.v)
+        if not 0 < checks.real("scale", self.scale) < math.inf:
             raise ValueError(f"scale must be positive and finite, got {self.scale!r}")
 
     def to(self, xp: ModuleType) -> Instance:

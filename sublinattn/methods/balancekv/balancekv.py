@@ -112,12 +112,12 @@ class BalanceKVCache(MergingCache):
         if self.batch % 2:
             raise ValueError(f"batch must be even, got {batch}")
         checks.flags(pairs=pairs, centred=centred)
-        self.pairs, self.centred = pairs, centred
+        self.pairs, self.centred = bool(pairs), bool(centred)
         self.c = half_width(self.batch, FAILURE) if c is None else checks.real("c", c)
-        if not self.c > 0:
-            raise ValueError(f"c must be above 0, got {c}")
+        if not 0 < self.c < math.inf:
+            raise ValueError(f"c must be above 0 and finite, got {c}")
         self.scale = None if scale is None else abs(checks.resolve_scale(scale, 1))
-        self.levels = None if levels is None else checks.integer("levels", levels, minimum=1)
+        self.levels = None if levels is None else checks.integer("levels", levels, minimum=1, maximum=62)
         self._squared = ("k", "v")
         self._seeds = [seed_from(rng)]
         self._base = 0  # level 0 takes one of `2^base` tokens
@@ -286,6 +286,8 @@ class BalanceKVCache(MergingCache):
         new = slots - (self._stored["keys"].shape[1] if self._stored else 0)
         if new <= 0:
             return
+        width = self._width["k"] + self._width["v"] + 1
+        checks.fits_memory("batch", self.batch, b * slots * width * np.dtype(self._dtype).itemsize)
         empty = {
             "keys": xp.zeros((b, new, self._width["k"]), self._row_dtype),
             "values": xp.zeros((b, new, self._width["v"]), self._row_dtype),

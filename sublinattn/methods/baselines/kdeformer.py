@@ -101,11 +101,12 @@ def kdeformer_attention(
     checks.flags(return_lse=return_lse)
     block_size = checks.integer("block_size", block_size, minimum=1)
     sample_size = checks.integer("sample_size", sample_size, minimum=0)
-    if lsh_bits is not None and checks.integer("lsh_bits", lsh_bits, minimum=1) > MAX_BITS:
+    if lsh_bits is not None and (lsh_bits := checks.integer("lsh_bits", lsh_bits, minimum=1)) > MAX_BITS:
         raise ValueError(f"lsh_bits must be at most {MAX_BITS}, got {lsh_bits}")
     (b, n_q, _), n_k = x.q.shape, x.k.shape[1]
-    if checks.integer("kde_queries", kde_queries, minimum=0) > n_q:
+    if (kde_queries := checks.integer("kde_queries", kde_queries, minimum=0)) > n_q:
         raise ValueError(f"kde_queries must be at most the number of queries ({n_q}), got {kde_queries}")
+    checks.fits_memory("sample_size", sample_size, 8 * b * sample_size * (x.q.shape[2] + x.v.shape[2]))
     generator = checks.generator(rng)
     if n_k <= block_size:
         exact = partial_attention(x.q, x.k, x.v, scale=x.scale, check_finite=False)

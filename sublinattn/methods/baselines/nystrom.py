@@ -33,6 +33,8 @@ from ...core.exact import attention
 from .common import Problem, enter, refuse_causal
 
 LANDMARKS = 64
+ITERATIONS = 1000
+"""At most: they converge to third order, and stop changing after a few dozen."""
 
 
 @backends.on_device
@@ -91,9 +93,9 @@ def nystrom_attention(
     most = min(x.q.shape[1], x.k.shape[1])
     if landmarks is None:
         landmarks = min(LANDMARKS, most)
-    elif checks.integer("landmarks", landmarks, minimum=1) > most:
+    elif (landmarks := checks.integer("landmarks", landmarks, minimum=1)) > most:
         raise ValueError(f"landmarks must be at most the numbers of queries and of keys ({most}), got {landmarks}")
-    iterations = checks.integer("iterations", iterations, minimum=0)
+    iterations = checks.integer("iterations", iterations, minimum=0, maximum=ITERATIONS)
     return x.leave_output(_nystrom(x, landmarks, iterations))
 
 

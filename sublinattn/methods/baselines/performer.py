@@ -92,8 +92,9 @@ def performer_attention(
     """
     x = enter(q, k, v, scale=scale, check_finite=check_finite)
     checks.flags(causal=causal, return_lse=return_lse)
-    checks.integer("features", features, minimum=1)
+    features = checks.integer("features", features, minimum=1)
     b, n_q, d = x.q.shape
+    checks.fits_memory("features", features, 8 * 3 * b * features * d)  # directions, from blocks and their factors
     drawn = directions(checks.generator(rng), b, features, d)
     total = random_feature_attention(x, backends.to_device(drawn.astype(x.q.dtype), x.xp), causal=causal)
     return x.leave(total, return_lse=return_lse)

@@ -114,6 +114,7 @@ def reformer_attention(
         exact = partial_attention(x.q, x.k, x.v, causal=causal, scale=x.scale, check_finite=False)
         return x.leave(exact, return_lse=return_lse)
     b, _, d = x.q.shape
+    checks.fits_memory("rounds", rounds, 4 * b * rounds * (d * sum(factors) // 2 + 2 * x.k.shape[1]))
     drawn = generator.standard_normal((b, d, rounds, sum(factors) // 2), dtype=np.float32)
     total = lsh_attention(x, backends.to_device(drawn, x.xp), factors, c, causal=causal)
     return x.leave(total, return_lse=return_lse)
@@ -124,9 +125,9 @@ def _factors(buckets: int | Sequence[int] | None, n_k: int, c: int) -> tuple[int
     if buckets is None:
         return default_factors(n_k, c)
     sizes = tuple(buckets) if isinstance(buckets, Sequence) else (buckets,)
-    for size in sizes:
-        if checks.integer("buckets", size, minimum=2) % 2:
-            raise ValueError(f"buckets must be even (each direction and its opposite), got {buckets}")
+    sizes = tuple(checks.integer("buckets", size, minimum=2) for size in sizes)
+    if any(size % 2 for size in sizes):
+        raise ValueError(f"buckets must be even (each direction and its opposite), got {buckets}")
     if not sizes:
         raise ValueError("buckets must name at least one hash, got none")
     return sizes

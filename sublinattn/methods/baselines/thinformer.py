@@ -94,7 +94,7 @@ def thinformer_attention(
     refuse_causal(causal, "one coreset of Thinformer serves all queries, early and late")
     x = enter(q, k, v, scale=scale, check_finite=check_finite)
     checks.flags(return_lse=return_lse)
-    g = checks.integer("oversampling", oversampling, minimum=0)
+    g = checks.integer("oversampling", oversampling, minimum=0, maximum=31)  # 2^31 sqrt(n) is past n for any index
     checks.between("delta", delta, 0, 1)
     if not delta:
         raise ValueError("delta must be above 0, got 0")

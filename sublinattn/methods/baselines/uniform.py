@@ -80,11 +80,13 @@ def uniform_attention(
     checks.flags(return_lse=return_lse, causal=causal, replace=replace)
     checks.shapes(q, k, v)
     n_k = min(q.shape[-2], k.shape[-2]) if causal else k.shape[-2]  # under the mask no query sees the keys past n_q
-    if checks.integer("sample_size", sample_size, minimum=1) > n_k and not replace:
+    if (sample_size := checks.integer("sample_size", sample_size, minimum=1)) > n_k and not replace:
         raise ValueError(f"sample_size must be at most the number of keys ({n_k}), got {sample_size}")
     generator = checks.generator(rng)
     dtype, shape = backends.working_dtype(q), q.shape
     batch, fused = int(np.prod(k.shape[:-2])), serves(xp, q, k, v)
+    width = k.shape[-1] + v.shape[-1]
+    checks.fits_memory("sample_size", sample_size, dtype.itemsize * batch * sample_size * width)
     if causal:
         x = dataclasses.replace(enter(q, k, v, scale=scale, check_finite=check_finite).first_keys(n_k), cast=leave)
         sampled = _draw(xp, generator, batch, n_k, sample_size, replace=replace)

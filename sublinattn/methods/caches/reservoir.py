@@ -72,8 +72,7 @@ class ReservoirCache(MergingCache):
     ) -> None:
         super().__init__()
         self.budget = checks.integer("budget", budget, minimum=1)
-        if weights not in get_args(Weights):
-            raise ValueError(f"weights must be one of {get_args(Weights)}, got {weights!r}")
+        checks.choice("weights", weights, get_args(Weights))
         self.weights = weights
         self._squared = () if weights == "uniform" else ("v",)
         self._seeds = [seed_from(rng)]
@@ -81,6 +80,8 @@ class ReservoirCache(MergingCache):
 
     def _begin(self, xp: Any, heads: int) -> None:
         if not self._stored:
+            numbers = heads * self.budget * (self._width["k"] + self._width["v"])
+            checks.fits_memory("budget", self.budget, numbers * np.dtype(self._row_dtype).itemsize)
             for name, width in (("keys", self._width["k"]), ("values", self._width["v"])):
                 self._stored[name] = xp.zeros((heads, self.budget, width), dtype=self._row_dtype)
             self._samples = self._new_samples(heads)

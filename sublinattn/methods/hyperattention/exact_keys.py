@@ -37,7 +37,7 @@ def resolve(exact_keys: Any, lead: tuple[int, ...], n_k: int) -> ExactKeys:
         axes that are not `lead`.
     """
     if not isinstance(exact_keys, list | tuple) and not getattr(exact_keys, "shape", ()):
-        if checks.integer("exact_keys", exact_keys, minimum=0) > n_k:
+        if (exact_keys := checks.integer("exact_keys", exact_keys, minimum=0)) > n_k:
             raise ValueError(f"exact_keys must be at most the number of keys ({n_k}), got {exact_keys}")
         return int(exact_keys)
     host = exact_keys.cpu() if hasattr(exact_keys, "cpu") else exact_keys  # a PyTorch tensor
@@ -137,7 +137,7 @@ def heavy_keys(
     checks.shapes(q, k)
     scale = checks.resolve_scale(scale, q.shape[-1])
     n_q, n_k = q.shape[-2], k.shape[-2]
-    if checks.integer("count", count, minimum=1) > n_k:
+    if (count := checks.integer("count", count, minimum=1)) > n_k:
         raise ValueError(f"count must be at most the number of keys ({n_k}), got {count}")
     asked = min(checks.integer("queries", queries, minimum=1), n_q)
     lead = q.shape[:-2]

@@ -97,7 +97,7 @@ class Hardness:
             count is not an integer in 1..n_k.
         """
         xp, n_k = backends.namespace(self.column_norms), self.column_norms.shape[-1]
-        if checks.integer("count", count, minimum=1) > n_k:
+        if (count := checks.integer("count", count, minimum=1)) > n_k:
             raise ValueError(f"count must be at most the number of keys ({n_k}), got {count}")
         positions = xp.argsort(-self.column_norms, axis=-1, kind="stable")[..., :count]
         norms, masses = (xp.take_along_axis(x, positions, axis=-1) for x in (self.column_norms, self.column_masses))
@@ -114,7 +114,7 @@ class Hardness:
             count is not an integer in 0..n_k - 1.
         """
         n_k = self.column_norms.shape[-1]
-        if checks.integer("count", count, minimum=0) >= n_k:
+        if (count := checks.integer("count", count, minimum=0)) >= n_k:
             raise ValueError(f"count must be below the number of keys ({n_k}), got {count}")
         return self.heaviest(count + 1).alphas[..., count]
 
@@ -151,7 +151,7 @@ class Hardness:
         TypeError, ValueError
             m is not an integer in 1..n_k.
         """
-        if checks.integer("m", m, minimum=1) > self.keys.shape[-2]:
+        if (m := checks.integer("m", m, minimum=1)) > self.keys.shape[-2]:
             raise ValueError(f"m must be at most the number of keys ({self.keys.shape[-2]}), got {m}")
         return self._of_keys(lambda xp, k: [radii[-1] for _, radii in each_greedy_k_center(xp, k, m)])
 

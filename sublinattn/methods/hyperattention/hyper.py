@@ -148,14 +148,13 @@ def hyper_attention(
     block_size = checks.integer("block_size", block_size, minimum=1)
     if sample_size is None:
         sample_size = min(SAMPLE_SIZE, n_k)
-    elif checks.integer("sample_size", sample_size, minimum=1) > n_k:
+    elif (sample_size := checks.integer("sample_size", sample_size, minimum=1)) > n_k:
         raise ValueError(f"sample_size must be at most the number of keys ({n_k}), got {sample_size}")
     min_exact = checks.integer("min_exact", min_exact, minimum=0)
     exact_keys = resolve(exact_keys, batch_shape, n_k)
-    if lsh_bits is not None and checks.integer("lsh_bits", lsh_bits, minimum=1) > MAX_BITS:
+    if lsh_bits is not None and (lsh_bits := checks.integer("lsh_bits", lsh_bits, minimum=1)) > MAX_BITS:
         raise ValueError(f"lsh_bits must be at most {MAX_BITS}, got {lsh_bits}")
-    if estimator not in tuple(ESTIMATORS):
-        raise ValueError(f"estimator must be 'practical' or 'theory', got {estimator!r}")
+    checks.choice("estimator", estimator, ESTIMATORS)
     checks.flags(causal=causal, return_lse=return_lse)
     if block_kernel is not None and not callable(block_kernel):
         raise TypeError(f"block_kernel must be a function or None, got {type(block_kernel).__name__}")

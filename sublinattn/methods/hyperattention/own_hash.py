@@ -117,7 +117,7 @@ def resolve_block_by(block_by: Any, *, causal: bool) -> str:
     ValueError
         It is no name of a rule; or it is one, without a causal mask.
     """
-    if block_by not in (None, "rank", "own-hash"):
+    if not (block_by is None or isinstance(block_by, str)) or block_by not in (None, "rank", "own-hash"):
         raise ValueError(f"block_by must be 'rank', 'own-hash' or None, got {block_by!r}")
     if block_by is not None and not causal:
         raise ValueError(f"block_by is only for causal=True, got {block_by!r} with causal=False")

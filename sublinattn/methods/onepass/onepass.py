@@ -133,8 +133,7 @@ class OnePassSketch(StreamingState):
         for name, eps in (("eps1", eps1), ("eps2", eps2)):
             if not 0 < checks.real(name, eps) <= 1:
                 raise ValueError(f"{name} must lie in (0, 1], got {eps}")
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {tuple(VARIANTS)}, got {variant!r}")
+        checks.choice("variant", variant, VARIANTS)
         self.eps1, self.eps2, self.variant = float(eps1), float(eps2), variant
         self.scale = checks.resolve_scale(scale, d)
         parameters = {name: value for name, value in self.parameters().items() if name != "variant"}
@@ -235,8 +234,7 @@ class OnePassSketch(StreamingState):
         ValueError
             Unknown method; queries are missing.
         """
-        if method not in DECODERS:
-            raise ValueError(f"method must be one of {tuple(DECODERS)}, got {method!r}")
+        checks.choice("method", method, DECODERS)
         if self.queries_seen < self.n:
             raise ValueError(f"decode needs all {self.n} queries first, got {self.queries_seen}")
         xp = backends.namespace(self.state.sums)

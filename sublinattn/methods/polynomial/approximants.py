@@ -165,8 +165,7 @@ def _smallest(holds: Callable[[int], bool], guess: int) -> int:
 
 def check_basis(basis: str) -> None:
     """ValueError for the name of no basis."""
-    if basis not in BASES:
-        raise ValueError(f"basis must be one of {BASES}, got {basis!r}")
+    checks.choice("basis", basis, BASES)
 
 
 def _radius(basis: str, radius: float) -> float:

@@ -112,6 +112,7 @@ class PolynomialState(StreamingState):
         if (radius is None) != (basis == "taylor"):
             raise ValueError(f"radius must be given if, and only if, basis is not 'taylor', got {radius} and {basis!r}")
         self._monomials = Monomials(self.d, self.degree)  # refuses a degree before its polynomial is computed
+        checks.fits_memory("d_v", self.d_v, 8 * self._monomials.rank * (self.d_v + 1))
         polynomial = approximant(basis, self.degree, 0.0 if radius is None else radius)
         self.basis, self.radius = basis, None if radius is None else polynomial.radius
         # Both begin on the host, and go to the keys' device with the first of these.

@@ -165,10 +165,9 @@ class SubGenCache(MergingCache):
         rng: np.random.Generator | int | None = None,
     ) -> None:
         super().__init__()
+        checks.choice("normaliser", normaliser, get_args(Normaliser))
+        checks.choice("law", law, get_args(Law))
         self.normaliser, self.law = normaliser, law
-        for name, choices in (("normaliser", get_args(Normaliser)), ("law", get_args(Law))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
         self._clustered = normaliser == "clusters"
         self.delta, self.cluster_samples, self.max_clusters = delta, cluster_samples, max_clusters
         if self._clustered:
@@ -293,6 +292,12 @@ class SubGenCache(MergingCache):
                 alike |= {"delta": self.delta, "cluster_samples": self.cluster_samples}
             else:
                 alike |= {"delta": 0.0, "cluster_samples": 1, "clustered": False}
+            width, item = self._width["k"], np.dtype(self._row_dtype).itemsize
+            for name, rows, numbers in (
+                ("value_samples", self.value_samples, width + self._width["v"]),
+                ("cluster_samples", alike["cluster_samples"], width),  # of the first cluster
+            ):
+                checks.fits_memory(name, rows, count * rows * numbers * item)
             self.heads = [Head(xp, seed=self._seeds[0], number=number, **alike) for number in range(count)]
 
     def _leaving(self, xp: Any, k: Array, v: Array) -> list[Array]:

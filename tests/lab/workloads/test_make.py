@@ -47,7 +47,7 @@ def test_logits_of_the_dials_do_not_depend_on_the_scale(name):
 @pytest.mark.parametrize(
     ("name", "knobs", "message"),
     [
-        ("gausian", {}, "unknown workload 'gausian'; there are gaussian, clustered, planted, sinks, alpha, kappa"),
+        ("gausian", {}, "name must be that of a workload, gaussian, clustered, planted, sinks, alpha, kappa"),
         ("sinks", {"sink": 4}, "no knob sink; it has sinks=4, mass=0.5, noise=0.5, sink_positions=None"),
         ("gaussian", {"std": -1.0}, "std must be between 0"),
         ("gaussian", {"std": "1"}, "std must be between 0"),
