@@ -124,13 +124,15 @@ def audit(
 def _advise(
     source: Any, out: Path | None, shares: Any, tolerance: float, budget: float | None, seed: int, backend: str
 ) -> None:
+    from .core.files import check_writable
     from .suite.audit import page
     from .suite.audit.advice import check_tolerance
 
     check_tolerance(tolerance)
+    out = out or (source if source.is_dir() else Path("audit"))
+    check_writable(out)  # before anything is measured
     with counting("heads") as progress:
         result = page.open_or_measure(source, shares=shares, seed=seed, backend=backend, progress=progress)
-    out = out or (source if source.is_dir() else Path("audit"))
     written = page.write(result, out, tolerance=tolerance, budget=budget, seed=result.about["seed"])
     title, table = page.summary(result, tolerance=tolerance, budget=budget)
     print_frame(table)
@@ -140,11 +142,13 @@ def _advise(
 def _apply(
     path: Path, name: str, text: str, tokens: int | None, passages: int, documents: int, seed: int, backend: str
 ) -> None:
+    from .core.files import check_writable
     from .lab.models import open_model
     from .suite.audit import apply, page
     from .suite.audit.applied import Applied
     from .suite.audit.recommendation import read
 
+    check_writable(path.parent)
     recommended, model, answers = read(path), open_model(name, text, backend=backend), None
     with counting("passages") as progress:
         losses = apply.losses(recommended, model, tokens=tokens, count=passages, seed=seed, progress=progress)

@@ -32,6 +32,7 @@ def leaderboard(
     layers replaced; time, bytes, what is proved, and the verdict on it. The page is `index.html`, the table
     `leaderboard.csv`.
     """
+    from .core.files import check_writable
     from .lab.run import Run
     from .suite.leaderboard import board, page
 
@@ -39,6 +40,7 @@ def leaderboard(
         console.print(f"[dim]{words}[/]", highlight=False)
 
     try:
+        check_writable(out)  # before anything is measured
         found = board.measure(
             Run(effort.value, seed, backend.value, out, knobs={"model": model}), seeds=seeds, said=said
         )

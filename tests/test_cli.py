@@ -228,6 +228,15 @@ def test_capture_takes_a_gguf_file(tmp_path):
     np.testing.assert_allclose(written.head(1, 3).q, q[1, 3], atol=2e-5)
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(captured, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for measure in ("leaderboard.board.measure", "audit.page.measure", "audit.apply.losses"):
+        monkeypatch.setattr(f"sublinattn.suite.{measure}", None)
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        assert f"Not a directory: '{tmp_path / 'file'}'" in call("leaderboard", "--out", out, code=2)
+        assert f"Not a directory: '{tmp_path / 'file'}'" in call("audit", captured, "--out", out, code=2)
+
+
 def test_audit_advises_measures_once_and_is_applied(captured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = call("audit", captured, "--share", "1/4", "--backend", "numpy").splitlines()

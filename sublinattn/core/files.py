@@ -34,7 +34,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     OSError, which names `path`, where it cannot be written (a full disk, a folder that refuses).
     """
-    path = Path(path)
+    path = checked(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,6 +47,15 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(folder / path.name, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def checked(path: Any) -> Path:
+    """The path; TypeError or ValueError where it is none."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise TypeError(f"path must be a path, got {type(path).__name__}")
+    if "\0" in os.fspath(path):
+        raise ValueError(f"path must hold no null character, got {os.fspath(path)!r}")
+    return Path(path)
 
 
 @contextmanager
@@ -86,9 +95,11 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """OSError, which names it, if `folder` is there, or a link to it, and no file can be made in it."""
-    if os.path.lexists(folder):
-        tempfile.TemporaryFile(dir=folder).close()
+    """OSError, which names it, if no file can be made in `folder`, or where it is not there yet, no folder above it."""
+    there = next(each for each in (folder, *folder.absolute().parents) if os.path.lexists(each))
+    if there.exists() and not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    tempfile.TemporaryFile(dir=there).close()
 
 
 def _lock(path: Path) -> TextIO:
@@ -126,8 +137,21 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file; ValueError, which names it, where it is none."""
+    with reading(path, "JSON"):
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], what: str) -> Iterator[None]:
+    """ValueError, which names a file and says `what` it is not, for whatever goes wrong with what it holds."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        if str(path) in str(error):
+            raise
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is not {what}: {reason}") from error
 
 
 def open_safetensors(path: str | os.PathLike[str]) -> Any:
@@ -136,7 +160,7 @@ def open_safetensors(path: str | os.PathLike[str]) -> Any:
     FileNotFoundError where there is no such file, ValueError where it is not a whole one or a folder, ImportError where
     it holds bfloat16 and ml_dtypes is missing.
     """
-    if Path(path).is_dir():
+    if checked(path).is_dir():
         raise ValueError(f"{path} is a folder, not a safetensors file")
     try:
         file: Any = safetensors.safe_open(path, framework="np")
@@ -149,6 +173,19 @@ def open_safetensors(path: str | os.PathLike[str]) -> Any:
             message = f"{path} is in bfloat16, which NumPy reads with ml_dtypes: pip install 'sublinattn[lm]'"
             raise ImportError(message) from error
     return file
+
+
+def read_rows(path: str | os.PathLike[str]) -> DataFrame:
+    """Read a Parquet table; ValueError, which names it, where it is no whole one."""
+    import pandas as pd
+
+    with reading(path, "a whole table"):
+        try:
+            return pd.read_parquet(path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # Arrow's, of what does not unpack
+            raise ValueError(str(error)) from error
 
 
 def write_rows(rows: DataFrame, name: str, *, out: str | os.PathLike[str]) -> Path:

@@ -139,7 +139,9 @@ def _npy(name: str, path: Path) -> np.ndarray:
         raise ValueError(f"{name} must be a .npy file, or a .safetensors file with the tensor's name, got {path}")
     try:
         return np.asarray(np.load(path, mmap_mode="r"))  # as a plain array, still mapped
-    except (ValueError, EOFError) as error:
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # NumPy parses the header as Python, and fails as that does
         raise ValueError(f"{name}: {path} is not a whole .npy file of numbers: {error}") from error
 
 

@@ -133,9 +133,11 @@ def merge(verdict_files: Iterable[Path_]) -> dict[str, Any]:
     claims: dict[str, Any] = {}
     for path in sorted(map(Path, verdict_files)):
         record = files.read_json(path)
-        if record["id"] in claims:
-            raise ValueError(f"verdict_files holds claim {record['id']} twice")
-        claims[record["id"]] = record
+        with files.reading(path, "a verdict"):
+            if record["id"] in claims:
+                raise ValueError(f"verdict_files holds claim {record['id']} twice")
+            claims[record["id"]] = record
+            summary({record["id"]: record})
     return {"schema": SCHEMA, "claims": claims, "summary": summary(claims)}
 
 
@@ -178,12 +180,15 @@ def write(path: Path_, ledger: Mapping[str, Any]) -> None:
 
 def load(path: Path_) -> dict[str, Any]:
     """Read a ledger; ValueError if it is none of this schema, or has names that no suite gives: they become files."""
+    ledger = files.read_json(path)
+    with files.reading(path, "a ledger"):
+        _check(path, ledger)
+    return dict(ledger)
+
+
+def _check(path: Path_, ledger: Any) -> None:
     from ..theory.claim import ID
 
-    try:
-        ledger = files.read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{path} is not a ledger: {error}") from error
     if not isinstance(ledger, dict) or ledger.get("schema") != SCHEMA or "claims" not in ledger:
         raise ValueError(f"{path} is not a ledger of schema {SCHEMA}")
     for key, entry in ledger["claims"].items():
@@ -194,7 +199,6 @@ def load(path: Path_) -> dict[str, Any]:
     for name in ledger.get("notebooks", {}):
         if not re.fullmatch(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*", name):
             raise ValueError(f"{path} has a notebook {name!r}, which is no file's name")
-    return ledger
 
 
 def comparable(value: Any) -> Any:

@@ -166,14 +166,14 @@ class Run:
 
     def record(self, claim: str | Claim) -> dict[str, Any]:
         """The ledger's entry on a claim that this run has checked, this machine's numbers in their places."""
-        record = files.read_json(self._checked("verdicts", f"{self._stated(claim).id}.json"))
-        return {**record, **record["machine"]}
+        path = self._checked("verdicts", f"{self._stated(claim).id}.json")
+        with files.reading(path, "a verdict"):
+            record = files.read_json(path)
+            return {**record, **record["machine"]}
 
     def rows(self, claim: str | Claim) -> pd.DataFrame:
         """Every trial of a claim that this run has checked: see `theory.result.Verdict.rows` for the columns."""
-        import pandas as pd
-
-        return pd.read_parquet(self._checked("rows", f"{self._stated(claim).id}.parquet"))
+        return files.read_rows(self._checked("rows", f"{self._stated(claim).id}.parquet"))
 
     def _checked(self, folder: str, name: str) -> Path:
         path = Path(self.out) / folder / name

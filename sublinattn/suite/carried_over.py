@@ -86,7 +86,7 @@ def _counted(heads: pd.Series) -> tuple[str, str]:
 
 
 def _rows(out: Path, name: str) -> pd.DataFrame:
-    return pd.read_parquet(_file(out, "rows", f"{name}.parquet"))
+    return files.read_rows(_file(out, "rows", f"{name}.parquet"))
 
 
 def _file(out: Path, folder: str, name: str) -> Any:

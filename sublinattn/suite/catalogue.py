@@ -71,11 +71,9 @@ def listing(
         ledger = Path("ledger.json")
     if ledger is None and outcome is not None:
         raise ValueError("there is no ledger.json here: name the ledger of a run, as in --ledger out/ledger.json")
-    try:
+    with files.reading(ledger or "", "a ledger"):
         entries = {} if ledger is None else files.read_json(ledger)["claims"]
         found = {name: entry["outcome"] for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{ledger} is not a ledger ({type(error).__name__}: {error})") from error
     wanted = {"paper": paper, "basis": basis, "kind": kind, "outcome": outcome}
     rows = [{**claim, "outcome": found.get(claim["id"])} for claim in claims]
     return [row for row in rows if all(value in (None, row[name]) for name, value in wanted.items())]

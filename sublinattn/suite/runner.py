@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..lab import ledger
 from ..lab import parameters as registry
 from ..lab.cluster import LOOK_SECONDS, Cluster, connect
 from ..lab.record import Change, changes, why
+from ..lab.record import check as check_record
 from . import catalogue, report
 from .notebook import Job, Outcome, content_hash, kill_kernels, marks_of, parameters_of
 from .progress import Progress
@@ -115,7 +117,11 @@ def run_held(
         raise ValueError(f"jobs must be at least 1, got {jobs}")
     if record is None and Path("ledger.json").exists():
         record = "ledger.json"
-    old = None if record is None else ledger.load(record)
+    old = None
+    if record is not None:
+        old = ledger.load(record)
+        with files.reading(record, "a ledger to compare with"):
+            check_record(old)
     out = Path(out)
     for name in ("notebooks", "verdicts", "rows", "figures", "report"):
         files.check_writable(out / name)
@@ -238,12 +244,17 @@ def _run_batch(
     return outcomes
 
 
-def _owner(verdict: Path) -> str | None:
-    """The notebook that wrote a verdict's file; None where the file cannot be read, which is as good as none."""
-    try:
-        return str(files.read_json(verdict)["notebook"])
-    except (ValueError, KeyError, TypeError):
-        return None
+def _owner(path: Path, *keys: str) -> str | None:
+    """The notebook that a file of JSON names under these keys; None where it cannot be read, which is as good as none.
+
+    OSError where the file is there and may not be read.
+    """
+    with suppress(ValueError, LookupError, TypeError):
+        found = files.read_json(path)
+        for key in keys:
+            found = found[key]
+        return str(found)
+    return None
 
 
 def _clear(out: Path, pending: Sequence[Job], keep: Sequence[Job] | None) -> None:
@@ -253,7 +264,7 @@ def _clear(out: Path, pending: Sequence[Job], keep: Sequence[Job] | None) -> Non
     for job in pending:
         _stamp_path(job).unlink(missing_ok=True)
     for path in (out / "verdicts").glob("*.json"):
-        owner = _owner(path)
+        owner = _owner(path, "notebook")
         if owner is None or owner in running or (kept is not None and owner not in kept):
             path.unlink()
             (out / "rows" / f"{path.stem}.parquet").unlink(missing_ok=True)
@@ -275,16 +286,24 @@ def _stamp(job: Job, out: Path) -> dict[str, Any]:
     }
 
 
-def _products(job: Job, out: Path) -> list[str]:
-    """The files that a notebook has written, relative to `out`."""
-    products = [job.output.relative_to(out.resolve()).as_posix()]
+def _products(job: Job, out: Path) -> dict[str, str | None]:
+    """The files that a notebook has written, relative to `out`, each with a hash of its bytes (None: it is not there).
+
+    Of the executed notebook it is said only that it is there: a user may open it and save its outputs.
+    """
+    products = []
     for path in sorted((out / "verdicts").glob("*.json")):
-        if _owner(path) == job.name:
-            products += [f"verdicts/{path.name}", f"rows/{path.stem}.parquet"]
+        if _owner(path, "notebook") == job.name:
+            products += [path, out / "rows" / f"{path.stem}.parquet"]
     for path in sorted((out / "figures").glob("*.json")):
-        if files.read_json(path)["params"].get("notebook") == job.name:
-            products.append(f"figures/{path.stem}.svg")
-    return products
+        if _owner(path, "params", "notebook") == job.name:
+            products += [path, path.with_suffix(".svg")]
+    hashes = {path.relative_to(out).as_posix(): _hash(path) for path in products}
+    return {job.output.relative_to(out.resolve()).as_posix(): "there" if job.output.exists() else None, **hashes}
+
+
+def _hash(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else None
 
 
 def _is_finished(job: Job, out: Path) -> bool:
@@ -295,4 +314,4 @@ def _is_finished(job: Job, out: Path) -> bool:
         stamp = files.read_json(path)
     except ValueError:  # half a stamp is none: the notebook runs again
         return False
-    return stamp == _stamp(job, out) and all((out / product).exists() for product in stamp["files"])
+    return stamp == _stamp(job, out) and None not in stamp["files"].values()

@@ -136,7 +136,7 @@ def _measured(folder: Path, name: str, values: Mapping[str, Any]) -> dict[str, l
             sidecar = files.read_json(path)
             if "swept" not in sidecar or not (folder / run_of / "rows" / f"{path.stem}.parquet").exists():
                 continue
-            rows = pd.read_parquet(folder / run_of / "rows" / f"{path.stem}.parquet")
+            rows = files.read_rows(folder / run_of / "rows" / f"{path.stem}.parquet")
             if name in rows and (rows[name] == value).any():  # an input of fixed size has another n than was given
                 rows = rows[rows[name] == value]
             rows = rows.assign(**{name: value})

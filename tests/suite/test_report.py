@@ -313,5 +313,5 @@ def test_the_umask_says_who_may_read_the_report(tmp_path):
 
 def test_a_damaged_ledger_is_named(tmp_path):
     (tmp_path / "ledger.json").write_text('{"schema": 2')
-    with pytest.raises(ValueError, match="ledger.json is not a ledger: "):
+    with pytest.raises(ValueError, match="ledger.json is not JSON: "):
         report.build(tmp_path)

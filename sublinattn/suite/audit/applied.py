@@ -64,7 +64,7 @@ class Applied:
         losses, answers = (Path(folder) / f"{name}.parquet" for name in (_LOSSES, _ANSWERS))
         if not losses.exists():
             return None
-        return cls(pd.read_parquet(losses), pd.read_parquet(answers) if answers.exists() else None)
+        return cls(files.read_rows(losses), files.read_rows(answers) if answers.exists() else None)
 
 
 def remove(folder: str | os.PathLike[str]) -> None:

@@ -41,6 +41,10 @@ from .group import QUERIES, Group
 SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Bytes of a cache over those of the exact one, where nothing else is asked for."""
 ABOUT, FORMAT = "audit.json", "sublinattn audit 1"
+_KINDS = {
+    **dict.fromkeys(("tokens", "layers", "heads", "kv_heads", "queries", "seed"), int),
+    **{"source": str, "scale": float, "shares": list},
+}
 _AT_ONCE = 2**31
 """Bytes of attention weights of the held-out queries that are on a device at once; a CPU takes one layer at a time."""
 
@@ -96,12 +100,17 @@ class Audit:
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Audit:
         """Read what `save` wrote; FileNotFoundError if it is not there, ValueError if another version wrote it."""
-        about = files.read_json(Path(folder) / ABOUT)
-        if about.get("format") != FORMAT:
-            raise ValueError(
-                f"{folder} holds an audit in the format {about.get('format')!r}, not {FORMAT!r}: audit anew"
-            )
-        return cls(about, *(pd.read_parquet(Path(folder) / f"{name}.parquet") for name in cls._tables()))
+        path = Path(folder) / ABOUT
+        with files.reading(path, "what an audit says of itself"):
+            about = dict(files.read_json(path))
+            if about.get("format") != FORMAT:
+                raise ValueError(
+                    f"{folder} holds an audit in the format {about.get('format')!r}, not {FORMAT!r}: audit anew"
+                )
+            for name, kind in _KINDS.items():
+                if not isinstance(about[name], kind) or isinstance(about[name], bool):
+                    raise ValueError(f"{name} must be of type {kind.__name__}, got {about[name]!r}")
+        return cls(about, *(files.read_rows(path.with_name(f"{name}.parquet")) for name in cls._tables()))
 
     @classmethod
     def _tables(cls) -> list[str]:

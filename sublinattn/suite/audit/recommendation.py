@@ -113,13 +113,34 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     FileNotFoundError, ValueError
         There is no such file, or it holds something else.
     """
-    try:
-        found = files.read_json(path)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no recommendation: {error}") from error
+    found = files.read_json(path)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ValueError(f'{path} is no recommendation of an audit: it must have "format": {FORMAT!r}')
+    with files.reading(path, "a whole recommendation"):
+        _check(found)
     return found
+
+
+_KEY_HEAD = {"layer": int, "key_head": int, "method": str, "cache": str, "parameters": dict, "share": float}
+_PROMPT = {"layer": int, "method": str, "parameters": dict, "exact_keys": int}
+_WHOLE = {
+    **dict.fromkeys(("tokens", "prompt_tokens", "layers", "heads", "kv_heads", "seed", "bytes", "exact_bytes"), int),
+    **{"tolerance": float, "budget": float | None, "key_heads": list, "prompt": list},
+}
+
+
+def _check(found: dict[str, Any]) -> None:
+    parts: list[Any] = [
+        (found, _WHOLE),
+        *((x, _KEY_HEAD) for x in found["key_heads"]),
+        *((x, _PROMPT) for x in found["prompt"]),
+    ]
+    for part, kinds in parts:
+        for name, kind in kinds.items():
+            if not isinstance(part[name], kind | int if kind is float else kind) or isinstance(part[name], bool):
+                raise ValueError(f"{name} must be of type {getattr(kind, '__name__', kind)}, got {part[name]!r}")
+    if not found["key_heads"] or found["exact_bytes"] < 1:
+        raise ValueError("it must have key heads, and the bytes of their exact caches")
 
 
 SNIPPET = """\

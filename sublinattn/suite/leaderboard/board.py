@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...core.files import read_json
+from ...lab import ledger
 from ...lab.run import Run, generator
 from ...lab.statistics import CONFIDENCE, mean_and_reach, proportion
 from ..audit.advice import records
@@ -139,7 +139,7 @@ def _answers(its: pd.DataFrame) -> dict[str, float]:
 
 def _outcomes(record: Path) -> dict[str, str]:
     """Verdicts on record, by claim; none where there is no record."""
-    claims = read_json(record)["claims"] if record.exists() else {}
+    claims = ledger.load(record)["claims"] if record.exists() else {}
     return {name: entry["outcome"] for name, entry in claims.items()}
 
 

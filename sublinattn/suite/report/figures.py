@@ -28,13 +28,31 @@ def copied(source: Path, target: Path) -> dict[str, dict[str, Any]]:
         if "svg" in formats:
             for suffix in formats:
                 shutil.copyfile(sidecar.with_suffix(f".{suffix}"), target / f"{sidecar.stem}.{suffix}")
-            figures[sidecar.stem] = described(target / sidecar.name)
+            figures[sidecar.stem] = described(sidecar, target)
     return figures
 
 
-def described(sidecar: Path) -> dict[str, Any]:
-    """What a page needs of a figure; its numbers are written as CSV beside it."""
+def described(sidecar: Path, target: Path | None = None) -> dict[str, Any]:
+    """What a page needs of a figure; its numbers are written as CSV into a folder, by default that of the sidecar."""
     facts = files.read_json(sidecar)
+    with files.reading(sidecar, "what stands beside a figure"):
+        return _described(sidecar, facts, target or sidecar.parent)
+
+
+SIDECAR = {"backend": str, "caption": str, "claims": list, "code": str, "data": dict, "params": dict, "seed": int}
+"""What a page needs of a sidecar, and of which type."""
+
+
+def _described(sidecar: Path, facts: Mapping[str, Any], target: Path) -> dict[str, Any]:
+    for name, kind in SIDECAR.items():
+        if not isinstance(facts[name], kind):
+            raise ValueError(f"{name} must be of type {kind.__name__}, got {facts[name]!r}")
+    if facts["params"].get("notebook"):
+        str(facts["params"]["effort"])
+    for x, y, _ in facts.get("hover", {}).get("points", ()):
+        float(x), float(y)
+    if "hover" in facts:
+        _, _ = (float(length) for length in facts["hover"]["size"])
     notebook = str(facts["params"].get("notebook") or "")
     return {
         **facts,
@@ -45,7 +63,7 @@ def described(sidecar: Path) -> dict[str, Any]:
         "given": parameters.changed(notebook, facts["params"]),
         "options": parameters.options(notebook, facts["params"]),
         "formats": [suffix for suffix in FORMATS if sidecar.with_suffix(f".{suffix}").exists()],
-        "tables": _tables(sidecar.stem, facts["data"], sidecar.parent),
+        "tables": _tables(sidecar.stem, facts["data"], target),
         "hover": facts.get("hover") or {"size": _size(sidecar.with_suffix(".svg")), "points": []},
     }
 

@@ -16,6 +16,7 @@ from jinja2 import pass_context
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
+from ...core import files
 from .mathml import mathml
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -23,7 +24,11 @@ _WIDGET = "application/vnd.jupyter.widget-view+json"
 
 def to_html(path: Path) -> str:
     """Body of an executed notebook."""
-    notebook = nbformat.read(path, as_version=4)
+    with files.reading(path, "an executed notebook"):
+        return _html(nbformat.read(path, as_version=4))
+
+
+def _html(notebook: nbformat.NotebookNode) -> str:
     notebook.metadata.pop("widgets", None)  # need a script, which the report's pages may not run
     for cell in notebook.cells:
         if "outputs" in cell:
