@@ -201,7 +201,7 @@ class _Saver:
     """Writes the checkpoint: when asked, or when it is time."""
 
     def __init__(self, state: Any, path: str | os.PathLike[str] | None, every: Any) -> None:
-        if isinstance(every, bool) or not isinstance(every, (int, float)) or not every >= 0:
+        if not checks.real("every", every) >= 0:
             raise ValueError(f"every must be a number of seconds, at least 0, got {every!r}")
         if path is not None:
             if not isinstance(path, (str, os.PathLike)):

@@ -319,6 +319,12 @@ def fed(cache: Any) -> Any:
         (lambda n: nystrom_attention(**ROWS, landmarks=5, iterations=n // 4), "iterations must be at most 1000"),
         (lambda n: thinformer_attention(**ROWS, oversampling=n // 4), "oversampling must be at most 31"),
         (lambda n: make("gaussian", n // 4, 4, rng=0), "n must fit in"),
+        (lambda n: sketch(eps1=5e-324), "eps1 must fit in"),
+        (lambda n: sketch(eps2=1e-9), "eps2 must fit in"),
+        (lambda n: sketch(d_v=n // 4), "d_v must fit in"),
+        (lambda n: make("gaussian", 4, 4, rng=0, std=1e39), "q, k and v must fit in float32: std=1e\\+39"),
+        (lambda n: make("gaussian", 4, 4, rng=0, std=1e308, dtype=float), "q, k and v must fit in float64: std="),
+        (lambda n: thinformer_attention(**ROWS, oversampling=0, delta=5e-324), "delta must be between 1e-100 and 1"),
         (lambda n: attention(**ROWS, scale=np.longdouble("1e4000")), "scale must fit in a float"),
         (lambda n: BalanceKVCache(4, c=np.longdouble("1e4000")), "c must fit in a float"),
         (lambda n: fed(SinkCache(10**50)), "window must be at most .*, got an integer of 167 bits"),
@@ -386,6 +392,13 @@ def test_an_instance_holds_arrays(bad: Any) -> None:
         Instance(ROWS["q"], bad, ROWS["v"], scale=1.0)
     with pytest.raises((TypeError, ValueError), match="^scale must "):
         Instance(**ROWS, scale="1")
+
+
+def test_a_partial_merges_with_partials_and_an_instance_has_a_mapping() -> None:
+    with pytest.raises(TypeError, match="^other must be a Partial, got NoneType$"):
+        partial_attention(**ROWS).merge(None)
+    with pytest.raises(TypeError, match="^params must be a mapping, got list$"):
+        Instance(**ROWS, scale=1.0, params=[1])
 
 
 @pytest.mark.parametrize("scale", [1e300, -1e300, 1.7e308])

@@ -36,13 +36,13 @@ def _shown(value: Any) -> str:
     return str(value) if abs(value) < 10**30 else f"an integer of {int(value).bit_length()} bits"
 
 
-def fits_memory(name: str, value: int, nbytes: int) -> None:
+def fits_memory(name: str, value: float, nbytes: float) -> None:
     """ValueError where the arrays that an argument asks for are larger than the memory that this process may have.
 
     Before they are made: a system that promises more memory than it has would end the process when it is used.
     """
     if nbytes > (memory := _memory()):
-        there, size = (f"{x >> 30} GiB" for x in (memory, nbytes))
+        there, size = (f"{min(x, 2**200) / 2**30:.3g} GiB" for x in (memory, nbytes))
         raise ValueError(f"{name} must fit in the {there} of memory here: {_shown(value)} takes {size}")
 
 

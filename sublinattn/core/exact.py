@@ -69,6 +69,8 @@ class Partial:
     @backends.on_device
     def merge(self, other: Partial) -> Self:
         """Add the keys of `other`, in place: associative and commutative up to rounding; returns self."""
+        if not isinstance(other, Partial):
+            raise TypeError(f"other must be a Partial, got {type(other).__name__}")
         xp = backends.namespace(self.m, other.m)
         m = xp.maximum(self.m, other.m)
         keep, add = (xp.exp(part.m - _finite(xp, m)) for part in (self, other))  # from the old references to the new

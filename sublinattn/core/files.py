@@ -175,6 +175,21 @@ def open_safetensors(path: str | os.PathLike[str]) -> Any:
     return file
 
 
+def read_notebook(path: str | os.PathLike[str]) -> Any:
+    """A notebook in version 4 of the format, whatever its version; ValueError, which names it, where it is none."""
+    import nbformat
+
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+    except OSError:
+        raise
+    except Exception as error:  # nbformat fails on what is none in whatever way it meets it
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is not a notebook: {reason or type(error).__name__}") from error
+    return notebook
+
+
 def read_rows(path: str | os.PathLike[str]) -> DataFrame:
     """Read a Parquet table; ValueError, which names it, where it is no whole one."""
     import pandas as pd

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.files import read_json, reading
 from .gguf import GGUF
 from .tokens import Encode
 
@@ -60,13 +60,18 @@ def _of_gguf(path: Path) -> tuple[str | None, str, str]:
 
 def _of_folder(folder: Path) -> tuple[str | None, str, str]:
     path, own = folder / "tokenizer_config.json", folder / "chat_template.jinja"
-    try:
-        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    settings: dict[str, Any] = read_json(path) if path.exists() else {}
+    with reading(path, "a tokenizer's configuration"):
+        return _of_settings(settings, own)
+
+
+def _of_settings(settings: dict[str, Any], own: Path) -> tuple[str | None, str, str]:
     template = own.read_text(encoding="utf-8") if own.exists() else settings.get("chat_template")
     if isinstance(template, list):  # several, by name
         template = {each["name"]: each["template"] for each in template}.get("default")
     tokens = (settings.get(f"{side}_token") or "" for side in ("bos", "eos"))
     begin, end = (token["content"] if isinstance(token, dict) else token for token in tokens)
+    for name, text in (("chat_template", template), ("bos_token", begin), ("eos_token", end)):
+        if not isinstance(text, str | None):
+            raise TypeError(f"{name} must be text, got {text!r}")
     return template, begin, end

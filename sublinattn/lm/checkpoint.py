@@ -20,6 +20,7 @@ from .config import Config
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _IGNORED = ("rotary_emb.inv_freq",)  # older checkpoints store the frequencies, which follow from the config
+_QUANTISED = ("qweight", "qzeros", "scales", "g_idx", "weight_scale", "absmax", "quant_map")
 _FLOATS = ("F32", "F16", "BF16")
 
 
@@ -80,6 +81,8 @@ def _tensors(
             if name.endswith(_IGNORED) or (tied and name == "lm_head.weight"):
                 continue
             if name not in shapes:
+                if name.endswith(_QUANTISED):
+                    raise ValueError(f"{path} holds {name!r}, of quantised weights, which only a GGUF file may have")
                 raise ValueError(f"{path} holds {name!r}, which a Llama of this configuration does not have")
             view = file.get_slice(name)
             shape, dtype = tuple(view.get_shape()), view.get_dtype()

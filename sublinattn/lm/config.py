@@ -84,6 +84,8 @@ class Config:
             raise ValueError(f"an object of fields is needed, got {type(fields).__name__}")
         if (family := fields.get("model_type")) != "llama":
             raise OtherFamily(f"model_type must be 'llama', got {family!r}")
+        if fields.get("quantization_config"):
+            raise ValueError("quantization_config says that the weights are quantised, which only a GGUF file may be")
         if (activation := fields.get("hidden_act", "silu")) != "silu":
             raise ValueError(f"hidden_act must be 'silu', got {activation!r}")
 

@@ -127,40 +127,27 @@ def parameters_of(path: Path) -> set[str]:
     ValueError
         The notebook names no kernel, so papermill cannot tell its language.
     """
-    _read(path)
+    files.read_notebook(path)
     with files.reading(path, "a notebook with parameters"):
         return set(papermill.inspect_notebook(_literal(path)))
 
 
-def _read(path: Path) -> nbformat.NotebookNode:
-    """A notebook in version 4 of the format, whatever its version; ValueError, which names it, where it is none."""
-    try:
-        notebook = nbformat.read(path, as_version=4)
-        nbformat.validate(notebook)
-    except OSError:
-        raise
-    except Exception as error:  # nbformat fails on what is none in whatever way it meets it
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} is not a notebook: {reason or type(error).__name__}") from error
-    return notebook
-
-
 def marks_of(path: Path) -> dict[str, bool]:
     """The marks `exclusive`, `long` and `last` (see `Job`) in the metadata of a notebook, under "sublinattn"."""
-    marks = _read(path).metadata.get("sublinattn", {})
+    marks = files.read_notebook(path).metadata.get("sublinattn", {})
     with files.reading(path, "a notebook with marks"):
         return {mark: bool(marks.get(mark, False)) for mark in ("exclusive", "long", "last")}
 
 
 def code_cells(path: Path) -> int:
     """Number of cells that papermill will execute, including the one with parameters that it adds."""
-    cells = _read(path).cells
+    cells = files.read_notebook(path).cells
     return 1 + sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in cells)
 
 
 def content_hash(path: Path) -> str:
     """Hash of what a notebook says and does: not of outputs, which JupyterLab saves into its file."""
-    notebook = _read(path)
+    notebook = files.read_notebook(path)
     said = [notebook.metadata.get("sublinattn"), *((cell.cell_type, cell.source) for cell in notebook.cells)]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 

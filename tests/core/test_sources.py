@@ -238,7 +238,7 @@ def test_errors_name_the_argument(tmp_path):
         ({"rows": 1.5}, TypeError, "rows must be an integer, got float"),
         ({"every": -1}, ValueError, "every must be a number of seconds, at least 0, got -1"),
         ({"every": float("nan")}, ValueError, "every must be .*, got nan"),
-        ({"every": "1"}, ValueError, "every must be .*, got '1'"),
+        ({"every": "1"}, TypeError, "every must be a real number, got str"),
         ({"checkpoint": 3}, TypeError, "checkpoint must be a path, got int"),
         ({"checkpoint": tmp_path}, ValueError, "checkpoint must be the path of a file, got the folder"),
     ]

@@ -51,6 +51,10 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "mistral"}, "model_type must be 'llama', got 'mistral'"),
     ({"model_type": None}, "model_type must be 'llama', got None"),
     ({"hidden_act": "gelu"}, "hidden_act must be 'silu', got 'gelu'"),
+    (
+        {"quantization_config": {"quant_method": "gptq"}},
+        "quantization_config says that the weights are quantised, which only a GGUF file may be",
+    ),
     *(
         ({name: value}, f"{name} must be an integer of at least 1, got {value!r}")
         for name in (
@@ -167,6 +171,8 @@ BAD_TENSORS: list[tuple[str, Callable[[np.ndarray | None], np.ndarray], str]] = 
     *((name, lambda x: np.ones(6, np.float32),
        f"PATH holds '{name}', which a Llama of this configuration does not have")
       for name in ("model.layers.0.self_attn.q_norm.weight", "model.layers.2.mlp.up_proj.weight", "w")),
+    ("model.layers.0.mlp.up_proj.qweight", lambda x: np.ones(6, np.int32),
+     "PATH holds 'model.layers.0.mlp.up_proj.qweight', of quantised weights, which only a GGUF file may have"),
 ]  # fmt: skip
 
 

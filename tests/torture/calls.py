@@ -60,6 +60,7 @@ def changed(target: Target, arguments: dict[str, Any], rng: np.random.Generator)
             pool = OTHERS[target.roles[name]]
             arguments[name], expected = pool[rng.integers(len(pool))]
             kind = repr(arguments[name])[:60]
+            expected = EITHER if (name, kind) in target.takes else expected
             if arguments[name] is None and expected == EITHER and name not in OPTIONAL | target.optional:
                 expected = REFUSED
         changes[name] = (kind, expected)
@@ -98,7 +99,7 @@ def answer(result: Any, target: Target, arguments: dict[str, Any], changes: Chan
     want, allowed = reference(q, arguments["k"], v, bool(arguments.get("causal", False)), arguments.get("scale"))
     allowed = allowed + target.slack(arguments) * np.abs(np.asarray(v, np.longdouble)).max()
     got = parts["out"]
-    if got.shape != want.shape or got.dtype != target.dtype(q.dtype.newbyteorder("=")):
+    if got.shape != want.shape or got.dtype.newbyteorder("=") != target.dtype(q.dtype.newbyteorder("=")):
         return f"{WRONG}shape {got.shape} in {got.dtype} for {want.shape} in {q.dtype}"
     return "right" if (np.abs(got - want) <= allowed).all() else f"{WRONG}not what exact attention is"
 

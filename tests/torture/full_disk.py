@@ -109,7 +109,7 @@ def run(sizes: int, folder: Path, *, commands: bool = True) -> Table:
 def of_command(folder: Path, command: str, share: float) -> str:
     """A command where files may have this share of the size of the largest one that it wrote before."""
     arguments, written = COMMANDS[command]
-    before = _bytes(folder / written)
+    before, left = _bytes(folder / written), _drafts(folder)
     limit = int(share * max(map(len, before.values())))
     process = subprocess.run(
         [sys.executable, "-m", "sublinattn", *arguments],
@@ -123,11 +123,15 @@ def of_command(folder: Path, command: str, share: float) -> str:
     said = " ".join(process.stdout.split())
     if process.returncode not in (1, 2) or "Traceback" in said:
         return f"{WRONG}exit code {process.returncode}: {said[-300:]}"
-    if any(folder.rglob(".writing-*")) or any(folder.rglob(".report-*")):
+    if _drafts(folder) - left:  # what a killed process left is still there
         return f"{WRONG}something is left"
     after = _bytes(folder / written)
     whole = all(after.get(name) in (content, None) or _rewritten(name) for name, content in before.items())
     return GOOD if whole and before.keys() <= after.keys() else f"{WRONG}what was there before is lost"
+
+
+def _drafts(folder: Path) -> set[Path]:
+    return {*folder.rglob(".writing-*"), *folder.rglob(".report-*")}
 
 
 def _rewritten(name: str) -> bool:

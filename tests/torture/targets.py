@@ -208,8 +208,11 @@ CACHES: dict[str, tuple[dict[str, str], Callable[[Rng, int], Arguments], Callabl
     ),
     "ReservoirCache": (
         {"budget": "count", "weights": "choice", "rng": "rng"},
-        lambda rng, n: {"budget": int(rng.integers(1, 2 * n)), "weights": "uniform", "rng": 0},
-        lambda a, n: a["budget"] >= n,
+        lambda rng, n: (
+            {"budget": int(rng.integers(1, 2 * n)), "rng": 0}
+            | {"weights": str(rng.choice(["uniform", "value-norm", "priority"]))}
+        ),
+        lambda a, n: a["budget"] >= n and a["weights"] != "value-norm",
     ),
     "SubGenCache": (
         {"delta": "number", "cluster_samples": "count", "value_samples": "count", "recent": "count", "rng": "rng"},
@@ -229,6 +232,22 @@ CACHES: dict[str, tuple[dict[str, str], Callable[[Rng, int], Arguments], Callabl
             | {"c": None, "levels": None, "rng": 0}
         ),
         lambda a, n: a["batch"] > n,
+    ),
+    "BucketedBalanceKVCache": (
+        {
+            "batch": "count",
+            "buckets": "count",
+            "pairs": "flag",
+            "centred": "flag",
+            "c": "number",
+            "levels": "count",
+            "rng": "rng",
+        },
+        lambda rng, n: (
+            {"batch": 2 * int(rng.integers(1, n)), "pairs": bool(rng.integers(2)), "centred": False}
+            | {"c": None, "levels": None, "rng": 0}
+        ),
+        lambda a, n: False,  # classes of short values may be erased
     ),
 }
 
@@ -373,7 +392,8 @@ TARGETS: list[Target] = [
         {"keys": "array", "values": "array", "rows": COUNT, "every": NUMBER},
         lambda **a: absorb(progress=False, **a).contents(),
         takes=frozenset({("values", "a column less"), ("keys", "a column less")})
-        | {(name, kind) for name in ("keys", "values") for kind in ("a generator", "a list")},
+        | {(name, kind) for name in ("keys", "values") for kind in ("a generator", "a list")}
+        | {("every", "inf")},
     ),
     Target(
         "workloads.make",

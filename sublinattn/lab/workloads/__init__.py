@@ -122,12 +122,17 @@ def make(
         raise ValueError(f"workload {name!r} has no knob {', '.join(unknown)}; it has {known}{nearest}")
 
     knobs = {key: x.item() if isinstance(x, np.generic) else x for key, x in knobs.items()}
-    q, k, v = draw(checks.generator(rng), *sizes.values(), s, **knobs)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found afterwards
+        drawn = draw(checks.generator(rng), *sizes.values(), s, **knobs)
+        q, k, v = (x.astype(dtype) for x in drawn)
+    if not all(np.isfinite(x).all() for x in (q, k, v)):
+        given = ", ".join(f"{key}={value}" for key, value in {**knobs, "scale": scale}.items())
+        raise ValueError(f"q, k and v must fit in {kind}: {given} makes numbers that are too large")
     made_with = {**sizes, **defaults, **knobs, "seed": int(rng) if isinstance(rng, int | np.integer) else None}
     return Instance(
-        q.astype(dtype),
-        k.astype(dtype),
-        v.astype(dtype),
+        q,
+        k,
+        v,
         scale=float(s),
         name=name,
         params=made_with,

@@ -60,6 +60,8 @@ class Instance:
     def __post_init__(self) -> None:
         backends.enter(q=self.q, k=self.k, v=self.v)
         checks.shapes(self.q, self.k, self.v)
+        if not isinstance(self.params, Mapping):
+            raise TypeError(f"params must be a mapping, got {type(self.params).__name__}")
         if not 0 < checks.real("scale", self.scale) < math.inf:
             raise ValueError(f"scale must be positive and finite, got {self.scale!r}")
 

@@ -11,7 +11,7 @@ import numpy as np
 from ...core import backends, checks
 from ...core.backends import Array
 from ..countsketch.countsketch import PIECE, CountSketch
-from ..countsketch.recovery import bit_tables_for, tables_for, width_for
+from ..countsketch.recovery import WIDTH, bit_tables_for, tables_for, width_for
 from ..polynomial.approximants import approximant
 from ..polynomial.monomials import Monomials, divided, evaluate, feature_matrix, moments, positive, with_ones
 
@@ -44,6 +44,8 @@ class Variant:
         self.monomials = Monomials(d, degree)
         self.weights: Array = self.monomials.weights(approximant("taylor", degree, 0.0).coefficients, scale)
         sum_columns, phi_columns = self._columns()
+        checks.fits_memory("d_v", d_v, 8 * self.monomials.rank * max(sum_columns, d_v))
+        checks.fits_memory("eps1", eps1, 8 * phi_columns * WIDTH * sparsity / eps1)
         self.sums: Array = np.zeros((self.monomials.rank, sum_columns))
         self.phi = CountSketch.seeded(
             n,
@@ -131,6 +133,7 @@ class ThreeSketches(Variant):
 
     def __init__(self, n: int, d: int, d_v: int, *, eps2: float, rng: np.random.Generator, **parameters: Any) -> None:
         super().__init__(n, d, d_v, eps2=eps2, rng=rng, **parameters)
+        checks.fits_memory("eps2", eps2, 8 * (self.monomials.rank + d_v) * 2 / AMM_FAILURE / eps2 / eps2)
         self.psi = CountSketch.seeded(n, self.monomials.rank + d_v, tables=1, width=product_width(eps2), rng=rng)
 
     def _columns(self) -> tuple[int, int]:

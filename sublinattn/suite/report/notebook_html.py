@@ -24,8 +24,9 @@ _WIDGET = "application/vnd.jupyter.widget-view+json"
 
 def to_html(path: Path) -> str:
     """Body of an executed notebook."""
+    notebook = files.read_notebook(path)
     with files.reading(path, "an executed notebook"):
-        return _html(nbformat.read(path, as_version=4))
+        return _html(notebook)
 
 
 def _html(notebook: nbformat.NotebookNode) -> str:

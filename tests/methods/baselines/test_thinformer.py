@@ -101,8 +101,8 @@ def test_without_its_noise_halving_beats_a_uniform_sample_of_as_many_keys() -> N
     ("options", "message"),
     [
         ({"oversampling": -1}, "oversampling must be at least 0, got -1"),
-        ({"delta": 0.0}, "delta must be above 0, got 0"),
-        ({"delta": 1.5}, "delta must be between 0 and 1, got 1.5"),
+        ({"delta": 0.0}, "delta must be between 1e-100 and 1, got 0"),
+        ({"delta": 1.5}, "delta must be between 1e-100 and 1, got 1.5"),
         ({"scale": -1.0}, "scale must be at least 0, got -1.0"),
     ],
 )
