@@ -449,5 +449,9 @@ def test_merging_takes_place_on_the_device_of_either(xp: Any, tmp_path: Path, na
             ask(one, rows[0])
         for merged in (one, loaded):
             np.testing.assert_allclose(answer(merged, xp), expected, rtol=1e-9, atol=1e-11)
-        other_arrays = [x for key, x in other.contents().items() if key in ("keys", "moments", "sums", "0.slot_keys")]
+        other_arrays = [
+            x
+            for key, x in other.contents().items()
+            if key in ("keys", "moments", "sums", "0.slot_keys", "0.normaliser.keys")
+        ]
         assert other_arrays and all(isinstance(x, np.ndarray) is (theirs is np) for x in other_arrays)

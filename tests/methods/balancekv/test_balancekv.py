@@ -205,7 +205,7 @@ def test_the_scale_of_the_balance_is_that_of_the_logits_by_default() -> None:
         (lambda: BalanceKVCache(7), ValueError, "batch must be even, got 7"),
         (lambda: BalanceKVCache(8.0), TypeError, "batch must be an integer, got float"),
         (lambda: BalanceKVCache(8, pairs=1), TypeError, "pairs must be"),
-        (lambda: BalanceKVCache(8, c=0), ValueError, "c must be above 0, got 0"),
+        (lambda: BalanceKVCache(8, c=0), ValueError, "c must be above 0 and finite, got 0"),
         (lambda: BalanceKVCache(8, c="1"), TypeError, "c must be"),
         (lambda: BalanceKVCache(8, scale=np.inf), ValueError, "scale must be"),
         (lambda: BalanceKVCache(8, levels=0), ValueError, "levels must be at least 1, got 0"),
