@@ -167,8 +167,8 @@ def enter(**named: Any) -> tuple[Any, list[Array], Callable[..., Any]]:
             )
         if _root(x) == "torch" and (place := _unreadable(x)):
             raise TypeError(f"{name} must be a dense tensor on the CPU or a CUDA device, got {place}")
-        if isinstance(x, np.ndarray) and type(x) not in (np.ndarray, np.memmap):
-            # A mask would be ignored, a matrix multiplies differently, and who knows what another class does.
+        if isinstance(x, np.ndarray) and (isinstance(x, np.ma.MaskedArray | np.matrix) or _root(x) != "numpy"):
+            # A mask would be ignored, a matrix multiplies differently, and who knows what another's class does.
             raise TypeError(f"{name} must be a plain array, got a {type(x).__name__}")
         dtype = _name(x.dtype)
         if dtype not in _FLOATS:
