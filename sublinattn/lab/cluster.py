@@ -6,6 +6,7 @@ The client alone reads and writes files. What a worker gets is a function of thi
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import platform
@@ -153,6 +154,7 @@ class Cluster(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Leave the cluster; its workers go on for others."""
         self._closed.set()
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # it was just trying again, with a traceback
         with suppress(Exception):  # of a scheduler that is gone
             self._client.close(timeout=1)
 

@@ -19,7 +19,7 @@ from sublinattn.core import files
 from sublinattn.lab.workloads.instance import Instance
 from sublinattn.plots.save import save
 
-from .table import HANG, WRONG, Table
+from .table import HANG, WRONG, Table, ended
 
 RNG = np.random.default_rng(0)
 Q, K, V = (RNG.standard_normal((600, 16)).astype(np.float32) for _ in range(3))
@@ -111,16 +111,18 @@ def of_command(folder: Path, command: str, share: float) -> str:
     arguments, written = COMMANDS[command]
     before, left = _bytes(folder / written), _drafts(folder)
     limit = int(share * max(map(len, before.values())))
-    process = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-m", "sublinattn", *arguments],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=12 * HANG,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
-    said = " ".join(process.stdout.split())
+    output = ended(process, 6 * HANG)
+    if output is None:
+        return f"{WRONG}still there after {6 * HANG:.0f} s"
+    said = " ".join(output.split())
     if process.returncode not in (1, 2) or "Traceback" in said:
         return f"{WRONG}exit code {process.returncode}: {said[-300:]}"
     if _drafts(folder) - left:  # what a killed process left is still there
