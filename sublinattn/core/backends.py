@@ -184,7 +184,7 @@ def enter(**named: Any) -> tuple[Any, list[Array], Callable[..., Any]]:
     if _root(first) in NAMESPACES:
         xp = namespace(first)
         dtype = first.dtype
-        return xp, list(named.values()), lambda out, cast=True: _cast(out, dtype) if cast else out
+        return xp, [_native(x) for x in named.values()], lambda out, cast=True: _cast(out, dtype) if cast else out
     if _root(first) == "torch":
         torch = sys.modules["torch"]
         on_host = first.device.type == "cpu"
@@ -205,6 +205,11 @@ def enter(**named: Any) -> tuple[Any, list[Array], Callable[..., Any]]:
         xp = namespace(*arrays)
         return xp, arrays, lambda out, cast=True: jnp.from_dlpack(out).astype(first.dtype if cast else out.dtype)
     raise TypeError(f"{first_name} must be a NumPy, CuPy, PyTorch or JAX array, got {type(first).__name__}")
+
+
+def _native(x: Array) -> Array:
+    """The array in this machine's byte order: a file's may be in the other."""
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
 def _unreadable(x: Any) -> str:

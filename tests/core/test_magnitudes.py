@@ -193,3 +193,20 @@ def test_the_cost_of_a_degree_is_known_before_it_is_paid():
     for d, degree, count in ((8, 10**7, "2.48e\\+51"), (10**6, 10**6, "10\\^602057"), (2, 10**7, "5.00e\\+13")):
         with pytest.raises(ValueError, match=rf"has {count} monomials, at most"):
             PolynomialState(d, 1, degree=degree)
+
+
+@pytest.mark.parametrize("size", [1e9, 1e15])
+def test_kernels_of_long_keys_do_not_overflow(size):
+    """A product of two keys rounds to more than the square of the longest one: by much, where both are large."""
+    q, k, v = (x.astype(np.float32) for x in np.random.default_rng(0).standard_normal((3, 60, 4)))
+    q, k = q / np.float32(size), k * np.float32(size)
+    assert np.isfinite(thinformer_attention(q, k, v, oversampling=0, rng=0)).all()
+    assert np.isfinite(BalanceKVCache(8, rng=0).update(k, v).attend(q)).all()
+
+
+def test_arrays_of_the_other_byte_order():
+    q, k, v = np.random.default_rng(0).standard_normal((3, 60, 4))
+    for method in (attention, kdeformer_attention, reformer_attention, thinformer_attention):
+        draws = {} if method is attention else {"rng": 0}
+        swapped = method(*(x.astype(x.dtype.newbyteorder()) for x in (q, k, v)), **draws)
+        np.testing.assert_array_equal(swapped, method(q, k, v, **draws))

@@ -377,6 +377,7 @@ TARGETS: list[Target] = [
         {"d": COUNT, "d_v": COUNT, "degree": COUNT, "basis": CHOICE, "radius": NUMBER, "scale": NUMBER}
         | dict.fromkeys("qkv", "array"),
         ask_polynomial,
+        takes=frozenset({("v", "a column less"), ("q", "another dtype")}),
     ),
     Target(
         "OnePassSketch(...)",

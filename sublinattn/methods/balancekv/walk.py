@@ -65,6 +65,7 @@ def softmax_kernel(
     largest = scale * backends.row_squares(xp, k).max(axis=1)
     kernel = xp.matmul(scale * k, k.swapaxes(-1, -2))
     kernel -= largest[:, None, None]
+    xp.minimum(kernel, 0, out=kernel)  # by Cauchy-Schwarz, but for rounding, which is not small where logits are large
     xp.exp(kernel, out=kernel)
     squares = backends.row_squares(xp, v).max(axis=1)
     if normaliser:

@@ -159,7 +159,8 @@ def coreset(x: Problem, g: int, delta: float, draws: Draws) -> tuple[Array, np.n
                 start += count * size
                 flat = bucket.reshape(len(k), -1, 1)
                 keys, values = (xp.take_along_axis(y, flat, axis=1).reshape(*bucket.shape, y.shape[-1]) for y in (k, v))
-                kernel = xp.exp(x.scale * xp.matmul(keys, keys.swapaxes(-1, -2)) - shift)
+                # Below 0 by Cauchy-Schwarz, but for rounding, which is not small where logits are large.
+                kernel = xp.exp(xp.minimum(x.scale * xp.matmul(keys, keys.swapaxes(-1, -2)) - shift, 0))
                 kernel *= xp.matmul(values, values.swapaxes(-1, -2)) + b_squared
                 noise = numbers * (0.5 + math.log(2 / (chance * size)))
                 halves.append(xp.take_along_axis(bucket, halve(xp, kernel, noise, coins), axis=-1).reshape(len(k), -1))
