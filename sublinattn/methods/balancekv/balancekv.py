@@ -115,7 +115,7 @@ class BalanceKVCache(MergingCache):
         self.pairs, self.centred = bool(pairs), bool(centred)
         self.c = half_width(self.batch, FAILURE) if c is None else checks.real("c", c)
         if not 0 < self.c < math.inf:
-            raise ValueError(f"c must be above 0{', and finite' if self.c > 0 else ''}, got {c}")
+            raise ValueError(f"c must be above 0 and finite, got {c}")
         self.scale = None if scale is None else abs(checks.resolve_scale(scale, 1))
         self.levels = None if levels is None else checks.integer("levels", levels, minimum=1, maximum=62)
         self._squared = ("k", "v")
