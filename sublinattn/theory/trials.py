@@ -77,6 +77,8 @@ def run_trials(
     has reached its limit is removed here. Workers of `executor` (also Dask's `Client.get_executor()`) must be able to
     import the module of the trial function. TrialError when the next trial of an active stream raised.
     """
+    if executor is not None and not isinstance(executor, Executor):
+        raise TypeError(f"executor must be one of concurrent.futures, or None, got {type(executor).__name__}")
     if executor is None:
         results: Iterator[tuple[int, list[Trial | TrialError]]] = (
             (i, _measure(streams[i], start, stop, seed, backend)[0]) for i, start, stop in _schedule(streams, active)

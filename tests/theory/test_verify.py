@@ -270,6 +270,11 @@ def test_workers_change_no_byte(claim, pool):
     assert not check(claim, rng=4).rows.equals(alone.rows)
 
 
+def test_an_executor_is_one_of_concurrent_futures():
+    with pytest.raises(TypeError, match=r"^executor must be one of concurrent\.futures, or None, got int"):
+        check(toys.HOLDS, executor=1)
+
+
 def text(verdict):
     found = verdict.to_dict()
     found.pop("machine")

@@ -36,8 +36,7 @@ import numpy as np
 from ...core import backends, checks
 from ...core.backends import Array
 from ...primitives.reservoir import squared_norms
-from ..caches.base import softmax_weighted
-from ..subgen.head import ratio_of
+from ..caches.base import ratio_of, softmax_weighted
 from .balancekv import BalanceKVCache
 
 NORMALISER = "normaliser"

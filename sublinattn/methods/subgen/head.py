@@ -313,26 +313,3 @@ def normalisers(xp: Any, heads: Sequence[Head], q: Array, scale: float) -> tuple
     keys, weights = keys.reshape(len(heads), -1, q.shape[-1]), weights.reshape(len(heads), -1, 1)
     sums = partial_attention(q, keys, backends.to_device(weights, xp), scale=scale, check_finite=False)
     return sums.m, sums.o
-
-
-def ratio_of(
-    xp: Any, numerators: list[tuple[Array, Array]], normalisers: list[tuple[Array, Array]], bound: Array | None = None
-) -> Array:
-    """`z / tau`, the sum of the numerators over that of the normalisers, `exp(m) o`; entries cut to `bound` (h, 1, 1).
-
-    The two sums have references of their own: a slot's largest logit may lie far above the clusters' samples, and the
-    ratio is then large, but no 0/0.
-    """
-    above, below = (_largest(xp, [m for m, _ in sums]) for sums in (numerators, normalisers))
-    z = sum(xp.exp(m - above)[..., None] * o for m, o in numerators)
-    tau = sum(xp.exp(m - below)[..., None] * o for m, o in normalisers)
-    with np.errstate(over="ignore", invalid="ignore"):
-        half = xp.exp((above - below) / 2)[..., None]  # twice: a small ratio times a large factor may be neither
-        ratio = z / tau * half * half
-    ratio = xp.where(z == 0, 0, ratio)
-    return ratio if bound is None else xp.clip(ratio, -bound, bound)
-
-
-def _largest(xp: Any, references: list[Array]) -> Array:
-    largest = xp.stack(references).max(axis=0)
-    return xp.where(xp.isfinite(largest), largest, 0)  # of numerators there may be none yet

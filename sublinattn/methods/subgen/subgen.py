@@ -43,8 +43,8 @@ from ...core import backends, checks
 from ...core.backends import Array
 from ...core.exact import partial_attention
 from ...primitives.reservoir import seed_from
-from ..caches.base import MergingCache
-from .head import Head, absorb, both_sums, normalisers, numerators, ratio_of
+from ..caches.base import MergingCache, ratio_of
+from .head import Head, absorb, both_sums, normalisers, numerators
 from .laws import Law
 
 Normaliser = Literal["clusters", "slots"]
