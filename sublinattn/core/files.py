@@ -8,9 +8,10 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -24,13 +25,20 @@ ENTRY = "sublinattn.Instance"
 """Name of the metadata entry of a saved Instance: one entry, because safetensors writes several in no fixed order."""
 
 
+_WRITING = ".writing-"
+"""Beginning of the names of the hidden folders of `atomic`."""
+_NEW = 60
+"""Seconds in which such a folder's writer will have locked it."""
+
+
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path; rename it to `path` on success, remove it on any exception. Parent folders are made.
 
     The temporary file has the name of `path`, because some writers choose their format by it, and is in a hidden folder
     beside `path`, so that nobody who lists `*.json` meanwhile finds a half-written file. Its bytes are forced to the
-    disk before the rename, because after a power cut the rename may be there and the bytes not.
+    disk before the rename, because after a power cut the rename may be there and the bytes not. Hidden folders that
+    killed writers left beside `path` are removed.
 
     OSError, which names `path`, where it cannot be written (a full disk, a folder that refuses).
     """
@@ -38,9 +46,13 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+    for left in path.parent.glob(f"{_WRITING}*"):
+        with suppress(OSError), _held(left) as abandoned:  # a writer that lives holds its own
+            if abandoned and time.time() - left.stat().st_mtime > _NEW:
+                shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(prefix=_WRITING, dir=path.parent))
     try:
-        with _named(path):
+        with _named(path), _held(folder):
             yield folder / path.name
             with open(folder / path.name, "rb+") as file:
                 os.fsync(file.fileno())
@@ -92,6 +104,22 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
         if made:
             with suppress(OSError):  # it holds something
                 path.parent.rmdir()
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Lock a folder that is there, and say whether that went: another may hold it, or the system have no such locks."""
+    with ExitStack() as stack:
+        try:
+            import fcntl
+
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (ImportError, OSError):
+            yield False
+        else:
+            yield True
 
 
 def check_writable(folder: Path) -> None:

@@ -106,3 +106,30 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", refuse)
     with pytest.warns(UserWarning, match="cannot be locked"), files.locked(tmp_path):
         pass
+
+
+def test_the_next_writer_removes_what_a_killed_one_left_and_nothing_else(tmp_path, monkeypatch):
+    write = f"with files.atomic({str(tmp_path / 'x')!r}): print(1, flush=True), time.sleep(60)"
+    write = f"import time; from sublinattn.core import files\n{write}"
+    with subprocess.Popen([sys.executable, "-c", write], stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        (its,) = tmp_path.iterdir()
+        old = its.stat().st_mtime - 1000
+        os.utime(its, (old, old))
+        files.write_text(tmp_path / "y", "")
+        assert its.exists(), "its writer lives"
+        other.kill()
+    os.utime(its)
+    files.write_text(tmp_path / "y", "")
+    assert its.exists(), "so new that its writer may not have locked it yet"
+    os.utime(its, (old, old))
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as without_locks:
+        without_locks.setattr("fcntl.flock", refuse)
+        files.write_text(tmp_path / "y", "")
+        assert its.exists(), "where there are no locks, nobody knows whether its writer lives"
+    files.write_text(tmp_path / "y", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["y"]
