@@ -25,10 +25,28 @@ ENTRY = "sublinattn.Instance"
 """Name of the metadata entry of a saved Instance: one entry, because safetensors writes several in no fixed order."""
 
 
-_WRITING = ".writing-"
-"""Beginning of the names of the hidden folders of `atomic`."""
+_DRAFT = ".writing-"
+"""Beginning of the names of hidden folders in which something is being written."""
 _NEW = 60
-"""Seconds in which such a folder's writer will have locked it."""
+"""Seconds in which the writer of such a folder will have locked it."""
+
+
+@contextmanager
+def draft(beside: Path) -> Iterator[Path]:
+    """Yield a new hidden folder in the folder `beside`, which is there; remove it in the end.
+
+    Such folders that killed writers left there are removed, too.
+    """
+    for left in beside.glob(f"{_DRAFT}*"):
+        with suppress(OSError), _held(left) as abandoned:  # a writer that lives holds its own
+            if abandoned and time.time() - left.stat().st_mtime > _NEW:
+                shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=beside))
+    try:
+        with _held(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -37,8 +55,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary file has the name of `path`, because some writers choose their format by it, and is in a hidden folder
     beside `path`, so that nobody who lists `*.json` meanwhile finds a half-written file. Its bytes are forced to the
-    disk before the rename, because after a power cut the rename may be there and the bytes not. Hidden folders that
-    killed writers left beside `path` are removed.
+    disk before the rename, because after a power cut the rename may be there and the bytes not.
 
     OSError, which names `path`, where it cannot be written (a full disk, a folder that refuses).
     """
@@ -46,19 +63,11 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f"{_WRITING}*"):
-        with suppress(OSError), _held(left) as abandoned:  # a writer that lives holds its own
-            if abandoned and time.time() - left.stat().st_mtime > _NEW:
-                shutil.rmtree(left)
-    folder = Path(tempfile.mkdtemp(prefix=_WRITING, dir=path.parent))
-    try:
-        with _named(path), _held(folder):
-            yield folder / path.name
-            with open(folder / path.name, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(folder / path.name, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with draft(path.parent) as folder, _named(path):
+        yield folder / path.name
+        with open(folder / path.name, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(folder / path.name, path)
 
 
 def checked(path: Any) -> Path:

@@ -133,7 +133,7 @@ def of_command(folder: Path, command: str, share: float) -> str:
 
 
 def _drafts(folder: Path) -> set[Path]:
-    return {*folder.rglob(".writing-*"), *folder.rglob(".report-*")}
+    return set(folder.rglob(".writing-*"))
 
 
 def _rewritten(name: str) -> bool:

@@ -11,8 +11,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
@@ -55,18 +53,15 @@ def build(out: Path | str, *, progress: Callable[[int, int], None] = lambda done
     if not (out / "ledger.json").exists():
         raise FileNotFoundError(f"{out} holds no ledger.json; `sublinattn run --out {out}` writes one, and the report")
     record = ledger.load(out / "ledger.json")
-    draft = Path(tempfile.mkdtemp(prefix=".report-", dir=out))
-    site = draft / "report"
-    site.mkdir()  # with the permissions that the user's umask leaves, which `draft` has not
-    try:
+    with files.draft(out) as folder:
+        site = folder / "report"
+        site.mkdir()  # with the permissions that the user's umask leaves, which `folder` has not
         try:
             _write_site(site, out, record, progress)
         except (KeyError, TypeError, AttributeError, IndexError, UndefinedError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(f"{out / 'ledger.json'} lacks what the report shows ({reason})") from error
         _swap(site, out / "report")
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return out / "report" / "index.html"
 
 
