@@ -11,11 +11,12 @@ import numpy as np
 import safetensors.numpy
 
 from sublinattn.core import backends
-from sublinattn.lab.models import open_model
+from sublinattn.lab.models import Model, open_model
 from sublinattn.lab.run import generator
 from sublinattn.lm.attend import causal
 from sublinattn.lm.config import Config
 from sublinattn.lm.decoder import Decoder
+from sublinattn.lm.tokens import as_bytes
 
 DATA = Path(__file__).parent / "data" / "llama"
 FIELDS: dict[str, Any] = {
@@ -32,6 +33,8 @@ FIELDS: dict[str, Any] = {
     "attention_bias": True,
     "mlp_bias": True,
 }
+OF_BYTES = {"vocab_size": 256, "hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+"""Other sizes: of a model whose tokens are bytes."""
 
 
 def random_weights(config: Config, seed: int = 0, size: float = 1.0) -> dict[str, np.ndarray]:
@@ -56,6 +59,11 @@ def checkpoint(folder: Path, *, seed: int = 0, size: float = 1.0, **fields: Any)
 def decoder(folder: Path, *, xp: Any = np, seed: int = 0, size: float = 1.0, **fields: Any) -> Decoder:
     checkpoint(folder, seed=seed, size=size, **fields)
     return Decoder.load(folder, xp=xp)
+
+
+def of_bytes(folder: Path, *, xp: Any = np) -> Model:
+    """A random model of bytes, without texts."""
+    return Model("toy", decoder(folder, xp=xp, max_position_embeddings=1024, **OF_BYTES), as_bytes, (), "none")
 
 
 def some_tokens(seed: int, *shape: int) -> np.ndarray:

@@ -89,6 +89,42 @@ def document(lines: int, questions: int, rng: np.random.Generator) -> Document:
     return Document(text.encode(), asked, tuple(answers))
 
 
+def documents(rng: np.random.Generator, nbytes: int, count: int) -> list[Document]:
+    """Documents of one question each, with as many lines as fit into `nbytes`, all cut at the same places.
+
+    Names differ in length; documents are drawn until lines and question have the usual length, so that a batch is one
+    call of a byte-level model. Each document has a generator of its own.
+
+    Raises
+    ------
+    ValueError
+        If `nbytes` is too short for two lines and a question.
+    """
+    question = _open_question_bytes()
+    lines = int((nbytes - question) / line_bytes())
+    if lines < 2:
+        raise ValueError(f"nbytes must be at least {least_bytes()}, got {nbytes}")
+    usual = round(lines * line_bytes()), question - DIGITS
+
+    def drawn(own: np.random.Generator) -> Document:
+        while True:
+            made = document(lines, 1, own)
+            if (made.asked, made.answers[0] - made.asked) == usual:
+                return made
+
+    return [drawn(own) for own in rng.spawn(count)]
+
+
+def least_bytes() -> int:
+    """Of a document with two plain lines and a question."""
+    return int(2 * line_bytes() + _open_question_bytes()) + 1
+
+
+def _open_question_bytes() -> int:
+    """Of a plain question and its answer, without what follows the answer."""
+    return round(question_bytes()) - 2
+
+
 # ------------------------------------------------------------------------------------------- for a model that chats
 @dataclass(frozen=True)
 class Task:

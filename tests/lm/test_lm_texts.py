@@ -164,3 +164,28 @@ def test_impossible_documents(lines: int, questions: int) -> None:
     message = f"^questions and lines must satisfy 1 <= questions <= lines <= 5550, got {questions} and {lines}$"
     with pytest.raises(ValueError, match=message):
         retrieval.document(lines, questions, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("nbytes", [150, 512, 2048])
+def test_documents_are_cut_alike_and_fit(nbytes: int) -> None:
+    made = retrieval.documents(np.random.default_rng(1), nbytes, 20)
+    ends = {(x.asked, x.answers) for x in made}
+    assert len(ends) == 1 and len({x.text for x in made}) == 20
+    end = made[0].answers[0] + retrieval.DIGITS
+    assert nbytes - 60 < end <= nbytes + 4  # a line has about 46 bytes, and lengths are rounded
+    for x in made:
+        question = x.text[x.asked : x.answers[0]]
+        line = question.replace(b"? <", b": REGISTER_CONTENT is <") + x.text[x.answers[0] : end] + b">\n"
+        assert line in x.text[: x.asked]
+
+
+def test_a_document_is_the_work_of_its_own_generator() -> None:
+    rng = np.random.default_rng(2)
+    more, few = retrieval.documents(np.random.default_rng(2), 300, 6), retrieval.documents(rng, 300, 3)
+    assert few == more[:3]
+    assert rng.random() == np.random.default_rng(2).random()  # no draws of the caller's stream
+
+
+def test_documents_too_short_are_refused() -> None:
+    with pytest.raises(ValueError, match="nbytes must be at least"):
+        retrieval.documents(np.random.default_rng(0), 100, 1)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from sublinattn.lab.comparison.answers import exact_answers
 from sublinattn.lab.models import TINY, open_model
 from sublinattn.lab.run import Run
-from sublinattn.methods.subgen.claims.retrieval import documents, exact_answers
+from sublinattn.lm.retrieval import documents
 from sublinattn.methods.subgen.studies.line_retrieval import over_slots
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sublinattn.lab.comparison.answers import exact_answers
+from sublinattn.lab.comparison.documents import of_tokens, pieces
 from sublinattn.lab.models import TINY, open_model
 from sublinattn.lab.run import generator
 from sublinattn.lm.decoder import Decoder
-from sublinattn.methods.subgen.claims.retrieval import exact_answers, of_tokens, pieces
 from sublinattn.suite.audit import apply
 from sublinattn.suite.audit.applied import Applied
 from sublinattn.suite.audit.page import applied

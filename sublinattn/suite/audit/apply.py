@@ -22,6 +22,8 @@ import pandas as pd
 
 from ...core import backends
 from ...core.backends import Array
+from ...lab.comparison.answers import judged
+from ...lab.comparison.documents import of_tokens, pieces, tasks
 from ...lab.comparison.registry import REGISTRY
 from ...lab.models import Model
 from ...lab.run import generator
@@ -30,7 +32,6 @@ from ...lm.attend import Attend, Method, causal, replacing
 from ...lm.mixed_caches import AfterPrompt, Kept, Share
 from ...methods.hyperattention.exact_keys import heavy_keys
 from ...methods.hyperattention.hyper import hyper_attention
-from ...methods.subgen.claims.retrieval import judged, of_tokens, pieces, tasks
 from .advice import KEEP
 from .answers import CACHES, YARDSTICKS, filled, prompt_parameters
 from .ranking import ADVICE, WITH_PROMPT

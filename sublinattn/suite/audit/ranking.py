@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ...lab.comparison.answers import ANSWERED
 from ...lab.statistics import CONFIDENCE, mean_and_reach, proportion, sign_test
-from ...methods.subgen.studies.line_retrieval import ANSWERED
 from ...plots.style import METHODS
 from .advice import KEEP
 

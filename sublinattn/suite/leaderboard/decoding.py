@@ -10,23 +10,14 @@ import numpy as np
 import pandas as pd
 
 from ...core.backends import Array, namespace
+from ...lab.comparison.answers import answers, at_once, judged
 from ...lab.comparison.batch import BATCH
+from ...lab.comparison.decoder_caches import caches_within, first_tokens
+from ...lab.comparison.documents import asked, lines_bytes, of_length, pieces, tasks
 from ...lab.models import Model
 from ...lab.progress import tracked
 from ...lab.run import Run
 from ...lm.attend import Method, causal, replacing
-from ...methods.subgen.claims.retrieval import (
-    answers,
-    asked,
-    at_once,
-    caches_within,
-    first_tokens,
-    judged,
-    lines_bytes,
-    pieces,
-    tasks,
-)
-from ...methods.subgen.studies.line_retrieval import of_length
 from ..audit.apply import Prompt, cut, loss_after, passages
 from .contenders import BATCHES, CACHES, EXACT, SHARE, ZERO, names
 

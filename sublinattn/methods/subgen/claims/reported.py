@@ -11,12 +11,16 @@ import numpy as np
 import sympy as sp
 
 from ....core.backends import asnumpy, to_device
+from ....lab.comparison.answers import answers, at_once
+from ....lab.comparison.decoder_caches import caches_within, first_tokens
+from ....lab.comparison.documents import asked, lines_bytes, tasks
 from ....lab.models import Model, open_model
 from ....primitives.kcenter import greedy_radii, largest_distance
 from ....theory.claim import Case, Claim, Probability, Sabotage, Trial
 from ...caches.base import KVCache
-from .retrieval import OURS, THEIRS, answers, asked, at_once, caches_within, first_tokens, lines_bytes, tasks
 
+OURS, THEIRS = ("subgen", "k-center"), ("sinks", "heavy hitters")
+"""What [SG24] analyses and what its experiments ran, and what it is compared with."""
 PART = 8
 """Tokens per center of the greedy k-center."""
 FEW = 8

@@ -17,39 +17,27 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ....lab.comparison.answers import ANSWERED, answers, at_once, exact_answers
+from ....lab.comparison.decoder_caches import caches_within, first_tokens
+from ....lab.comparison.documents import PLAIN, affordable, lines_bytes, of_length, pieces, tasks
 from ....lab.comparison.error_over_bytes import dots, stored_fractions
 from ....lab.comparison.registry import WINDOW
 from ....lab.models import Model
 from ....lab.run import Run
 from ....lab.statistics import mean_and_reach, proportion, sign_test
 from ....lab.workloads.instance import Instance
-from ....lm.retrieval import DIGITS, Document
+from ....lm.retrieval import DIGITS
 from ....plots.panels import facets, finish, grid
 from ....plots.style import METHODS, THEORY, paper_style, series
 from ...caches.base import KVCache
-from ..claims import retrieval as claims
-from ..claims.retrieval import (
-    PLAIN,
-    THEIRS,
-    answers,
-    at_once,
-    caches_within,
-    exact_answers,
-    first_tokens,
-    lines_bytes,
-    of_tokens,
-    pieces,
-    tasks,
-)
+from ..claims import reported
 from ..subgen import SubGenCache
 
-ANSWERED = 0.9
-"""Accuracy from which exact attention counts as answering."""
 SHORTEST = 256
 """Tokens of the shortest documents."""
 SLOTS = (1 / 4, 1, 4, 16)
 """SubGen's value slots per token, where nothing else is estimated."""
-OURS = (WINDOW, *claims.OURS)
+OURS = (WINDOW, *reported.OURS)
 REPORTED = 0.44, 0.34
 """[SG24]: accuracy of its method, and of sinks and heavy hitters, at 9k tokens and equal budgets."""
 CHANCE = 1 / (9 * 10 ** (DIGITS - 1))
@@ -58,11 +46,6 @@ CHANCE_BITS = -np.log2(CHANCE) / DIGITS
 
 
 # ------------------------------------------------------------------------------------------------- how much is measured
-def affordable(run: Run, model: Model, n: int) -> int:
-    """How many documents of n tokens a point of a large model may have, by the operations of its weights."""
-    return int(run.pick(smoke=8e10, standard=3.5e12, full=5e13) / model.operations(n, passes=0))
-
-
 def lengths_of(run: Run, model: Model) -> list[int]:
     """Tokens of documents: the run's parameter n.
 
@@ -75,16 +58,6 @@ def lengths_of(run: Run, model: Model) -> list[int]:
     enough = run.pick(smoke=2, standard=12, full=24)
     doubling = (SHORTEST * 2**i for i in range(max(1, int(np.log2(longest / SHORTEST)) + 1)))
     return [n for n in doubling if n == SHORTEST or affordable(run, model, n) >= enough]
-
-
-def of_length(run: Run, model: Model, task: str, n: int, most: int, *, part: int = 1) -> list[Document]:
-    """Documents of about `n` tokens: `most`, or of those that are affordable one in `part`, but some.
-
-    They are longer where a task needs more.
-    """
-    rng = run.rng("lines", n) if task == PLAIN else run.rng("lines", task, n)
-    count = max(run.pick(smoke=2, standard=4, full=4), min(most, affordable(run, model, n) // part))
-    return of_tokens(model, task, n, count, rng)
 
 
 def estimate(run: Run) -> str:
@@ -262,7 +235,7 @@ def paired(rows: pd.DataFrame) -> pd.DataFrame:
     table = []
     for key, part in rows.dropna(subset=["share"]).groupby(["task", "n", "share"], sort=False):
         right, bits = (part.pivot(index="document", columns="method", values=x) for x in ("right", "bits"))
-        for ours, theirs in ((ours, theirs) for ours in OURS for theirs in THEIRS):
+        for ours, theirs in ((ours, theirs) for ours in OURS for theirs in reported.THEIRS):
             gained, lost = (int((right[a] & ~right[b]).sum()) for a, b in ((ours, theirs), (theirs, ours)))
             p = sign_test(gained, lost)
             gap = mean_and_reach((bits[ours] - bits[theirs]).to_numpy())
@@ -319,7 +292,10 @@ def draw_over_bytes(table: pd.DataFrame) -> Figure:
     for answered, bits, ((task, n), panel) in zip(axes[::2], axes[1::2], rows, strict=True):
         names = dots(answered, panel, "rate", "low", "high")
         stored_fractions(answered, panel, CHANCE)
-        stars = {"k-center": ours, **dict.fromkeys(THEIRS, theirs)}  # in place of SubGen they ran an offline k-center
+        stars = {
+            "k-center": ours,
+            **dict.fromkeys(reported.THEIRS, theirs),
+        }  # in place of SubGen they ran an offline k-center
         look: dict[str, Any] = {"linestyle": "none", "marker": "*", "color": "black", "markersize": 6, "zorder": 5}
         answered.plot(
             list(stars.values()), [names.index(name) for name in stars], **look, label="reported, at 9k tokens"

@@ -7,9 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from ....lab.comparison.answers import ANSWERED
+from ....lab.comparison.documents import PLAIN
 from ....plots.style import METHODS
-from ..claims.retrieval import PLAIN, THEIRS
-from .line_retrieval import ANSWERED, OURS
+from ..claims.reported import THEIRS
+from .line_retrieval import OURS
 
 LEVEL = 0.01
 """Of the sign tests between two caches."""

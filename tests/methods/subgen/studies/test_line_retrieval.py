@@ -15,17 +15,16 @@ import pytest
 import toy_llama
 from scipy.stats import binomtest
 
+from sublinattn.lab.comparison.documents import PLAIN
 from sublinattn.lab.run import Run
 from sublinattn.lm.retrieval import TASKS
-from sublinattn.methods.subgen.claims.retrieval import PLAIN, THEIRS
+from sublinattn.methods.subgen.claims.reported import THEIRS
 from sublinattn.methods.subgen.studies import line_retrieval
 from sublinattn.methods.subgen.studies.retrieval_findings import findings
 
-SIZES = {"vocab_size": 256, "hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
-
 
 def run_on_a_folder(path: Path, *, chat: str = "", effort: str = "smoke") -> Run:
-    toy_llama.checkpoint(path / "model", max_position_embeddings=256, **SIZES)
+    toy_llama.checkpoint(path / "model", max_position_embeddings=256, **toy_llama.OF_BYTES)
     (path / "text.txt").write_text("some text")
     if chat:
         (path / "model" / "tokenizer_config.json").write_text(json.dumps({"chat_template": chat}))
@@ -53,14 +52,6 @@ def test_a_model_that_chats_is_asked_every_task(tmp_path: Path) -> None:
     rows = line_retrieval.over_bytes(run, {"sentences": [256], "passkey": [256]})
     assert rows.groupby(["task", "method"])["document"].nunique().eq(6).all()
     assert line_retrieval.over_slots(run).groupby("slots")["document"].nunique().eq(4).all()
-
-
-def test_a_document_has_the_tokens_that_are_asked_for(tmp_path: Path) -> None:
-    run = run_on_a_folder(tmp_path, chat="{% for each in messages %}> {{ each.content }}\n{% endfor %}< ")
-    model = run.open_model()
-    for task in TASKS:
-        (first, *_) = line_retrieval.of_length(run, model, task, 1500, 2)
-        assert 1400 < len(first.text) < 1550, task  # names differ in length
 
 
 def test_a_large_model_reads_fewer_and_shorter_documents(tmp_path: Path) -> None:
