@@ -292,10 +292,8 @@ def draw_over_bytes(table: pd.DataFrame) -> Figure:
     for answered, bits, ((task, n), panel) in zip(axes[::2], axes[1::2], rows, strict=True):
         names = dots(answered, panel, "rate", "low", "high")
         stored_fractions(answered, panel, CHANCE)
-        stars = {
-            "k-center": ours,
-            **dict.fromkeys(reported.THEIRS, theirs),
-        }  # in place of SubGen they ran an offline k-center
+        stars = {"k-center": ours}  # in place of SubGen they ran an offline k-center
+        stars |= dict.fromkeys(reported.THEIRS, theirs)
         look: dict[str, Any] = {"linestyle": "none", "marker": "*", "color": "black", "markersize": 6, "zorder": 5}
         answered.plot(
             list(stars.values()), [names.index(name) for name in stars], **look, label="reported, at 9k tokens"
