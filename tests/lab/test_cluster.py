@@ -11,12 +11,14 @@ import time
 from pathlib import Path
 
 import dask
+import pandas as pd
 import pytest
 import toys
 from distributed import LocalCluster
 
 from sublinattn.lab import cluster, ledger
 from sublinattn.lab.run import Run
+from sublinattn.methods.subgen.studies import ablation
 from sublinattn.suite import runner
 from sublinattn.theory import verify
 
@@ -100,6 +102,15 @@ def test_cells_of_a_study_keep_their_order_and_draws(threads, monkeypatch):
     there = run.map(draw, items)
     assert [row[:3] for row in there] == [row[:3] for row in alone] == [draw(run, *item)[:3] for item in items]
     assert {row[3] for row in there} <= {"numpy", "cupy"}, "a worker takes the client's backend, not its own 'auto'"
+
+
+def test_a_study_has_the_same_rows_where_its_cells_travel_to_another_process(process, monkeypatch):
+    """What travels is a copy: a real head must still be told from the synthetic inputs."""
+    run = Run(backend="numpy", knobs={"inputs": ("gaussian-mean", "real"), "n": 128, "replicates": 2})
+    here = ablation.parts(run)
+    monkeypatch.setenv(cluster.VARIABLE, process)
+    monkeypatch.setattr(ablation, "drawn", None)  # on the client, which draws nothing
+    pd.testing.assert_frame_equal(ablation.parts(run), here, check_exact=True)
 
 
 def test_a_worker_with_other_sources_is_refused_by_name_before_anything_is_removed(tmp_path, process, other_hash):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -73,18 +74,17 @@ def over_eps(run: Run, *, n: int, epses: Sequence[float], draws: int, methods: I
     DataFrame
         method, eps, replicate (fresh stream and draws), size (inf: none up to n/4 is enough), n.
     """
-    rows = []
-    for method in methods:
-        for eps in epses:
-            for replicate in range(run.given("replicates", run.pick(smoke=4, standard=8, full=12))):
-                rng = run.rng("critical", method, eps, replicate)
-                given = stream(n, rng, run.xp)
+    replicates = range(run.given("replicates", run.pick(smoke=4, standard=8, full=12)))
+    cells = [(method, eps, replicate, n, draws) for method, eps, replicate in product(methods, epses, replicates)]
+    return pd.DataFrame(run.map(_size, cells), columns=["method", "eps", "replicate", "size", "n"])
 
-                size = critical_size(
-                    partial(excess, method, eps, given, draws, rng), start=1 / eps, cap=n // 4, rng=rng
-                )
-                rows.append((method, eps, replicate, size, n))
-    return pd.DataFrame(rows, columns=["method", "eps", "replicate", "size", "n"])
+
+def _size(run: Run, method: str, eps: float, replicate: int, n: int, draws: int) -> tuple[Any, ...]:
+    """The row of one stream."""
+    rng = run.rng("critical", method, eps, replicate)
+    given = stream(n, rng, run.xp)
+    size = critical_size(partial(excess, method, eps, given, draws, rng), start=1 / eps, cap=n // 4, rng=rng)
+    return method, eps, replicate, size, n
 
 
 def exponents(rows: pd.DataFrame) -> pd.DataFrame:

@@ -102,7 +102,7 @@ def over_bytes(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
     cells = [
         (n, what, replicate, shares)
         for what in chosen(run.given("inputs", ()), inputs, known=STREAMS)
-        for replicate in range(heads if what is REAL else replicates)
+        for replicate in range(heads if what == REAL else replicates)
     ]
     rows = [row for cell in run.map(_errors, cells) for row in cell]
     columns = ["input", "source", "n", "replicate", "method", "share", "nbytes", "held", "error", "relative"]
@@ -208,32 +208,37 @@ def retrieval(run: Run) -> pd.DataFrame:
         n, replicate (fresh stream and draws), method, share (nan without a budget), found (bool). INFORMED are heavy
         hitters that see queries for the needles all along; TOLD is SubGen with the delta that fills its bytes.
     """
-    xp = run.xp
-    n, d = run.given("n", run.pick(smoke=512, standard=1024, full=9216)), retrieval_width(run)
+    n = run.given("n", run.pick(smoke=512, standard=1024, full=9216))
     replicates = run.given("replicates", run.pick(smoke=25, standard=200, full=200))
     shares = run.given("shares", run.pick(smoke=(1 / 8, 1 / 4), standard=RETRIEVAL_SHARES, full=RETRIEVAL_SHARES))
-    rows: list[tuple[Any, ...]] = []
-    for replicate in range(replicates):
-        rng = run.rng("retrieval", n, replicate)
-        x = NEEDLES.draw(n, d, rng)
-        at = int(rng.integers(n))
-        wanted = needle(x, at)
-        early = directions(rng, x)
-        stream, informed = (Stream.of(x, rng, xp, early=q) for q in (early, x.q))
-        query = stream.x.q[at]
-        for name, yardstick in (("exact", ExactCache()), ("zero", ZeroCache())):
-            out = stream.feed(yardstick, CHUNK).attend(query, scale=x.scale)
-            rows.append((n, replicate, name, np.nan, hit(out, wanted)))
-        for share in shares:
-            budget = int(share * stream.cache_bytes)
-            for name, cache in competing(budget, stream.x, rng, hindsight=True).items():
-                if name == TOLD or not REGISTRY[name].hindsight:
-                    out = feed(name, cache, stream, budget).attend(query, scale=x.scale)
-                    rows.append((n, replicate, name, share, hit(out, wanted)))
-            hitters = REGISTRY["heavy hitters"].within(budget, stream.x, rng)
-            out = feed("heavy hitters", hitters, informed, budget).attend(query, scale=x.scale)
-            rows.append((n, replicate, INFORMED, share, hit(out, wanted)))
+    cells = [(n, replicate, shares) for replicate in range(replicates)]
+    rows = [row for cell in run.map(_found, cells) for row in cell]
     return pd.DataFrame(rows, columns=["n", "replicate", "method", "share", "found"])
+
+
+def _found(run: Run, n: int, replicate: int, shares: Sequence[float]) -> list[tuple[Any, ...]]:
+    """The rows of one stream with needles."""
+    rows: list[tuple[Any, ...]] = []
+    rng = run.rng("retrieval", n, replicate)
+    x = NEEDLES.draw(n, retrieval_width(run), rng)
+    at = int(rng.integers(n))
+    wanted = needle(x, at)
+    early = directions(rng, x)
+    stream, informed = (Stream.of(x, rng, run.xp, early=q) for q in (early, x.q))
+    query = stream.x.q[at]
+    for name, yardstick in (("exact", ExactCache()), ("zero", ZeroCache())):
+        out = stream.feed(yardstick, CHUNK).attend(query, scale=x.scale)
+        rows.append((n, replicate, name, np.nan, hit(out, wanted)))
+    for share in shares:
+        budget = int(share * stream.cache_bytes)
+        for name, cache in competing(budget, stream.x, rng, hindsight=True).items():
+            if name == TOLD or not REGISTRY[name].hindsight:
+                out = feed(name, cache, stream, budget).attend(query, scale=x.scale)
+                rows.append((n, replicate, name, share, hit(out, wanted)))
+        hitters = REGISTRY["heavy hitters"].within(budget, stream.x, rng)
+        out = feed("heavy hitters", hitters, informed, budget).attend(query, scale=x.scale)
+        rows.append((n, replicate, INFORMED, share, hit(out, wanted)))
+    return rows
 
 
 def retrieval_width(run: Run) -> int:

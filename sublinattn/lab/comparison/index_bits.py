@@ -8,6 +8,7 @@ the method (claim `ho25.counting`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from ...plots.style import LOOKS, METHODS, paper_style
 from ..run import Run
 from ..workloads import make
 from ..workloads.bits import PACKED, decoded, packed
-from ..workloads.instance import Instance
 from .registry import CHUNK, D, Stream, competing, directions, feed
 
 SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
@@ -38,30 +38,35 @@ def over_bytes(run: Run) -> pd.DataFrame:
         nan without a budget), nbytes (held), right (share of the answers), bits (by Fano's inequality), bytes_per_bit
         (`nbytes / bits`; 1/8 is the least that there can be).
     """
-    n, xp = run.given("n", run.pick(smoke=1024, standard=4096, full=16384)), run.xp
+    n = run.given("n", run.pick(smoke=1024, standard=4096, full=16384))
     replicates = run.given("replicates", run.pick(smoke=3, standard=8, full=12))
     shares = run.given("shares", run.pick(smoke=SHARES[2:], standard=SHARES, full=SHARES))
-    rows: list[tuple[Any, ...]] = []
-    for replicate in range(replicates):
-        rng = run.rng("index", n, replicate)
-        x = make("index", n, run.given("d", D), rng=rng, d_v=1)
-        stream = Stream.of(x, rng, xp, early=directions(rng, x))  # no query for a token comes before the end
-
-        def add(method: str, share: float, nbytes: int, out: Any, x: Instance = x, replicate: int = replicate) -> None:
-            rows.append((n, replicate, method, share, nbytes, *decoded(x, out)))
-
-        for name, yardstick in (("exact", ExactCache()), ("zero", ZeroCache())):
-            stream.feed(yardstick, CHUNK)
-            add(name, np.nan, yardstick.nbytes, yardstick.attend(stream.x.q, scale=x.scale))
-        add(PACKED, np.nan, n // 8, packed(x, n // 8))
-        for share in shares:
-            budget = int(share * stream.cache_bytes)
-            for name, cache in competing(budget, stream.x, rng).items():
-                out = feed(name, cache, stream, budget).attend(stream.x.q, scale=x.scale)
-                add(name, share, cache.nbytes, out)
+    rows = [row for cell in run.map(_told, [(n, replicate, shares) for replicate in range(replicates)]) for row in cell]
     table = pd.DataFrame(rows, columns=["n", "replicate", "method", "share", "nbytes", "right", "bits"])
     with np.errstate(divide="ignore", invalid="ignore"):
         return table.assign(bytes_per_bit=table["nbytes"] / table["bits"])
+
+
+def _told(run: Run, n: int, replicate: int, shares: Sequence[float]) -> list[tuple[Any, ...]]:
+    """The rows of one instance."""
+    rows: list[tuple[Any, ...]] = []
+    rng = run.rng("index", n, replicate)
+    x = make("index", n, run.given("d", D), rng=rng, d_v=1)
+    stream = Stream.of(x, rng, run.xp, early=directions(rng, x))  # no query for a token comes before the end
+
+    def add(method: str, share: float, nbytes: int, out: Any) -> None:
+        rows.append((n, replicate, method, share, nbytes, *decoded(x, out)))
+
+    for name, yardstick in (("exact", ExactCache()), ("zero", ZeroCache())):
+        stream.feed(yardstick, CHUNK)
+        add(name, np.nan, yardstick.nbytes, yardstick.attend(stream.x.q, scale=x.scale))
+    add(PACKED, np.nan, n // 8, packed(x, n // 8))
+    for share in shares:
+        budget = int(share * stream.cache_bytes)
+        for name, cache in competing(budget, stream.x, rng).items():
+            out = feed(name, cache, stream, budget).attend(stream.x.q, scale=x.scale)
+            add(name, share, cache.nbytes, out)
+    return rows
 
 
 def from_the_bound(rows: pd.DataFrame) -> pd.DataFrame:

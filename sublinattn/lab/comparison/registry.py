@@ -128,7 +128,7 @@ def drawn(what: Input, n: int, replicate: int, run: Run) -> tuple[Stream, np.ran
     No query before the end looks for a needle: the earlier ones have random directions and norm QUERY_NORM.
     """
     xp, rng = run.xp, run.rng("caches", what.label, n, replicate)
-    if what is not REAL:
+    if what != REAL:
         x, early = what.draw(n, run.given("d", D), rng), None
         if what.workload == "needles":
             early = directions(rng, x)

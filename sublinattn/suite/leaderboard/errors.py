@@ -71,14 +71,14 @@ def heads(run: Run) -> int:
 def problems(run: Run) -> Iterator[Problem]:
     """Fresh inputs, and random heads of the encoder and of the decoder that the run names."""
     for what in (*INPUTS, REAL):
-        for replicate in range(heads(run) if what is REAL else run.pick(smoke=4, standard=12, full=24)):
+        for replicate in range(heads(run) if what == REAL else run.pick(smoke=4, standard=12, full=24)):
             rng = run.rng("leaderboard", what.label, replicate)
             x = what.draw(size(run), D, rng, run.xp)
             judged = np.sort(rng.permutation(len(x.q))[:QUERIES])
             asked = np.ones(len(x.q), bool)
             asked[judged] = False
             stream = Stream.over(x, early=x.q, asked=asked, late=x.q[to_device(judged, run.xp)])
-            yield Problem(ENCODER if what is REAL else SYNTHETIC, what.label, replicate, stream, judged)
+            yield Problem(ENCODER if what == REAL else SYNTHETIC, what.label, replicate, stream, judged)
     yield from _of_decoder(run)
 
 

@@ -41,7 +41,7 @@ def measure(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
     budgets = run.given("budgets", run.pick(smoke=(64, 256), standard=(128, 512), full=(256, 1024)))
     rows = []
     for what in chosen(run.given("inputs", ()), inputs):
-        for replicate in range(heads if what is REAL else replicates):
+        for replicate in range(heads if what == REAL else replicates):
             rng = run.rng("equal budget", what.label, replicate)
             x = what.draw(n, run.given("d", D), rng, xp, d_v=run.given("d_v", None))
             y, size = Reference(x), len(x.q)

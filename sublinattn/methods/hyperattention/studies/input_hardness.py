@@ -53,7 +53,7 @@ def _stack(xp: Any, n: int) -> tuple[Any, Any, float]:
 
 
 def _measure(run: Run, what: Input, n: int, rng: np.random.Generator, block_size: int, exact_keys: int) -> Hardness:
-    if what is REAL:
+    if what == REAL:
         q, k, scale = _stack(run.xp, n)
     else:
         x = what.draw(n, run.given("d", D), rng, run.xp)
@@ -88,19 +88,25 @@ def over_n(run: Run) -> pd.DataFrame:
         run.given("replicates", run.pick(smoke=5, standard=10, full=10)),
         run.given("exact_keys", SINK_KEYS),
     )
-    rows = []
-    for what in (*synthetic(run), REAL):
-        for n in (128, 256, 512) if what is REAL else lengths:
-            for exact_keys in (0, 1 if what is REAL else sinks):
-                for replicate in range(1 if what is REAL else replicates):
-                    rng = run.rng("over n", what.label, n, replicate)
-                    h = _measure(run, what, n, rng, size, exact_keys)
-                    columns = (asnumpy(x) for x in (h.alpha_residual, h.kappa, h.srank))
-                    rows += [
-                        (what.label, what.source, n, replicate + head, exact_keys, *values)
-                        for head, values in enumerate(zip(*columns, strict=True))
-                    ]
+    cells = [
+        (what, n, exact_keys, replicate)
+        for what in (*synthetic(run), REAL)
+        for n in ((128, 256, 512) if what == REAL else lengths)
+        for exact_keys in (0, 1 if what == REAL else sinks)
+        for replicate in range(1 if what == REAL else replicates)
+    ]
+    rows = [row for cell in run.map(_at_n, cells) for row in cell]
     return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "exact_keys", "alpha", "kappa", "srank"])
+
+
+def _at_n(run: Run, what: Input, n: int, exact_keys: int, replicate: int) -> list[tuple[Any, ...]]:
+    """The rows of `over_n` of one input: of the real one, a row for each head."""
+    h = _measure(run, what, n, run.rng("over n", what.label, n, replicate), block_size(run), exact_keys)
+    columns = (asnumpy(x) for x in (h.alpha_residual, h.kappa, h.srank))
+    return [
+        (what.label, what.source, n, replicate + head, exact_keys, *values)
+        for head, values in enumerate(zip(*columns, strict=True))
+    ]
 
 
 def column_profile(run: Run) -> pd.DataFrame:
@@ -113,19 +119,25 @@ def column_profile(run: Run) -> pd.DataFrame:
     """
     n, replicates = run.pick(smoke=(512, 3), standard=(4096, 5), full=(16384, 5))
     n, replicates = max(run.given("n", (n,))), run.given("replicates", replicates)
-    rows = []
-    for what in (*synthetic(run, SYNTHETIC[:-1]), REAL):
-        for replicate in range(1 if what is REAL else replicates):
-            rng = run.rng("profile", what.label, replicate)
-            norms = asnumpy(_measure(run, what, 512 if what is REAL else n, rng, 256, 0).column_norms)
-            falling = -np.sort(-(norms**2) * norms.shape[1], axis=1)
-            ranks = np.unique(np.geomspace(1, norms.shape[1], 40).round().astype(int))
-            rows += [
-                (what.label, what.source, norms.shape[1], replicate + i, int(rank), float(line[rank - 1]))
-                for i, line in enumerate(falling)
-                for rank in ranks
-            ]
+    cells = [
+        (what, 512 if what == REAL else n, replicate)
+        for what in (*synthetic(run, SYNTHETIC[:-1]), REAL)
+        for replicate in range(1 if what == REAL else replicates)
+    ]
+    rows = [row for cell in run.map(_falling, cells) for row in cell]
     return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "rank", "value"])
+
+
+def _falling(run: Run, what: Input, n: int, replicate: int) -> list[tuple[Any, ...]]:
+    """The rows of `column_profile` of one input."""
+    norms = asnumpy(_measure(run, what, n, run.rng("profile", what.label, replicate), 256, 0).column_norms)
+    falling = -np.sort(-(norms**2) * norms.shape[1], axis=1)
+    ranks = np.unique(np.geomspace(1, norms.shape[1], 40).round().astype(int))
+    return [
+        (what.label, what.source, norms.shape[1], replicate + i, int(rank), float(line[rank - 1]))
+        for i, line in enumerate(falling)
+        for rank in ranks
+    ]
 
 
 def head_maps(run: Run) -> pd.DataFrame:

@@ -87,7 +87,7 @@ def measure(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
     cells = [
         (n, what, replicate)
         for what in chosen(run.given("inputs", ()), inputs)
-        for replicate in range(heads if what is REAL else replicates)
+        for replicate in range(heads if what == REAL else replicates)
     ]
     rows = [row for cell in run.map(_errors, cells) for row in cell]
     return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "method", "budget", "error"])

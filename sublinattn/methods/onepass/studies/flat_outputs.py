@@ -97,25 +97,25 @@ def over_decay(run: Run) -> pd.DataFrame:
         rows that come back as 0), nbytes (held between keys and answer; nan where nothing is), keys (of n, that
         uniform sampling holds in those bytes; else nan).
     """
-    xp = run.xp
-    n, d, sizes = (
-        run.given("n", run.pick(smoke=2**12, standard=2**14, full=2**17)),
-        run.given("d", D),
-        sketch_sizes(run),
-    )
-    if sizes["sparsity"] >= n:
-        raise ValueError(f"k must be below n = {n}, got {sizes['sparsity']}")
-    replicates = run.given("replicates", run.pick(smoke=2, standard=5, full=10))
-    rows = []
-    for decay in run.given("decays", DECAYS):
-        for replicate in range(replicates):
-            rng = run.rng("flat", decay, replicate)
-            x = drawn(n, decay, rng, xp, d=d)
-            y = exact(x)
-            for name, t, nbytes, keys in answers(x, y, rng, sizes):
-                rows.append((decay, n, replicate, name, relative_error(t, y), rows_zero(t), nbytes, keys))
+    n, sparsity = run.given("n", run.pick(smoke=2**12, standard=2**14, full=2**17)), sketch_sizes(run)["sparsity"]
+    if sparsity >= n:
+        raise ValueError(f"k must be below n = {n}, got {sparsity}")
+    replicates = range(run.given("replicates", run.pick(smoke=2, standard=5, full=10)))
+    cells = [(n, decay, replicate) for decay in run.given("decays", DECAYS) for replicate in replicates]
+    rows = [row for cell in run.map(_errors, cells) for row in cell]
     columns = ["decay", "n", "replicate", "method", "error", "rows_zero", "nbytes", "keys"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _errors(run: Run, n: int, decay: float, replicate: int) -> list[tuple[Any, ...]]:
+    """The rows of `over_decay` of one input."""
+    rng = run.rng("flat", decay, replicate)
+    x = drawn(n, decay, rng, run.xp, d=run.given("d", D))
+    y = exact(x)
+    return [
+        (decay, n, replicate, name, relative_error(t, y), rows_zero(t), nbytes, keys)
+        for name, t, nbytes, keys in answers(x, y, rng, sketch_sizes(run))
+    ]
 
 
 def answers(
@@ -170,19 +170,21 @@ def profiles(run: Run) -> pd.DataFrame:
         input, source, n, replicate (fresh input; for "real" the head's number), k, share (k/n), tail
         (`||tail_k(y)||_F / ||y||_F`).
     """
-    xp = run.xp
-    n, d = run.given("n", run.pick(smoke=2**12, standard=2**14, full=2**16)), run.given("d", D)
-    replicates = run.given("replicates", run.pick(smoke=4, standard=8, full=8))
-    rows = []
-    for what in SYNTHETIC:
-        for replicate in range(replicates):
-            rng = run.rng("profile", what.label, replicate)
-            rows += profile(what, replicate, exact(what.draw(n, d if what.workload == "compressible" else 64, rng, xp)))
-    heads = real().to(xp)
+    n = run.given("n", run.pick(smoke=2**12, standard=2**14, full=2**16))
+    replicates = range(run.given("replicates", run.pick(smoke=4, standard=8, full=8)))
+    cells = [(n, what, replicate) for what in SYNTHETIC for replicate in replicates]
+    rows = [row for cell in run.map(_profile, cells) for row in cell]
+    heads = real().to(run.xp)
     outputs = exact(heads)
     for number, y in enumerate(outputs.reshape(-1, *outputs.shape[-2:])):
         rows += profile(REAL, number, y)
     return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "k", "share", "tail"])
+
+
+def _profile(run: Run, n: int, what: Input, replicate: int) -> list[tuple[Any, ...]]:
+    """The rows of one synthetic input."""
+    d = run.given("d", D) if what.workload == "compressible" else 64
+    return profile(what, replicate, exact(what.draw(n, d, run.rng("profile", what.label, replicate), run.xp)))
 
 
 def profile(what: Input, replicate: int, y: np.ndarray) -> list[tuple[Any, ...]]:

@@ -51,38 +51,46 @@ def over_accuracy(run: Run) -> pd.DataFrame:
         signal, eps1, method ("identify", "scan", "zero"), replicate, column, excess, bytes (of the sketch), proven (the
         excess that `theory.symbols.recovery_factor` proves for these sizes, inf where it proves none).
     """
-    xp = run.xp
     n = run.given("n", run.pick(smoke=2**13, standard=2**15, full=2**18))
     replicates = run.given("replicates", run.pick(smoke=5, standard=30, full=30))
     k, columns = run.given("k", K), run.given("columns", COLUMNS)
     if k >= n:
         raise ValueError(f"k must be below n = {n}, got {k}")
-    rows: list[tuple[Any, ...]] = []
-    for name in run.given("signals", SIGNALS):
-        for eps1 in run.given("eps1", ACCURACIES):
-            width, tables = width_for(k, eps1), tables_for(n * columns, eps1)
-            spread = estimate_spread(k, width=width, tables=tables, entries=n * columns, failure=2 * FAILURE)
-            proven = recovery_factor(spread * k / width, twice=False) - 1
-            for r in range(replicates):
-                rng = run.rng("recovery", name, eps1, r)
-                y = signal(name, n, rng, k=k, columns=columns)
-                sketch = CountSketch.seeded(
-                    n, columns, tables=tables, width=width, bit_tables=bit_tables_for(k * columns, eps1), rng=rng
-                )
-                sketch.allocate(xp, np.float64)
-                sketch.add(0, to_device(y, xp))
-                tail = np.sqrt(np.sort(y**2, axis=0)[: n - k].sum(axis=0))
-                for decoder, decode in DECODERS.items():
-                    indices, values = map(asnumpy, decode(xp, sketch, k))
-                    for c in range(columns):
-                        rest = y[:, c].copy()
-                        rest[indices[c]] -= values[c]
-                        excess = float(np.linalg.norm(rest) / tail[c] - 1)
-                        rows.append((name, eps1, decoder, r, c, excess, sketch.nbytes, proven))
-                for c in range(columns):
-                    excess = float(np.linalg.norm(y[:, c]) / tail[c] - 1)
-                    rows.append((name, eps1, "zero", r, c, excess, 0, proven))
+    cells = [
+        (name, eps1, replicate, n, k, columns)
+        for name in run.given("signals", SIGNALS)
+        for eps1 in run.given("eps1", ACCURACIES)
+        for replicate in range(replicates)
+    ]
+    rows = [row for cell in run.map(_excesses, cells) for row in cell]
     return pd.DataFrame(rows, columns=["signal", "eps1", "method", "replicate", "column", "excess", "bytes", "proven"])
+
+
+def _excesses(run: Run, name: str, eps1: float, r: int, n: int, k: int, columns: int) -> list[tuple[Any, ...]]:
+    """The rows of one signal."""
+    rows: list[tuple[Any, ...]] = []
+    width, tables = width_for(k, eps1), tables_for(n * columns, eps1)
+    spread = estimate_spread(k, width=width, tables=tables, entries=n * columns, failure=2 * FAILURE)
+    proven = recovery_factor(spread * k / width, twice=False) - 1
+    rng, xp = run.rng("recovery", name, eps1, r), run.xp
+    y = signal(name, n, rng, k=k, columns=columns)
+    sketch = CountSketch.seeded(
+        n, columns, tables=tables, width=width, bit_tables=bit_tables_for(k * columns, eps1), rng=rng
+    )
+    sketch.allocate(xp, np.float64)
+    sketch.add(0, to_device(y, xp))
+    tail = np.sqrt(np.sort(y**2, axis=0)[: n - k].sum(axis=0))
+    for decoder, decode in DECODERS.items():
+        indices, values = map(asnumpy, decode(xp, sketch, k))
+        for c in range(columns):
+            rest = y[:, c].copy()
+            rest[indices[c]] -= values[c]
+            excess = float(np.linalg.norm(rest) / tail[c] - 1)
+            rows.append((name, eps1, decoder, r, c, excess, sketch.nbytes, proven))
+    for c in range(columns):
+        excess = float(np.linalg.norm(y[:, c]) / tail[c] - 1)
+        rows.append((name, eps1, "zero", r, c, excess, 0, proven))
+    return rows
 
 
 @paper_style()

@@ -7,6 +7,7 @@ read from a SubGenCache.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,30 +128,37 @@ def parts(run: Run) -> pd.DataFrame:
     n = run.given("n", run.pick(smoke=1024, standard=8192, full=65536))
     replicates = run.given("replicates", run.pick(smoke=3, standard=12, full=12))
     heads = run.given("replicates", run.pick(smoke=6, standard=72, full=72))
-    rows: list[tuple[Any, ...]] = []
-    for what in chosen(run.given("inputs", ()), INPUTS, known=STREAMS):
-        for replicate in range(heads if what is REAL else replicates):
-            stream, rng = drawn(what, n, replicate, run)
-            x, size = stream.x, len(stream.x.k) // 8
-            base = (what.label, what.source, len(x.k), replicate)
-            clusters = size // (1 + CLUSTER_SAMPLES)  # a center and its samples are rows
-            doubled = SubGenCache(first_delta(x), CLUSTER_SAMPLES, size, max_clusters=clusters, rng=rng)
-            filling = SubGenCache(filling_delta(x, clusters), CLUSTER_SAMPLES, 3 * size // 2, rng=rng)
-            (slots, samples), (more, fitted) = (subgen_rows(stream.feed(cache, CHUNK)) for cache in (doubled, filling))
-            one, other = (uniform_rows(stream, size, rng) for _ in range(2))
-            below = (samples, fitted, center_rows(stream, size), one, whole(stream))
-            above = (slots, other, whole(stream))
-            pairs = {
-                (normaliser, numerator): answer(stream, z, tau)
-                for normaliser, tau in zip(NORMALISERS, below, strict=True)
-                for numerator, z in zip(NUMERATORS, above, strict=True)
-            }
-            for numerator, both in (("value-norm", more), ("uniform", uniform_rows(stream, len(more.k), rng))):
-                pairs[SHARED, numerator] = answer(stream, both, both)
-            pairs["zero", "zero"] = np.zeros_like(stream.exact)
-            rows += [(*base, *names, *stream.errors(out)) for names, out in pairs.items()]
+    cells = [
+        (n, what, replicate)
+        for what in chosen(run.given("inputs", ()), INPUTS, known=STREAMS)
+        for replicate in range(heads if what == REAL else replicates)
+    ]
+    rows = [row for cell in run.map(_pairs, cells) for row in cell]
     columns = ["input", "source", "n", "replicate", "normaliser", "numerator", "error", "relative"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _pairs(run: Run, n: int, what: Input, replicate: int) -> list[tuple[Any, ...]]:
+    """The rows of `parts` of one stream."""
+    stream, rng = drawn(what, n, replicate, run)
+    x, size = stream.x, len(stream.x.k) // 8
+    base = (what.label, what.source, len(x.k), replicate)
+    clusters = size // (1 + CLUSTER_SAMPLES)  # a center and its samples are rows
+    doubled = SubGenCache(first_delta(x), CLUSTER_SAMPLES, size, max_clusters=clusters, rng=rng)
+    filling = SubGenCache(filling_delta(x, clusters), CLUSTER_SAMPLES, 3 * size // 2, rng=rng)
+    (slots, samples), (more, fitted) = (subgen_rows(stream.feed(cache, CHUNK)) for cache in (doubled, filling))
+    one, other = (uniform_rows(stream, size, rng) for _ in range(2))
+    below = (samples, fitted, center_rows(stream, size), one, whole(stream))
+    above = (slots, other, whole(stream))
+    pairs = {
+        (normaliser, numerator): answer(stream, z, tau)
+        for normaliser, tau in zip(NORMALISERS, below, strict=True)
+        for numerator, z in zip(NUMERATORS, above, strict=True)
+    }
+    for numerator, both in (("value-norm", more), ("uniform", uniform_rows(stream, len(more.k), rng))):
+        pairs[SHARED, numerator] = answer(stream, both, both)
+    pairs["zero", "zero"] = np.zeros_like(stream.exact)
+    return [(*base, *names, *stream.errors(out)) for names, out in pairs.items()]
 
 
 def curves(run: Run) -> pd.DataFrame:
@@ -169,26 +177,31 @@ def curves(run: Run) -> pd.DataFrame:
     replicates = run.given("replicates", run.pick(smoke=6, standard=20, full=20))
     largest = run.pick(smoke=256, standard=1024, full=1024)
     sizes = [2**i for i in range(1, largest.bit_length())]
-    rows: list[tuple[Any, ...]] = []
-    for replicate in range(replicates):
-        stream, rng = drawn(FEW, n, replicate, run)
-        cache = stream.feed(SubGenCache(DELTA, largest, largest, rng=rng), CHUNK)
-        every, exact = subgen_rows(cache), whole(stream)
-        size = np.linalg.norm(stream.exact, axis=1) / stream.unit
-        v = asnumpy(stream.x.v).astype(np.float64)
-        srank = (np.linalg.norm(v) / np.linalg.norm(v, 2)) ** 2
-        r = stream.x.scale * float(np.linalg.norm(asnumpy(stream.late).astype(np.float64), axis=1).max())
-        for x in sizes:
-            slots, samples = subgen_rows(cache, slots=x)[0], subgen_rows(cache, samples=x)[1]
-            laws = {"s": (srank - size**2) / x, "t": size**2 * np.sinh(DELTA * r) ** 2 / x}
-            pairs = {"s": (slots, every[1]), "t": (every[0], samples)}
-            alone = {"s": (slots, exact), "t": (exact, samples)}
-            for varies, law in laws.items():
-                for what, pair in (("answer", pairs[varies]), ("part", alone[varies])):
-                    gap = np.linalg.norm(answer(stream, *pair) - stream.exact, axis=1) / stream.unit
-                    error, expected = np.sqrt((gap**2).mean()), np.sqrt(law.mean())
-                    rows.append((varies, n, replicate, x, what, float(error), float(expected)))
+    rows = [row for cell in run.map(_curve, [(n, i, sizes) for i in range(replicates)]) for row in cell]
     return pd.DataFrame(rows, columns=["varies", "n", "replicate", "x", "what", "error", "law"])
+
+
+def _curve(run: Run, n: int, replicate: int, sizes: Sequence[int]) -> list[tuple[Any, ...]]:
+    """The rows of `curves` of one stream."""
+    rows: list[tuple[Any, ...]] = []
+    stream, rng = drawn(FEW, n, replicate, run)
+    cache = stream.feed(SubGenCache(DELTA, sizes[-1], sizes[-1], rng=rng), CHUNK)
+    every, exact = subgen_rows(cache), whole(stream)
+    size = np.linalg.norm(stream.exact, axis=1) / stream.unit
+    v = asnumpy(stream.x.v).astype(np.float64)
+    srank = (np.linalg.norm(v) / np.linalg.norm(v, 2)) ** 2
+    r = stream.x.scale * float(np.linalg.norm(asnumpy(stream.late).astype(np.float64), axis=1).max())
+    for x in sizes:
+        slots, samples = subgen_rows(cache, slots=x)[0], subgen_rows(cache, samples=x)[1]
+        laws = {"s": (srank - size**2) / x, "t": size**2 * np.sinh(DELTA * r) ** 2 / x}
+        pairs = {"s": (slots, every[1]), "t": (every[0], samples)}
+        alone = {"s": (slots, exact), "t": (exact, samples)}
+        for varies, law in laws.items():
+            for what, pair in (("answer", pairs[varies]), ("part", alone[varies])):
+                gap = np.linalg.norm(answer(stream, *pair) - stream.exact, axis=1) / stream.unit
+                error, expected = np.sqrt((gap**2).mean()), np.sqrt(law.mean())
+                rows.append((varies, n, replicate, x, what, float(error), float(expected)))
+    return rows
 
 
 def settings(run: Run) -> pd.DataFrame:
@@ -206,28 +219,38 @@ def settings(run: Run) -> pd.DataFrame:
     n = run.given("n", run.pick(smoke=1024, standard=4096, full=32768))
     replicates = run.given("replicates", run.pick(smoke=2, standard=8, full=8))
     heads = run.given("replicates", run.pick(smoke=3, standard=36, full=72))
-    deltas, windows = run.given("deltas", DELTAS), run.given("windows", WINDOWS)
-    rows: list[tuple[Any, ...]] = []
-    for what in chosen(run.given("inputs", ()), SETTINGS_INPUTS, known=STREAMS):
-        for replicate in range(heads if what is REAL else replicates):
-            stream, rng = drawn(what, n, replicate, run)
-            x, size = stream.x, len(stream.x.k)
-            base = (what.label, what.source, size, replicate)
-            budget = stream.cache_bytes // 4
-            tried: list[tuple[str, float, SubGenCache]] = [
-                ("delta", f, SubGenCache(64 * f * first_delta(x), CLUSTER_SAMPLES, size // 8, rng=rng)) for f in deltas
-            ]
-            tried += [("window", share, subgen_within(budget, x, rng, window=share)) for share in windows]
-            tried += [("t", t, subgen_hindsight(budget, x, rng, samples=t)) for t in run.given("samples", SAMPLES)]
-            uniform = competing(budget, x, rng, hindsight=True)["uniform"]
-            _, yardstick = stream.errors(feed("uniform", uniform, stream, budget).attend(stream.late, scale=x.scale))
-            for varies, value, cache in tried:
-                stream.feed(cache, CHUNK)
-                _, relative = stream.errors(cache.attend(stream.late, scale=x.scale))
-                held = cache.nbytes / stream.cache_bytes
-                rows.append((*base, varies, value, relative, len(cache.counts) / size, held, yardstick))
+    cells = [
+        (n, what, replicate)
+        for what in chosen(run.given("inputs", ()), SETTINGS_INPUTS, known=STREAMS)
+        for replicate in range(heads if what == REAL else replicates)
+    ]
+    rows = [row for cell in run.map(_tried, cells) for row in cell]
     columns = ["input", "source", "n", "replicate", "varies", "x", "relative", "clusters", "held", "uniform"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _tried(run: Run, n: int, what: Input, replicate: int) -> list[tuple[Any, ...]]:
+    """The rows of `settings` of one stream."""
+    rows: list[tuple[Any, ...]] = []
+    stream, rng = drawn(what, n, replicate, run)
+    x, size = stream.x, len(stream.x.k)
+    base = (what.label, what.source, size, replicate)
+    budget = stream.cache_bytes // 4
+    tried: list[tuple[str, float, SubGenCache]] = [
+        ("delta", f, SubGenCache(64 * f * first_delta(x), CLUSTER_SAMPLES, size // 8, rng=rng))
+        for f in run.given("deltas", DELTAS)
+    ]
+    windows = run.given("windows", WINDOWS)
+    tried += [("window", share, subgen_within(budget, x, rng, window=share)) for share in windows]
+    tried += [("t", t, subgen_hindsight(budget, x, rng, samples=t)) for t in run.given("samples", SAMPLES)]
+    uniform = competing(budget, x, rng, hindsight=True)["uniform"]
+    _, yardstick = stream.errors(feed("uniform", uniform, stream, budget).attend(stream.late, scale=x.scale))
+    for varies, value, cache in tried:
+        stream.feed(cache, CHUNK)
+        _, relative = stream.errors(cache.attend(stream.late, scale=x.scale))
+        held = cache.nbytes / stream.cache_bytes
+        rows.append((*base, varies, value, relative, len(cache.counts) / size, held, yardstick))
+    return rows
 
 
 def slopes(rows: pd.DataFrame) -> pd.DataFrame:

@@ -111,7 +111,7 @@ def streams(run: Run) -> Iterator[tuple[tuple[Any, ...], Stream, np.random.Gener
     replicates = run.given("replicates", run.pick(smoke=3, standard=8, full=8))
     heads = run.given("replicates", run.pick(smoke=12, standard=72, full=72))
     for what in chosen(run.given("inputs", ()), INPUTS, known=STREAMS):
-        for replicate in range(heads if what is REAL else replicates):
+        for replicate in range(heads if what == REAL else replicates):
             stream, rng = drawn(what, n, replicate, run)
             yield (what.label, what.source, len(stream.x.k), replicate), stream, rng
     for head, stream in enumerate(decoder_heads(run)):
