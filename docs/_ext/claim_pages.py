@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sublinattn.lab import ledger
+from sublinattn.suite.markdown import markdown_table
 from sublinattn.suite.method_map import Row, line_of, maps
 from sublinattn.suite.report import glossary, views, words
 from sublinattn.suite.report.citations import citations
@@ -72,10 +73,6 @@ def source(thing: Any, shown: str) -> str:
     return f"`{shown}` [{file.name}:{line}](source:{file.relative_to(ROOT).as_posix()}#L{line})"
 
 
-def cell(text: str) -> str:
-    return text.replace("|", r"\|")
-
-
 def chip(outcome: str) -> str:
     return f"[{outcome}]{{.verdict .{outcome.split()[0]}}}"
 
@@ -86,35 +83,33 @@ def outcome(name: str) -> str:
 
 def write_map(method: str, rows: tuple[Row, ...]) -> None:
     """Theorem, code, verdicts, figure; and how many of the claims of each basis have which outcome."""
-    lines = ["| in the paper | code | claims and verdicts | figures and notebooks |", "|---|---|---|---|"]
+    head, lines = ["in the paper", "code", "claims and verdicts", "figures and notebooks"], []
     for row in rows:
         held = row.matching(CLAIMS)
         code = [source(thing, name) for _, name, thing in row.places()]
         claims = [f"`{name}` {chip(outcome(name))}" for name in held]
         shown = [f"[{f}](/{GALLERY}.md#{f})" for f, about in figures().items() if set(about["claims"]) & set(held)]
         shown += [f"[notebook {name}](/notebooks/{name}.ipynb)" for name in row.notebooks]
-        columns = [row.where, *("<br>".join(column) for column in (code, claims, shown))]
-        lines.append("| " + " | ".join(map(cell, columns)) + " |")
+        lines.append([row.where, *("<br>".join(column) for column in (code, claims, shown))])
     names = [name for name, its in method_of().items() if its == method]
     by_basis = {basis: [CLAIMS[name] for name in names if CLAIMS[name].basis == basis] for basis in BASES}
     sums = [f"{basis}: {tally(claims)}" for basis, claims in by_basis.items() if claims]
     unread = [f"`{name}`" for name in names if not CLAIMS[name].source_checked]
-    table = "\n".join(["{.map}", *lines])
     said = f"{len(names)} claims ({'; '.join(sums)}): [formulas and reasons](/{CLAIMS_PAGE.format(method)}.md), "
     said += "[what the words mean](/docs/verdicts.md#what-a-claim-rests-on)."
     if unread:
         said += f" The text of the source could not be read for {', '.join(unread)}: their statements are from memory."
-    write(f"maps/{method}", f"{said}\n\n{table}")
+    write(f"maps/{method}", f"{said}\n\n{{.map}}\n{markdown_table(head, lines)}")
 
 
 def write_papers() -> None:
     """How the claims about each paper that has a page stand, theorems first."""
-    lines = ["| paper | its theorems | all claims about it |", "|---|---|---|"]
+    rows = []
     claims = {key: [claim for claim in CLAIMS.values() if claim.paper == key] for key in PAPER_PAGES}
     for key, mine in sorted(claims.items(), key=lambda item: -len(item[1])):
         theorems = [claim for claim in mine if claim.basis == "theorem"]
-        lines.append(f"| [{citations()[key].title}](/{PAPER_PAGES[key]}.md) | {tally(theorems)} | {tally(mine)} |")
-    write("maps/papers", "\n".join(lines))
+        rows.append([f"[{citations()[key].title}](/{PAPER_PAGES[key]}.md)", tally(theorems), tally(mine)])
+    write("maps/papers", markdown_table(["paper", "its theorems", "all claims about it"], rows))
 
 
 def tally(claims: list[Claim]) -> str:

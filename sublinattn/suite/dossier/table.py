@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ..markdown import markdown_table
 from . import record as records
 from .bench_attention import KEYS
 
@@ -16,8 +17,7 @@ EXACT = COLUMNS[1:]
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table in Markdown: numbers with three digits, a dash where there is nothing."""
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    return "\n".join(lines + [f"| {' | '.join(map(cell, row))} |" for row in rows])
+    return markdown_table(head, (map(cell, row) for row in rows))
 
 
 def cell(x: Any) -> str:

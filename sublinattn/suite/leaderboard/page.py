@@ -14,6 +14,7 @@ from ...core import files
 from ...plots.save import save
 from ..audit.advice import records, share_text
 from ..audit.measure import write_table
+from ..markdown import markdown_table
 from ..report import environment, stylesheet
 from ..report.figures import described
 from . import figures
@@ -98,19 +99,18 @@ def markdown(board: Board, whole: pd.DataFrame, words: list[str]) -> str:
     seeds = ", ".join(map(str, about["seeds"]))
     origin = f"Effort {about['effort']}, seed {seeds}, decoder {about['model']}, n = {about['n']} on synthetic inputs."
     sentences = "\n".join(f"{number}. {sentence}" for number, sentence in enumerate(words, 1))
-    return f"{origin}\n\n{sentences}\n\n{markdown_table(whole)}"
+    return f"{origin}\n\n{sentences}\n\n{_ranked(whole)}"
 
 
-def markdown_table(whole: pd.DataFrame) -> str:
+def _ranked(whole: pd.DataFrame) -> str:
     """The table in Markdown, ranked within each kind."""
     head = ["kind", "method", "rank", *(title for title, _ in COLUMNS.values()), "what is proved", "verdict"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    ranked = whole.sort_values(["kind", "rank"], kind="stable", na_position="first")
+    rows, ranked = [], whole.sort_values(["kind", "rank"], kind="stable", na_position="first")
     for row in records(ranked):
         proved = f"{row['guarantee']} (`{row['claim']}`)" if row["claim"] else row["guarantee"] or "–"
         cells = [row["kind"], row["label"], *(_cell(row, name) for name in ("rank", *COLUMNS)), proved]
-        lines.append("| " + " | ".join([*cells, row["verdict"] or "–"]) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([*cells, row["verdict"] or "–"])
+    return markdown_table(head, rows) + "\n"
 
 
 def _cell(row: Mapping[Any, Any], name: str) -> str:
