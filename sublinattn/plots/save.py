@@ -8,7 +8,6 @@ of the same thing (commit, versions, machine, time) stands only in the JSON, und
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..core import backends, files, provenance
+from ..core.plain import plain
 from .marks import marks
 from .style import paper_style
 
@@ -133,8 +133,6 @@ def _columns(table: str, frame: Any) -> dict[str, list[Any]]:
 
 
 def _value(table: str, column: Any, x: Any) -> Any:
-    if isinstance(x, float) and not math.isfinite(x):
-        return str(x)
     if x is None or isinstance(x, (bool, int, float, str)):
-        return x
+        return plain(x)
     raise TypeError(f"data must hold numbers and strings, got {type(x).__name__} in {table!r}, column {column!r}")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from ..core.plain import plain
 from .growth import Fit
 from .sequential import Outcome
 
@@ -131,7 +128,7 @@ class Verdict:
         All that differs between two runs of one seed is under the key "machine": the seconds, and of a claim about
         this machine every entry with measured numbers, whole. `record | record["machine"]` is the complete verdict.
         """
-        record = _plain({k: v for k, v in vars(self).items() if k not in ("rows", "seconds", "machine")})
+        record = plain({k: v for k, v in vars(self).items() if k not in ("rows", "seconds", "machine")}, digits=12)
         apart: dict[str, Any] = {"seconds": round(self.seconds, 3)}
         if self.machine:
             apart |= {name: record[name] for name in ("reason", "failures", *_REPEATABLE)}
@@ -140,17 +137,3 @@ class Verdict:
             record["reason"] = f"{self.outcome} by this machine's times or bytes (the numbers are under `machine`)"
             del record["failures"]
         return {**record, "machine": apart}
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "__dataclass_fields__"):
-        return _plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float):
-        return float(f"{value:.12g}") if math.isfinite(value) else str(value)
-    return value

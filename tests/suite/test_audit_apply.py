@@ -169,3 +169,16 @@ def test_an_outcome_is_kept_and_shown_in_80_columns(tmp_path):
         assert sum(widths) + 2 * len(widths) <= 80, dict(zip(table, widths, strict=True))
     Applied(losses_, None).save(tmp_path)
     assert Applied.load(tmp_path).answers is None and not (tmp_path / "applied_answers.csv").exists()
+
+
+def test_an_infinite_loss_is_kept_and_written_as_text(tmp_path):
+    measured = Applied(losses(exact=(1, 2, 1.5), sinks=(np.inf, 2.6, 2.1), advice=(1.5, 2.5, 2.0)), None)
+    measured.save(tmp_path)
+    assert Applied.load(tmp_path).losses["loss"].max() == np.inf
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    written = json.loads((tmp_path / "applied.json").read_text(), parse_constant=refuse)
+    row = written["perplexity"]["methods"][-1]
+    assert (row["method"], row["perplexity"], row["exact"], row["exact_high"]) == ("sinks", "inf", "inf", "nan")

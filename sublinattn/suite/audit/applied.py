@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Self
 import pandas as pd
 
 from ...core import files
+from ...core.plain import plain
 from .advice import records
 from .measure import write_table
 from .ranking import answered, answers_verdict, ranking, verdict
@@ -56,7 +56,7 @@ class Applied:
         write_table(self.losses, folder / _LOSSES)
         if self.answers is not None:
             write_table(self.answers, folder / _ANSWERS)
-        files.write_text(folder / FILE, json.dumps({"format": FORMAT, **self.summary()}, indent=1))
+        files.write_json(folder / FILE, plain({"format": FORMAT, **self.summary()}))
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self | None:

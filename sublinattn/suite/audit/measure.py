@@ -20,7 +20,6 @@ theorem says nothing. For [HA24] the size is the number of samples in Lemma 2 (t
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -32,6 +31,7 @@ import pandas as pd
 
 from ...core import files
 from ...core.backends import backend
+from ...core.plain import plain
 from ...lab.run import generator
 from ...lab.workloads.instance import Captured
 from .answers import answers, prompts
@@ -95,7 +95,7 @@ class Audit:
         folder = Path(folder)
         for name in self._tables():
             write_table(getattr(self, name), folder / name)
-        files.write_text(folder / ABOUT, json.dumps(self.about, indent=2))
+        files.write_json(folder / ABOUT, plain(self.about))
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Audit:

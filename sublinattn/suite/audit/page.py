@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ...core import files
+from ...core.plain import plain
 from ...lab.workloads.instance import Captured
 from ...plots.save import save
 from ...plots.style import METHODS
@@ -170,7 +170,7 @@ def interval(row: Mapping[str, Any], name: str) -> str:
 
 def _same(found: Mapping[str, Any], path: Path) -> bool:
     """Whether a file holds this very recommendation."""
-    return path.exists() and files.read_json(path) == json.loads(json.dumps(found))
+    return path.exists() and files.read_json(path) == plain(found)
 
 
 def _by_layer(table: pd.DataFrame) -> dict[int, list[dict[str, Any]]]:

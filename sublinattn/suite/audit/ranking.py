@@ -34,7 +34,8 @@ def ranking(losses: pd.DataFrame) -> pd.DataFrame:
     for method in map(str, table):
         row = {"method": method, "share": shares[method], "perplexity": np.exp(table[method].mean())}
         for name, reference in (("exact", KEEP), ("advice", ADVICE)):
-            middle, reach = mean_and_reach((table[method] - table[reference]).to_numpy())
+            with np.errstate(invalid="ignore"):  # beside an infinite loss there is no interval
+                middle, reach = mean_and_reach((table[method] - table[reference]).to_numpy())
             row |= {name: np.exp(middle), f"{name}_low": np.exp(middle - reach), f"{name}_high": np.exp(middle + reach)}
         rows.append(row)
     return pd.DataFrame(rows).sort_values("perplexity", ignore_index=True)

@@ -11,7 +11,7 @@ An object with
 - `key_heads`: a list with one object per key head: `layer`, `key_head`, `method` (its name in the audit's tables),
   `cache` (a public class of `sublinattn`) and `parameters` (its arguments for `prompt_tokens` tokens), `share` (of the
   exact cache's bytes; 1 for the exact cache), `bytes`, `error` (the relative error that the audit measured, of the
-  worst query head; null if the head could not be audited);
+  worst query head; null if the head could not be audited, "inf" if an answer overflowed);
 - `prompt`: a list with one object per layer: `layer`, `method` ("exact" or "hyper_attention"), `parameters` (arguments
   of `sublinattn.hyper_attention` on queries (heads, n, d); its `exact_keys` are the positions, by query head, of the
   heaviest keys of the audited text: for another text take `sublinattn.heavy_keys`), `exact_keys` (how many), `error`.
@@ -32,6 +32,7 @@ from typing import Any
 import pandas as pd
 
 from ...core import files
+from ...core.plain import plain
 from .advice import KEEP, records, saved
 from .answers import prompt_parameters
 from .measure import Audit
@@ -102,7 +103,7 @@ def preset(recommended: dict[str, Any]) -> dict[str, Any]:
 def write(recommended: dict[str, Any], folder: str | os.PathLike[str]) -> None:
     """Write `recommendation.json` and `preset.json`."""
     for name, content in ((FILE, recommended), (PRESET, preset(recommended))):
-        files.write_text(Path(folder) / name, json.dumps(content, indent=1, allow_nan=False))
+        files.write_json(Path(folder) / name, plain(content))
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -7,15 +7,13 @@ is stopped.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-import numpy as np
-
+from ...core.plain import plain
 from .device import Device
 
 
@@ -62,25 +60,12 @@ def rows(name: str, device: Device) -> Iterator[dict[str, Any]]:
     return measure(device)
 
 
-def plain(value: Any) -> Any:
-    """A value that strict JSON takes: NumPy numbers as Python's, five digits of a float, NaN and infinity as text."""
-    if isinstance(value, dict):
-        return {str(key): plain(x) for key, x in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(x) for x in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        return float(f"{value:.5g}") if math.isfinite(value) else str(value)
-    return value if isinstance(value, str | int | bool | None) else str(value)
-
-
 def main(arguments: list[str]) -> None:
     name, *more = arguments
     path = more[0] if more and not more[0].startswith("--") else None
     wrong = False
     for row in rows(name, Device("--rehearse" in more)):
-        line = json.dumps(plain(row))
+        line = json.dumps(plain(row, digits=5), default=str)
         wrong |= row.get("ok") is False
         if path is None:
             print(line, flush=True)
