@@ -301,8 +301,8 @@ def draw_over_bytes(table: pd.DataFrame) -> Figure:
         answered.set_title(f"documents of {n} tokens" if task == PLAIN else f"{task}, {n} tokens")
         dots(bits, _with_limits(panel), "bits", "low", "high")
         bits.axvline(CHANCE_BITS, **{**THEORY, "linestyle": ":", "label": "chance"})
-        bits.set_xlim(left=-0.03 * bits.get_xlim()[1])
         bits.set_yticklabels([])
+    axes[-1].set_xlim(left=-0.03 * axes[-1].get_xlim()[1])  # of all panels of bits, once all of them are drawn
     axes[-2].set_xlabel("questions answered")
     axes[-1].set_xlabel(_BITS)
     finish(fig)
