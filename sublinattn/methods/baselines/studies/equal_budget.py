@@ -5,7 +5,9 @@ Notebook 03.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,27 +37,36 @@ def measure(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
     DataFrame
         input, source, n, replicate (fresh input, for "real" a random head; fresh draws), method, budget, error.
     """
-    xp, n = run.xp, run.given("n", run.pick(smoke=1024, standard=4096, full=16384))
+    n = run.given("n", run.pick(smoke=1024, standard=4096, full=16384))
     replicates = run.given("replicates", run.pick(smoke=3, standard=12, full=12))
     heads = run.given("replicates", run.pick(smoke=8, standard=72, full=72))
     budgets = run.given("budgets", run.pick(smoke=(64, 256), standard=(128, 512), full=(256, 1024)))
-    rows = []
-    for what in chosen(run.given("inputs", ()), inputs):
-        for replicate in range(heads if what == REAL else replicates):
-            rng = run.rng("equal budget", what.label, replicate)
-            x = what.draw(n, run.given("d", D), rng, xp, d_v=run.given("d_v", None))
-            y, size = Reference(x), len(x.q)
-            yardsticks = {EXACT: attention(x.q, x.k, x.v, scale=x.scale), ZERO: np.zeros_like(y.output)}
-            errors = {name: y.error(out) for name, out in yardsticks.items()}
-            for budget in budgets:
-                base = (what.label, what.source, size, replicate)
-                rows += [(*base, name, budget, error) for name, error in errors.items()]
-                for name, method in compared(run).items():
-                    rng = run.rng("equal budget", what.label, replicate, name, budget)
-                    if budget < size:
-                        out = method.answer(x.q, x.k, x.v, budget=budget, scale=x.scale, rng=rng)
-                        rows.append((*base, name, budget, np.nan if out is None else y.error(out)))
+    cells = [
+        (n, what, replicate, budgets)
+        for what in chosen(run.given("inputs", ()), inputs)
+        for replicate in range(heads if what == REAL else replicates)
+    ]
+    rows = [row for cell in run.map(_errors, cells) for row in cell]
     return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "method", "budget", "error"])
+
+
+def _errors(run: Run, n: int, what: Input, replicate: int, budgets: Sequence[int]) -> list[tuple[Any, ...]]:
+    """The rows of one input."""
+    rows: list[tuple[Any, ...]] = []
+    rng = run.rng("equal budget", what.label, replicate)
+    x = what.draw(n, run.given("d", D), rng, run.xp, d_v=run.given("d_v", None))
+    y, size = Reference(x), len(x.q)
+    yardsticks = {EXACT: attention(x.q, x.k, x.v, scale=x.scale), ZERO: np.zeros_like(y.output)}
+    errors = {name: y.error(out) for name, out in yardsticks.items()}
+    for budget in budgets:
+        base = (what.label, what.source, size, replicate)
+        rows += [(*base, name, budget, error) for name, error in errors.items()]
+        for name, method in compared(run).items():
+            rng = run.rng("equal budget", what.label, replicate, name, budget)
+            if budget < size:
+                out = method.answer(x.q, x.k, x.v, budget=budget, scale=x.scale, rng=rng)
+                rows.append((*base, name, budget, np.nan if out is None else y.error(out)))
+    return rows
 
 
 def compared(run: Run) -> dict[str, Batch]:

@@ -21,7 +21,7 @@ from ....core.backends import asnumpy, to_device
 from ....core.exact import attention
 from ....core.timing import best_of, peak_bytes, stage_times
 from ....lab.run import Run
-from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN_MEAN
+from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN_MEAN, Input
 from ....plots.layout import finish, ticks
 from ....plots.panels import facets, grid, lines, theory_line
 from ....plots.style import COLUMN, LOOKS, method, paper_style
@@ -134,37 +134,41 @@ def error_by_position(run: Run) -> pd.DataFrame:
         input, n, leaf, method, replicate, position (middle of a bin of rows), error: root mean square over the bin's
         rows of `||out_i - (P V)_i||`, divided by the root mean square row norm of V.
     """
-    xp = run.xp
     n, replicates = run.pick(smoke=(2048, 4), standard=(4096, 10), full=(8192, 10))
     n, replicates = run.given("n", n), run.given("replicates", replicates)
+    cells = [(n, what, replicate) for what in (GAUSSIAN_MEAN, CLUSTERED) for replicate in range(replicates)]
+    rows = [row for cell in run.map(_errors, cells) for row in cell]
+    return pd.DataFrame(rows, columns=["input", "n", "leaf", "method", "replicate", "position", "error"])
+
+
+def _errors(run: Run, n: int, what: Input, replicate: int) -> list[tuple[Any, ...]]:
+    """The rows of one input."""
     leaf, block_size = n // 16, run.given("block_size", 32)
     edges = np.unique(
         np.concatenate([np.geomspace(16, leaf, 6), np.arange(leaf, n + 1, leaf // 2)]).round().astype(int)
     )
     edges[0] = 0
-    rows = []
-    for what in (GAUSSIAN_MEAN, CLUSTERED):
-        for replicate in range(replicates):
-            rng = run.rng("position", what.label, replicate)
-            x = what.draw(n, run.given("d", D), rng, xp)
-            q, k, v = (asnumpy(a).astype(np.float64) for a in (x.q, x.k, x.v))
-            exact = attention(q, k, v, causal=True, scale=x.scale)
-            arrays: dict[str, Any] = {"causal": True, "scale": x.scale}
-            how: dict[str, Any] = {"block_size": block_size, "sample_size": block_size, "min_exact": leaf, "rng": rng}
-            uniform = uniform_causal(x.scale * (q @ k.T), v, columns_touched(n, leaf, 2 * block_size), rng)
-            outputs = {
-                "hyper practical": hyper_attention(x.q, x.k, x.v, **arrays, **how),
-                "uniform": uniform.astype(np.float32),
-                "zero": np.zeros_like(exact),
-                "exact": attention(x.q, x.k, x.v, **arrays),
-            }
-            unit = np.sqrt((v**2).sum(axis=1).mean())
-            for name, out in outputs.items():
-                squares = ((asnumpy(out) - exact) ** 2).sum(axis=1)
-                for low, high in zip(edges[:-1], edges[1:], strict=True):
-                    error = float(np.sqrt(squares[low:high].mean()) / unit)
-                    rows.append((what.label, n, leaf, name, replicate, (low + high) / 2, error))
-    return pd.DataFrame(rows, columns=["input", "n", "leaf", "method", "replicate", "position", "error"])
+    rows: list[tuple[Any, ...]] = []
+    rng = run.rng("position", what.label, replicate)
+    x = what.draw(n, run.given("d", D), rng, run.xp)
+    q, k, v = (asnumpy(a).astype(np.float64) for a in (x.q, x.k, x.v))
+    exact = attention(q, k, v, causal=True, scale=x.scale)
+    arrays: dict[str, Any] = {"causal": True, "scale": x.scale}
+    how: dict[str, Any] = {"block_size": block_size, "sample_size": block_size, "min_exact": leaf, "rng": rng}
+    uniform = uniform_causal(x.scale * (q @ k.T), v, columns_touched(n, leaf, 2 * block_size), rng)
+    outputs = {
+        "hyper practical": hyper_attention(x.q, x.k, x.v, **arrays, **how),
+        "uniform": uniform.astype(np.float32),
+        "zero": np.zeros_like(exact),
+        "exact": attention(x.q, x.k, x.v, **arrays),
+    }
+    unit = np.sqrt((v**2).sum(axis=1).mean())
+    for name, out in outputs.items():
+        squares = ((asnumpy(out) - exact) ** 2).sum(axis=1)
+        for low, high in zip(edges[:-1], edges[1:], strict=True):
+            error = float(np.sqrt(squares[low:high].mean()) / unit)
+            rows.append((what.label, n, leaf, name, replicate, (low + high) / 2, error))
+    return rows
 
 
 # ------------------------------------------------------------------------------------------------------ time and memory

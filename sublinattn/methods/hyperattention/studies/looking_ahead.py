@@ -18,7 +18,7 @@ from ....core.exact import attention
 from ....core.timing import timed
 from ....lab.run import Run
 from ....lab.statistics import mean_and_reach
-from ....lab.workloads.inputs import ALPHA, CLUSTERED, GAUSSIAN_MEAN, PLANTED, REAL, SINKS
+from ....lab.workloads.inputs import ALPHA, CLUSTERED, GAUSSIAN_MEAN, PLANTED, REAL, SINKS, Input
 from ....plots.layout import finish
 from ....plots.panels import facets, grid, theory_line
 from ....plots.style import method, paper_style
@@ -31,6 +31,8 @@ from .causal_scaling import columns_touched, uniform_causal
 
 RULES = {"rank": "hyper practical", "own-hash": "hyper practical, own hash"}
 """The rules that `block_by` names, and how they look in figures."""
+LAWS = {"rank": recall_law, "own-hash": own_recall_law}
+"""The recall of each, as computed."""
 INPUTS = GAUSSIAN_MEAN, CLUSTERED, PLANTED, SINKS, ALPHA, REAL
 BITS, BLOCKS, BLOCK_SIZE = 3, 8, 4
 """The planted clusters of the recall: those of `ha24.mask-recall`'s first case."""
@@ -46,14 +48,16 @@ def recall(run: Run) -> pd.DataFrame:
         rule, angle (over pi), measured (share of all heads), law (as computed), heads.
     """
     heads = run.pick(smoke=1500, standard=15000, full=60000)
+    cells = [(rule, angle, heads) for rule in LAWS for angle in (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)]
+    return pd.DataFrame(run.map(_recall, cells), columns=["rule", "angle", "measured", "law", "heads"])
+
+
+def _recall(run: Run, rule: str, angle: float, heads: int) -> tuple[Any, ...]:
+    """A row of `recall`."""
     sizes: dict[str, Any] = {"bits": BITS, "blocks": BLOCKS, "block_size": BLOCK_SIZE, "queries": BLOCK_SIZE}
-    rows = []
-    for rule, law in (("rank", recall_law), ("own-hash", own_recall_law)):
-        for angle in (0.0, 0.05, 0.1, 0.2, 0.3, 0.5):
-            rng = run.rng("recall", rule, angle)
-            share = held(rng, run.xp, angle=angle, heads=heads, block_by=rule, **sizes).mean()
-            rows.append((rule, angle, float(share), law(angle, BITS, BLOCKS), heads))
-    return pd.DataFrame(rows, columns=["rule", "angle", "measured", "law", "heads"])
+    rng = run.rng("recall", rule, angle)
+    share = held(rng, run.xp, angle=angle, heads=heads, block_by=rule, **sizes).mean()
+    return rule, angle, float(share), LAWS[rule](angle, BITS, BLOCKS), heads
 
 
 # ---------------------------------------------------------------------------------------------------------------- error
@@ -89,36 +93,37 @@ def errors(run: Run) -> pd.DataFrame:
     """
     n, replicates = run.pick(smoke=(1024, 4), standard=(2048, 20), full=(4096, 40))
     n, replicates = run.given("n", n), run.given("replicates", replicates)
-    rows: list[tuple[Any, ...]] = []
-    for what in INPUTS:
-        for replicate in range(replicates):
-            x = what.draw(n, run.given("d", 64), run.rng("ahead", what.label, replicate))
-            size = len(x.q)
-            leaf = size // 16
-            logits = x.scale * (x.q.astype(np.float64) @ x.k.T.astype(np.float64))
-            p = np.exp(np.where(np.tri(size, dtype=bool), logits, -np.inf) - logits.max(axis=1, keepdims=True))
-            p /= p.sum(axis=1, keepdims=True)
-            exact = p @ x.v
-            norm = np.linalg.norm(exact)
-            single = attention(x.q, x.k, x.v, causal=True, scale=x.scale)
-            q, k, v = (to_device(a[None], run.xp) for a in (x.q, x.k, x.v))
-            for b in (b for b in (8, 16, 32, 64) if b <= leaf):
-                seed = int(run.rng("draws", what.label, replicate, b).integers(2**31))
-                uniform = uniform_causal(logits, x.v, columns_touched(size, leaf, 2 * b), np.random.default_rng(seed))
-                outs = {"uniform": (uniform, np.nan), "zero": (0 * exact, np.nan), "exact": (single, np.nan)}
-                for rule in RULES:
-                    sizes: dict[str, Any] = {"block_size": b, "sample_size": b, "min_exact": leaf, "block_by": rule}
-                    noting = _Noting(
-                        run.xp, q, k, v, scale=x.scale, shift=True, rng=np.random.default_rng(seed), **sizes
-                    )
-                    out = asnumpy(noting.causal(0)[0])[0]
-                    outs[rule] = (
-                        out,
-                        float(p[np.any(noting.blocks, axis=0)].sum() / p[np.any(noting.squares, axis=0)].sum()),
-                    )
-                for name, (out, mass) in outs.items():
-                    rows.append((what.label, size, name, b, replicate, float(np.linalg.norm(out - exact) / norm), mass))
+    cells = [(n, what, replicate) for what in INPUTS for replicate in range(replicates)]
+    rows = [row for cell in run.map(_errors, cells) for row in cell]
     return pd.DataFrame(rows, columns=["input", "n", "method", "b", "replicate", "error", "mass"])
+
+
+def _errors(run: Run, n: int, what: Input, replicate: int) -> list[tuple[Any, ...]]:
+    """The rows of one input."""
+    rows: list[tuple[Any, ...]] = []
+    x = what.draw(n, run.given("d", 64), run.rng("ahead", what.label, replicate))
+    size = len(x.q)
+    leaf = size // 16
+    logits = x.scale * (x.q.astype(np.float64) @ x.k.T.astype(np.float64))
+    p = np.exp(np.where(np.tri(size, dtype=bool), logits, -np.inf) - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    exact = p @ x.v
+    norm = np.linalg.norm(exact)
+    single = attention(x.q, x.k, x.v, causal=True, scale=x.scale)
+    q, k, v = (to_device(a[None], run.xp) for a in (x.q, x.k, x.v))
+    for b in (b for b in (8, 16, 32, 64) if b <= leaf):
+        seed = int(run.rng("draws", what.label, replicate, b).integers(2**31))
+        uniform = uniform_causal(logits, x.v, columns_touched(size, leaf, 2 * b), np.random.default_rng(seed))
+        outs = {"uniform": (uniform, np.nan), "zero": (0 * exact, np.nan), "exact": (single, np.nan)}
+        for rule in RULES:
+            sizes: dict[str, Any] = {"block_size": b, "sample_size": b, "min_exact": leaf, "block_by": rule}
+            noting = _Noting(run.xp, q, k, v, scale=x.scale, shift=True, rng=np.random.default_rng(seed), **sizes)
+            out = asnumpy(noting.causal(0)[0])[0]
+            mass = p[np.any(noting.blocks, axis=0)].sum() / p[np.any(noting.squares, axis=0)].sum()
+            outs[rule] = (out, float(mass))
+        for name, (out, mass) in outs.items():
+            rows.append((what.label, size, name, b, replicate, float(np.linalg.norm(out - exact) / norm), mass))
+    return rows
 
 
 def compared(rows: pd.DataFrame) -> pd.DataFrame:

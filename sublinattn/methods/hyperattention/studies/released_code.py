@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from ....core.backends import asnumpy
 from ....core.exact import attention
 from ....lab.run import Run
-from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN_MEAN, REAL
+from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN_MEAN, REAL, Input
 from ....plots.panels import facets
 from ....plots.style import LOOKS, method, paper_style
 from ...baselines.uniform import uniform_attention
@@ -51,25 +51,27 @@ def errors(run: Run) -> pd.DataFrame:
     """
     n, replicates = run.pick(smoke=(1024, 4), standard=(2048, 10), full=(4096, 10))
     n, replicates = run.given("n", n), run.given("replicates", replicates)
-    rows = []
-    for what in (GAUSSIAN_MEAN, CLUSTERED, REAL):
-        for replicate in range(replicates):
-            rng = run.rng("released", what.label, replicate)
-            x = what.draw(n, run.given("d", 64), rng)
-            q, k, v = (asnumpy(a).astype(np.float64) for a in (x.q, x.k, x.v))
-            unit = float(np.sqrt((v**2).sum(axis=1).mean()))
-            for name, causal in PARTS.items():
-                exact, lse = attention(q, k, v, causal=causal, scale=x.scale, return_lse=True)
-                for b in BLOCKS:
-                    for label, (out, log_normaliser) in _answers(q, k, v, x.scale, causal, b, rng).items():
-                        error = np.sqrt(((out - exact) ** 2).sum(axis=1).mean()) / unit
-                        normaliser = (
-                            np.nan if log_normaliser is None else np.median(np.exp(log_normaliser - lse)[LEAF:])
-                        )
-                        row = (what.label, what.source, len(q), name, label, replicate, 2 * b, error, normaliser)
-                        rows.append(row)
+    cells = [(n, what, replicate) for what in (GAUSSIAN_MEAN, CLUSTERED, REAL) for replicate in range(replicates)]
+    rows = [row for cell in run.map(_errors, cells) for row in cell]
     columns = ["input", "source", "n", "mask", "method", "replicate", "budget", "error", "normaliser"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _errors(run: Run, n: int, what: Input, replicate: int) -> list[tuple[Any, ...]]:
+    """The rows of one input."""
+    rows: list[tuple[Any, ...]] = []
+    rng = run.rng("released", what.label, replicate)
+    x = what.draw(n, run.given("d", 64), rng)
+    q, k, v = (asnumpy(a).astype(np.float64) for a in (x.q, x.k, x.v))
+    unit = float(np.sqrt((v**2).sum(axis=1).mean()))
+    for name, causal in PARTS.items():
+        exact, lse = attention(q, k, v, causal=causal, scale=x.scale, return_lse=True)
+        for b in BLOCKS:
+            for label, (out, log_normaliser) in _answers(q, k, v, x.scale, causal, b, rng).items():
+                error = np.sqrt(((out - exact) ** 2).sum(axis=1).mean()) / unit
+                normaliser = np.nan if log_normaliser is None else np.median(np.exp(log_normaliser - lse)[LEAF:])
+                rows.append((what.label, what.source, len(q), name, label, replicate, 2 * b, error, normaliser))
+    return rows
 
 
 def _answers(

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from ....core.backends import asnumpy, to_device
 from ....lab.run import Run
 from ....lab.statistics import proportion
-from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN, PLANTED, REAL, SINKS, chosen
+from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN, PLANTED, REAL, SINKS, Input, chosen
 from ....lab.workloads.instance import Instance
 from ....plots.panels import facets, finish, grid, lines, theory_line
 from ....plots.style import LOOKS, paper_style, series
@@ -47,20 +47,25 @@ def collision_rates(run: Run) -> pd.DataFrame:
         event, bits, angle (degrees), draws, rate with exact 99 percent limits low and high, law. Every point has draws
         of its own. With a single bit a bucket has one neighbour, not two, so the neighbours' law begins at two bits.
     """
-    xp, draws = run.xp, run.given("draws", run.pick(smoke=1500, standard=20000, full=100000))
-    rows = []
-    for bits in run.given("lsh_bits", BITS):
-        for angle in np.linspace(0, np.pi, 13)[1:-1]:
-            rng = run.rng("collision", bits, round(angle, 6))
-            gap = _bucket_gaps(xp, rng, angle, bits, draws, run.given("d", D))
-            hits = {"same bucket": gap == 0, "neighbouring bucket": np.isin(gap, (1, 2**bits - 1))}
-            for event, hit in hits.items():
-                if event == "neighbouring bucket" and bits == 1:
-                    continue
-                rate, low, high = proportion(int(hit.sum()), draws)
-                law = evaluate(LAWS[event], {"theta": angle, "r": bits})
-                rows.append((event, bits, np.degrees(angle), draws, rate, low, high, float(law)))
+    draws = run.given("draws", run.pick(smoke=1500, standard=20000, full=100000))
+    cells = [(bits, angle, draws) for bits in run.given("lsh_bits", BITS) for angle in np.linspace(0, np.pi, 13)[1:-1]]
+    rows = [row for cell in run.map(_rates, cells) for row in cell]
     return pd.DataFrame(rows, columns=["event", "bits", "angle", "draws", "rate", "low", "high", "law"])
+
+
+def _rates(run: Run, bits: int, angle: float, draws: int) -> list[tuple[Any, ...]]:
+    """The rows of `collision_rates` of one pair of points."""
+    rows = []
+    rng = run.rng("collision", bits, round(angle, 6))
+    gap = _bucket_gaps(run.xp, rng, angle, bits, draws, run.given("d", D))
+    hits = {"same bucket": gap == 0, "neighbouring bucket": np.isin(gap, (1, 2**bits - 1))}
+    for event, hit in hits.items():
+        if event == "neighbouring bucket" and bits == 1:
+            continue
+        rate, low, high = proportion(int(hit.sum()), draws)
+        law = evaluate(LAWS[event], {"theta": angle, "r": bits})
+        rows.append((event, bits, np.degrees(angle), draws, rate, low, high, float(law)))
+    return rows
 
 
 def collision_laws(run: Run) -> pd.DataFrame:
@@ -138,24 +143,29 @@ def heavy_caught(run: Run) -> pd.DataFrame:
         input, source, n, replicate (fresh input, fresh hash), mask ("sortLSH", "random"), heavy (their number),
         heavy_share, mass_share.
     """
-    xp, block_size = run.xp, run.given("block_size", 64)
     n = run.given("n", run.pick(smoke=1024, standard=4096, full=8192))
-    replicates = run.given("replicates", run.pick(smoke=8, standard=20, full=20))
-    rows = []
-    for what in chosen(run.given("inputs", ()), (GAUSSIAN, CLUSTERED, PLANTED, SINKS, REAL)):
-        for replicate in range(replicates):
-            rng = run.rng("caught", what.label, replicate)
-            x = what.draw(n, run.given("d", 64), rng, xp)
-            p = _softmax_matrix(x)
-            heavy = p >= HEAVY / len(p)
-            q_rank, k_rank, q_block = _ranks(xp, x, block_size, rng)
-            shuffled = rng.permutation(len(q_rank)), rng.permutation(len(k_rank))
-            for mask, (i, j) in {"sortLSH": (q_rank, k_rank), "random": shuffled}.items():
-                masked = (i // q_block)[:, None] == (j // block_size)[None, :]
-                shares = (heavy & masked).sum() / max(heavy.sum(), 1), p[masked].sum() / len(p)
-                rows.append((what.label, what.source, len(p), replicate, mask, int(heavy.sum()), *shares))
+    replicates = range(run.given("replicates", run.pick(smoke=8, standard=20, full=20)))
+    inputs = chosen(run.given("inputs", ()), (GAUSSIAN, CLUSTERED, PLANTED, SINKS, REAL))
+    cells = [(n, what, replicate) for what in inputs for replicate in replicates]
+    rows = [row for cell in run.map(_caught, cells) for row in cell]
     columns = ["input", "source", "n", "replicate", "mask", "heavy", "heavy_share", "mass_share"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _caught(run: Run, n: int, what: Input, replicate: int) -> list[tuple[Any, ...]]:
+    """The rows of `heavy_caught` of one input."""
+    rows = []
+    rng, block_size = run.rng("caught", what.label, replicate), run.given("block_size", 64)
+    x = what.draw(n, run.given("d", 64), rng, run.xp)
+    p = _softmax_matrix(x)
+    heavy = p >= HEAVY / len(p)
+    q_rank, k_rank, q_block = _ranks(run.xp, x, block_size, rng)
+    shuffled = rng.permutation(len(q_rank)), rng.permutation(len(k_rank))
+    for mask, (i, j) in {"sortLSH": (q_rank, k_rank), "random": shuffled}.items():
+        masked = (i // q_block)[:, None] == (j // block_size)[None, :]
+        shares = (heavy & masked).sum() / max(heavy.sum(), 1), p[masked].sum() / len(p)
+        rows.append((what.label, what.source, len(p), replicate, mask, int(heavy.sum()), *shares))
+    return rows
 
 
 def recall_over_bits(run: Run) -> pd.DataFrame:
@@ -168,13 +178,15 @@ def recall_over_bits(run: Run) -> pd.DataFrame:
         percent limits low and high, collision (the probability of a common bucket).
     """
     heads = run.given("draws", run.pick(smoke=500, standard=4000, full=20000))
+    cells = [(angle, bits, heads) for angle in (0.02, 0.05, 0.1) for bits in run.given("lsh_bits", range(1, 11))]
+    return pd.DataFrame(run.map(_recall, cells), columns=["angle", "bits", "heads", "rate", "low", "high", "collision"])
+
+
+def _recall(run: Run, angle: float, bits: int, heads: int) -> tuple[Any, ...]:
+    """A row of `recall_over_bits`."""
     how: dict[str, Any] = {"blocks": CLUSTERS, "block_size": 4, "queries": 4, "heads": heads}
-    rows = []
-    for angle in (0.02, 0.05, 0.1):
-        for bits in run.given("lsh_bits", range(1, 11)):
-            hits = held(run.rng("recall", bits, angle), run.xp, angle=angle, bits=bits, **how).sum()
-            rows.append((180 * angle, bits, heads, *proportion(int(hits), heads), (1 - angle) ** bits))
-    return pd.DataFrame(rows, columns=["angle", "bits", "heads", "rate", "low", "high", "collision"])
+    hits = held(run.rng("recall", bits, angle), run.xp, angle=angle, bits=bits, **how).sum()
+    return 180 * angle, bits, heads, *proportion(int(hits), heads), (1 - angle) ** bits
 
 
 def recall_of_orders() -> pd.DataFrame:

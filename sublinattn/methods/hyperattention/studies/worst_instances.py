@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,22 +56,26 @@ def approxd(run: Run) -> pd.DataFrame:
         instance ("adversary", or "workload": the `kappa` workload at about the same kappa, noise 0.7),
         limit_kappa, limit_alpha, kappa, alpha, replicate (fresh draws), size.
     """
-    steps, replicates, trials = run.pick(smoke=(0, 2, 12), standard=(200, 5, 50), full=(2000, 10, 50))
-    rows = []
-    for kappa, alpha in LIMITS:
-        start = record()[f"approxd {kappa} {alpha}"]
-        rng = run.rng("worst", kappa, alpha)
-        if steps:
-            start = hard.worst_for_approxd(run.xp, start, rng, steps=steps, kappa=kappa, alpha=alpha)
-        made = make("kappa", hard.N, hard.D, rng=rng, dtype=np.float64, scale=1.0, kappa=kappa, noise=0.7)
-        for name, arrays in (("adversary", start), ("workload", {"q": made.q, "k": made.k})):
-            x = hard.reference(arrays)
-            facts = (kappa, alpha, hard.kappa_of(run.xp, x), x.facts["alpha"])
-            for replicate in range(replicates):
-                draws = int(rng.integers(2**31))
-                size = hard.size_of(run.xp, x, draws=draws, trials=trials)
-                rows.append((name, *facts, replicate, size))
+    rows = [row for cell in run.map(_sizes, LIMITS) for row in cell]
     return pd.DataFrame(rows, columns=["instance", "limit_kappa", "limit_alpha", "kappa", "alpha", "replicate", "size"])
+
+
+def _sizes(run: Run, kappa: int, alpha: int) -> list[tuple[Any, ...]]:
+    """The rows of `approxd` at one pair of limits."""
+    steps, replicates, trials = run.pick(smoke=(0, 2, 12), standard=(200, 5, 50), full=(2000, 10, 50))
+    rows: list[tuple[Any, ...]] = []
+    start = record()[f"approxd {kappa} {alpha}"]
+    rng = run.rng("worst", kappa, alpha)
+    if steps:
+        start = hard.worst_for_approxd(run.xp, start, rng, steps=steps, kappa=kappa, alpha=alpha)
+    made = make("kappa", hard.N, hard.D, rng=rng, dtype=np.float64, scale=1.0, kappa=kappa, noise=0.7)
+    for name, arrays in (("adversary", start), ("workload", {"q": made.q, "k": made.k})):
+        x = hard.reference(arrays)
+        facts = (kappa, alpha, hard.kappa_of(run.xp, x), x.facts["alpha"])
+        for replicate in range(replicates):
+            draws = int(rng.integers(2**31))
+            rows.append((name, *facts, replicate, hard.size_of(run.xp, x, draws=draws, trials=trials)))
+    return rows
 
 
 def exponents(rows: pd.DataFrame) -> pd.DataFrame:

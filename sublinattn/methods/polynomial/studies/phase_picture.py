@@ -92,16 +92,21 @@ def curves(run: Run) -> pd.DataFrame:
         regime, polynomial, log_n, exponent. The minimax degree is measured where R is at most 30 and log n at most
         LAST_MEASURED; Taylor's explicit bound covers all n.
     """
+    rows = [row for cell in run.map(_curve, REGIMES) for row in cell]
+    return pd.DataFrame(rows, columns=["regime", "polynomial", "log_n", "exponent"])
+
+
+def _curve(run: Run, regime: str, factor: float, power: float) -> list[tuple[str, str, float, float]]:
+    """The rows of `curves` of one regime."""
     last = run.pick(smoke=250.0, standard=LAST_MEASURED, full=LAST_MEASURED)
     points = run.pick(smoke=8, standard=16, full=24)
     rows = []
-    for regime, factor, power in REGIMES:
-        sizes = [("explicit", x) for x in np.geomspace(7, 1e9, 100)]
-        sizes += [("minimax", x) for x in np.geomspace(7, last, points) if factor**2 * x ** (2 * power) <= 30]
-        for polynomial, log_n in sizes:
-            radius = factor**2 * log_n ** (2 * power)
-            rows.append((regime, polynomial, log_n, exponent(polynomial, float(log_n), float(radius), log_n)))
-    return pd.DataFrame(rows, columns=["regime", "polynomial", "log_n", "exponent"])
+    sizes = [("explicit", x) for x in np.geomspace(7, 1e9, 100)]
+    sizes += [("minimax", x) for x in np.geomspace(7, last, points) if factor**2 * x ** (2 * power) <= 30]
+    for polynomial, log_n in sizes:
+        radius = factor**2 * log_n ** (2 * power)
+        rows.append((regime, polynomial, log_n, exponent(polynomial, float(log_n), float(radius), log_n)))
+    return rows
 
 
 def onsets(table: pd.DataFrame) -> pd.DataFrame:

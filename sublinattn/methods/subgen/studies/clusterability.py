@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ....core.backends import Array, asnumpy, row_squares, to_device
+from ....core.backends import Array, asnumpy, namespace, row_squares, to_device
 from ....lab.run import Run
 from ....lab.workloads import real
 from ....lab.workloads.inputs import GAUSSIAN, REAL, Input
@@ -176,10 +176,10 @@ def keys_over_values(rows: pd.DataFrame) -> pd.DataFrame:
 # ----------------------------------------------------------------------------------------------- clusters over delta, n
 def over_delta(run: Run) -> pd.DataFrame:
     """`counts` of every input."""
-    return counts(run.xp, _points(run, "delta"), run.given("radii", run.pick(smoke=6, standard=12, full=12)))
+    return counts(run, _points(run, "delta"), run.given("radii", run.pick(smoke=6, standard=12, full=12)))
 
 
-def counts(xp: Any, points: Points, radii: int) -> pd.DataFrame:
+def counts(run: Run, points: Points, radii: int) -> pd.DataFrame:
     """SubGen's clusters for `radii` values of delta: how many there are, and how wide.
 
     Returns
@@ -188,15 +188,19 @@ def counts(xp: Any, points: Points, radii: int) -> pd.DataFrame:
         input, source, n, replicate (or head), what, delta, relative (delta over the largest distance), clusters, share
         (clusters / n), widest (largest diameter of a cluster, over delta; nan if all clusters are single points).
     """
-    rows = []
-    for label, source, replicate, name, x in _one_by_one(points):
-        n, largest = len(x), largest_distance(xp, x)
-        for relative in np.geomspace(CLOSEST, WIDEST, radii):
-            delta = relative * largest
-            count, widest = clustered(xp, x, delta)
-            rows.append((label, source, n, replicate, name, delta, relative, count, count / n, widest / delta))
+    rows = [row for cell in run.map(_counted, [(*one, radii) for one in _one_by_one(points)]) for row in cell]
     columns = ["input", "source", "n", "replicate", "what", "delta", "relative", "clusters", "share", "widest"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _counted(run: Run, label: str, source: str, replicate: int, name: str, x: Array, radii: int) -> list[Any]:
+    """The rows of `counts` of one set of points."""
+    n, rows, largest = len(x), [], largest_distance(namespace(x), x)
+    for relative in np.geomspace(CLOSEST, WIDEST, radii):
+        delta = relative * largest
+        count, widest = clustered(namespace(x), x, delta)
+        rows.append((label, source, n, replicate, name, delta, relative, count, count / n, widest / delta))
+    return rows
 
 
 def head_table(run: Run) -> pd.DataFrame:
@@ -288,22 +292,24 @@ def online(run: Run) -> pd.DataFrame:
         input, source, n, replicate (or head), m, share (m / n), held (clusters at the end), promised (the cache's
         `radius`, over the greedy radius), reached (largest distance of a key to its nearest center, over it).
     """
-    xp, rows = run.xp, []
     parts = run.given("parts", run.pick(smoke=(32, PART), standard=(64, 32, 16, PART, 4), full=(64, 32, 16, PART, 4)))
-    for label, source, replicate, name, x in _one_by_one(_points(run, "online")):
-        if name != "keys":
-            continue
-        n = len(x)
-        radii, largest = greedy_radii(xp, x, n // min(parts)), largest_distance(xp, x)
-        rng = run.rng("start", label, replicate)
-        for part in parts:
-            m, start = n // part, largest * 2 ** -rng.uniform(10, 11)
-            cache = SubGenCache(start, 1, 1, max_clusters=m, rng=rng).update(x, x[:, :1])
-            _, squares = nearest(xp, x, cache.centers)
-            own = cache.radius / radii[m - 1], float(np.sqrt(squares.max())) / radii[m - 1]
-            rows.append((label, source, n, replicate, m, m / n, len(cache.counts), *own))
+    cells = [(*one, parts) for one in _one_by_one(_points(run, "online")) if one[3] == "keys"]
     columns = ["input", "source", "n", "replicate", "m", "share", "held", "promised", "reached"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame([row for cell in run.map(_doubled, cells) for row in cell], columns=columns)
+
+
+def _doubled(run: Run, label: str, source: str, replicate: int, _: str, x: Array, parts: Sequence[int]) -> list[Any]:
+    """The rows of `online` of one set of keys."""
+    xp, n, rows = run.xp, len(x), []
+    radii, largest = greedy_radii(xp, x, n // min(parts)), largest_distance(xp, x)
+    rng = run.rng("start", label, replicate)
+    for part in parts:
+        m, start = n // part, largest * 2 ** -rng.uniform(10, 11)
+        cache = SubGenCache(start, 1, 1, max_clusters=m, rng=rng).update(x, x[:, :1])
+        squares = nearest(xp, x, cache.centers)[1]
+        own = cache.radius / radii[m - 1], float(np.sqrt(squares.max())) / radii[m - 1]
+        rows.append((label, source, n, replicate, m, m / n, len(cache.counts), *own))
+    return rows
 
 
 # -------------------------------------------------------------------------------------------------------------- figures

@@ -89,7 +89,7 @@ def errors(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
         estimate, size, exact (the mean), bound (on the mean), level (Chebyshev: exceeded with probability at most 0.1),
         uniform (mean with uniform sampling), zero (answering 0).
     """
-    xp, copies = run.xp, run.given("copies", run.pick(smoke=150, standard=2000, full=10_000))
+    copies = run.given("copies", run.pick(smoke=150, standard=2000, full=10_000))
     n = run.given("n", N)
     x = ordered_tokens(run.rng("errors"), n)
     unit = float((x.e**2).sum()) * float(np.linalg.norm(x.v, 2)) ** 2
@@ -97,17 +97,13 @@ def errors(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     uniform_z = n * float((x.e**2 * x.squares).sum()) - zero
     uniform_tau = n * float((x.e**2).sum()) / x.normaliser**2 - 1
     rows, laws = [], []
-    for s in run.given("slots", SLOTS_OVER):
-        heads = states(run.rng("z", s), xp, x, copies, s=s)
-        z = sums(numerators, xp, heads, x.q)[:, 0]
-        rows += [("z", s, i, square / unit) for i, square in enumerate(((z - x.numerator) ** 2).sum(axis=1))]
+    slots, samples = run.given("slots", SLOTS_OVER), run.given("samples", SAMPLES_OVER)
+    for s, squares in zip(slots, run.map(_z, [(x, copies, s) for s in slots]), strict=True):
+        rows += [("z", s, i, square / unit) for i, square in enumerate(squares)]
         bound = float(x.squares.sum() * (x.e**2).sum()) / s / unit
         laws.append(("z", s, x.variance / s / unit, bound, bound / FAILURE, uniform_z / s / unit, zero / unit))
-    for t in run.given("samples", SAMPLES_OVER):
-        heads = states(run.rng("tau", t), xp, x, copies, t=t)
-        tau = sums(normalisers, xp, heads, x.q)[:, 0, 0] / x.normaliser
-        rows += [("tau", t, i, square) for i, square in enumerate((tau - 1) ** 2)]
-        parts = groups(x, heads[0])
+    for t, (squares, parts) in zip(samples, run.map(_tau, [(x, copies, t) for t in samples]), strict=True):
+        rows += [("tau", t, i, square) for i, square in enumerate(squares)]
         exact = sum(len(e) ** 2 * e.var() for e in parts) / x.normaliser**2 / t
         bound = float(np.sinh(np.linalg.norm(x.q)) ** 2) / t
         laws.append(("tau", t, exact, bound, bound / FAILURE, uniform_tau / (t * len(parts)), 1.0))
@@ -115,6 +111,19 @@ def errors(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
         pd.DataFrame(rows, columns=["estimate", "size", "copy", "square"]),
         pd.DataFrame(laws, columns=["estimate", "size", "exact", "bound", "level", "uniform", "zero"]),
     )
+
+
+def _z(run: Run, x: Tokens, copies: int, s: int) -> np.ndarray:
+    """Squared errors of the copies' z from s slots."""
+    heads = states(run.rng("z", s), run.xp, x, copies, s=s)
+    return ((sums(numerators, run.xp, heads, x.q)[:, 0] - x.numerator) ** 2).sum(axis=1)
+
+
+def _tau(run: Run, x: Tokens, copies: int, t: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Squared errors of the copies' tau from t samples per cluster, in units of tau; and the `groups`."""
+    heads = states(run.rng("tau", t), run.xp, x, copies, t=t)
+    tau = sums(normalisers, run.xp, heads, x.q)[:, 0, 0] / x.normaliser
+    return (tau - 1) ** 2, groups(x, heads[0])
 
 
 # ------------------------------------------------------------------------------------------------- the bound on Var tau
@@ -176,22 +185,27 @@ def ratios(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     laws : DataFrame
         varies, s, t, exact (its mean), first_order (`Var(tau) / E[tau]^2`).
     """
-    xp, copies = run.xp, run.given("copies", run.pick(smoke=250, standard=4000, full=20_000))
+    copies = run.given("copies", run.pick(smoke=250, standard=4000, full=20_000))
     x = ordered_tokens(run.rng("ratio"), run.given("n", N), **BIASED)
-    exact = x.numerator / x.normaliser
     rows, laws = [], []
     cases = [("t", 64, t) for t in BIAS_SAMPLES] + [("s", s, 1) for s in BIAS_SLOTS]
-    for varies, s, t in cases:
-        heads = states(run.rng("ratio", varies, s, t), xp, x, copies, s=s, t=t)
-        z, tau = (sums(part, xp, heads, x.q)[:, 0] for part in (numerators, normalisers))
-        rows += [(varies, s, t, i, off) for i, off in enumerate(z / tau @ exact / (exact @ exact) - 1)]
-        parts = groups(x, heads[0])
+    found = run.map(_along, [(x, copies, *case) for case in cases])
+    for (varies, s, t), (along, parts) in zip(cases, found, strict=True):
+        rows += [(varies, s, t, i, off) for i, off in enumerate(along)]
         first = sum(len(e) ** 2 * e.var() for e in parts) / x.normaliser**2 / t
         laws.append((varies, s, t, stretch(parts, t) - 1, first))
     return (
         pd.DataFrame(rows, columns=["varies", "s", "t", "copy", "along"]),
         pd.DataFrame(laws, columns=["varies", "s", "t", "exact", "first_order"]),
     )
+
+
+def _along(run: Run, x: Tokens, copies: int, varies: str, s: int, t: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The copies' `along` from s slots and t samples per cluster; and the `groups`."""
+    heads = states(run.rng("ratio", varies, s, t), run.xp, x, copies, s=s, t=t)
+    z, tau = (sums(part, run.xp, heads, x.q)[:, 0] for part in (numerators, normalisers))
+    exact = x.numerator / x.normaliser
+    return z / tau @ exact / (exact @ exact) - 1, groups(x, heads[0])
 
 
 def stretch(parts: list[np.ndarray], t: int) -> float:

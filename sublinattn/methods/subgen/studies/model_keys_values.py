@@ -176,7 +176,7 @@ def over_delta(run: Run, passages: Passages) -> pd.DataFrame:
     most, heads, radii = run.pick(smoke=(1, 4, 6), standard=(3, 8, 12), full=(3, 16, 12))
     radii = run.given("radii", radii)
     points = _points(run, passages, ("keys", "values"), most=most, heads=heads)
-    return clusterability.counts(passages.opened.decoder.xp, points, radii)
+    return clusterability.counts(run, points, radii)
 
 
 def over_n(run: Run, passages: Passages) -> pd.DataFrame:

@@ -28,7 +28,6 @@ from ....lab.comparison.registry import (
     self_normalised,
     subgen_within,
 )
-from ....lab.progress import tracked
 from ....lab.run import Run
 from ....lab.statistics import mean_and_reach, proportion
 from ....lab.workloads.inputs import REAL, Input, chosen
@@ -102,25 +101,10 @@ def decoder_heads(run: Run) -> Iterator[Stream]:
             yield Stream.over(x, early=x.q, asked=np.arange(n) < n - late, late=x.q[n - late :])
 
 
-def streams(run: Run) -> Iterator[tuple[tuple[Any, ...], Stream, np.random.Generator]]:
-    """Input, source, n and replicate; the stream; a generator: the INPUTS, and the heads of the decoder.
+def measure(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """F under each law, and errors of the caches in SHARES of the exact cache's bytes, on INPUTS and a decoder's heads.
 
     Parameters of the run, for the INPUTS: n, d, inputs, replicates.
-    """
-    n = run.given("n", run.pick(smoke=1024, standard=4096, full=16384))
-    replicates = run.given("replicates", run.pick(smoke=3, standard=8, full=8))
-    heads = run.given("replicates", run.pick(smoke=12, standard=72, full=72))
-    for what in chosen(run.given("inputs", ()), INPUTS, known=STREAMS):
-        for replicate in range(heads if what == REAL else replicates):
-            stream, rng = drawn(what, n, replicate, run)
-            yield (what.label, what.source, len(stream.x.k), replicate), stream, rng
-    for head, stream in enumerate(decoder_heads(run)):
-        about = (f"real ({stream.x.source} decoder)", "real", len(stream.x.k), head)
-        yield about, stream, run.rng("decoder caches", head)
-
-
-def measure(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """F under each law, and errors of the caches in SHARES of the exact cache's bytes.
 
     Returns
     -------
@@ -132,23 +116,49 @@ def measure(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
         that of uniform sampling in the same bytes). Methods: "subgen", the four laws (self-normalised), "uniform", the
         reservoir without replacement, and "zero".
     """
-    laws: list[tuple[Any, ...]] = []
-    errors: list[tuple[Any, ...]] = []
-    for base, stream, rng in tracked(list(streams(run)), "laws of the slots"):
-        found = list(first_orders(stream))
-        uniform = {exact: f for exact, name, f in found if name == "uniform"}
-        laws += [(*base, exact, name, f, f / uniform[exact]) for exact, name, f in found]
-        for share in SHARES:
-            relative = {"zero": 1.0}
-            for name, cache in caches(stream, int(share * stream.cache_bytes), rng).items():
-                out = stream.feed(cache, CHUNK).attend(stream.late, scale=stream.x.scale)
-                relative[name] = stream.errors(out)[1]
-            errors += [(*base, share, name, error, error / relative["uniform"]) for name, error in relative.items()]
-    base_columns = ["input", "source", "n", "replicate"]
+    n = run.given("n", run.pick(smoke=1024, standard=4096, full=16384))
+    replicates = run.given("replicates", run.pick(smoke=3, standard=8, full=8))
+    heads = run.given("replicates", run.pick(smoke=12, standard=72, full=72))
+    cells = [
+        (n, what, replicate)
+        for what in chosen(run.given("inputs", ()), INPUTS, known=STREAMS)
+        for replicate in range(heads if what == REAL else replicates)
+    ]
+    found = [*run.map(_of_input, cells), *run.map(_of_head, list(enumerate(decoder_heads(run))))]
+    base = ["input", "source", "n", "replicate"]
     return (
-        pd.DataFrame(laws, columns=[*base_columns, "exact", "law", "first_order", "over"]),
-        pd.DataFrame(errors, columns=[*base_columns, "share", "method", "relative", "over"]),
+        pd.DataFrame(
+            [row for laws, _ in found for row in laws], columns=[*base, "exact", "law", "first_order", "over"]
+        ),
+        pd.DataFrame(
+            [row for _, errors in found for row in errors], columns=[*base, "share", "method", "relative", "over"]
+        ),
     )
+
+
+def _of_input(run: Run, n: int, what: Input, replicate: int) -> tuple[list[Any], list[Any]]:
+    stream, rng = drawn(what, n, replicate, run)
+    return _rows((what.label, what.source, len(stream.x.k), replicate), stream, rng)
+
+
+def _of_head(run: Run, head: int, stream: Stream) -> tuple[list[Any], list[Any]]:
+    about = (f"real ({stream.x.source} decoder)", "real", len(stream.x.k), head)
+    return _rows(about, stream, run.rng("decoder caches", head))
+
+
+def _rows(base: tuple[Any, ...], stream: Stream, rng: np.random.Generator) -> tuple[list[Any], list[Any]]:
+    """The rows of both tables of `measure` of one stream."""
+    found = list(first_orders(stream))
+    uniform = {exact: f for exact, name, f in found if name == "uniform"}
+    laws = [(*base, exact, name, f, f / uniform[exact]) for exact, name, f in found]
+    errors: list[Any] = []
+    for share in SHARES:
+        relative = {"zero": 1.0}
+        for name, cache in caches(stream, int(share * stream.cache_bytes), rng).items():
+            out = stream.feed(cache, CHUNK).attend(stream.late, scale=stream.x.scale)
+            relative[name] = stream.errors(out)[1]
+        errors += [(*base, share, name, error, error / relative["uniform"]) for name, error in relative.items()]
+    return laws, errors
 
 
 def caches(stream: Stream, nbytes: int, rng: np.random.Generator) -> dict[str, KVCache]:
@@ -172,20 +182,25 @@ def over_mean(run: Run) -> pd.DataFrame:
     """
     n = run.given("n", run.pick(smoke=1024, standard=4096, full=16384))
     replicates = run.given("replicates", run.pick(smoke=6, standard=20, full=20))
-    rows: list[tuple[Any, ...]] = []
-    for mean in MEANS:
-        for replicate in range(replicates):
-            what = Input(f"values + {mean:g}", "gaussian", value_mean=mean)
-            stream, rng = drawn(what, n, replicate, run)
-            budget = stream.cache_bytes // 4
-            outs = {"zero": np.zeros_like(stream.exact)}
-            for name in ("subgen", "value-norm", "uniform"):
-                cache = feed(name, REGISTRY[name].within(budget, stream.x, rng), stream, budget)
-                outs[name] = asnumpy(cache.attend(stream.late, scale=stream.x.scale))
-            for name, out in outs.items():
-                absolute = float(np.sqrt(((out - stream.exact) ** 2).mean()))
-                rows.append((n, replicate, mean, name, stream.errors(out)[1], absolute))
+    cells = [(n, mean, replicate) for mean in MEANS for replicate in range(replicates)]
+    rows = [row for cell in run.map(_at_mean, cells) for row in cell]
     return pd.DataFrame(rows, columns=["n", "replicate", "mean", "method", "relative", "absolute"])
+
+
+def _at_mean(run: Run, n: int, mean: float, replicate: int) -> list[tuple[Any, ...]]:
+    """The rows of `over_mean` of one stream."""
+    rows: list[tuple[Any, ...]] = []
+    what = Input(f"values + {mean:g}", "gaussian", value_mean=mean)
+    stream, rng = drawn(what, n, replicate, run)
+    budget = stream.cache_bytes // 4
+    outs = {"zero": np.zeros_like(stream.exact)}
+    for name in ("subgen", "value-norm", "uniform"):
+        cache = feed(name, REGISTRY[name].within(budget, stream.x, rng), stream, budget)
+        outs[name] = asnumpy(cache.attend(stream.late, scale=stream.x.scale))
+    for name, out in outs.items():
+        absolute = float(np.sqrt(((out - stream.exact) ** 2).mean()))
+        rows.append((n, replicate, mean, name, stream.errors(out)[1], absolute))
+    return rows
 
 
 def against_uniform(laws: pd.DataFrame) -> pd.DataFrame:

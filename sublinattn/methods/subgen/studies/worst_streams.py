@@ -7,6 +7,7 @@ draws. Notebook 16.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,15 +37,20 @@ def measure(run: Run) -> pd.DataFrame:
     DataFrame
         part, instance ("drawn", "adversary"), replicate (fresh draws), ratio, bound (Chebyshev's inequality).
     """
-    steps, replicates = run.pick(smoke=(0, 3), standard=(300, 9), full=(3000, 9))
-    rows = []
-    for part, (ratio, _) in hard.RATIOS.items():
-        rng = run.rng("worst", part)
-        found = record(part)
-        if steps:
-            found = hard.worst(run.xp, part, found, rng, steps=steps)
-        for name, arrays in (("drawn", hard.drawn(part, rng)), ("adversary", found)):
-            for replicate in range(replicates):
-                value = ratio(run.xp, arrays, draws=int(rng.integers(2**31))).ratio
-                rows.append((part, name, replicate, value, BOUNDS[part]))
+    rows = [row for cell in run.map(_ratios, [(part,) for part in hard.RATIOS]) for row in cell]
     return pd.DataFrame(rows, columns=["part", "instance", "replicate", "ratio", "bound"])
+
+
+def _ratios(run: Run, part: str) -> list[tuple[Any, ...]]:
+    """The rows of one part."""
+    steps, replicates = run.pick(smoke=(0, 3), standard=(300, 9), full=(3000, 9))
+    rows: list[tuple[Any, ...]] = []
+    (ratio, _), rng = hard.RATIOS[part], run.rng("worst", part)
+    found = record(part)
+    if steps:
+        found = hard.worst(run.xp, part, found, rng, steps=steps)
+    for name, arrays in (("drawn", hard.drawn(part, rng)), ("adversary", found)):
+        for replicate in range(replicates):
+            value = ratio(run.xp, arrays, draws=int(rng.integers(2**31))).ratio
+            rows.append((part, name, replicate, value, BOUNDS[part]))
+    return rows
