@@ -15,9 +15,11 @@ from typing import Any, Self, cast
 import numpy as np
 
 from ..core import backends
+from ..core.checks import flags
 from ..core.files import atomic
 from ..lm.attend import CachedAttention
 from ..lm.capture import DTYPES, create, store
+from ..lm.mixed_caches import PromptCached
 from ..methods.caches.base import KVCache
 from .attending import Call, attending, attentions, plain_queries
 
@@ -167,15 +169,16 @@ class _Layer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, made: Any) -> None:
+    def __init__(self, made: Any, prompt_only: bool) -> None:
         super().__init__()
         self.caches = list(made) if isinstance(made, list | tuple) else [made]
         for cache in self.caches:
             if not all(hasattr(cache, x) for x in ("update", "attend", "nbytes", "tokens_seen")) or cache.tokens_seen:
                 raise TypeError(f"make must return empty caches, such as SinkCache(256), got {made!r}")
         wrapped = [x if isinstance(x, KVCache) else _OneProblem(x) for x in self.caches]
-        self.parts = [CachedAttention([cast(KVCache, x)]) for x in wrapped]
-        self.rows, self.open = None, False
+        attention = PromptCached if prompt_only else CachedAttention
+        self.parts = [attention([cast(KVCache, x)]) for x in wrapped]
+        self.rows, self.open, self.seen = None, False, 0
 
     def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         if not self.open or self.rows is not None:
@@ -194,12 +197,13 @@ class _Layer(CacheLayerMixin):
         _, arrays, leave = backends.enter(q=q, k=call.k, v=call.v)
         heads = ((x[:, i * x.shape[1] // parts : (i + 1) * x.shape[1] // parts] for x in arrays) for i in range(parts))
         out = [leave(part(0, *rows)) for part, rows in zip(self.parts, heads, strict=True)]
+        self.seen += call.k.shape[2]
         return torch.cat(out, dim=1).transpose(1, 2).contiguous()
 
     def lazy_initialization(self, key_states: Any, value_states: Any) -> None: ...
 
     def get_seq_length(self) -> int:
-        return int(self.caches[0].tokens_seen)
+        return self.seen
 
     def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
         new = getattr(query_length, "shape", [query_length])[0]  # transformers 5.0 says where the queries are
@@ -219,8 +223,8 @@ class _Layer(CacheLayerMixin):
 class SublinCache(Cache):
     """Key-value caches of this package as the cache that a transformers model generates with.
 
-    The prompt is attended to exactly, and the caches absorb it; then each token's query is answered by the cache
-    itself, whatever its answer is (a softmax over stored tokens, weighted estimators).
+    The prompt is attended to exactly, and the caches absorb it; then each token goes into the cache, and its query is
+    answered by the cache itself, whatever its answer is (a softmax over stored tokens, weighted estimators).
 
     Parameters
     ----------
@@ -231,18 +235,21 @@ class SublinCache(Cache):
         A `PolynomialState` takes one head of one text.
     layers : iterable of int, optional
         All by default. The others keep the model's own kind of cache.
+    prompt_only : bool
+        Compress the prompt alone: tokens that come later are kept exactly, and an answer merges both. It is what an
+        audit's advice is for.
 
     Attributes
     ----------
     nbytes : int
-        Bytes that the caches of this package hold.
+        Bytes that the caches of this package hold, and the later tokens.
 
     Raises
     ------
     TypeError, ValueError
         No such model or layer; `make` returned something else. When the model runs: a layer whose attention is no plain
         causal softmax; another model, or a call outside of `with`; beam search, assisted generation and whatever else
-        goes back over tokens.
+        goes back over tokens; with `prompt_only`, a cache whose answers cannot be merged with those of later tokens.
 
     Examples
     --------
@@ -250,9 +257,17 @@ class SublinCache(Cache):
     ...     out = model.generate(ids, past_key_values=cache)
     """
 
-    def __init__(self, model: Any, make: Callable[[int], Any], layers: Iterable[int] | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        make: Callable[[int], Any],
+        layers: Iterable[int] | None = None,
+        *,
+        prompt_only: bool = False,
+    ) -> None:
+        flags(prompt_only=prompt_only)
         self._model, self._stack = model, ExitStack()
-        self._ours = {layer: _Layer(make(layer)) for layer in attentions(model, layers)}
+        self._ours = {layer: _Layer(make(layer), prompt_only) for layer in attentions(model, layers)}
         own = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
         super().__init__(layers=[self._ours.get(layer, kept) for layer, kept in enumerate(own)])
 
@@ -269,4 +284,4 @@ class SublinCache(Cache):
 
     @property
     def nbytes(self) -> int:
-        return sum(cache.nbytes for layer in self._ours.values() for cache in layer.caches)
+        return sum(part.nbytes for layer in self._ours.values() for part in layer.parts)

@@ -3,6 +3,8 @@
 A window of tokens is answered at once: each query sees of the prompt what the cache of its key head keeps, and of the
 window, exactly, the tokens up to its own. The two partial results merge by their normalisers [RS21]. Token by token the
 caches would go on evicting; here they are what the prompt left.
+
+`AfterPrompt` reads a window beside caches that are filled already; `PromptCached` fills them, and decodes on and on.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from ..core import backends
 from ..core.backends import Array
 from ..core.exact import Partial, partial_attention
 from ..methods.caches.base import KVCache, softmax_weighted
-from ..methods.caches.exact import ZeroCache
+from ..methods.caches.exact import ExactCache, ZeroCache
 from ..methods.caches.reservoir import ReservoirCache
 from ..methods.subgen.subgen import SubGenCache, sums
+from .attend import CachedAttention, grouped
 
 
 class Kept:
@@ -118,3 +121,37 @@ class AfterPrompt:
             mine.merge(Partial(past.m.reshape(shape), past.l.reshape(shape), past.o.reshape(*shape, -1)))
             whole.m[at], whole.l[at], whole.o[at] = mine.m, mine.l, mine.o
         return whole.output().reshape(q.shape)
+
+
+class PromptCached(CachedAttention):
+    """Decoding with one key-value cache per layer, which absorbs the prompt alone: later tokens are kept exactly.
+
+    Of the prompt a query sees what the cache kept, of later tokens all. TypeError after the prompt if a cache's answers
+    cannot be merged with theirs.
+    """
+
+    def __init__(self, caches: Sequence[KVCache]) -> None:
+        super().__init__(caches)
+        self._kept: dict[int, Kept] = {}
+        self._later = [ExactCache() for _ in caches]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all caches, and of the later tokens."""
+        return super().nbytes + sum(later.nbytes for later in self._later)
+
+    def __call__(self, layer: int, q: Array, k: Array, v: Array) -> Array:
+        if layer not in self._kept:
+            out = super().__call__(layer, q, k, v)
+            self._kept[layer] = Kept(self.caches[layer], v.reshape(-1, *v.shape[2:]))
+            return out
+        later, steps, scale = self._later[layer], [], q.shape[-1] ** -0.5
+        for i in (slice(i, i + 1) for i in range(q.shape[2])):
+            later.update(k[:, :, i], v[:, :, i], check_finite=False)
+            rows = grouped(q[:, :, i], k.shape[1])
+            rows = rows.reshape(-1, *rows.shape[2:])  # of the heads of all texts
+            stored = later.contents()
+            p = partial_attention(rows, stored["keys"], stored["values"], scale=scale, check_finite=False)
+            p.merge(self._kept[layer].partial(range(len(rows)), rows, scale))
+            steps.append(p.output().reshape(q[:, :, i].shape))
+        return backends.namespace(q).concatenate(steps, axis=2)

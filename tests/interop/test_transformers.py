@@ -339,6 +339,25 @@ def test_decoding_sees_what_the_cache_stores_and_nothing_else() -> None:
     assert float((got - want).abs().max()) < 1e-4 < float((want - model(ids).logits).abs().max())
 
 
+def test_with_the_prompt_alone_compressed_later_tokens_are_kept() -> None:
+    """Against the model's own attention under a mask: of the prompt two sinks and the last six tokens, all later."""
+    model, ids, prompt = family("Llama"), text(30), 20
+    i, j = torch.arange(30)[:, None], torch.arange(30)
+    seen = (j <= i) & ((i < prompt) | (j < 2) | (j >= prompt - 6))
+    want = model(ids, attention_mask=seen[None, None], use_cache=False).logits
+    with SublinCache(model, CACHES["sink"], prompt_only=True) as cache:
+        parts = [ids[:, :prompt], ids[:, prompt : prompt + 1], ids[:, prompt + 1 :]]
+        got = torch.cat([model(part, **{CACHE: cache}).logits for part in parts], dim=1)
+        assert cache.get_seq_length() == 30
+    assert float((got - want).abs().max()) < 1e-4 < float((want - model(ids).logits).abs().max())
+    make = lambda layer: [PolynomialState(16, 16, degree=2) for _ in range(2)]  # noqa: E731
+    with (
+        pytest.raises(TypeError, match="keeps no keys and values to be merged with later tokens"),
+        SublinCache(model, make, prompt_only=True) as cache,
+    ):
+        model(ids, **{CACHE: cache})
+
+
 def test_other_layers_keep_the_models_own_cache() -> None:
     model = family("Gemma 3 (windows)")
     made: list[int] = []

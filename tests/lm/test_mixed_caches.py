@@ -9,7 +9,7 @@ import pytest
 from sublinattn.core import backends
 from sublinattn.lab.models import open_model
 from sublinattn.lm.attend import causal
-from sublinattn.lm.mixed_caches import AfterPrompt, Kept, Share
+from sublinattn.lm.mixed_caches import AfterPrompt, Kept, PromptCached, Share
 from sublinattn.methods.balancekv.balancekv import BalanceKVCache
 from sublinattn.methods.caches.exact import ExactCache, ZeroCache
 from sublinattn.methods.caches.heavy_hitter import HeavyHitterCache
@@ -25,6 +25,10 @@ def rows(seed: int, *shape: int) -> np.ndarray:
 
 
 K, V, Q = rows(0, 3, N + T, D), rows(1, 3, N + T, D), rows(2, 3, GROUP, T, D)
+
+
+SHAPES = (3 * GROUP, N + T, D), (3, N + T, D), (3, N + T, D)
+"""Of q, k and v of a text."""
 
 
 def dense(head: int, weights: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -120,3 +124,29 @@ def test_with_exact_caches_the_decoder_says_what_it_says_of_the_whole_text():
     model.decoder.logits(text[:n], attend=recorded)
     window = model.decoder.logits(text[n:], attend=AfterPrompt(layers), start=n)
     np.testing.assert_allclose(window, model.decoder.logits(text)[n:], atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "make", [ExactCache, lambda: SinkCache(10, 2), lambda: ReservoirCache(10, "value-norm", rng=0)]
+)
+def test_a_cache_of_the_prompt_alone_decodes_as_a_window_behind_it_reads(make):
+    """In two texts at once, whose later tokens come in two calls; the caches stay what the prompt left."""
+    texts = range(2)
+    q, k, v = (np.stack([rows(10 * seed + text, *shape) for text in texts]) for seed, shape in enumerate(SHAPES))
+    attend = PromptCached([make()])
+    attend(0, q[:, :, :N], k[:, :, :N], v[:, :, :N])
+    left = {name: x.copy() for name, x in attend.caches[0].contents().items()}
+    got = [attend(0, q[:, :, at], k[:, :, at], v[:, :, at]) for at in (slice(N, N + 3), slice(N + 3, N + T))]
+    kept = Kept(attend.caches[0], v.reshape(-1, N + T, D)[:, :N])
+    for text in texts:
+        behind = AfterPrompt([[Share([0, 1, 2], kept, [3 * text, 3 * text + 1, 3 * text + 2])]])
+        want = behind(0, *(x[text : text + 1, :, N:] for x in (q, k, v)))
+        np.testing.assert_allclose(np.concatenate(got, axis=2)[text : text + 1], want, rtol=2e-5, atol=2e-6)
+    assert all(np.array_equal(left[name], x) for name, x in attend.caches[0].contents().items())
+    assert attend.nbytes >= attend.caches[0].nbytes + k[:, :, N:].nbytes + v[:, :, N:].nbytes
+
+
+def test_a_cache_that_cannot_be_merged_is_refused_with_the_prompt():
+    q, k, v = (rows(seed, 1, *shape) for seed, shape in enumerate(SHAPES))
+    with pytest.raises(TypeError, match="a SubGenCache with a recent window cannot be merged"):
+        PromptCached([SubGenCache(0.0, 1, 4, recent=2, rng=0)])(0, q, k, v)

@@ -64,6 +64,15 @@ def test_signs_are_those_of_the_plain_walk(xp: Any, n: int, c: float) -> None:
     assert found.tolist() == [plain_signs(one, u, c) for one, u in zip(kernel, uniform, strict=True)]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_width_beyond_all_numbers_makes_fair_coins(xp: Any, dtype: Any) -> None:
+    k, v, filled = tokens(8, 3, 2 * STEPS)
+    uniform = np.random.default_rng(9).uniform(size=(3, 2 * STEPS))
+    kernel = pair_kernel(softmax_kernel(np, k.astype(dtype), v.astype(dtype), filled, scale=SCALE))
+    found = asnumpy(self_balancing_walk(xp, xp.asarray(kernel), xp.asarray(uniform[:, :STEPS]), 1.7e308))
+    assert np.array_equal(found, np.where(uniform[:, :STEPS] < 0.5, 1, -1))
+
+
 def test_smaller_part_is_kept_in_order(xp: Any) -> None:
     k, v, filled = tokens(4, 6, 10, missing=0.2)
     uniform = np.random.default_rng(5).uniform(size=(6, 10))
