@@ -122,6 +122,21 @@ def test_a_command_imports_nothing_that_it_does_not_use(tmp_path, arguments, unu
     assert imported & unused == set()
 
 
+def test_ctrl_c_during_the_import_ends_without_a_traceback():
+    code = """
+import os, runpy, signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "sublinattn.terminal":
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupting())
+runpy.run_module("sublinattn", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 # ---------------------------------------------------------------------------------------------------- claims and verify
 def test_claims_lists_every_claim_and_where_its_trial_stands():
     listed = json.loads(call("claims", "--json"))
