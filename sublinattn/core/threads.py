@@ -1,4 +1,10 @@
-"""Run tiles on a thread pool with one BLAS thread each; results do not depend on the number of threads."""
+"""Run tiles on a thread pool with one BLAS thread each; results do not depend on the number of threads.
+
+A signal's handler may raise (KeyboardInterrupt on Ctrl-C) after any step of the main thread that is Python's own code,
+and so after the step that takes a lock and before the block that would give it back. The standard library's executors,
+conditions and events are such code, and a lock that they leave held stops the whole process. So the main thread and the
+pool's speak by `SimpleQueue`, by appending to lists and by plain flags, each of which is one step.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +12,9 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,31 +28,49 @@ class _Blas:
         self.lock = threading.Lock()
         self.users = 0
         self.controller: ThreadpoolController | None = None
-        self.limiter: Any = None
-        self.pool: ThreadPoolExecutor | None = None
+        self.owed: list[int] | None = None  # the limits to restore; they stay here until all of them are
+        self.jobs: SimpleQueue[Callable[[], None]] | None = None
 
     @contextmanager
     def single(self) -> Iterator[int]:
-        with self.lock:
-            if self.controller is None:
-                self.controller = ThreadpoolController().select(user_api="blas")
-            limits = [lib.num_threads for lib in self.controller.lib_controllers]
-            if self.users == 0 and max(limits, default=1) > 1:  # setting the limit takes longer than many tiles
-                self.limiter = self.controller.limit(limits=1)
-            self.users += 1
+        entered = False
         try:
+            with self.lock:
+                if self.controller is None:
+                    self.controller = ThreadpoolController().select(user_api="blas")
+                libraries = self.controller.lib_controllers
+                limits = [library.num_threads for library in libraries]
+                if self.users == 0:
+                    self.owed = limits = self.owed or limits
+                self.users += 1
+                entered = True
+                if self.users == 1 and max(limits, default=1) > 1:  # setting the limit takes longer than many tiles
+                    for library in libraries:
+                        library.set_num_threads(1)
             yield min([cpu_count(), *limits])
         finally:
-            with self.lock:
-                self.users -= 1
-                if self.users == 0 and self.limiter is not None:
-                    self.limiter.restore_original_limits()
-                    self.limiter = None
+            if entered:
+                with self.lock:
+                    self.users -= 1
+                    if self.users == 0 and self.owed is not None:
+                        if max(self.owed, default=1) > 1:
+                            for library, limit in zip(libraries, self.owed, strict=True):
+                                library.set_num_threads(limit)
+                        self.owed = None
 
-    def executor(self) -> ThreadPoolExecutor:
-        if self.pool is None:
-            self.pool = ThreadPoolExecutor(cpu_count(), thread_name_prefix="sublinattn-tile")
-        return self.pool
+    def submit(self, job: Callable[[], None]) -> None:
+        """Have a thread of the pool call `job`, which must not raise."""
+        if self.jobs is None:
+            jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+            for _ in range(cpu_count()):
+                threading.Thread(target=_serve, args=(jobs,), daemon=True, name="sublinattn-tile").start()
+            self.jobs = jobs
+        self.jobs.put(job)
+
+
+def _serve(jobs: SimpleQueue[Callable[[], None]]) -> None:
+    while True:
+        jobs.get()()
 
 
 def cpu_count() -> int:
@@ -83,24 +108,41 @@ def for_tiles(xp: Any, tiles: Sequence[Any], worker: Callable[..., Any], own: Ca
             worker(tile, *more)
         return
     ticket = itertools.count()  # next() is atomic, so the threads can share one counter
-    stopped = threading.Event()
+    state = SimpleNamespace(stopped=False)
+    begun: list[None] = []
+    ended: list[BaseException | None] = []
+    woken: SimpleQueue[None] = SimpleQueue()
 
     def drain() -> None:
         more = (own(),) if own else ()
-        while not stopped.is_set() and (i := next(ticket)) < len(tiles):
+        while not state.stopped and (i := next(ticket)) < len(tiles):
             worker(tiles[i], *more)
+
+    def job() -> None:
+        begun.append(None)
+        error = None
+        try:
+            drain()
+        except BaseException as failure:  # the other threads end with the tile that they are at
+            error, state.stopped = failure, True
+        ended.append(error)
+        woken.put(None)
 
     with _BLAS.single() as threads:
         if (threads := min(threads, len(tiles))) <= 1:
             drain()
             return
-        futures = [_BLAS.executor().submit(drain) for _ in range(threads)]
         try:
-            for future in as_completed(futures):
-                future.result()
-        except (
-            BaseException
-        ):  # an error in a tile, or Ctrl-C here: the other threads end with the tile that they are at
-            stopped.set()
-            wait(futures)  # before BLAS gets its threads back, and the caller its arrays
+            for _ in range(threads):
+                _BLAS.submit(job)
+            while len(ended) < threads:
+                woken.get()
+        except BaseException:  # Ctrl-C here
+            state.stopped = True  # a job that begins after this does nothing
+            while len(ended) < len(begun):  # before BLAS gets its threads back, and the caller its arrays
+                with suppress(Empty):
+                    woken.get(timeout=0.01)  # the wake-up may have been lost with what was interrupted
             raise
+        for error in ended:
+            if error is not None:
+                raise error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -84,6 +86,40 @@ def test_an_error_or_ctrl_c_ends_every_thread() -> None:
         Tiles(5, lambda: os.kill(os.getpid(), signal.SIGINT)).run(KeyboardInterrupt)
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.skipif(threads.cpu_count() < 2, reason="tiles run in the caller's thread")
+def test_no_lock_is_left_held_wherever_a_signal_strikes() -> None:
+    """A child of 2000 signals; with the executor of the standard library it stood still within the first hundreds."""
+    code = """
+import faulthandler, random, signal
+import numpy as np
+from threadpoolctl import threadpool_info
+from sublinattn.core import threads
+
+class Struck(BaseException):
+    pass
+
+def strike(*_):
+    raise Struck
+
+signal.signal(signal.SIGALRM, strike)
+faulthandler.dump_traceback_later(60, exit=True)
+tiles, rng, before = np.zeros(8), random.Random(0), threadpool_info()
+for _ in range(2000):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-4, 2e-3))
+        while True:
+            threads.for_tiles(np, range(8), lambda i: tiles.put(i, 1))
+    except Struck:
+        pass
+    tiles[:] = 0
+    threads.for_tiles(np, range(8), lambda i: tiles.put(i, 1))
+    assert tiles.all()
+assert threadpool_info() == before
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_concurrent_calls_do_not_mix() -> None:
