@@ -1,8 +1,11 @@
 """The notebooks as files: parameters, thinness, each claim checked exactly once, beside a figure that exists."""
 
 import ast
+import importlib
+import inspect
 import json
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +63,24 @@ def test_notebook_is_thin_and_takes_the_parameters_of_all(path):
     nodes = [node for tree in code(path) for node in ast.walk(tree)]
     trial = ["FunctionDef"] if path.stem == OWN else []
     assert [type(node).__name__ for node in nodes if isinstance(node, definitions)] == trial
+
+
+@each_notebook
+def test_functions_of_the_package_take_what_a_notebook_calls_them_with(path):
+    nodes = [node for tree in code(path) for node in ast.walk(tree)]
+    modules = {}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("sublinattn"):
+            for its in node.names:
+                with suppress(ModuleNotFoundError):  # a function, not a module
+                    modules[its.asname or its.name] = importlib.import_module(f"{node.module}.{its.name}")
+    for node in nodes:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            module = modules.get(getattr(node.func.value, "id", None))
+            unpacked = any(isinstance(x, ast.Starred) for x in node.args) or any(not x.arg for x in node.keywords)
+            if module and not unpacked:
+                called = inspect.signature(getattr(module, node.func.attr))
+                called.bind(*node.args, **{word.arg: word.value for word in node.keywords})
 
 
 @each_notebook

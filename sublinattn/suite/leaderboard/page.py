@@ -99,10 +99,10 @@ def markdown(board: Board, whole: pd.DataFrame, words: list[str]) -> str:
     seeds = ", ".join(map(str, about["seeds"]))
     origin = f"Effort {about['effort']}, seed {seeds}, decoder {about['model']}, n = {about['n']} on synthetic inputs."
     sentences = "\n".join(f"{number}. {sentence}" for number, sentence in enumerate(words, 1))
-    return f"{origin}\n\n{sentences}\n\n{_ranked(whole)}"
+    return f"{origin}\n\n{sentences}\n\n{ranked_table(whole)}"
 
 
-def _ranked(whole: pd.DataFrame) -> str:
+def ranked_table(whole: pd.DataFrame) -> str:
     """The table in Markdown, ranked within each kind."""
     head = ["kind", "method", "rank", *(title for title, _ in COLUMNS.values()), "what is proved", "verdict"]
     rows, ranked = [], whole.sort_values(["kind", "rank"], kind="stable", na_position="first")
