@@ -36,6 +36,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ...core import backends
 from ...core.backends import Array
 
@@ -93,7 +95,7 @@ def self_balancing_walk(xp: Any, kernel: Array, uniform: Array, c: float) -> Arr
     place = xp.arange(n)
     largest = kernel[:, place, place].max(axis=1)
     unit = xp.where(largest > 0, largest, 1)[:, None]
-    c = min(c, float(xp.finfo(kernel.dtype).max) / 8)  # the coins of a larger one are as fair; no entry is above 4
+    c = min(c, float(np.finfo(kernel.dtype).max) / 8)  # the coins of a larger one are as fair; no entry is above 4
     margin = ((1 - 2 * uniform) * (c * unit)).astype(kernel.dtype)  # less y, as the sum goes on
     signs = xp.empty((problems, n), kernel.dtype)
     for start in range(0, n, STEPS):
