@@ -116,9 +116,21 @@ class _Doubled(_Noting):
 NOTING = {"paper": _Noting, "top left out": _NotingAllButTheTop, "square added twice": _Doubled}
 
 
-def causal_error(rng: np.random.Generator, xp: Any, *, n: int, **how: Any) -> Trial:
-    """`error_of` random queries, keys and values."""
-    return error_of(rng, xp, _arrays(rng, 2, n), **how)
+def causal_error(
+    rng: np.random.Generator,
+    xp: Any,
+    *,
+    n: int,
+    block_size: int,
+    sample_size: int,
+    estimator: str,
+    exact_keys: int = 0,
+    shift: bool = False,
+    recursion: str = "paper",
+) -> Trial:
+    """Largest relative error of a causal normaliser, against the largest of a square's."""
+    how: dict[str, Any] = {"block_size": block_size, "sample_size": sample_size, "estimator": estimator}
+    return error_of(rng, xp, _arrays(rng, 2, n), exact_keys=exact_keys, shift=shift, recursion=recursion, **how)
 
 
 def error_of(
@@ -133,7 +145,7 @@ def error_of(
     shift: bool = False,
     recursion: str = "paper",
 ) -> Trial:
-    """Largest relative error of the causal normaliser of these (heads, n, 3), against the largest of a square's."""
+    """The same of these queries, keys and values (heads, n, 3)."""
     n = arrays[0].shape[1]
     how: dict[str, Any] = {"make_estimator": ESTIMATORS[estimator], "block_size": block_size, "rng": rng}
     problem = NOTING[recursion](

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,23 +19,43 @@ BLOCK = 256
 n_0 = sp.Symbol("n_0", positive=True)
 
 
-def _hyper(
-    rng: np.random.Generator, xp: Any, n: int, *, d: int, causal: bool, blocks: int | None = None
-) -> Callable[[], Array]:
-    """A call on random arrays; `blocks` fixes the number of blocks instead of their size (a sabotage)."""
-    q, k, v = (to_device(rng.standard_normal((n, d), dtype=np.float32), xp) for _ in range(3))
+def _arrays(rng: np.random.Generator, xp: Any, n: int, d: int) -> list[Array]:
+    return [to_device(rng.standard_normal((n, d), dtype=np.float32), xp) for _ in range(3)]
+
+
+def seconds(
+    rng: np.random.Generator,
+    xp: Any,
+    *,
+    variable: str,
+    n: int,
+    d: int,
+    causal: bool,
+    repeats: int = 3,
+    blocks: int | None = None,
+) -> Trial:
+    """Fastest of `repeats` calls; `blocks` fixes the number of blocks instead of their size (a sabotage)."""
+    q, k, v = _arrays(rng, xp, n, d)
     size = BLOCK if blocks is None else n // blocks
-    return partial(hyper_attention, q, k, v, causal=causal, block_size=size, min_exact=0, rng=rng)
+    call = partial(hyper_attention, q, k, v, causal=causal, block_size=size, min_exact=0, rng=rng)
+    return Trial(best_of(xp, call, repeats), facts={"n": n, "n_0": BLOCK})
 
 
-def seconds(rng: np.random.Generator, xp: Any, *, variable: str, n: int, repeats: int = 3, **how: Any) -> Trial:
-    """Fastest of `repeats` calls."""
-    return Trial(best_of(xp, _hyper(rng, xp, n, **how), repeats), facts={"n": n, "n_0": BLOCK})
-
-
-def held_bytes(rng: np.random.Generator, xp: Any, *, variable: str, n: int, **how: Any) -> Trial:
-    """Peak bytes beyond the inputs, the output included."""
-    return Trial(float(peak_bytes(xp, _hyper(rng, xp, n, **how))), facts={"n": n})
+def held_bytes(
+    rng: np.random.Generator,
+    xp: Any,
+    *,
+    variable: str,
+    n: int,
+    d: int,
+    causal: bool,
+    blocks: int | None = None,
+) -> Trial:
+    """Peak bytes beyond the inputs, the output included; `blocks` fixes the number of blocks (a sabotage)."""
+    q, k, v = _arrays(rng, xp, n, d)
+    size = BLOCK if blocks is None else n // blocks
+    hyper = partial(hyper_attention, q, k, v, causal=causal, block_size=size, min_exact=0, rng=rng)
+    return Trial(float(peak_bytes(xp, hyper)), facts={"n": n})
 
 
 SMOKE, STANDARD, FULL = powers(11, 14), powers(13, 17), powers(15, 20)
