@@ -177,7 +177,7 @@ def verify(
     from .lab import ledger
     from .lab.cluster import connect
     from .theory import find
-    from .theory import verify as run_trials
+    from .theory.several import verdicts
     from .theory.trials import processes
 
     if scheduler and jobs > 1:
@@ -185,9 +185,10 @@ def verify(
     try:
         found = find(claim)
         workers = connect(scheduler, backend=backend.value, note=note) if scheduler else processes(jobs)
-        with workers as executor, counting("trials") as progress:
-            verdict = run_trials(
-                found, effort=effort.value, rng=seed, backend=backend.value, executor=executor, progress=progress
+        options = {"effort": effort.value, "rng": seed, "backend": backend.value}
+        with workers as executor, counting("percent of the trials") as count:
+            ((_, verdict),) = verdicts(
+                [found], executor=executor, progress=lambda share: count(int(100 * share), 100), **options
             )
     except KeyError as error:
         fail(error.args[0])

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..core import files
+from ..core.crew import Crew
 from ..core.names import suggestion
 from ..core.provenance import provenance, source_hash
 from ..core.threads import cpu_count
@@ -135,10 +136,10 @@ def run_held(
     outcomes = [Outcome(job.name, "resumed") for job in finished]
     workers = jobs or cpu_count() * (KERNELS_PER_CPU if scheduler else 1)
     connected = connect(scheduler, backend=backend, note=progress.note) if scheduler and pending else nullcontext()
-    with connected as cluster, ThreadPoolExecutor(workers) as pool, progress.track(pending):
+    with connected as cluster, progress.track(pending):
         _clear(out, pending, None if only or having else finished)  # not before the workers are there
         for batch in batches(pending):
-            outcomes += _run_batch(pool, batch, out, progress, cluster)
+            outcomes += _run_batch(batch, workers, out, progress, cluster)
     outcomes.sort(key=lambda outcome: outcome.name)
 
     new = ledger.merge((out / "verdicts").glob("*.json"))
@@ -215,33 +216,35 @@ def _checked(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _run_batch(
-    pool: Executor, jobs: Sequence[Job], out: Path, progress: Progress, cluster: Cluster | None
+    jobs: Sequence[Job], workers: int, out: Path, progress: Progress, cluster: Cluster | None
 ) -> list[Outcome]:
-    futures: dict[Future[Outcome], Job] = {}
     outcomes = []
+    crew = Crew([partial(_execute, job, out, progress) for job in jobs], workers)
     try:
-        futures.update((pool.submit(progress.execute, job), job) for job in jobs)
-        pending = set(futures)
-        while pending:
-            done, pending = wait(pending, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
-            for future in sorted(done, key=lambda future: future.result().status):  # the completed ones first
-                outcome = future.result()
-                if outcome.status == "completed":
-                    files.write_json(_stamp_path(futures[future]), _stamp(futures[future], out))
-                elif cluster is not None:
+        for ended in crew.results(LOOK_SECONDS):
+            if ended is not None:
+                outcome = ended[1]
+                if cluster is not None and outcome.status == "failed":
                     cluster.look()  # which may be why it failed
                 progress.finish(outcome)
                 outcomes.append(outcome)
             if cluster is not None:
                 cluster.look()
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        kill_kernels()
-        while not all(future.done() for future in futures):  # one just starting had no number yet
-            time.sleep(0.05)
+        crew.stopped = True
+        while crew.running:
             kill_kernels()
+            time.sleep(0.05)  # one just starting had no number yet
         raise
     return outcomes
+
+
+def _execute(job: Job, out: Path, progress: Progress) -> Outcome:
+    """Run a notebook, and stamp it as complete before anything else can end the run."""
+    outcome = progress.execute(job)
+    if outcome.status == "completed":
+        files.write_json(_stamp_path(job), _stamp(job, out))
+    return outcome
 
 
 def _owner(path: Path, *keys: str) -> str | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Executor
 from functools import partial
 from typing import Any
 
+from ..core.crew import Crew
 from .claim import Claim
 from .result import Verdict
 from .verify import verify
@@ -25,34 +25,28 @@ def verdicts(
     others then have a thread each, which waits for its trials, so that workers have something to do while the last ones
     of another claim are awaited. `progress` is told in this thread how many claims are done, parts included.
     """
-    shares, stopped = [0.0] * len(claims), threading.Event()
+    shares = [0.0] * len(claims)
 
     def note(number: int, done: int, total: int) -> None:
-        if stopped.is_set():
+        if crew.stopped:  # by an error in another claim, or Ctrl-C
             raise CancelledError
         shares[number] = done / total
 
     def note_and_show(number: int, done: int, total: int) -> None:
-        note(number, done, total)
+        shares[number] = done / total
         progress(sum(shares))
 
-    alone = [number for number, claim in enumerate(claims) if executor is None or claim.machine]
-    for number in alone:
-        yield number, verify(claims[number], progress=partial(note_and_show, number), **options)
-    if len(alone) == len(claims):
-        return
+    together = [number for number, claim in enumerate(claims) if executor is not None and not claim.machine]
+    for number, claim in enumerate(claims):
+        if number not in together:
+            yield number, verify(claim, progress=partial(note_and_show, number), **options)
     judge = partial(verify, executor=executor, **options)
-    with ThreadPoolExecutor(len(claims) - len(alone)) as threads:
-        futures = {
-            threads.submit(judge, claim, progress=partial(note, number)): number
-            for number, claim in enumerate(claims)
-            if number not in alone
-        }
-        try:
-            while futures:
-                done, _ = wait(futures, timeout=_PAUSE, return_when=FIRST_COMPLETED)
-                progress(sum(shares))
-                for future in done:
-                    yield futures.pop(future), future.result()
-        finally:
-            stopped.set()  # an error in one claim, or Ctrl-C, ends the others at their next trial
+    jobs = [partial(judge, claims[number], progress=partial(note, number)) for number in together]
+    crew = Crew(jobs, len(jobs))
+    try:
+        for found in crew.results(_PAUSE):
+            progress(sum(shares))
+            if found is not None:
+                yield together[found[0]], found[1]
+    finally:
+        crew.stopped = True

@@ -1,8 +1,7 @@
 """Verdicts side by side: the same ones, the clock's claims alone, and an error ends them all."""
 
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -40,9 +39,24 @@ def test_verdicts_are_those_of_one_claim_after_another_and_the_clock_comes_first
     assert shares == sorted(shares) and shares[-1] <= len(toys.ALL)
 
 
+class Counting(Executor):
+    """The pool, and how many pieces of work it was given."""
+
+    def __init__(self, pool):
+        self.pool, self.given, self._max_workers = pool, 0, 2
+
+    def submit(self, *work):
+        self.given += 1
+        return self.pool.submit(*work)
+
+
 def test_an_error_in_one_claim_ends_the_others(pool):
-    before = set(threading.enumerate())
     endless = replace(toys.OPEN, trial=slow, max_trials={"smoke": 10**6})
+    counting = Counting(pool)
     with pytest.raises(TrialError, match="on purpose"):
-        list(verdicts([endless, replace(toys.OPEN, trial=broken)], executor=pool, progress=lambda share: None))
-    assert all(thread.name.startswith("worker") for thread in set(threading.enumerate()) - before)
+        list(verdicts([endless, replace(toys.OPEN, trial=broken)], executor=counting, progress=lambda share: None))
+    pool.submit(int).result()  # behind all that is under way
+    time.sleep(0.2)
+    given = counting.given
+    time.sleep(1)
+    assert counting.given == given, "the other claim still asks for trials"
