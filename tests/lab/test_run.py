@@ -26,6 +26,16 @@ def test_effort_picks():
     assert [Run(effort).pick(smoke=1, standard=2, full=3) for effort in ("smoke", "standard", "full")] == [1, 2, 3]
 
 
+def numbered(run, label, count):
+    return [(label, number, run.seed) for number in range(count)]
+
+
+def test_a_table_has_the_rows_of_all_cells_in_their_order():
+    table = Run(seed=7).table(numbered, [("b", 2), ("none", 0), ("a", 1)], ["label", "number", "seed"])
+    expected = pd.DataFrame({"label": ["b", "b", "a"], "number": [0, 1, 0], "seed": 7})
+    pd.testing.assert_frame_equal(table, expected)
+
+
 def test_verdicts_are_read_back_and_asked_for_where_there_are_none(tmp_path):
     run = Run(backend="numpy", out=tmp_path, notebook="a notebook")
     with pytest.raises(FileNotFoundError, match=r"verdicts/ha24.gray-adjacency.json.*check the claim"):

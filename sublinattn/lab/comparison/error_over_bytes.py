@@ -104,9 +104,8 @@ def over_bytes(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
         for what in chosen(run.given("inputs", ()), inputs, known=STREAMS)
         for replicate in range(heads if what == REAL else replicates)
     ]
-    rows = [row for cell in run.map(_errors, cells) for row in cell]
     columns = ["input", "source", "n", "replicate", "method", "share", "nbytes", "held", "error", "relative"]
-    return best_setting(pd.DataFrame(rows, columns=columns))
+    return best_setting(run.table(_errors, cells, columns))
 
 
 def _errors(run: Run, n: int, what: Input, replicate: int, shares: Sequence[float]) -> list[tuple[Any, ...]]:
@@ -212,8 +211,7 @@ def retrieval(run: Run) -> pd.DataFrame:
     replicates = run.given("replicates", run.pick(smoke=25, standard=200, full=200))
     shares = run.given("shares", run.pick(smoke=(1 / 8, 1 / 4), standard=RETRIEVAL_SHARES, full=RETRIEVAL_SHARES))
     cells = [(n, replicate, shares) for replicate in range(replicates)]
-    rows = [row for cell in run.map(_found, cells) for row in cell]
-    return pd.DataFrame(rows, columns=["n", "replicate", "method", "share", "found"])
+    return run.table(_found, cells, ["n", "replicate", "method", "share", "found"])
 
 
 def _found(run: Run, n: int, replicate: int, shares: Sequence[float]) -> list[tuple[Any, ...]]:

@@ -41,8 +41,8 @@ def over_bytes(run: Run) -> pd.DataFrame:
     n = run.given("n", run.pick(smoke=1024, standard=4096, full=16384))
     replicates = run.given("replicates", run.pick(smoke=3, standard=8, full=12))
     shares = run.given("shares", run.pick(smoke=SHARES[2:], standard=SHARES, full=SHARES))
-    rows = [row for cell in run.map(_told, [(n, replicate, shares) for replicate in range(replicates)]) for row in cell]
-    table = pd.DataFrame(rows, columns=["n", "replicate", "method", "share", "nbytes", "right", "bits"])
+    columns = ["n", "replicate", "method", "share", "nbytes", "right", "bits"]
+    table = run.table(_told, [(n, replicate, shares) for replicate in range(replicates)], columns)
     with np.errstate(divide="ignore", invalid="ignore"):
         return table.assign(bytes_per_bit=table["nbytes"] / table["bits"])
 

@@ -46,8 +46,7 @@ def measure(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
         for what in chosen(run.given("inputs", ()), inputs)
         for replicate in range(heads if what == REAL else replicates)
     ]
-    rows = [row for cell in run.map(_errors, cells) for row in cell]
-    return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "method", "budget", "error"])
+    return run.table(_errors, cells, ["input", "source", "n", "replicate", "method", "budget", "error"])
 
 
 def _errors(run: Run, n: int, what: Input, replicate: int, budgets: Sequence[int]) -> list[tuple[Any, ...]]:

@@ -137,8 +137,7 @@ def error_by_position(run: Run) -> pd.DataFrame:
     n, replicates = run.pick(smoke=(2048, 4), standard=(4096, 10), full=(8192, 10))
     n, replicates = run.given("n", n), run.given("replicates", replicates)
     cells = [(n, what, replicate) for what in (GAUSSIAN_MEAN, CLUSTERED) for replicate in range(replicates)]
-    rows = [row for cell in run.map(_errors, cells) for row in cell]
-    return pd.DataFrame(rows, columns=["input", "n", "leaf", "method", "replicate", "position", "error"])
+    return run.table(_errors, cells, ["input", "n", "leaf", "method", "replicate", "position", "error"])
 
 
 def _errors(run: Run, n: int, what: Input, replicate: int) -> list[tuple[Any, ...]]:

@@ -95,8 +95,7 @@ def over_n(run: Run) -> pd.DataFrame:
         for exact_keys in (0, 1 if what == REAL else sinks)
         for replicate in range(1 if what == REAL else replicates)
     ]
-    rows = [row for cell in run.map(_at_n, cells) for row in cell]
-    return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "exact_keys", "alpha", "kappa", "srank"])
+    return run.table(_at_n, cells, ["input", "source", "n", "replicate", "exact_keys", "alpha", "kappa", "srank"])
 
 
 def _at_n(run: Run, what: Input, n: int, exact_keys: int, replicate: int) -> list[tuple[Any, ...]]:
@@ -124,8 +123,7 @@ def column_profile(run: Run) -> pd.DataFrame:
         for what in (*synthetic(run, SYNTHETIC[:-1]), REAL)
         for replicate in range(1 if what == REAL else replicates)
     ]
-    rows = [row for cell in run.map(_falling, cells) for row in cell]
-    return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "rank", "value"])
+    return run.table(_falling, cells, ["input", "source", "n", "replicate", "rank", "value"])
 
 
 def _falling(run: Run, what: Input, n: int, replicate: int) -> list[tuple[Any, ...]]:

@@ -94,8 +94,7 @@ def errors(run: Run) -> pd.DataFrame:
     n, replicates = run.pick(smoke=(1024, 4), standard=(2048, 20), full=(4096, 40))
     n, replicates = run.given("n", n), run.given("replicates", replicates)
     cells = [(n, what, replicate) for what in INPUTS for replicate in range(replicates)]
-    rows = [row for cell in run.map(_errors, cells) for row in cell]
-    return pd.DataFrame(rows, columns=["input", "n", "method", "b", "replicate", "error", "mass"])
+    return run.table(_errors, cells, ["input", "n", "method", "b", "replicate", "error", "mass"])
 
 
 def _errors(run: Run, n: int, what: Input, replicate: int) -> list[tuple[Any, ...]]:

@@ -52,9 +52,8 @@ def errors(run: Run) -> pd.DataFrame:
     n, replicates = run.pick(smoke=(1024, 4), standard=(2048, 10), full=(4096, 10))
     n, replicates = run.given("n", n), run.given("replicates", replicates)
     cells = [(n, what, replicate) for what in (GAUSSIAN_MEAN, CLUSTERED, REAL) for replicate in range(replicates)]
-    rows = [row for cell in run.map(_errors, cells) for row in cell]
     columns = ["input", "source", "n", "mask", "method", "replicate", "budget", "error", "normaliser"]
-    return pd.DataFrame(rows, columns=columns)
+    return run.table(_errors, cells, columns)
 
 
 def _errors(run: Run, n: int, what: Input, replicate: int) -> list[tuple[Any, ...]]:

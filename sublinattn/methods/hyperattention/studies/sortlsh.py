@@ -49,8 +49,7 @@ def collision_rates(run: Run) -> pd.DataFrame:
     """
     draws = run.given("draws", run.pick(smoke=1500, standard=20000, full=100000))
     cells = [(bits, angle, draws) for bits in run.given("lsh_bits", BITS) for angle in np.linspace(0, np.pi, 13)[1:-1]]
-    rows = [row for cell in run.map(_rates, cells) for row in cell]
-    return pd.DataFrame(rows, columns=["event", "bits", "angle", "draws", "rate", "low", "high", "law"])
+    return run.table(_rates, cells, ["event", "bits", "angle", "draws", "rate", "low", "high", "law"])
 
 
 def _rates(run: Run, bits: int, angle: float, draws: int) -> list[tuple[Any, ...]]:
@@ -147,9 +146,8 @@ def heavy_caught(run: Run) -> pd.DataFrame:
     replicates = range(run.given("replicates", run.pick(smoke=8, standard=20, full=20)))
     inputs = chosen(run.given("inputs", ()), (GAUSSIAN, CLUSTERED, PLANTED, SINKS, REAL))
     cells = [(n, what, replicate) for what in inputs for replicate in replicates]
-    rows = [row for cell in run.map(_caught, cells) for row in cell]
     columns = ["input", "source", "n", "replicate", "mask", "heavy", "heavy_share", "mass_share"]
-    return pd.DataFrame(rows, columns=columns)
+    return run.table(_caught, cells, columns)
 
 
 def _caught(run: Run, n: int, what: Input, replicate: int) -> list[tuple[Any, ...]]:

@@ -56,8 +56,7 @@ def approxd(run: Run) -> pd.DataFrame:
         instance ("adversary", or "workload": the `kappa` workload at about the same kappa, noise 0.7),
         limit_kappa, limit_alpha, kappa, alpha, replicate (fresh draws), size.
     """
-    rows = [row for cell in run.map(_sizes, LIMITS) for row in cell]
-    return pd.DataFrame(rows, columns=["instance", "limit_kappa", "limit_alpha", "kappa", "alpha", "replicate", "size"])
+    return run.table(_sizes, LIMITS, ["instance", "limit_kappa", "limit_alpha", "kappa", "alpha", "replicate", "size"])
 
 
 def _sizes(run: Run, kappa: int, alpha: int) -> list[tuple[Any, ...]]:

@@ -102,9 +102,8 @@ def over_decay(run: Run) -> pd.DataFrame:
         raise ValueError(f"k must be below n = {n}, got {sparsity}")
     replicates = range(run.given("replicates", run.pick(smoke=2, standard=5, full=10)))
     cells = [(n, decay, replicate) for decay in run.given("decays", DECAYS) for replicate in replicates]
-    rows = [row for cell in run.map(_errors, cells) for row in cell]
     columns = ["decay", "n", "replicate", "method", "error", "rows_zero", "nbytes", "keys"]
-    return pd.DataFrame(rows, columns=columns)
+    return run.table(_errors, cells, columns)
 
 
 def _errors(run: Run, n: int, decay: float, replicate: int) -> list[tuple[Any, ...]]:
@@ -172,17 +171,15 @@ def profiles(run: Run) -> pd.DataFrame:
     """
     n = run.given("n", run.pick(smoke=2**12, standard=2**14, full=2**16))
     replicates = range(run.given("replicates", run.pick(smoke=4, standard=8, full=8)))
-    cells = [(n, what, replicate) for what in SYNTHETIC for replicate in replicates]
-    rows = [row for cell in run.map(_profile, cells) for row in cell]
-    heads = real().to(run.xp)
-    outputs = exact(heads)
-    for number, y in enumerate(outputs.reshape(-1, *outputs.shape[-2:])):
-        rows += profile(REAL, number, y)
-    return pd.DataFrame(rows, columns=["input", "source", "n", "replicate", "k", "share", "tail"])
+    cells = [*((n, what, replicate) for what in SYNTHETIC for replicate in replicates), (n, REAL, 0)]
+    return run.table(_profile, cells, ["input", "source", "n", "replicate", "k", "share", "tail"])
 
 
 def _profile(run: Run, n: int, what: Input, replicate: int) -> list[tuple[Any, ...]]:
-    """The rows of one synthetic input."""
+    """The rows of one synthetic input, or of all real heads."""
+    if what == REAL:
+        y = exact(real().to(run.xp))
+        return [row for head, one in enumerate(y.reshape(-1, *y.shape[-2:])) for row in profile(REAL, head, one)]
     d = run.given("d", D) if what.workload == "compressible" else 64
     return profile(what, replicate, exact(what.draw(n, d, run.rng("profile", what.label, replicate), run.xp)))
 

@@ -62,8 +62,7 @@ def over_accuracy(run: Run) -> pd.DataFrame:
         for eps1 in run.given("eps1", ACCURACIES)
         for replicate in range(replicates)
     ]
-    rows = [row for cell in run.map(_excesses, cells) for row in cell]
-    return pd.DataFrame(rows, columns=["signal", "eps1", "method", "replicate", "column", "excess", "bytes", "proven"])
+    return run.table(_excesses, cells, ["signal", "eps1", "method", "replicate", "column", "excess", "bytes", "proven"])
 
 
 def _excesses(run: Run, name: str, eps1: float, r: int, n: int, k: int, columns: int) -> list[tuple[Any, ...]]:

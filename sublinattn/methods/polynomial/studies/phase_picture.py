@@ -92,8 +92,7 @@ def curves(run: Run) -> pd.DataFrame:
         regime, polynomial, log_n, exponent. The minimax degree is measured where R is at most 30 and log n at most
         LAST_MEASURED; Taylor's explicit bound covers all n.
     """
-    rows = [row for cell in run.map(_curve, REGIMES) for row in cell]
-    return pd.DataFrame(rows, columns=["regime", "polynomial", "log_n", "exponent"])
+    return run.table(_curve, REGIMES, ["regime", "polynomial", "log_n", "exponent"])
 
 
 def _curve(run: Run, regime: str, factor: float, power: float) -> list[tuple[str, str, float, float]]:

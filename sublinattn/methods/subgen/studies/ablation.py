@@ -133,9 +133,8 @@ def parts(run: Run) -> pd.DataFrame:
         for what in chosen(run.given("inputs", ()), INPUTS, known=STREAMS)
         for replicate in range(heads if what == REAL else replicates)
     ]
-    rows = [row for cell in run.map(_pairs, cells) for row in cell]
     columns = ["input", "source", "n", "replicate", "normaliser", "numerator", "error", "relative"]
-    return pd.DataFrame(rows, columns=columns)
+    return run.table(_pairs, cells, columns)
 
 
 def _pairs(run: Run, n: int, what: Input, replicate: int) -> list[tuple[Any, ...]]:
@@ -177,8 +176,8 @@ def curves(run: Run) -> pd.DataFrame:
     replicates = run.given("replicates", run.pick(smoke=6, standard=20, full=20))
     largest = run.pick(smoke=256, standard=1024, full=1024)
     sizes = [2**i for i in range(1, largest.bit_length())]
-    rows = [row for cell in run.map(_curve, [(n, i, sizes) for i in range(replicates)]) for row in cell]
-    return pd.DataFrame(rows, columns=["varies", "n", "replicate", "x", "what", "error", "law"])
+    columns = ["varies", "n", "replicate", "x", "what", "error", "law"]
+    return run.table(_curve, [(n, i, sizes) for i in range(replicates)], columns)
 
 
 def _curve(run: Run, n: int, replicate: int, sizes: Sequence[int]) -> list[tuple[Any, ...]]:
@@ -224,9 +223,8 @@ def settings(run: Run) -> pd.DataFrame:
         for what in chosen(run.given("inputs", ()), SETTINGS_INPUTS, known=STREAMS)
         for replicate in range(heads if what == REAL else replicates)
     ]
-    rows = [row for cell in run.map(_tried, cells) for row in cell]
     columns = ["input", "source", "n", "replicate", "varies", "x", "relative", "clusters", "held", "uniform"]
-    return pd.DataFrame(rows, columns=columns)
+    return run.table(_tried, cells, columns)
 
 
 def _tried(run: Run, n: int, what: Input, replicate: int) -> list[tuple[Any, ...]]:

@@ -188,9 +188,8 @@ def counts(run: Run, points: Points, radii: int) -> pd.DataFrame:
         input, source, n, replicate (or head), what, delta, relative (delta over the largest distance), clusters, share
         (clusters / n), widest (largest diameter of a cluster, over delta; nan if all clusters are single points).
     """
-    rows = [row for cell in run.map(_counted, [(*one, radii) for one in _one_by_one(points)]) for row in cell]
     columns = ["input", "source", "n", "replicate", "what", "delta", "relative", "clusters", "share", "widest"]
-    return pd.DataFrame(rows, columns=columns)
+    return run.table(_counted, [(*one, radii) for one in _one_by_one(points)], columns)
 
 
 def _counted(run: Run, label: str, source: str, replicate: int, name: str, x: Array, radii: int) -> list[Any]:
@@ -295,7 +294,7 @@ def online(run: Run) -> pd.DataFrame:
     parts = run.given("parts", run.pick(smoke=(32, PART), standard=(64, 32, 16, PART, 4), full=(64, 32, 16, PART, 4)))
     cells = [(*one, parts) for one in _one_by_one(_points(run, "online")) if one[3] == "keys"]
     columns = ["input", "source", "n", "replicate", "m", "share", "held", "promised", "reached"]
-    return pd.DataFrame([row for cell in run.map(_doubled, cells) for row in cell], columns=columns)
+    return run.table(_doubled, cells, columns)
 
 
 def _doubled(run: Run, label: str, source: str, replicate: int, _: str, x: Array, parts: Sequence[int]) -> list[Any]:

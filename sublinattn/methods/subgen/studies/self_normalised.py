@@ -183,8 +183,7 @@ def over_mean(run: Run) -> pd.DataFrame:
     n = run.given("n", run.pick(smoke=1024, standard=4096, full=16384))
     replicates = run.given("replicates", run.pick(smoke=6, standard=20, full=20))
     cells = [(n, mean, replicate) for mean in MEANS for replicate in range(replicates)]
-    rows = [row for cell in run.map(_at_mean, cells) for row in cell]
-    return pd.DataFrame(rows, columns=["n", "replicate", "mean", "method", "relative", "absolute"])
+    return run.table(_at_mean, cells, ["n", "replicate", "mean", "method", "relative", "absolute"])
 
 
 def _at_mean(run: Run, n: int, mean: float, replicate: int) -> list[tuple[Any, ...]]:

@@ -37,8 +37,7 @@ def measure(run: Run) -> pd.DataFrame:
     DataFrame
         part, instance ("drawn", "adversary"), replicate (fresh draws), ratio, bound (Chebyshev's inequality).
     """
-    rows = [row for cell in run.map(_ratios, [(part,) for part in hard.RATIOS]) for row in cell]
-    return pd.DataFrame(rows, columns=["part", "instance", "replicate", "ratio", "bound"])
+    return run.table(_ratios, [(part,) for part in hard.RATIOS], ["part", "instance", "replicate", "ratio", "bound"])
 
 
 def _ratios(run: Run, part: str) -> list[tuple[Any, ...]]:
