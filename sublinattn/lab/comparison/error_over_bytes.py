@@ -24,7 +24,7 @@ from ...plots.panels import facets, finish, grid, lines
 from ...plots.style import LOOKS, METHODS, THEORY, paper_style, series, variant
 from ..run import Run
 from ..statistics import mean_and_reach, proportion
-from ..workloads.inputs import GAUSSIAN, GAUSSIAN_MEAN, HEAVY_VALUES, REAL, Input, chosen
+from ..workloads.inputs import GAUSSIAN, GAUSSIAN_MEAN, HEAVY_VALUES, REAL, Input, each_draw
 from ..workloads.instance import Instance
 from .registry import CHUNK, HINDSIGHT, REGISTRY, TOLD, Stream, competing, directions, drawn, feed
 
@@ -96,26 +96,20 @@ def over_bytes(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
         and share, the contender in hindsight with the least median relative error, which SubGen cannot know.
     """
     n = run.given("n", run.pick(smoke=1024, standard=4096, full=65536))
-    replicates = run.given("replicates", run.pick(smoke=3, standard=8, full=12))
-    heads = run.given("replicates", run.pick(smoke=5, standard=36, full=72))
-    shares = run.given("shares", run.pick(smoke=(1 / 16, 1 / 4), standard=SHARES, full=SHARES))
-    cells = [
-        (n, what, replicate, shares)
-        for what in chosen(run.given("inputs", ()), inputs, known=STREAMS)
-        for replicate in range(heads if what == REAL else replicates)
-    ]
+    replicates, heads = run.pick(smoke=(3, 5), standard=(8, 36), full=(12, 72))
+    cells = each_draw(run, n, inputs, replicates=replicates, heads=heads, known=STREAMS)
     columns = ["input", "source", "n", "replicate", "method", "share", "nbytes", "held", "error", "relative"]
     return best_setting(run.table(_errors, cells, columns))
 
 
-def _errors(run: Run, n: int, what: Input, replicate: int, shares: Sequence[float]) -> list[tuple[Any, ...]]:
+def _errors(run: Run, n: int, what: Input, replicate: int) -> list[tuple[Any, ...]]:
     """The rows of one stream."""
     rows: list[tuple[Any, ...]] = []
     stream, rng = drawn(what, n, replicate, run)
     base = (what.label, what.source, len(stream.x.k), replicate)
     for method, out, nbytes in unbudgeted(stream):
         rows.append((*base, method, np.nan, nbytes, nbytes / stream.cache_bytes, *stream.errors(out)))
-    for share in shares:
+    for share in run.given("shares", run.pick(smoke=(1 / 16, 1 / 4), standard=SHARES, full=SHARES)):
         budget = int(share * stream.cache_bytes)
         for method, cache in competing(budget, stream.x, rng, hindsight=True).items():
             out = feed(method, cache, stream, budget).attend(stream.late, scale=stream.x.scale)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ..run import Run
 from . import make, real
 from .instance import Instance
 
@@ -69,8 +70,20 @@ INPUTS: Mapping[str, Input] = {
 """By the names that the notebooks' parameter `inputs` takes."""
 
 
-def chosen(
-    names: Sequence[str], default: tuple[Input, ...], *, known: Mapping[str, Input] = INPUTS
-) -> tuple[Input, ...]:
-    """The inputs with these names, of those that are `known`; without any the default."""
-    return tuple(known[name] for name in names) or default
+def chosen(run: Run, default: tuple[Input, ...], *, known: Mapping[str, Input] = INPUTS) -> tuple[Input, ...]:
+    """The inputs that the run's parameter `inputs` names, of those that are `known`; without any the default."""
+    return tuple(known[name] for name in run.given("inputs", ())) or default
+
+
+def each_draw(
+    run: Run, n: int, default: tuple[Input, ...], *, replicates: int, heads: int, known: Mapping[str, Input] = INPUTS
+) -> list[tuple[int, Input, int]]:
+    """Cells `(n, input, replicate)` of the `chosen` inputs: `replicates` draws of each, but `heads` of the real one.
+
+    Where the run has a parameter `replicates`, that is the number of both.
+    """
+    return [
+        (n, what, replicate)
+        for what in chosen(run, default, known=known)
+        for replicate in range(run.given("replicates", heads if what == REAL else replicates))
+    ]

@@ -1,5 +1,7 @@
 """Errors over bytes and needles at tiny sizes: tables against the plainest references."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,15 +12,15 @@ from sublinattn.lab.run import generator
 from sublinattn.methods.caches.exact import ExactCache
 
 
-def test_over_bytes_has_every_yardstick(monkeypatch):
-    small(monkeypatch, **{"1024": N, "3": 2})
-    rows = error_over_bytes.over_bytes(RUN, inputs=(error_over_bytes.CLUSTERS_MEAN, error_over_bytes.HEAVY_VALUES))
+def test_over_bytes_has_every_yardstick():
+    run = replace(RUN, knobs={"n": N, "replicates": 2})
+    rows = error_over_bytes.over_bytes(run, inputs=(error_over_bytes.CLUSTERS_MEAN, error_over_bytes.HEAVY_VALUES))
     assert rows.groupby(["input", "method", "share"], dropna=False).size().eq(2).all()
     table = rows.groupby("method")[["relative", "held"]].agg(["min", "max"])
     assert table.loc["exact", ("relative", "max")] < 1e-5 and table.loc["exact", ("held", "min")] >= 1
     assert table.loc["zero"].tolist() == [1, 1, 0, 0]
     assert (rows["held"] <= rows["share"].fillna(9.0)).all()
-    alone = error_over_bytes.over_bytes(RUN, inputs=(error_over_bytes.HEAVY_VALUES,))
+    alone = error_over_bytes.over_bytes(run, inputs=(error_over_bytes.HEAVY_VALUES,))
     together = rows[rows["input"] == error_over_bytes.HEAVY_VALUES.label]
     assert sorted(alone["relative"]) == sorted(together["relative"])  # an input's rows do not depend on the others
 

@@ -5,7 +5,6 @@ Notebook 03.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,7 @@ from ....core.exact import attention
 from ....core.timing import peak_bytes
 from ....lab.comparison.batch import BATCH, Batch
 from ....lab.run import Run
-from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN_MEAN, HEAVY_VALUES, PLANTED, REAL, SINKS, Input, chosen
+from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN_MEAN, HEAVY_VALUES, PLANTED, REAL, SINKS, Input, each_draw
 from ....lab.workloads.reference import Reference
 from ....plots.panels import facets
 from ....plots.style import paper_style, series
@@ -38,18 +37,12 @@ def measure(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
         input, source, n, replicate (fresh input, for "real" a random head; fresh draws), method, budget, error.
     """
     n = run.given("n", run.pick(smoke=1024, standard=4096, full=16384))
-    replicates = run.given("replicates", run.pick(smoke=3, standard=12, full=12))
-    heads = run.given("replicates", run.pick(smoke=8, standard=72, full=72))
-    budgets = run.given("budgets", run.pick(smoke=(64, 256), standard=(128, 512), full=(256, 1024)))
-    cells = [
-        (n, what, replicate, budgets)
-        for what in chosen(run.given("inputs", ()), inputs)
-        for replicate in range(heads if what == REAL else replicates)
-    ]
+    replicates, heads = run.pick(smoke=(3, 8), standard=(12, 72), full=(12, 72))
+    cells = each_draw(run, n, inputs, replicates=replicates, heads=heads)
     return run.table(_errors, cells, ["input", "source", "n", "replicate", "method", "budget", "error"])
 
 
-def _errors(run: Run, n: int, what: Input, replicate: int, budgets: Sequence[int]) -> list[tuple[Any, ...]]:
+def _errors(run: Run, n: int, what: Input, replicate: int) -> list[tuple[Any, ...]]:
     """The rows of one input."""
     rows: list[tuple[Any, ...]] = []
     rng = run.rng("equal budget", what.label, replicate)
@@ -57,7 +50,7 @@ def _errors(run: Run, n: int, what: Input, replicate: int, budgets: Sequence[int
     y, size = Reference(x), len(x.q)
     yardsticks = {EXACT: attention(x.q, x.k, x.v, scale=x.scale), ZERO: np.zeros_like(y.output)}
     errors = {name: y.error(out) for name, out in yardsticks.items()}
-    for budget in budgets:
+    for budget in run.given("budgets", run.pick(smoke=(64, 256), standard=(128, 512), full=(256, 1024))):
         base = (what.label, what.source, size, replicate)
         rows += [(*base, name, budget, error) for name, error in errors.items()]
         for name, method in compared(run).items():

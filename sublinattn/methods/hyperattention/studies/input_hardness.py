@@ -68,7 +68,7 @@ def block_size(run: Run) -> int:
 
 def synthetic(run: Run, default: tuple[Input, ...] = SYNTHETIC) -> tuple[Input, ...]:
     """The synthetic inputs of a run; the real heads are shown beside them, whatever is chosen."""
-    return chosen(run.given("inputs", ()), default)
+    return chosen(run, default)
 
 
 def over_n(run: Run) -> pd.DataFrame:

@@ -144,7 +144,7 @@ def heavy_caught(run: Run) -> pd.DataFrame:
     """
     n = run.given("n", run.pick(smoke=1024, standard=4096, full=8192))
     replicates = range(run.given("replicates", run.pick(smoke=8, standard=20, full=20)))
-    inputs = chosen(run.given("inputs", ()), (GAUSSIAN, CLUSTERED, PLANTED, SINKS, REAL))
+    inputs = chosen(run, (GAUSSIAN, CLUSTERED, PLANTED, SINKS, REAL))
     cells = [(n, what, replicate) for what in inputs for replicate in replicates]
     columns = ["input", "source", "n", "replicate", "mask", "heavy", "heavy_share", "mass_share"]
     return run.table(_caught, cells, columns)

@@ -24,7 +24,7 @@ from ....lab.workloads.inputs import (
     REAL,
     SINKS,
     Input,
-    chosen,
+    each_draw,
 )
 from ....lab.workloads.instance import Instance
 from ....lab.workloads.reference import Reference
@@ -79,16 +79,11 @@ def measure(run: Run, *, inputs: tuple[Input, ...] = INPUTS) -> pd.DataFrame:
         per query), error.
     """
     n = run.given("n", run.pick(smoke=1024, standard=4096, full=16384))
-    replicates = run.given("replicates", run.pick(smoke=6, standard=12, full=12))
-    heads = run.given("replicates", run.pick(smoke=24, standard=72, full=72))  # real heads differ more than draws do
+    replicates, heads = run.pick(smoke=(6, 24), standard=(12, 72), full=(12, 72))  # heads differ more than draws do
     wanted = run.given("budgets", ())
     if wanted and min(wanted) >= n:
         raise ValueError(f"budgets must hold one below n = {n}, got {wanted}")
-    cells = [
-        (n, what, replicate)
-        for what in chosen(run.given("inputs", ()), inputs)
-        for replicate in range(heads if what == REAL else replicates)
-    ]
+    cells = each_draw(run, n, inputs, replicates=replicates, heads=heads)
     return run.table(_errors, cells, ["input", "source", "n", "replicate", "method", "budget", "error"])
 
 

@@ -33,7 +33,7 @@ from ....lab.comparison.registry import (
 )
 from ....lab.run import Run
 from ....lab.statistics import growth_exponents
-from ....lab.workloads.inputs import GAUSSIAN_MEAN, HEAVY_VALUES, REAL, Input, chosen
+from ....lab.workloads.inputs import GAUSSIAN_MEAN, HEAVY_VALUES, REAL, Input, each_draw
 from ....plots.layout import ticks
 from ....plots.panels import facets, finish, grid, lines, theory_line
 from ....plots.style import METHODS, paper_style, series
@@ -126,13 +126,8 @@ def parts(run: Run) -> pd.DataFrame:
         "zero" for both: the answer 0.
     """
     n = run.given("n", run.pick(smoke=1024, standard=8192, full=65536))
-    replicates = run.given("replicates", run.pick(smoke=3, standard=12, full=12))
-    heads = run.given("replicates", run.pick(smoke=6, standard=72, full=72))
-    cells = [
-        (n, what, replicate)
-        for what in chosen(run.given("inputs", ()), INPUTS, known=STREAMS)
-        for replicate in range(heads if what == REAL else replicates)
-    ]
+    replicates, heads = run.pick(smoke=(3, 6), standard=(12, 72), full=(12, 72))
+    cells = each_draw(run, n, INPUTS, replicates=replicates, heads=heads, known=STREAMS)
     columns = ["input", "source", "n", "replicate", "normaliser", "numerator", "error", "relative"]
     return run.table(_pairs, cells, columns)
 
@@ -216,13 +211,8 @@ def settings(run: Run) -> pd.DataFrame:
         error of uniform sampling in a quarter of the exact cache's bytes, which is the budget of "window" and "t").
     """
     n = run.given("n", run.pick(smoke=1024, standard=4096, full=32768))
-    replicates = run.given("replicates", run.pick(smoke=2, standard=8, full=8))
-    heads = run.given("replicates", run.pick(smoke=3, standard=36, full=72))
-    cells = [
-        (n, what, replicate)
-        for what in chosen(run.given("inputs", ()), SETTINGS_INPUTS, known=STREAMS)
-        for replicate in range(heads if what == REAL else replicates)
-    ]
+    replicates, heads = run.pick(smoke=(2, 3), standard=(8, 36), full=(8, 72))
+    cells = each_draw(run, n, SETTINGS_INPUTS, replicates=replicates, heads=heads, known=STREAMS)
     columns = ["input", "source", "n", "replicate", "varies", "x", "relative", "clusters", "held", "uniform"]
     return run.table(_tried, cells, columns)
 

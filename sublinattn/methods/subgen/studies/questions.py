@@ -65,7 +65,7 @@ def uncompressed(run: Run) -> dict[str, float]:
     """Relative error of the exact cache on every input of the ablation."""
     n = run.given("n", run.pick(smoke=1024, standard=8192, full=65536))
     errors = {}
-    for what in chosen(run.given("inputs", ()), INPUTS, known=STREAMS):
+    for what in chosen(run, INPUTS, known=STREAMS):
         stream, _ = drawn(what, n, 0, run)
         out = stream.feed(ExactCache(), CHUNK).attend(stream.late, scale=stream.x.scale)
         errors[what.label] = stream.errors(out)[1]

@@ -30,7 +30,7 @@ from ....lab.comparison.registry import (
 )
 from ....lab.run import Run
 from ....lab.statistics import mean_and_reach, proportion
-from ....lab.workloads.inputs import REAL, Input, chosen
+from ....lab.workloads.inputs import Input, each_draw
 from ....lab.workloads.instance import Instance
 from ....plots.panels import facets
 from ....plots.style import METHODS, paper_style, series
@@ -117,13 +117,8 @@ def measure(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
         reservoir without replacement, and "zero".
     """
     n = run.given("n", run.pick(smoke=1024, standard=4096, full=16384))
-    replicates = run.given("replicates", run.pick(smoke=3, standard=8, full=8))
-    heads = run.given("replicates", run.pick(smoke=12, standard=72, full=72))
-    cells = [
-        (n, what, replicate)
-        for what in chosen(run.given("inputs", ()), INPUTS, known=STREAMS)
-        for replicate in range(heads if what == REAL else replicates)
-    ]
+    replicates, heads = run.pick(smoke=(3, 12), standard=(8, 72), full=(8, 72))
+    cells = each_draw(run, n, INPUTS, replicates=replicates, heads=heads, known=STREAMS)
     found = [*run.map(_of_input, cells), *run.map(_of_head, list(enumerate(decoder_heads(run))))]
     base = ["input", "source", "n", "replicate"]
     return (

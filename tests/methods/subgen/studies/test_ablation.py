@@ -76,9 +76,8 @@ def test_normaliser_stays_under_its_bound_and_slopes_are_those_drawn(monkeypatch
 
 
 def test_parts_have_every_pair(monkeypatch):
-    small(monkeypatch, **{"1024": N, "3": 2, "6": 2})
     monkeypatch.setattr(ablation, "INPUTS", (error_over_bytes.CLUSTERS_MEAN,))
-    rows = ablation.parts(RUN)
+    rows = ablation.parts(replace(RUN, knobs={"n": N, "replicates": 2}))
     pairs = {(t, z) for t in ablation.NORMALISERS for z in ablation.NUMERATORS}
     pairs |= {(ablation.SHARED, "value-norm"), (ablation.SHARED, "uniform"), ("zero", "zero")}
     table = rows.groupby(["normaliser", "numerator"])["relative"].agg(["size", "max"])
@@ -87,9 +86,8 @@ def test_parts_have_every_pair(monkeypatch):
 
 
 def test_settings_keep_within_a_quarter_of_the_bytes(monkeypatch):
-    small(monkeypatch, **{"1024": N, "2": 1, "3": 1})
     monkeypatch.setattr(ablation, "SETTINGS_INPUTS", (error_over_bytes.CLUSTERS_MEAN,))
-    rows = ablation.settings(RUN).set_index("varies")
+    rows = ablation.settings(replace(RUN, knobs={"n": N, "replicates": 1})).set_index("varies")
     assert (rows.loc[["window", "t"], "held"] <= 0.25).all()
     clusters = rows.loc["delta"].set_index("x")["clusters"]
     assert clusters.is_monotonic_decreasing and clusters[0.25] * N == 32

@@ -37,10 +37,10 @@ def test_an_exact_first_key_adds_no_variance():
 
 
 def test_measured_on_every_input(monkeypatch):
-    small(monkeypatch, **{"1024": N, "3": 2, "12": 2, "512": 64})
+    small(monkeypatch, **{"512": 64})
     inputs = (error_over_bytes.HEAVY_VALUES, error_over_bytes.REAL)
     monkeypatch.setattr(self_normalised, "INPUTS", inputs)
-    laws, errors = self_normalised.measure(RUN)
+    laws, errors = self_normalised.measure(replace(RUN, knobs={"n": N, "replicates": 2}))
     names = [*(what.label for what in inputs), "real (tiny decoder)"]
     assert list(laws["input"].unique()) == list(errors["input"].unique()) == names
     assert (laws.loc[laws["law"] == "uniform", "over"] == 1).all() and np.isfinite(laws["first_order"]).all()
