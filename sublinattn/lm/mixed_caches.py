@@ -53,14 +53,16 @@ class Kept:
         used = min(cache.tokens_seen, stored["keys"].shape[1])
         self._keys, self._values = stored["keys"][:, :used], stored["values"][:, :used]
         if isinstance(cache, ReservoirCache):
-            self._log_weights = self._of_sample(cache.weights, v)
+            self._log_weights = self._of_sample(cache, v)
         elif "log_weights" in stored:  # halves of halves, among them empty slots of weight 0
             self._keys, self._values, self._log_weights = (stored[x] for x in ("keys", "values", "log_weights"))
 
-    def _of_sample(self, weights: str, v: Array) -> Array:
+    def _of_sample(self, cache: ReservoirCache, v: Array) -> Array:
         """Log of how many tokens each one of a sample stands for, (heads, used)."""
         xp, (heads, used) = self.xp, self._keys.shape[:2]
-        if weights == "uniform":
+        if cache.weights == "priority":
+            return cache.log_weights(xp)[:, :used]
+        if cache.weights == "uniform":
             return xp.full((heads, used), np.log(self.cache.tokens_seen / used), self._keys.dtype)
         squares = backends.row_squares(xp, self._values, np.float64)
         mu = backends.row_squares(xp, v, np.float64).sum(axis=1)

@@ -16,6 +16,7 @@ from sublinattn.methods.caches.heavy_hitter import HeavyHitterCache
 from sublinattn.methods.caches.reservoir import ReservoirCache
 from sublinattn.methods.caches.sink import SinkCache
 from sublinattn.methods.subgen.subgen import SubGenCache
+from sublinattn.primitives.reservoir import seed_from, uniforms
 
 N, T, D, GROUP = 40, 7, 8, 2
 
@@ -76,6 +77,22 @@ def test_a_sampled_token_counts_for_those_that_it_stands_for():
             whole = (V[head, :N].astype(float) ** 2).sum()
             weights = np.full(10, N / 10) if cache is uniform else whole / (10 * squares)
             np.testing.assert_allclose(out[head], dense(head, weights, keys[head], values[head]), rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("xp", [np, fake_device], ids=["numpy", "device"])
+def test_a_sample_without_replacement_counts_by_its_threshold_and_is_exact_within_its_budget(xp):
+    for budget in (10, N):
+        cache = ReservoirCache(budget, "priority", rng=0)
+        out = answered(cache, xp)
+        for head in range(3):
+            squares = (V[head, :N].astype(float) ** 2).sum(axis=1)
+            priority = uniforms(seed_from(0), head, np.arange(N)) / squares
+            order = np.argsort(priority)
+            kept, threshold = order[:budget], priority[order[budget]] if budget < N else np.inf
+            wanted = dense(head, np.maximum(1, 1 / (threshold * squares[kept])), K[head, kept], V[head, kept])
+            np.testing.assert_allclose(out[head], wanted, rtol=2e-4, atol=1e-5)
+    nothing = ReservoirCache(10, "priority", rng=0).update(K[:, :N], 0 * V[:, :N])
+    assert not Kept(nothing, V).partial([0], Q[:1, 0], 1.0).l.any()  # tokens of value 0 are never stored
 
 
 @pytest.mark.parametrize("xp", [np, fake_device], ids=["numpy", "device"])

@@ -109,14 +109,21 @@ class ReservoirCache(MergingCache):
         if self.weights == "uniform":  # every token counts n / budget times: this cancels
             return softmax_over(xp, self._stored, min(self.tokens_seen, self.budget), q, scale).output()
         k, v = self._stored["keys"], self._stored["values"]
-        squares = backends.row_squares(xp, v, np.float64)
+        return softmax_weighted(xp, q, k, v, self.log_weights(xp), scale).output()
+
+    def log_weights(self, xp: Any) -> Array:
+        """Logarithm of how often the token of each slot counts, (B, budget), in float64; -inf in an empty slot.
+
+        Of "priority". Of "value-norm" up to the factor `mu / budget`, which all slots of a problem have in common.
+        """
+        squares = backends.row_squares(xp, self._stored["values"], np.float64)
         bias = -xp.log(xp.where(squares == 0, 1, squares))  # 0 in a head all of whose values so far were 0
-        if self.weights == "priority":
-            finite = np.array([[min(x.threshold, np.finfo(float).max)] for x in self._samples])
-            empty = np.stack([np.isinf(x.priorities) & np.isfinite(x.priorities).any() for x in self._samples])
-            log_threshold, empty = (backends.to_device(x, xp) for x in (np.log(finite), empty))
-            bias = xp.where(empty, -np.inf, xp.maximum(bias - log_threshold, 0))
-        return softmax_weighted(xp, q, k, v, bias, scale).output()
+        if self.weights == "value-norm":
+            return bias
+        finite = np.array([[min(x.threshold, np.finfo(float).max)] for x in self._samples])
+        empty = np.stack([np.isinf(x.priorities) for x in self._samples])
+        log_threshold, empty = (backends.to_device(x, xp) for x in (np.log(finite), empty))
+        return xp.where(empty, -np.inf, xp.maximum(bias - log_threshold, 0))
 
     def _take(self, xp: Any, other: ReservoirCache, theirs: dict[str, Array]) -> None:
         self._begin(xp, len(other._samples))
