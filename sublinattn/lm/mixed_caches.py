@@ -17,6 +17,7 @@ import numpy as np
 from ..core import backends
 from ..core.backends import Array
 from ..core.exact import Partial, partial_attention
+from ..methods.balancekv.buckets import BucketedBalanceKVCache
 from ..methods.caches.base import KVCache, softmax_weighted
 from ..methods.caches.exact import ExactCache, ZeroCache
 from ..methods.caches.reservoir import ReservoirCache
@@ -31,7 +32,8 @@ class Kept:
     ----------
     cache : cache
         After the prompt, with one leading axis. Any that stores keys and values; a sample's tokens count as often as
-        makes the sums unbiased, those of BalanceKV by their level. SubGen answers by its two sums.
+        makes the sums unbiased, those of BalanceKV by their level. SubGen answers by its two sums; BalanceKV's buckets
+        have a normaliser of their own, which weighs their answer.
     v : array (heads, n, d_v)
         The prompt's values, whose squared norms weigh a value-norm sample.
 
@@ -44,7 +46,7 @@ class Kept:
     def __init__(self, cache: KVCache, v: Array) -> None:
         self.cache, self.xp, self._log_weights = cache, backends.namespace(v), None
         stored = cache.contents()
-        if isinstance(cache, (SubGenCache, ZeroCache)):
+        if isinstance(cache, (SubGenCache, BucketedBalanceKVCache, ZeroCache)):
             if isinstance(cache, SubGenCache) and cache.recent:
                 raise TypeError("a SubGenCache with a recent window cannot be merged with later tokens")
             return
@@ -81,6 +83,8 @@ class Kept:
             m = xp.maximum(above, below)
             shift = xp.where(xp.isfinite(m), m, 0)  # slots alone may hold nothing: values that are all 0
             return Partial(m, xp.exp(below - shift) * tau[..., 0], xp.exp(above - shift)[..., None] * z)
+        if isinstance(self.cache, BucketedBalanceKVCache):
+            return self.cache.partial(xp, rows, q, scale)
         index = backends.to_device(np.asarray(rows), xp)
         k, v = self._keys[index], self._values[index]
         if self._log_weights is None:

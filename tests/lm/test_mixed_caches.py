@@ -11,6 +11,7 @@ from sublinattn.lab.models import open_model
 from sublinattn.lm.attend import causal
 from sublinattn.lm.mixed_caches import AfterPrompt, Kept, PromptCached, Share
 from sublinattn.methods.balancekv.balancekv import BalanceKVCache
+from sublinattn.methods.balancekv.buckets import BucketedBalanceKVCache
 from sublinattn.methods.caches.exact import ExactCache, ZeroCache
 from sublinattn.methods.caches.heavy_hitter import HeavyHitterCache
 from sublinattn.methods.caches.reservoir import ReservoirCache
@@ -58,6 +59,8 @@ def test_queries_see_what_is_kept_of_the_prompt_and_their_own_window(xp):
     for cache, kept in (
         (ExactCache(), np.arange(N)),
         (SinkCache(10, 2), np.r_[0:2, N - 10 : N]),
+        (SinkCache(N + 10, 2), np.arange(N)),  # not full, as is the sample
+        (ReservoirCache(N + 10, rng=0), np.arange(N)),
         (HeavyHitterCache(12, 12), np.arange(N - 12, N)),
         (ZeroCache(), np.arange(0)),
     ):
@@ -104,6 +107,28 @@ def test_halved_tokens_count_by_their_level_and_empty_slots_for_nothing(xp):
     for head in range(3):
         wanted = dense(head, weights[head], held["keys"][head], held["values"][head])
         np.testing.assert_allclose(out[head], wanted, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("xp", [np, fake_device], ids=["numpy", "device"])
+def test_the_answer_of_buckets_counts_by_their_normaliser(xp):
+    cache = BucketedBalanceKVCache(8, buckets=2, rng=0)
+    out, held = answered(cache, xp), {name: backends.asnumpy(x)[0] for name, x in cache.contents().items()}
+    clipped = 0
+    for head in range(3):
+        largest = np.linalg.norm(V[head, :N].astype(float), axis=1).max()
+        k, v = (x[head, N:].astype(float) for x in (K, V))
+        for q, answers in zip(Q[head].astype(float), out[head], strict=True):
+            above, below = 0, 0
+            for part in {name.rsplit(".", 1)[0] for name in held if name.startswith(f"{head}.")}:
+                e = np.exp(q @ held[f"{part}.keys"].T / np.sqrt(D) + held[f"{part}.log_weights"])
+                total = e @ held[f"{part}.values"]
+                above, below = (above, total) if part.endswith("normaliser") else (above + total, below)
+            clipped += (abs(above / below) > largest).sum()
+            own = np.exp(q @ k.T / np.sqrt(D)) * np.tri(T)
+            prompt = below * np.clip(above / below, -largest, largest)
+            wanted = (prompt + own @ v) / (below + own.sum(axis=1, keepdims=True))
+            np.testing.assert_allclose(answers, wanted, rtol=2e-4, atol=2e-5)
+    assert clipped
 
 
 def test_slots_that_give_both_sums_count_for_what_they_stand_for():
@@ -161,6 +186,15 @@ def test_a_cache_of_the_prompt_alone_decodes_as_a_window_behind_it_reads(make):
         np.testing.assert_allclose(np.concatenate(got, axis=2)[text : text + 1], want, rtol=2e-5, atol=2e-6)
     assert all(np.array_equal(left[name], x) for name, x in attend.caches[0].contents().items())
     assert attend.nbytes >= attend.caches[0].nbytes + k[:, :, N:].nbytes + v[:, :, N:].nbytes
+
+
+def test_every_layer_has_its_own_prompt_and_later_tokens():
+    layers = [[rows(10 * layer + seed, 1, *shape) for seed, shape in enumerate(SHAPES)] for layer in range(2)]
+    attend = PromptCached([ExactCache(), ExactCache()])
+    for at in (slice(0, N), slice(N, N + T)):
+        for layer, its in enumerate(layers):
+            got = attend(layer, *(x[:, :, at] for x in its))
+            np.testing.assert_allclose(got, causal(layer, *its)[:, :, at], rtol=2e-5, atol=2e-6)
 
 
 def test_a_cache_that_cannot_be_merged_is_refused_with_the_prompt():

@@ -35,6 +35,7 @@ import numpy as np
 
 from ...core import backends, checks
 from ...core.backends import Array
+from ...core.exact import Partial
 from ...primitives.reservoir import squared_norms
 from ..caches.base import ratio_of, softmax_weighted
 from .balancekv import BalanceKVCache
@@ -149,16 +150,24 @@ class BucketedBalanceKVCache(BalanceKVCache):
 
     # ---------------------------------------------------------------------------------------------------------- answers
     def _attend(self, xp: Any, q: Array, scale: float) -> Array:
-        q = backends.widened(q)
-        both = list(zip(self._parts, self.classes, strict=True))
-        normalisers = [[parts[NORMALISER]] for parts in self._parts]
-        classes = [[parts[str(number)] for number in numbers] for parts, numbers in both]
+        return self._answers(xp, range(len(self._parts)), q, scale)[1]
+
+    def partial(self, xp: Any, heads: Sequence[int], q: Array, scale: float) -> Partial:
+        """Softmax sums of the queries (heads, c, d) of some problems: the normaliser's, and the answers times it."""
+        below, answers = self._answers(xp, heads, q, scale)
+        return Partial(below.m, below.l, answers * below.l[..., None])
+
+    def _answers(self, xp: Any, heads: Sequence[int], q: Array, scale: float) -> tuple[Partial, Array]:
+        """Of some problems the softmax sums of the normaliser, and the answers."""
+        q, numbers = backends.widened(q), self.classes
+        normalisers = [[self._parts[head][NORMALISER]] for head in heads]
+        classes = [[self._parts[head][str(number)] for number in numbers[head]] for head in heads]
         below = softmax_weighted(xp, q, *_side_by_side(xp, normalisers), scale=scale)
         if not any(classes):
-            return xp.zeros((*q.shape[:-1], self._width["v"]), q.dtype)
+            return below, xp.zeros((*q.shape[:-1], self._width["v"]), q.dtype)
         above = softmax_weighted(xp, q, *_side_by_side(xp, classes), scale=scale)
-        bound = backends.to_device(np.array(self._largest, q.dtype)[:, None, None], xp)
-        return ratio_of(xp, [(above.m, above.o)], [(below.m, below.l[..., None])], bound)  # line 13
+        bound = backends.to_device(np.array([self._largest[head] for head in heads], q.dtype)[:, None, None], xp)
+        return below, ratio_of(xp, [(above.m, above.o)], [(below.m, below.l[..., None])], bound)  # line 13
 
     def _take(self, xp: Any, other: Any, theirs: dict[str, Array]) -> None:
         self._begin(len(other._parts))

@@ -91,6 +91,7 @@ def test_chunks_change_no_bit_and_neither_does_a_file(xp: Any, name: str, tmp_pa
     whole.save(tmp_path / "whole")
     loaded = BucketedBalanceKVCache.load(tmp_path / "whole")
     assert loaded.nbytes == whole.nbytes and loaded.classes == whole.classes
+    np.testing.assert_array_equal(asnumpy(loaded.attend(q)), asnumpy(whole.attend(q)))
     for cache in (whole, loaded):
         cache.update(k, 3 * v)
     np.testing.assert_array_equal(asnumpy(loaded.attend(q)), asnumpy(whole.attend(q)))
@@ -193,6 +194,18 @@ def test_values_of_zero_count_in_the_normaliser_alone(xp: Any) -> None:
     assert cache.classes[0] and not cache.classes[1]
     nothing = BucketedBalanceKVCache(4, rng=0).update(k, 0 * v)
     assert not asnumpy(nothing.attend(q)).any() and nothing.tokens_seen == 40
+
+
+def test_a_normaliser_whose_tokens_are_all_gone_answers_zero() -> None:
+    """Of few slots the smaller part may be none, while a token of level 0 is waited for."""
+    q, k, v = stream(np, 10, 60)
+    cache, empty = BucketedBalanceKVCache(2, levels=1, rng=0), 0
+    for j in range(60):
+        answer = cache.update(k[j : j + 1], v[j : j + 1]).attend(q)
+        there = len(parts(cache)[0]["normaliser"]["weights"])
+        assert there or not answer.any()
+        empty += not there
+    assert empty
 
 
 def test_values_that_differ_by_orders_of_magnitude_answer_in_float32() -> None:
