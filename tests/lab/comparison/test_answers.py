@@ -105,6 +105,12 @@ def test_caches_in_one_run_are_as_each_alone(model: Model) -> None:
     assert together.groupby("caches")["bits"].mean().nunique() == 2
 
 
+def test_the_bytes_of_the_lines_are_those_of_their_keys_and_values(model: Model) -> None:
+    (made,) = documents(np.random.default_rng(8), 300, 1)
+    k, v = model.qkv(as_bytes(made.text[: made.asked]))[1:]
+    assert lines_bytes(model, made) == k[0, 0].nbytes + v[0, 0].nbytes
+
+
 def test_a_device_answers_the_same_under_every_cache(model: Model, tmp_path: Path) -> None:
     made, found = documents(np.random.default_rng(6), 200, 2), []
     for each in (model, toy_llama.of_bytes(tmp_path, xp=fake_device)):

@@ -11,7 +11,7 @@ import toy_llama
 from sublinattn.lab.comparison.answers import answers
 from sublinattn.lab.comparison.decoder_caches import ClusteredOnce, caches_within, first_tokens
 from sublinattn.lab.comparison.registry import REGISTRY
-from sublinattn.lab.models import Model
+from sublinattn.lab.models import Model, open_model
 from sublinattn.lm.retrieval import documents
 from sublinattn.methods.caches.k_center import KCenterCache
 
@@ -39,6 +39,23 @@ def test_no_cache_holds_more_than_its_share(model: Model, share: float) -> None:
         assert rows[name] <= layers * budget and after[name] <= budget, name
         assert rows[name] > 0.4 * layers * budget, name
     assert rows["zero"] == 0 and rows["exact"] >= layers * made[0].asked * row
+
+
+def test_settings_follow_each_layers_first_token_in_the_head_of_its_shortest_key() -> None:
+    tiny = open_model()
+    (made,) = documents(np.random.default_rng(9), 400, 1)
+    k, v = tiny.qkv(tiny.encode(made.text))[1:]
+    heads = [min(range(len(layer)), key=[(x[0] ** 2).sum() for x in layer].__getitem__) for layer in k]
+    assert len(set(heads)) > 1
+    first = first_tokens(tiny, made)
+    for i, x in enumerate(first):
+        np.testing.assert_allclose(x.k, k[i, heads[i], :1], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(x.v, v[i, heads[i], :1], rtol=1e-4, atol=1e-5)
+    caches = caches_within(first, 20_000, np.random.default_rng(0))
+    for x, subgen, k_center in zip(first, caches["subgen"], caches["k-center"], strict=True):
+        assert subgen.parameters()["delta"] == pytest.approx(np.linalg.norm(x.k) / 64)
+        tokens = 20_000 // (2 * 64 * 4)
+        assert k_center.parameters() == {"budget": tokens, "recent": tokens // 2}
 
 
 def test_clustered_once_keeps_the_prompts_centres_and_the_last_tokens() -> None:

@@ -211,8 +211,12 @@ def test_priority_merges_into_the_sample_of_the_union_and_is_exact_within_its_bu
         np.testing.assert_allclose(backends.asnumpy(one.attend(q))[head], expected, rtol=1e-11)
 
 
-def test_priority_without_any_value_answers_zero() -> None:
+def test_priority_leaves_empty_slots_out_and_without_any_value_answers_zero() -> None:
     q, k, v = stream(np, 3, N, lead=(2,))
     v[0] = 0
+    v[1, 3:] = 0
+    few = ReservoirCache(BUDGET, "priority", rng=0).update(k, v).attend(q)
+    np.testing.assert_allclose(few[1], over(q[1], k[1], v[1], [0, 1, 2]), rtol=1e-12)
+    v[1] = 1
     answer = ReservoirCache(BUDGET, "priority", rng=0).update(k, v).attend(q)
     assert not answer[0].any() and np.isfinite(answer).all() and answer[1].any()
