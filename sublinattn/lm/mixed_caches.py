@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core import backends
+from ..core import backends, checks
 from ..core.backends import Array
 from ..core.exact import Partial, partial_attention
 from ..methods.balancekv.buckets import BucketedBalanceKVCache
 from ..methods.caches.base import KVCache, softmax_weighted
 from ..methods.caches.exact import ExactCache, ZeroCache
 from ..methods.caches.reservoir import ReservoirCache
-from ..methods.subgen.subgen import SubGenCache, sums
+from ..methods.subgen.subgen import SubGenCache
 from .attend import CachedAttention, grouped
 
 
@@ -34,8 +34,6 @@ class Kept:
         After the prompt, with one leading axis. Any that stores keys and values; a sample's tokens count as often as
         makes the sums unbiased, those of BalanceKV by their level. SubGen answers by its two sums; BalanceKV's buckets
         have a normaliser of their own, which weighs their answer.
-    v : array (heads, n, d_v)
-        The prompt's values, whose squared norms weigh a value-norm sample.
 
     Raises
     ------
@@ -43,47 +41,30 @@ class Kept:
         A cache whose answers cannot be merged.
     """
 
-    def __init__(self, cache: KVCache, v: Array) -> None:
-        self.cache, self.xp, self._log_weights = cache, backends.namespace(v), None
-        stored = cache.contents()
+    def __init__(self, cache: KVCache) -> None:
+        self.cache, self._log_weights = cache, None
         if isinstance(cache, (SubGenCache, BucketedBalanceKVCache, ZeroCache)):
             if isinstance(cache, SubGenCache) and cache.recent:
                 raise TypeError("a SubGenCache with a recent window cannot be merged with later tokens")
             return
+        stored = cache.contents()
         if not {"keys", "values"} <= set(stored):
             raise TypeError(f"{type(cache).__name__} keeps no keys and values to be merged with later tokens")
-        used = min(cache.tokens_seen, stored["keys"].shape[1])
-        self._keys, self._values = stored["keys"][:, :used], stored["values"][:, :used]
+        self._keys, self._values = stored["keys"], stored["values"]
         if isinstance(cache, ReservoirCache):
-            self._log_weights = self._of_sample(cache, v)
+            self._log_weights = cache.log_counts()
         elif "log_weights" in stored:  # halves of halves, among them empty slots of weight 0
-            self._keys, self._values, self._log_weights = (stored[x] for x in ("keys", "values", "log_weights"))
-
-    def _of_sample(self, cache: ReservoirCache, v: Array) -> Array:
-        """Log of how many tokens each one of a sample stands for, (heads, used)."""
-        xp, (heads, used) = self.xp, self._keys.shape[:2]
-        if cache.weights == "priority":
-            return cache.log_weights(xp)[:, :used]
-        if cache.weights == "uniform":
-            return xp.full((heads, used), np.log(self.cache.tokens_seen / used), self._keys.dtype)
-        squares = backends.row_squares(xp, self._values, np.float64)
-        mu = backends.row_squares(xp, v, np.float64).sum(axis=1)
-        tiny = np.finfo(np.float64).tiny  # of values that are all 0, with which nothing is weighed
-        ratio = xp.maximum(mu, tiny)[:, None] / (used * xp.where(squares == 0, 1, squares))
-        return xp.log(ratio).astype(self._keys.dtype)
+            self._log_weights = stored["log_weights"]
+        else:
+            used = min(cache.tokens_seen, self._keys.shape[1])
+            self._keys, self._values = self._keys[:, :used], self._values[:, :used]
 
     def partial(self, rows: Sequence[int], q: Array, scale: float) -> Partial:
         """Softmax sums of queries (rows, c, d) of the key heads `rows` over what these kept."""
-        xp = self.xp
+        xp = backends.namespace(q)
         if isinstance(self.cache, ZeroCache):
             return Partial.empty(xp, q.shape[:2], q.shape[2], q.dtype)
-        if isinstance(self.cache, SubGenCache):
-            heads = [self.cache.heads[row] for row in rows]
-            (above, z), (below, tau) = sums(xp, heads, q, scale)
-            m = xp.maximum(above, below)
-            shift = xp.where(xp.isfinite(m), m, 0)  # slots alone may hold nothing: values that are all 0
-            return Partial(m, xp.exp(below - shift) * tau[..., 0], xp.exp(above - shift)[..., None] * z)
-        if isinstance(self.cache, BucketedBalanceKVCache):
+        if isinstance(self.cache, (SubGenCache, BucketedBalanceKVCache)):
             return self.cache.partial(xp, rows, q, scale)
         index = backends.to_device(np.asarray(rows), xp)
         k, v = self._keys[index], self._values[index]
@@ -149,7 +130,7 @@ class PromptCached(CachedAttention):
     def __call__(self, layer: int, q: Array, k: Array, v: Array) -> Array:
         if layer not in self._kept:
             out = super().__call__(layer, q, k, v)
-            self._kept[layer] = Kept(self.caches[layer], v.reshape(-1, *v.shape[2:]))
+            self._kept[layer] = Kept(self.caches[layer])
             return out
         later, steps, scale = self._later[layer], [], q.shape[-1] ** -0.5
         for i in (slice(i, i + 1) for i in range(q.shape[2])):
@@ -160,4 +141,7 @@ class PromptCached(CachedAttention):
             p = partial_attention(rows, stored["keys"], stored["values"], scale=scale, check_finite=False)
             p.merge(self._kept[layer].partial(range(len(rows)), rows, scale))
             steps.append(p.output().reshape(q[:, :, i].shape))
-        return backends.namespace(q).concatenate(steps, axis=2)
+        xp = backends.namespace(q)
+        out = xp.concatenate(steps, axis=2)
+        checks.representable(xp, out, q, k, v, name="an answer after the prompt")
+        return out

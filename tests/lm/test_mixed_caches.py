@@ -14,6 +14,7 @@ from sublinattn.methods.balancekv.balancekv import BalanceKVCache
 from sublinattn.methods.balancekv.buckets import BucketedBalanceKVCache
 from sublinattn.methods.caches.exact import ExactCache, ZeroCache
 from sublinattn.methods.caches.heavy_hitter import HeavyHitterCache
+from sublinattn.methods.caches.k_center import KCenterCache
 from sublinattn.methods.caches.reservoir import ReservoirCache
 from sublinattn.methods.caches.sink import SinkCache
 from sublinattn.methods.subgen.subgen import SubGenCache
@@ -47,9 +48,7 @@ def dense(head: int, weights: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.nd
 def answered(cache, xp=np):
     there = (lambda x: x) if xp is np else xp.asarray
     cache.update(there(K[:, :N]), there(V[:, :N]))
-    attend = AfterPrompt(
-        [[Share([2, 0], Kept(cache, there(V[:, :N])), [2, 0]), Share([1], Kept(cache, there(V[:, :N])), [1])]]
-    )
+    attend = AfterPrompt([[Share([2, 0], Kept(cache), [2, 0]), Share([1], Kept(cache), [1])]])
     out = attend(0, *(there(x[None]) for x in (Q.reshape(3 * GROUP, T, D), K[:, N:], V[:, N:])))
     return (out if xp is np else out.get()).reshape(3, GROUP, T, D)
 
@@ -139,7 +138,7 @@ def test_slots_that_give_both_sums_count_for_what_they_stand_for():
         wanted = dense(head, mu / (10 * weights), keys, values)
         np.testing.assert_allclose(out[head], wanted, rtol=2e-4, atol=1e-5)
     nothing = SubGenCache(value_samples=10, normaliser="slots", rng=0).update(K[:, :N], 0 * V[:, :N])
-    assert not Kept(nothing, V).partial([0], Q[:1, 0], 1.0).l.any()  # no value is above 0: no slot is filled
+    assert not Kept(nothing).partial([0], Q[:1, 0], 1.0).l.any()  # no value is above 0: no slot is filled
 
 
 def test_subgen_adds_its_two_sums_to_those_of_the_window():
@@ -150,7 +149,79 @@ def test_subgen_adds_its_two_sums_to_those_of_the_window():
         wanted = dense(head, np.ones(N), K[head, :N], V[head, :N])
         assert np.linalg.norm(out[head] - wanted) < 0.05 * np.linalg.norm(wanted)
     with pytest.raises(TypeError, match="a SubGenCache with a recent window cannot be merged"):
-        Kept(SubGenCache(0.0, 1, 4, recent=2, rng=0).update(K, V), V)
+        Kept(SubGenCache(0.0, 1, 4, recent=2, rng=0).update(K, V))
+
+
+MERGED = {
+    "sink": lambda: SinkCache(10, 2),
+    "k-center": lambda: KCenterCache(10, 2),
+    "uniform": lambda: ReservoirCache(10, rng=0),
+    "uniform, not full": lambda: ReservoirCache(3 * N, rng=0),
+    "value-norm": lambda: ReservoirCache(10, "value-norm", rng=0),
+    "value-norm, more slots than tokens": lambda: ReservoirCache(3 * N, "value-norm", rng=0),
+    "priority": lambda: ReservoirCache(10, "priority", rng=0),
+    "priority, not full": lambda: ReservoirCache(3 * N, "priority", rng=0),
+    "BalanceKV": lambda: BalanceKVCache(8, rng=0),
+    "SubGen": lambda: SubGenCache(1.0, 2, 10, rng=0),
+    "SubGen's slots": lambda: SubGenCache(value_samples=10, normaliser="slots", rng=0),
+}
+
+
+@pytest.mark.parametrize("xp", [np, fake_device], ids=["numpy", "device"])
+@pytest.mark.parametrize("name", MERGED)
+def test_what_is_kept_answers_as_the_cache_where_a_few_values_are_long_and_a_head_has_none(name, xp):
+    there = (lambda x: x) if xp is np else xp.asarray
+    v = V[:, :N].copy()
+    v[:, ::9] *= 1000
+    v[1], v[2, 1::2] = 0, 0
+    cache = MERGED[name]().update(there(K[:, :N]), there(v))
+    q, order = Q.reshape(3, -1, D), [2, 0, 1]
+    want = backends.asnumpy(cache.attend(there(q)))[order]
+    kept = backends.asnumpy(Kept(cache).partial(order, there(q[order]), D**-0.5).output())
+    np.testing.assert_allclose(kept, want, rtol=2e-4, atol=2e-4 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("weights", ["uniform", "priority"])
+def test_a_sample_that_has_room_for_all_tokens_counts_each_once(weights):
+    cache = ReservoirCache(3 * N, weights, rng=0).update(K[:, :N], V[:, :N])
+    held, exact = (
+        Kept(x).partial(range(3), Q.reshape(3, -1, D), D**-0.5)
+        for x in (cache, ExactCache().update(K[:, :N], V[:, :N]))
+    )
+    np.testing.assert_allclose(held.lse(), exact.lse(), rtol=2e-5)
+
+
+def test_a_priority_sample_counts_a_token_by_the_threshold_and_nothing_where_it_holds_none():
+    v = V[:, :N].copy()
+    v[1] = 0
+    cache = ReservoirCache(10, "priority", rng=0).update(K[:, :N], v)
+    counts = np.exp(cache.log_counts())
+    for head in (0, 2):
+        squares = (cache.contents()["values"][head].astype(float) ** 2).sum(axis=1)
+        np.testing.assert_allclose(counts[head], np.maximum(1, 1 / (cache._samples[head].threshold * squares)))
+        assert N / 4 < counts[head].sum() < 4 * N
+    assert not counts[1].any()
+
+
+def test_merged_answers_of_subgen_stay_within_its_bound():
+    """Its two sums come from different tokens: where logits spread their quotient was up to 3e38, and infinite."""
+    q, k, v = (rows(seed, 1, 1, 300, D) for seed in range(3))
+    attend = PromptCached([SubGenCache(0.1, 1, 4, max_clusters=8, rng=0)])
+    attend(0, *(x[:, :, :280] for x in (q, k, v)))
+    for spread in (1, 30, 1000):
+        out = attend(0, *(x[:, :, 280:] for x in (np.float32(spread) * q, k, v)))
+        assert np.abs(out).max() <= np.linalg.norm(v[:, :, :280]) * (1 + 1e-5)
+
+
+def test_an_answer_whose_sums_do_not_fit_is_refused_and_one_that_fits_is_right():
+    q, k = rows(0, 1, 1, N, D), rows(1, 1, 1, N, D)
+    v = np.full_like(k, 3e38)
+    exact, sampled = PromptCached([ExactCache()]), PromptCached([ReservoirCache(N, rng=0)])
+    for attend in (exact, sampled):
+        attend(0, *(x[:, :, :-1] for x in (q, k, v)))
+    np.testing.assert_allclose(exact(0, *(x[:, :, -1:] for x in (q, k, v))), v[:, :, -1:], rtol=1e-5)
+    with pytest.raises(ValueError, match="an answer after the prompt must fit in float32"):
+        sampled(0, *(x[:, :, -1:] for x in (q, k, v)))
 
 
 def test_with_exact_caches_the_decoder_says_what_it_says_of_the_whole_text():
@@ -160,7 +231,7 @@ def test_with_exact_caches_the_decoder_says_what_it_says_of_the_whole_text():
     def recorded(layer, q, k, v):
         cache = ExactCache().update(k[0], v[0])
         heads = list(range(k.shape[1]))
-        layers.append([Share(heads, Kept(cache, v[0]), heads)])
+        layers.append([Share(heads, Kept(cache), heads)])
         return causal(layer, q, k, v)
 
     model.decoder.logits(text[:n], attend=recorded)
@@ -179,7 +250,7 @@ def test_a_cache_of_the_prompt_alone_decodes_as_a_window_behind_it_reads(make):
     attend(0, q[:, :, :N], k[:, :, :N], v[:, :, :N])
     left = {name: x.copy() for name, x in attend.caches[0].contents().items()}
     got = [attend(0, q[:, :, at], k[:, :, at], v[:, :, at]) for at in (slice(N, N + 3), slice(N + 3, N + T))]
-    kept = Kept(attend.caches[0], v.reshape(-1, N + T, D)[:, :N])
+    kept = Kept(attend.caches[0])
     for text in texts:
         behind = AfterPrompt([[Share([0, 1, 2], kept, [3 * text, 3 * text + 1, 3 * text + 2])]])
         want = behind(0, *(x[text : text + 1, :, N:] for x in (q, k, v)))

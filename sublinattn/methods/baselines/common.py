@@ -70,7 +70,10 @@ def refuse_causal(causal: bool, why: str) -> None:
 
 
 def biased_attention(xp: Any, q: Array, k: Array, v: Array, *, scale: float, bias: Bias | None = None) -> Partial:
-    """Partial of the queries (B, n_q, d) over the keys (B, c, d), with `bias` added to their logits."""
+    """Partial of the queries (B, n_q, d) over the keys (B, c, d), with `bias` added to their logits.
+
+    On the CPU what overflows is infinite or NaN in the sums, without a warning.
+    """
     b, n_q, _ = q.shape
     total = Partial(*(xp.empty((b, n_q, *rest), q.dtype) for rest in ((), (), v.shape[2:])))
     entries = math.prod(backends.tile_shape(xp, b))
@@ -80,13 +83,14 @@ def biased_attention(xp: Any, q: Array, k: Array, v: Array, *, scale: float, bia
 
     def worker(where: tuple[slice, slice]) -> None:
         at, r = where
-        logits = xp.matmul(q[at, r] * scale, k[at].swapaxes(-1, -2))
-        if bias is not None:
-            logits += bias(at, r)
-        m = logits.max(axis=-1)
-        logits -= xp.where(m == -np.inf, 0, m)[..., None]
-        weights = xp.exp(logits, out=logits)
-        total.m[at, r], total.l[at, r], total.o[at, r] = m, weights.sum(axis=-1), xp.matmul(weights, v[at])
+        with np.errstate(over="ignore", invalid="ignore"):  # per thread; what overflows is found afterwards
+            logits = xp.matmul(q[at, r] * scale, k[at].swapaxes(-1, -2))
+            if bias is not None:
+                logits += bias(at, r)
+            m = logits.max(axis=-1)
+            logits -= xp.where(m == -np.inf, 0, m)[..., None]
+            weights = xp.exp(logits, out=logits)
+            total.m[at, r], total.l[at, r], total.o[at, r] = m, weights.sum(axis=-1), xp.matmul(weights, v[at])
 
     backends.for_tiles(xp, tiles, worker)
     return total

@@ -272,8 +272,7 @@ def softmax_weighted(xp: Any, q: Array, k: Array, v: Array, log_weights: Array, 
         return biased_attention(xp, q, k, v, scale=scale, bias=lambda at, rows: bias[at])
 
     if magnitudes.moderate(scale):
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = summed(q, k, scale)
+        total = summed(q, k, scale)
         if xp is not np or np.isfinite(total.o).all():
             return total
     q_norm, k_norm = checks.largest_norms(xp, False, q=q, k=k)

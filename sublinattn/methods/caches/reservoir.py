@@ -125,6 +125,19 @@ class ReservoirCache(MergingCache):
         log_threshold, empty = (backends.to_device(x, xp) for x in (np.log(finite), empty))
         return xp.where(empty, -np.inf, xp.maximum(bias - log_threshold, 0))
 
+    def log_counts(self) -> Array:
+        """Log of how many tokens each slot stands for, (problems, budget); -inf where it stands for none."""
+        xp, used = backends.namespace(self._stored["keys"]), min(self.tokens_seen, self.budget)
+        if self.weights == "priority":
+            return self.log_weights(xp)
+        if self.weights == "uniform":
+            none, bias = np.arange(self.budget)[None] >= used, np.log(self.tokens_seen / used)
+        else:
+            mu = np.array([[x.mu] for x in self._samples])
+            none, log_mu = mu == 0, np.log(np.where(mu == 0, 1, mu) / self.budget)
+            bias = self.log_weights(xp) + backends.to_device(log_mu, xp)
+        return xp.where(backends.to_device(np.broadcast_to(none, (len(self._samples), self.budget)), xp), -np.inf, bias)
+
     def _take(self, xp: Any, other: ReservoirCache, theirs: dict[str, Array]) -> None:
         self._begin(xp, len(other._samples))
         pairs = zip(self._samples, other._samples, strict=True)

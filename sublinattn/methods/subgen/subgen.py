@@ -41,7 +41,7 @@ import numpy as np
 
 from ...core import backends, checks
 from ...core.backends import Array
-from ...core.exact import partial_attention
+from ...core.exact import Partial, partial_attention
 from ...primitives.reservoir import seed_from
 from ..caches.base import MergingCache, ratio_of
 from .head import Head, absorb, both_sums, normalisers, numerators
@@ -325,6 +325,21 @@ class SubGenCache(MergingCache):
             tau.append((exact.m, exact.l[..., None]))
         # A mean of stored values needs no bound.
         return ratio_of(xp, z, tau, self._bound(xp, backends.working_dtype(q)) if self._clustered else None)
+
+    def partial(self, xp: Any, rows: Sequence[int], q: Array, scale: float) -> Partial:
+        """Both sums of the problems `rows` for their queries (rows, c, d), to be merged with those of later tokens.
+
+        As in an answer, no entry of their quotient exceeds the norm of the values seen. Without a window.
+        """
+        (above, z), (below, tau) = sums(xp, [self.heads[row] for row in rows], q, scale)
+        reference = xp.where(xp.isfinite(below), below, 0)  # slots alone may hold nothing: values that are all 0
+        tau = xp.exp(below - reference)[..., None] * tau
+        with np.errstate(over="ignore", invalid="ignore"):  # of what the bound then cuts
+            z = xp.where(z == 0, 0, xp.exp(above - reference)[..., None] * z)
+        if self._clustered:
+            largest = self._bound(xp, q.dtype)[backends.to_device(np.asarray(rows), xp)] * tau
+            z = xp.clip(z, -largest, largest)
+        return Partial(below, tau[..., 0], z)
 
     def _bound(self, xp: Any, dtype: Any) -> Array:
         """`||V||_F` of every problem, shape (h, 1, 1): no value, nor a mean of values, has a larger entry."""

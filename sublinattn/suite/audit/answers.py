@@ -60,7 +60,7 @@ def answers(
     caches, errors = [], []
     for method, share, nbytes, cache, out in (*_each(group, shares, rng), *_states(group, shares)):
         error, relative = group.errors(out)
-        decoded = group.decoded(Kept(cache, group.prompt[2])) if cache else np.full_like(relative, np.nan)
+        decoded = group.decoded(Kept(cache)) if cache else np.full_like(relative, np.nan)
         parameters = json.dumps(cache.parameters() if cache else {})
         about = {"cache": type(cache).__name__ if cache else "", "parameters": parameters}
         for i, (layer, key_head) in enumerate(group.places):

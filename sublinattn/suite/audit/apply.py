@@ -211,7 +211,7 @@ class Prompt:
             row = YARDSTICKS.get(method) or REGISTRY[method]
             cache = filled(row, row.within(int(share * one), first, rng), q, k, v, scale)
             total += cache.nbytes if method != KEEP else len(its) * one
-            kept = Kept(cache, v)
+            kept = Kept(cache)
             for layer, part in enumerate(layers):
                 rows = [row for row, place in enumerate(its) if place // self.kv_heads == layer]
                 if rows:

@@ -109,3 +109,16 @@ def test_without_its_noise_halving_beats_a_uniform_sample_of_as_many_keys() -> N
 def test_parameters_are_checked(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         thinformer_attention(*references.qkv(0, 4, 6), **options)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_keys_whose_squares_overflow_are_refused_and_those_just_below_are_answered(dtype):
+    q, k, v = np.random.default_rng(0).standard_normal((3, 2, 600, 8)).astype(dtype)
+    longest, largest = np.sqrt((k**2).sum(axis=-1).max()), float(np.finfo(dtype).max)
+    for part, fits in ((0.45, True), (0.55, False), (1.5, False)):
+        its = k * dtype(np.sqrt(largest) * np.sqrt(part * np.sqrt(8)) / longest)
+        if fits:
+            assert np.isfinite(thinformer_attention(q, its, v, rng=0)).all()
+        else:
+            with pytest.raises(ValueError, match="k must have rows whose squared norms times scale are finite"):
+                thinformer_attention(q, its, v, rng=0)

@@ -13,11 +13,14 @@ from toy_caches import BUDGET, CACHES, D_V, feed, heavy_hitters, over, spans, st
 from toy_states import contents
 
 from sublinattn.core import backends
+from sublinattn.methods.balancekv.balancekv import BalanceKVCache
+from sublinattn.methods.balancekv.buckets import BucketedBalanceKVCache
 from sublinattn.methods.caches.exact import ExactCache, ZeroCache
 from sublinattn.methods.caches.heavy_hitter import HeavyHitterCache
 from sublinattn.methods.caches.k_center import KCenterCache
 from sublinattn.methods.caches.reservoir import ReservoirCache
 from sublinattn.methods.caches.sink import SinkCache
+from sublinattn.methods.subgen.subgen import SubGenCache
 
 N = 40
 CUTS = {"at once": [], "one by one": list(range(1, N)), "uneven": [1, 2, 9, 10, 26, 39]}
@@ -311,3 +314,23 @@ def test_transfers_do_not_depend_on_the_number_of_tokens(xp: Any, name: str, n: 
         answer = cache.attend(q)
         assert xp.counts.syncs - before == TRANSFERS[name][1]
     assert isinstance(answer, xp.Array)
+
+
+WEIGHTED = {
+    "BalanceKV": lambda: BalanceKVCache(64, rng=0),
+    "BalanceKV, buckets": lambda: BucketedBalanceKVCache(64, rng=0),
+    "value-norm": lambda: ReservoirCache(64, "value-norm", rng=0),
+    "priority": lambda: ReservoirCache(64, "priority", rng=0),
+    "SubGen's slots": lambda: SubGenCache(value_samples=64, normaliser="slots", rng=0),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_logits_past_the_largest_number_are_refused_without_a_warning_from_any_thread(name: str) -> None:
+    """What a caller ignores its threads do not: with many queries this warned, and ended in that warning."""
+    rng = np.random.default_rng(0)
+    k, v = rng.standard_normal((2, 4, 300, 16)).astype(np.float32)
+    q = rng.standard_normal((4, 20_000, 16)).astype(np.float32)
+    cache = WEIGHTED[name]().update(k * np.float32(1e17), v)
+    with pytest.raises(ValueError, match="logits must fit in float32"):
+        cache.attend(q * np.float32(1e21))
