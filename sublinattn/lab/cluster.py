@@ -6,6 +6,7 @@ The client alone reads and writes files. What a worker gets is a function of thi
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import pickle
@@ -80,11 +81,13 @@ def connect(
         happens later is raised by the futures, and by `Cluster.look`.
     """
     from distributed import Client
+    from distributed.utils import LoopRunner
 
     expected = identity(resolve(backend).__name__)
     try:
+        LoopRunner().run_sync(_greet, address)
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
+    except Exception as error:  # Dask's, of an address that is none, and of whatever else may answer
         raise ClusterError(f"no Dask scheduler answers at {address!r}: {error}") from None
     cluster = Cluster(client, address, expected, resolve(backend).__name__, check, note)
     try:
@@ -92,6 +95,22 @@ def connect(
         yield cluster
     finally:
         cluster.shutdown(wait=False)
+
+
+async def _greet(address: str) -> None:
+    """Shake hands with what listens at an address.
+
+    A `Client` that is refused there would not close for a while, and waits for ever for a word from what is no Dask.
+    """
+    from distributed import Security
+    from distributed.core import connect
+
+    options = Security().get_connection_args("client")
+    try:
+        comm = await asyncio.wait_for(connect(address, timeout=CONNECT_SECONDS, **options), 1.5 * CONNECT_SECONDS)
+    except asyncio.TimeoutError:
+        raise OSError("what listens there does not speak as Dask does") from None
+    comm.abort()
 
 
 @contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -161,14 +163,37 @@ def test_a_worker_of_several_threads_is_refused():
         pass
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nowhere:x", "carrier-pigeon://loft"])
+NO_SCHEDULERS = [
+    "tcp://127.0.0.1:9",
+    "nowhere:x",
+    "carrier-pigeon://loft",
+    "tcp://",
+    "tcp://[::1",
+    "inproc://x",
+    "tls://x",
+]
+
+
+@pytest.mark.parametrize("address", NO_SCHEDULERS)
 def test_an_address_without_a_scheduler_is_named(monkeypatch, address):
+    """Before Dask makes a client, which would not close for 20 s, and then end in a traceback."""
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("distributed.Client", lambda *args, **options: pytest.fail("a client was made"))
     with (
-        pytest.raises(cluster.ClusterError, match=f"no Dask scheduler answers at '{address}'"),
+        pytest.raises(cluster.ClusterError, match=re.escape(f"no Dask scheduler answers at '{address}'")),
         cluster.connect(address),
     ):
         pass
+
+
+def test_what_listens_but_is_no_scheduler_is_refused_within_seconds(monkeypatch):
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        begun = time.monotonic()
+        with pytest.raises(cluster.ClusterError, match="does not speak as Dask does"), cluster.connect(address):
+            pass
+    assert time.monotonic() - begun < 10
 
 
 def test_a_scheduler_that_dies_ends_the_run_and_resume_goes_on(tmp_path):
