@@ -79,8 +79,8 @@ def thinformer_attention(
     Raises
     ------
     TypeError, ValueError
-        As `attention`; parameters out of range; `causal=True`; on the CPU keys whose squared norms, times scale, are
-        past half of the largest number of the dtype.
+        As `attention`; parameters out of range; `causal=True`; on the CPU keys whose squared norms, or these times
+        scale, overflow.
 
     Examples
     --------
@@ -149,7 +149,7 @@ def coreset(x: Problem, g: int, delta: float, draws: Draws) -> tuple[Array, np.n
         with np.errstate(over="ignore"):
             shift = x.scale * backends.row_squares(xp, k).max(axis=1)[:, None, None, None]
         if xp is np and not (shift < np.finfo(k.dtype).max / 2).all():  # a GPU would be waited for
-            raise ValueError(f"k must have rows whose squared norms times scale are finite in {k.dtype}")
+            raise ValueError(f"k must have rows whose squared norms are finite in {k.dtype}, also times scale")
         b_squared = xp.abs(v).max(axis=(1, 2))[:, None, None, None] ** 2
         rows = xp.broadcast_to(xp.arange(n), k.shape[:2])
         aside, drawn = list[Array](), iter(on_device)

@@ -115,10 +115,10 @@ def test_parameters_are_checked(options: dict[str, Any], message: str) -> None:
 def test_keys_whose_squares_overflow_are_refused_and_those_just_below_are_answered(dtype):
     q, k, v = np.random.default_rng(0).standard_normal((3, 2, 600, 8)).astype(dtype)
     longest, largest = np.sqrt((k**2).sum(axis=-1).max()), float(np.finfo(dtype).max)
-    for part, fits in ((0.45, True), (0.55, False), (1.5, False)):
+    for part, fits in ((0.3, True), (0.55, False), (1.5, False)):
         its = k * dtype(np.sqrt(largest) * np.sqrt(part * np.sqrt(8)) / longest)
         if fits:
             assert np.isfinite(thinformer_attention(q, its, v, rng=0)).all()
         else:
-            with pytest.raises(ValueError, match="k must have rows whose squared norms times scale are finite"):
+            with pytest.raises(ValueError, match="k must have rows whose squared norms are finite"):
                 thinformer_attention(q, its, v, rng=0)
