@@ -175,6 +175,8 @@ class _Layer(CacheLayerMixin):
         for cache in self.caches:
             if not all(hasattr(cache, x) for x in ("update", "attend", "nbytes", "tokens_seen")) or cache.tokens_seen:
                 raise TypeError(f"make must return empty caches, such as SinkCache(256), got {made!r}")
+            if prompt_only and not isinstance(cache, KVCache):
+                raise TypeError(f"prompt_only takes key-value caches, whose answers merge with others, got {cache!r}")
         wrapped = [x if isinstance(x, KVCache) else _OneProblem(x) for x in self.caches]
         attention = PromptCached if prompt_only else CachedAttention
         self.parts = [attention([cast(KVCache, x)]) for x in wrapped]
@@ -268,6 +270,9 @@ class SublinCache(Cache):
         flags(prompt_only=prompt_only)
         self._model, self._stack = model, ExitStack()
         self._ours = {layer: _Layer(make(layer), prompt_only) for layer in attentions(model, layers)}
+        made = [id(cache) for ours in self._ours.values() for cache in ours.caches]
+        if len(set(made)) < len(made):
+            raise ValueError("make must return caches of their own for each layer and head, got the same one twice")
         own = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
         super().__init__(layers=[self._ours.get(layer, kept) for layer, kept in enumerate(own)])
 

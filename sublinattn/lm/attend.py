@@ -74,6 +74,11 @@ class CachedAttention:
     caches : sequence of cache
         Empty caches, one per layer.
 
+    Raises
+    ------
+    ValueError
+        The same cache for several layers.
+
     Examples
     --------
     >>> from sublinattn import SinkCache
@@ -91,6 +96,8 @@ class CachedAttention:
     SCORED = 32
 
     def __init__(self, caches: Sequence[KVCache]) -> None:
+        if len({id(cache) for cache in caches}) < len(caches):
+            raise ValueError("caches must be one for each layer, got the same cache for several")
         self.caches = caches
 
     @property

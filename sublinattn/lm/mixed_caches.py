@@ -42,12 +42,12 @@ class Kept:
     """
 
     def __init__(self, cache: KVCache) -> None:
-        self.cache, self._log_weights = cache, None
+        self.cache, self._log_weights, stored = cache, None, cache.contents()
+        self._dtypes = [x.dtype for name, x in stored.items() if name.endswith("keys")]
         if isinstance(cache, (SubGenCache, BucketedBalanceKVCache, ZeroCache)):
             if isinstance(cache, SubGenCache) and cache.recent:
                 raise TypeError("a SubGenCache with a recent window cannot be merged with later tokens")
             return
-        stored = cache.contents()
         if not {"keys", "values"} <= set(stored):
             raise TypeError(f"{type(cache).__name__} keeps no keys and values to be merged with later tokens")
         self._keys, self._values = stored["keys"], stored["values"]
@@ -60,8 +60,9 @@ class Kept:
             self._keys, self._values = self._keys[:, :used], self._values[:, :used]
 
     def partial(self, rows: Sequence[int], q: Array, scale: float) -> Partial:
-        """Softmax sums of queries (rows, c, d) of the key heads `rows` over what these kept."""
+        """Softmax sums of queries (rows, c, d) of the key heads `rows` over what these kept, in its dtype."""
         xp = backends.namespace(q)
+        q = q.astype(self._dtypes[0], copy=False) if self._dtypes else backends.widened(q)
         if isinstance(self.cache, ZeroCache):
             return Partial.empty(xp, q.shape[:2], q.shape[2], q.dtype)
         if isinstance(self.cache, (SubGenCache, BucketedBalanceKVCache)):
@@ -138,9 +139,10 @@ class PromptCached(CachedAttention):
             rows = grouped(q[:, :, i], k.shape[1])
             rows = rows.reshape(-1, *rows.shape[2:])  # of the heads of all texts
             stored = later.contents()
-            p = partial_attention(rows, stored["keys"], stored["values"], scale=scale, check_finite=False)
+            wide = rows.astype(stored["keys"].dtype, copy=False)
+            p = partial_attention(wide, stored["keys"], stored["values"], scale=scale, check_finite=False)
             p.merge(self._kept[layer].partial(range(len(rows)), rows, scale))
-            steps.append(p.output().reshape(q[:, :, i].shape))
+            steps.append(p.output().astype(q.dtype).reshape(q[:, :, i].shape))
         xp = backends.namespace(q)
         out = xp.concatenate(steps, axis=2)
         checks.representable(xp, out, q, k, v, name="an answer after the prompt")

@@ -351,11 +351,22 @@ def test_with_the_prompt_alone_compressed_later_tokens_are_kept() -> None:
         assert cache.get_seq_length() == 30
     assert float((got - want).abs().max()) < 1e-4 < float((want - model(ids).logits).abs().max())
     make = lambda layer: [PolynomialState(16, 16, degree=2) for _ in range(2)]  # noqa: E731
-    with (
-        pytest.raises(TypeError, match="keeps no keys and values to be merged with later tokens"),
-        SublinCache(model, make, prompt_only=True) as cache,
-    ):
-        model(ids, **{CACHE: cache})
+    with pytest.raises(TypeError, match="^prompt_only takes key-value caches, .* got <sublinattn.*PolynomialState"):
+        SublinCache(model, make, prompt_only=True)
+
+
+def test_a_model_in_half_precision_decodes_after_its_prompt() -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        model = family("Llama").to(dtype)
+        with SublinCache(model, CACHES["sink"], prompt_only=True) as cache:
+            assert len(generated(model, text(20), **{CACHE: cache})[0]) > 20
+
+
+def test_one_cache_for_several_layers_or_heads_is_refused() -> None:
+    one = SinkCache(10)
+    for make in (lambda layer: one, lambda layer: [SinkCache(10)] * 2):
+        with pytest.raises(ValueError, match="make must return caches of their own for each layer and head"):
+            SublinCache(family("Llama"), make)
 
 
 def test_other_layers_keep_the_models_own_cache() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from sublinattn.core import backends
 from sublinattn.lab.models import open_model
-from sublinattn.lm.attend import causal
+from sublinattn.lm.attend import CachedAttention, causal
 from sublinattn.lm.mixed_caches import AfterPrompt, Kept, PromptCached, Share
 from sublinattn.methods.balancekv.balancekv import BalanceKVCache
 from sublinattn.methods.balancekv.buckets import BucketedBalanceKVCache
@@ -94,7 +94,7 @@ def test_a_sample_without_replacement_counts_by_its_threshold_and_is_exact_withi
             wanted = dense(head, np.maximum(1, 1 / (threshold * squares[kept])), K[head, kept], V[head, kept])
             np.testing.assert_allclose(out[head], wanted, rtol=2e-4, atol=1e-5)
     nothing = ReservoirCache(10, "priority", rng=0).update(K[:, :N], 0 * V[:, :N])
-    assert not Kept(nothing, V).partial([0], Q[:1, 0], 1.0).l.any()  # tokens of value 0 are never stored
+    assert not Kept(nothing).partial([0], Q[:1, 0], 1.0).l.any()  # tokens of value 0 are never stored
 
 
 @pytest.mark.parametrize("xp", [np, fake_device], ids=["numpy", "device"])
@@ -211,6 +211,25 @@ def test_merged_answers_of_subgen_stay_within_its_bound():
     for spread in (1, 30, 1000):
         out = attend(0, *(x[:, :, 280:] for x in (np.float32(spread) * q, k, v)))
         assert np.abs(out).max() <= np.linalg.norm(v[:, :, :280]) * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("make", [ExactCache, ZeroCache, *MERGED.values()])
+def test_half_precision_decodes_in_single(make):
+    halves = [rows(seed, 1, *shape).astype(np.float16) for seed, shape in enumerate(SHAPES)]
+    out = {}
+    for dtype in (np.float16, np.float32):
+        q, k, v = (x.astype(dtype) for x in halves)
+        attend = PromptCached([make()])
+        attend(0, q[:, :, :N], k[:, :, :N], v[:, :, :N])
+        out[dtype] = attend(0, q[:, :, N:], k[:, :, N:], v[:, :, N:])
+        assert out[dtype].dtype == dtype
+    np.testing.assert_allclose(out[np.float16], out[np.float32].astype(np.float16), rtol=2e-3)
+
+
+def test_one_cache_for_several_layers_is_refused():
+    for attention in (CachedAttention, PromptCached):
+        with pytest.raises(ValueError, match="caches must be one for each layer"):
+            attention([SinkCache(10)] * 2)
 
 
 def test_an_answer_whose_sums_do_not_fit_is_refused_and_one_that_fits_is_right():
