@@ -103,12 +103,12 @@ async def _greet(address: str) -> None:
     A `Client` that is refused there would not close for a while, and waits for ever for a word from what is no Dask.
     """
     from distributed import Security
-    from distributed.core import connect
+    from distributed.comm.core import connect
 
     options = Security().get_connection_args("client")
     try:
         comm = await asyncio.wait_for(connect(address, timeout=CONNECT_SECONDS, **options), 1.5 * CONNECT_SECONDS)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise OSError("what listens there does not speak as Dask does") from None
     comm.abort()
 

@@ -270,6 +270,35 @@ def test_files_hold_the_measurements_and_the_page_says_them(result, written):
     assert headline in text.replace("&#39;", "'") and table["layer"].tolist() == [0]
 
 
+EDITS = {
+    "tokens must be at least 1": lambda advice: advice.update(tokens=-1),
+    "heads must be at least 1": lambda advice: advice.update(heads=0),
+    "bytes must be at least 1": lambda advice: advice.update(bytes=-1),
+    "bytes must be at most": lambda advice: advice.update(bytes=advice["exact_bytes"] + 1),
+    "key_heads must be": lambda advice: advice["key_heads"].reverse(),
+    "key_heads must be .* one for each": lambda advice: advice["key_heads"].pop(),
+    "key_heads must be .* in order": lambda advice: advice["key_heads"][0].update(layer=10**30),
+    "key_head must be at least 0": lambda advice: advice["key_heads"][0].update(layer=1, key_head=-advice["kv_heads"]),
+    "method must be one of": lambda advice: advice["key_heads"][0].update(method="x"),
+    "share must be between": lambda advice: advice["key_heads"][0].update(share=float("nan")),
+    "share must be": lambda advice: advice["key_heads"][0].update(share=1e308),
+    "prompt must be": lambda advice: advice["prompt"].append(advice["prompt"][0]),
+    "method of a prompt must be one of": lambda advice: advice["prompt"][0].update(method="x"),
+    "exact_keys must be at least 0": lambda advice: advice["prompt"][0].update(exact_keys=-1),
+}
+
+
+@pytest.mark.parametrize("message", EDITS)
+def test_advice_that_was_edited_into_nonsense_is_refused_before_a_model_runs(written, tmp_path, message):
+    """It was applied: to other heads than it names, or to none, or ended in a KeyError after the exact passes."""
+    advice = json.loads((written / "recommendation.json").read_text())
+    EDITS[message](advice)
+    path = tmp_path / "recommendation.json"
+    path.write_text(json.dumps(advice))
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))} is not a whole recommendation: {message}"):
+        recommendation.read(path)
+
+
 def test_the_snippet_builds_the_caches_of_the_file(written, tmp_path, monkeypatch):
     monkeypatch.chdir(written)
     (tmp_path / "snippet.py").write_text(recommendation.SNIPPET)

@@ -26,15 +26,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ...core import files
+from ...core import checks, files
 from ...core.plain import plain
 from .advice import KEEP, records, saved
-from .answers import prompt_parameters
+from .answers import CACHES, prompt_parameters
 from .measure import Audit
 
 FORMAT = "sublinattn recommendation 1"
@@ -140,8 +141,27 @@ def _check(found: dict[str, Any]) -> None:
         for name, kind in kinds.items():
             if not isinstance(part[name], kind | int if kind is float else kind) or isinstance(part[name], bool):
                 raise ValueError(f"{name} must be of type {getattr(kind, '__name__', kind)}, got {part[name]!r}")
-    if not found["key_heads"] or found["exact_bytes"] < 1:
-        raise ValueError("it must have key heads, and the bytes of their exact caches")
+    for name in ("tokens", "prompt_tokens", "layers", "heads", "kv_heads", "exact_bytes"):
+        checks.integer(name, found[name], minimum=1)
+    checks.integer("bytes", found["bytes"], minimum=1, maximum=found["exact_bytes"])
+    heads = found["layers"] * found["kv_heads"]
+    _check_places(
+        "key_heads", found["key_heads"], heads, lambda its: its["layer"] * found["kv_heads"] + its["key_head"]
+    )
+    _check_places("prompt", found["prompt"], found["layers"], lambda its: its["layer"])
+    for its in found["key_heads"]:
+        checks.integer("key_head", its["key_head"], minimum=0, maximum=found["kv_heads"] - 1)
+        checks.choice("method", its["method"], [KEEP, *CACHES])
+        checks.between("share", its["share"], 0, 1)
+    for its in found["prompt"]:
+        checks.choice("method of a prompt", its["method"], [KEEP, "hyper_attention"])
+        checks.integer("exact_keys", its["exact_keys"], minimum=0)
+
+
+def _check_places(name: str, parts: list[Any], count: int, place: Callable[[Any], int]) -> None:
+    """ValueError unless the parts are at the places 0, 1, ..., each once, in this order."""
+    if len(parts) != count or any(place(its) != i for i, its in enumerate(parts)):
+        raise ValueError(f"{name} must be {count}, one for each place, in order of layers and heads")
 
 
 SNIPPET = """\
