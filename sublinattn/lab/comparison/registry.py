@@ -17,6 +17,7 @@ import numpy as np
 from ...core.backends import asnumpy, cut, namespace, to_device
 from ...core.exact import attention
 from ...methods.balancekv.balancekv import BalanceKVCache
+from ...methods.balancekv.buckets import BucketedBalanceKVCache
 from ...methods.caches.base import KVCache
 from ...methods.caches.heavy_hitter import HeavyHitterCache
 from ...methods.caches.k_center import KCenterCache
@@ -234,6 +235,34 @@ def _balanced(nbytes: int, x: Instance, rng: np.random.Generator, *, pairs: bool
     return BalanceKVCache.within(nbytes, d, d_v, dtype=x.k.dtype, pairs=pairs, scale=x.scale, rng=rng)
 
 
+def bucketed(nbytes: int, x: Instance, rng: np.random.Generator) -> BucketedBalanceKVCache:
+    """BalanceKV with buckets in `nbytes`: room for as many classes as levels, `log2(t)`.
+
+    What is erased is then shorter than 1/t of the longest value, and 1/t is the order of the halves' own error. A class
+    takes its room only when values of its norm come: the cache may hold far less than its bytes.
+    """
+    d, d_v, seed = x.k.shape[1], x.v.shape[1], int(rng.integers(2**63))
+
+    def of(buckets: int) -> BucketedBalanceKVCache:
+        options: dict[str, Any] = {"buckets": buckets, "scale": x.scale, "rng": seed}
+        return BucketedBalanceKVCache.within(nbytes, d, d_v, dtype=x.k.dtype, **options)
+
+    cache = of(1)
+    with suppress(ValueError):  # too few bytes for one class more
+        while (more := of(cache.buckets + 1)).buckets <= (more.levels or 0):
+            cache = more
+    return cache
+
+
+Within = Callable[[int, Instance, np.random.Generator], KVCache]
+"""Makes an empty cache of at most so many bytes."""
+
+
+def apart(within: Within) -> Within:
+    """With a generator of its own: the contenders that draw from the common one have the draws they had before."""
+    return lambda nbytes, x, rng: within(nbytes, x, rng.spawn(1)[0])
+
+
 # --------------------------------------------------------------------------------------------------------- the registry
 @dataclass(frozen=True)
 class Contender:
@@ -260,7 +289,7 @@ class Contender:
         What is proved of it, and the id of the claim that says so; empty where there is none.
     """
 
-    within: Callable[[int, Instance, np.random.Generator], KVCache]
+    within: Within
     label: str = ""
     look: str = ""
     of: str = ""
@@ -312,8 +341,16 @@ REGISTRY: dict[str, Contender] = {
         partial(_balanced, pairs=True), "BalanceKV of pairs", ":",
         of="balancekv", guarantee="unbiased sums", claim="bkv25.pairs-unbiased",
     ),
+    "value-norm, once": Contender(
+        apart(partial(_reservoir, weights="priority")), "value-norm, without replacement", "--",
+        of="value-norm", guarantee="ahead of as many slots where few values are long", claim="dlt07.slots",
+    ),
+    "balancekv, buckets": Contender(
+        apart(bucketed), "BalanceKV with buckets", "--",
+        of="balancekv", guarantee="BKV25, Theorem 3.1 (its rate: of pairs)", claim="bkv25.buckets-batch",
+    ),
 }  # fmt: skip
-"""The caches by name. Their random ones take their seeds from one generator in this order."""
+"""The caches by name. Their random ones take their seeds from one generator in this order, but for those `apart`."""
 
 for _name, _row in sorted(REGISTRY.items(), key=lambda row: bool(row[1].of)):  # a method before its variants
     if _row.label and _row.of:

@@ -37,7 +37,8 @@ def test_no_cache_holds_more_than_its_share(model: Model, share: float) -> None:
     after = {name: max(cache.nbytes for cache in caches) / len(made) for name, caches in kept[0].items()}
     for name in named:
         assert rows[name] <= layers * budget and after[name] <= budget, name
-        assert rows[name] > 0.4 * layers * budget, name
+        least = kept[0][name][0].buckets if name == "balancekv, buckets" else 1  # classes that may be empty
+        assert rows[name] > 0.4 / least * layers * budget, name
     assert rows["zero"] == 0 and rows["exact"] >= layers * made[0].asked * row
 
 

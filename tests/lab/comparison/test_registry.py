@@ -67,7 +67,9 @@ def test_no_cache_holds_more_than_its_budget_and_most_hold_nearly_all(which, sha
     for name, cache in made.items():
         held = registry.feed(name, cache, given, budget).nbytes
         row = (given.x.k.shape[1] + given.x.v.shape[1]) * 4 + 8
-        assert budget * (0.4 if name.startswith(("subgen", "balancekv")) else 1) - row <= held <= budget, name
+        least = 0.4 if name.startswith(("subgen", "balancekv")) else 1
+        least /= cache.buckets if name == "balancekv, buckets" else 1  # only classes with tokens take their room
+        assert budget * least - row <= held <= budget, name
 
 
 def test_a_cache_over_its_budget_is_refused(stream):
@@ -102,6 +104,44 @@ def test_subgen_splits_its_bytes_as_stated(stream):
     assert (plain.recent, plain.value_samples) == (0, budget // 2 // (row + 8))
     assert window.recent == budget // 2 // row
     assert window.value_samples == (budget - window.recent * row) // 2 // (row + 8)
+
+
+@pytest.mark.parametrize("tokens", [5, 8, 20, 64, 256, 1024])
+def test_buckets_have_room_for_as_many_classes_as_levels_and_no_more_fit(stream, tokens):
+    def nbytes(batch: int, buckets: int) -> int:
+        levels = int(np.ceil(np.log2(batch)))
+        numbers = buckets * (2 * 64 + 1) + 64 + 2  # of a slot: in every class, and in the normaliser
+        return 4 * (batch + levels * batch // 2) * numbers
+
+    def batch(buckets: int) -> int:  # the largest that fits
+        return max((t for t in range(2, 600, 2) if nbytes(t, buckets) <= 512 * tokens), default=0)
+
+    fitting = [b for b in range(1, 20) if batch(b) and np.ceil(np.log2(batch(b))) >= b]
+    cache = registry.bucketed(512 * tokens, stream.x, generator(0, "buckets"))
+    assert (cache.buckets, cache.batch, cache.pairs) == (max(fitting), batch(max(fitting)), False)
+    assert cache.scale == stream.x.scale
+    with pytest.raises(ValueError, match="nbytes must be at least that of 3 slots"):
+        registry.bucketed(2000, stream.x, generator(0, "buckets"))
+
+
+def test_contenders_that_came_later_leave_the_draws_of_the_others_as_they_were(stream):
+    """The generator goes on as if they were not there, and each call has other draws for them."""
+    later, nbytes = ("value-norm, once", "balancekv, buckets"), stream.cache_bytes // 4
+    rng, alone = generator(0, "apart"), generator(0, "apart")
+    made = [registry.competing(nbytes, stream.x, rng, hindsight=True) for _ in range(2)]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in later:
+            patch.delitem(registry.REGISTRY, name)
+        before = [registry.competing(nbytes, stream.x, alone, hindsight=True) for _ in range(2)]
+    assert rng.integers(2**63) == alone.integers(2**63) and set(made[0]) == {*before[0], *later}
+    answers = {
+        name: [registry.feed(name, caches[name], stream, nbytes).attend(stream.late) for caches in made]
+        for name in ("value-norm", "balancekv", *later)
+    }
+    for name in ("value-norm", "balancekv"):
+        for answer, caches in zip(answers[name], before, strict=True):
+            np.testing.assert_array_equal(answer, stream.feed(caches[name], 1024).attend(stream.late))
+    assert all((first != second).any() for first, second in answers.values())
 
 
 @pytest.mark.parametrize("maximum", [1, 31, 32, 100])
