@@ -185,7 +185,7 @@ def test_verify_takes_processes_here_or_a_scheduler_that_answers(toy_claims, mon
     there = ("verify", "toy.holds", "--scheduler", "tcp://127.0.0.1:9")
     assert "no Dask scheduler answers at 'tcp://127.0.0.1:9'" in call(*there, code=2)
     assert "not both; got 2 and tcp://127.0.0.1:9" in call(*there, "--jobs", "2", code=2)
-    assert "takes an address such as tcp://host:8786, got ''" in call("verify", "toy.holds", "--scheduler", "", code=2)
+    assert "takes an address" in call("verify", "toy.holds", "--scheduler", "", code=2)
 
 
 def test_verify_with_two_processes_finds_the_same(toy_claims):
