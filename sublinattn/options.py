@@ -11,7 +11,7 @@ Effort = StrEnum("Effort", ["smoke", "standard", "full"])
 Backend = StrEnum("Backend", ["auto", "numpy", "cupy"])
 
 EffortOption = Annotated[
-    Effort, typer.Option(help="smoke takes minutes, standard an hour; full is meant for a GPU or a cluster.")
+    Effort, typer.Option(help="smoke takes minutes, standard an hour or two; full is meant for a GPU or a cluster.")
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of all random draws: the same seed gives the same results.")]
 
