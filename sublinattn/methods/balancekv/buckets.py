@@ -167,7 +167,8 @@ class BucketedBalanceKVCache(BalanceKVCache):
             return below, xp.zeros((*q.shape[:-1], self._width["v"]), q.dtype)
         above = softmax_weighted(xp, q, *_side_by_side(xp, classes), scale=scale)
         bound = backends.to_device(np.array([self._largest[head] for head in heads], q.dtype)[:, None, None], xp)
-        return below, ratio_of(xp, [(above.m, above.o)], [(below.m, below.l[..., None])], bound)  # line 13
+        answers = ratio_of(xp, [(above.m, above.o)], [(below.m, below.l[..., None])], bound)  # line 13
+        return below, xp.where(below.l[..., None] == 0, 0, answers)  # the normaliser may have no token left
 
     def _take(self, xp: Any, other: Any, theirs: dict[str, Array]) -> None:
         self._begin(len(other._parts))

@@ -328,7 +328,6 @@ def ratio_of(
     xp: Any, numerators: list[tuple[Array, Array]], normalisers: list[tuple[Array, Array]], bound: Array | None = None
 ) -> Array:
     """`z / tau`, the sum of the numerators over that of the normalisers, `exp(m) o`; entries cut to `bound` (h, 1, 1).
-    0 where no key is left for the normaliser.
 
     The two sums have references of their own: a slot's largest logit may lie far above the clusters' samples, and the
     ratio is then large, but no 0/0.
@@ -339,7 +338,7 @@ def ratio_of(
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         half = xp.exp((above - below) / 2)[..., None]  # twice: a small ratio times a large factor may be neither
         ratio = z / tau * half * half
-    ratio = xp.where((z == 0) | (tau == 0), 0, ratio)
+    ratio = xp.where(z == 0, 0, ratio)
     return ratio if bound is None else xp.clip(ratio, -bound, bound)
 
 
