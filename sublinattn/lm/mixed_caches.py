@@ -55,9 +55,6 @@ class Kept:
             self._log_weights = cache.log_counts()
         elif "log_weights" in stored:  # halves of halves, among them empty slots of weight 0
             self._log_weights = stored["log_weights"]
-        else:
-            used = min(cache.tokens_seen, self._keys.shape[1])
-            self._keys, self._values = self._keys[:, :used], self._values[:, :used]
 
     def partial(self, rows: Sequence[int], q: Array, scale: float) -> Partial:
         """Softmax sums of queries (rows, c, d) of the key heads `rows` over what these kept, in its dtype."""
