@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import references
+import struck
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from sublinattn import attention
@@ -90,25 +89,16 @@ def test_an_error_or_ctrl_c_ends_every_thread() -> None:
 
 @pytest.mark.skipif(threads.cpu_count() < 2, reason="tiles run in the caller's thread")
 def test_no_lock_is_left_held_wherever_a_signal_strikes() -> None:
-    """A child of 2000 signals; with the executor of the standard library it stood still within the first hundreds."""
-    code = """
-import faulthandler, random, signal
+    """2000 signals; with the executor of the standard library the process stood still within the first hundreds."""
+    struck.run("""
 import numpy as np
 from threadpoolctl import threadpool_info
 from sublinattn.core import threads
 
-class Struck(BaseException):
-    pass
-
-def strike(*_):
-    raise Struck
-
-signal.signal(signal.SIGALRM, strike)
-faulthandler.dump_traceback_later(60, exit=True)
-tiles, rng, before = np.zeros(8), random.Random(0), threadpool_info()
+tiles, before = np.zeros(8), threadpool_info()
 for _ in range(2000):
     try:
-        signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-4, 2e-3))
+        strike_soon()
         while True:
             threads.for_tiles(np, range(8), lambda i: tiles.put(i, 1))
     except Struck:
@@ -117,9 +107,7 @@ for _ in range(2000):
     threads.for_tiles(np, range(8), lambda i: tiles.put(i, 1))
     assert tiles.all()
 assert threadpool_info() == before
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+""")
 
 
 def test_concurrent_calls_do_not_mix() -> None:
