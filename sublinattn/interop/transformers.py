@@ -62,6 +62,18 @@ def capture(
     TypeError, ValueError
         Not one text of integers; no such model or layer; a layer whose attention is no plain causal softmax; layers
         with different shapes; another dtype; numbers that float16 cannot hold. No file is left.
+
+    Examples
+    --------
+    >>> from safetensors import safe_open
+    >>> from sublinattn.interop.transformers import capture
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 3}
+    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=100, **sizes)).eval()
+    >>> capture(model, [5, 7, 11, 13], "captured.safetensors", layers=[0, 2])
+    >>> with safe_open("captured.safetensors", "np") as file:
+    ...     print(file.get_slice("q").get_shape(), file.get_slice("k").get_shape())
+    [2, 4, 4, 8] [2, 2, 4, 8]
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {tuple(DTYPES)}, got {dtype!r}")
