@@ -10,13 +10,13 @@ import _thread
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 T = TypeVar("T")
 
 
 class Crew(Generic[T]):
-    """So many threads that do these jobs, in their order.
+    """Threads that do jobs: each takes the next one of the list as soon as it has done its last.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class Crew(Generic[T]):
         self._ticket = itertools.count()  # next() is one step, so the threads can share it
         self._begun: list[int] = []
         self._ended: list[int] = []
-        self._came: SimpleQueue[tuple[int, Callable[[], T]]] = SimpleQueue()
+        self._came: SimpleQueue[tuple[int, T | None, BaseException | None]] = SimpleQueue()
 
     def results(self, pause: float) -> Iterator[tuple[int, T] | None]:
         """Begin; yield (number, result) of each job as it ends, and None after each `pause` in seconds without one.
@@ -42,12 +42,14 @@ class Crew(Generic[T]):
         left = len(self._jobs)
         while left:
             try:
-                number, result = self._came.get(timeout=pause)
+                number, result, error = self._came.get(timeout=pause)
             except Empty:
                 yield None
                 continue
+            if error is not None:
+                raise error
             left -= 1
-            yield number, result()
+            yield number, cast(T, result)
 
     @property
     def running(self) -> bool:
@@ -58,22 +60,8 @@ class Crew(Generic[T]):
         while (number := next(self._ticket)) < len(self._jobs):
             self._begun.append(number)  # before the look at `stopped`: what begins after it was set does nothing
             if not self.stopped:
-                self._came.put((number, _outcome(self._jobs[number])))
+                try:
+                    self._came.put((number, self._jobs[number](), None))
+                except BaseException as error:
+                    self._came.put((number, None, error))
             self._ended.append(number)
-
-
-def _outcome(job: Callable[[], T]) -> Callable[[], T]:
-    """A function that returns what the job returned, or raises what it raised."""
-    try:
-        result = job()
-    except BaseException as error:
-        failure = error
-
-        def outcome() -> T:
-            raise failure
-    else:
-
-        def outcome() -> T:
-            return result
-
-    return outcome

@@ -114,7 +114,8 @@ class ReservoirCache(MergingCache):
     def log_weights(self, xp: Any) -> Array:
         """Logarithm of how often the token of each slot counts, (B, budget), in float64; -inf in an empty slot.
 
-        Of "priority". Of "value-norm" up to the factor `mu / budget`, which all slots of a problem have in common.
+        With weights "value-norm" they lack the factor `mu / budget`, which all slots of a problem have in common and
+        which cancels in an answer.
         """
         squares = backends.row_squares(xp, self._stored["values"], np.float64)
         bias = -xp.log(xp.where(squares == 0, 1, squares))  # 0 in a head all of whose values so far were 0
