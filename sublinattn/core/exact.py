@@ -150,7 +150,7 @@ class Softmax:
         if counts is None:
             counts = self.scratch("ones", 1, c)
             counts.fill(1)
-        p.l += xp.matmul(e, counts[..., None], out=self.scratch("rowsum", g, t, 1))[..., 0]  # s* += sum_j e_j
+        p.l += backends.product(xp, e, counts[..., None], self.scratch("rowsum", g, t, 1))[..., 0]  # s* += sum_j e_j
         p.o += xp.matmul(e, v, out=self.scratch("product", g, t, d_v))  # v* += sum_j e_j v_j
 
 

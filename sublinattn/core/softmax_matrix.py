@@ -133,9 +133,9 @@ class SoftmaxMatrix:
             part = y[at, rows]
             for columns, p in strip:
                 if columns.start:
-                    part += xp.matmul(p, x[at, columns])
+                    part += backends.product(xp, p, x[at, columns])
                 else:
-                    xp.matmul(p, x[at, columns], out=part)
+                    backends.product(xp, p, x[at, columns], part)
             row = part.swapaxes(1, 2)
             for columns, p in strip:
                 total[0][:, columns] += xp.matmul(row, p)[:, 0]

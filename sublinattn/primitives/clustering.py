@@ -77,7 +77,7 @@ def _nearest(
         c = part.shape[1]
         ones = scratch("x", b, c, d + 1)
         ones[..., :d], ones[..., d] = part - centers[:, :1], 1
-        values = xp.matmul(ones, augmented.swapaxes(1, 2), out=scratch("values", b, c, m))
+        values = backends.product(xp, ones, augmented.swapaxes(1, 2), scratch("values", b, c, m))
         if position is not None and born is not None:
             values[born[:, None] > position[tile, None]] = np.inf
         best = values.argmin(axis=2)

@@ -238,7 +238,7 @@ class TheorySample:
         floor = xp.exp(log_floor - (p.m if tile.shift else 0))
         cap = (self.cap * (p.l + floor))[..., None]
         weights = (self.blocks.outside(xp, block.group, self.places)[block.at] * self.weight).astype(e.dtype)
-        rest = xp.matmul(xp.minimum(e, cap), weights[..., None])[..., 0]
+        rest = backends.product(xp, xp.minimum(e, cap), weights[..., None])[..., 0]
         p.l += xp.maximum(rest, floor)  # <M_i, A_i> + max(d_i, tau/kappa)
         xp.maximum(p.l, SATURATION, out=p.l)
         lap("sample")

@@ -73,7 +73,7 @@ def buckets(xp: Any, x: Array, planes: Array) -> Array:
 
     def worker(tile: tuple[int, slice]) -> None:
         b, rows = tile
-        out[b, rows] = _pack_signs(xp, x[b, rows].astype(dtype, copy=False) @ planes[b])
+        out[b, rows] = _pack_signs(xp, backends.product(xp, x[b, rows].astype(dtype, copy=False), planes[b]))
 
     backends.for_tiles(xp, tiles, worker)
     return out
@@ -81,7 +81,7 @@ def buckets(xp: Any, x: Array, planes: Array) -> Array:
 
 def _pack_signs(xp: Any, projections: Array) -> Array:
     powers = 2.0 ** xp.arange(projections.shape[-1], dtype=np.float32)  # sums below 2^16 are exact in float32
-    return gray_rank(((projections > 0).astype(np.float32) @ powers).astype(np.uint16))
+    return gray_rank(backends.product(xp, (projections > 0).astype(np.float32), powers).astype(np.uint16))
 
 
 def _buckets_on_gpu(xp: Any, x: Array, planes: Array) -> Array:

@@ -46,7 +46,7 @@ def test_bucket_is_the_place_of_the_sign_bits_in_the_gray_code(
     assert bucket.dtype == np.uint16 and bucket.shape == (batch, n)
     place = bucket.astype(int)
     code = place ^ (place >> 1)  # the code word at that place
-    expected = sum(((x @ planes[:, :, i : i + 1])[..., 0] > 0) * 2**i for i in range(bits))
+    expected = sum((np.einsum("bnd,bd->bn", x, planes[:, :, i]) > 0) * 2**i for i in range(bits))
     np.testing.assert_array_equal(code, expected)
 
 
