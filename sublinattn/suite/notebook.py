@@ -14,7 +14,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ import papermill
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
-from traitlets import Bool, Unicode
+from traitlets import Unicode
 from traitlets.config import Config
 
-from ..core import files
+from ..core import files, quiet
 from ..lab.cluster import VARIABLE
+from .turns import Turns
 
 ONE_THREAD = {f"{library}_THREADS": "1" for library in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM")}
 
@@ -43,7 +44,7 @@ _RUNNING: weakref.WeakSet[OwnKernel] = weakref.WeakSet()
 class OwnKernel(AsyncKernelManager):
     """A kernel of the interpreter that runs this package, independent of the kernels that the machine has installed."""
 
-    one_thread = Bool(False, config=True, help="Limit BLAS in the kernel to one thread.")
+    turn = Unicode("", config=True, help="Socket at which the run listens to the notebook, for its quiet parts.")
     scheduler = Unicode("", config=True, help="Address of a Dask scheduler, whose workers make the trials.")
 
     def __init__(self, **kwargs: Any) -> None:
@@ -53,7 +54,7 @@ class OwnKernel(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        env = {VARIABLE: self.scheduler} | (ONE_THREAD if self.one_thread else {})
+        env = ONE_THREAD | {VARIABLE: self.scheduler} | ({quiet.VARIABLE: self.turn} if self.turn else {})
         return KernelSpec(argv=argv, env=env, language="python", display_name="sublinattn")
 
     async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]
@@ -76,8 +77,6 @@ class Job:
     parameters: dict[str, Any]
     folder: Path
     """Folder of the executed notebook."""
-    exclusive: bool = False
-    """It measures times, so it runs alone and with all BLAS threads."""
     long: bool = False
     """It takes longer than the others, so it starts first."""
     last: bool = False
@@ -100,11 +99,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a job. `error` is one line; `traceback` is the text that the kernel printed."""
+    """The result of a job. `error` is one line; `traceback` is the text that the kernel printed.
+
+    `seconds` are without those in which it waited for its turn; `quiet` is how many of them it had to itself.
+    """
 
     name: str
     status: str  # "completed", "failed" or "resumed"
     seconds: float = 0.0
+    quiet: float = 0.0
     error: str = ""
     traceback: tuple[str, ...] = field(default=(), repr=False)
 
@@ -133,10 +136,10 @@ def parameters_of(path: Path) -> set[str]:
 
 
 def marks_of(path: Path) -> dict[str, bool]:
-    """The marks `exclusive`, `long` and `last` (see `Job`) in the metadata of a notebook, under "sublinattn"."""
+    """The marks `long` and `last` (see `Job`) in the metadata of a notebook, under "sublinattn"."""
     marks = files.read_notebook(path).metadata.get("sublinattn", {})
     with files.reading(path, "a notebook with marks"):
-        return {mark: bool(marks.get(mark, False)) for mark in ("exclusive", "long", "last")}
+        return {mark: bool(marks.get(mark, False)) for mark in ("long", "last")}
 
 
 def code_cells(path: Path) -> int:
@@ -152,8 +155,8 @@ def content_hash(path: Path) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
-def execute(job: Job, cell_done: CellDone | None = None) -> Outcome:
-    """Run one notebook; never raises for what happens inside it.
+def execute(job: Job, cell_done: CellDone | None = None, turns: Turns | None = None) -> Outcome:
+    """Run one notebook, which takes part in `turns`; never raises for what happens inside it.
 
     The executed notebook takes its name only when every cell has run. A kernel that dies leaves a notebook whose cells
     all say "completed", so it is the exception that counts, not the notebook's metadata.
@@ -162,15 +165,11 @@ def execute(job: Job, cell_done: CellDone | None = None) -> Outcome:
     # Kernels that race for TCP ports get lost when notebooks run in parallel: UNIX sockets under a path of their own
     # cannot collide. Short, because such a path has about 100 characters at most.
     sockets = _short_folder()
-    config = Config(
-        KernelManager={"transport": "ipc", "ip": str(sockets / "k")},
-        OwnKernel={"one_thread": not job.exclusive, "scheduler": job.scheduler},
-    )
     draft = sockets / "draft.ipynb"
     error, traceback = "did not finish", ()
     hooks = {"on_cell_executed": lambda **_: cell_done()} if cell_done else {}
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), turns.listening(job.name, sockets) if turns else nullcontext("") as turn:
             warnings.simplefilter("ignore", category=nbformat.warnings.MissingIDFieldWarning)
             papermill.execute_notebook(
                 _literal(job.path),
@@ -180,7 +179,10 @@ def execute(job: Job, cell_done: CellDone | None = None) -> Outcome:
                 language="python",
                 progress_bar=False,
                 kernel_manager_class=OwnKernel,
-                config=config,
+                config=Config(
+                    KernelManager={"transport": "ipc", "ip": str(sockets / "k")},
+                    OwnKernel={"turn": str(turn), "scheduler": job.scheduler},
+                ),
                 **hooks,
             )
         error = ""
@@ -193,8 +195,10 @@ def execute(job: Job, cell_done: CellDone | None = None) -> Outcome:
             _keep(draft, job, failed=bool(error))
         finally:
             shutil.rmtree(sockets, ignore_errors=True)
-    seconds = time.perf_counter() - started
-    return Outcome(job.name, "failed" if error else "completed", seconds, error, traceback)
+    seconds, alone = time.perf_counter() - started, 0.0
+    if turns:
+        seconds, alone = seconds - turns.waited[job.name], turns.alone[job.name]
+    return Outcome(job.name, "failed" if error else "completed", seconds, alone, error, traceback)
 
 
 def _short_folder() -> Path:

@@ -12,6 +12,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from .notebook import Job, Outcome, code_cells, execute
+from .turns import Turns
 
 
 class Progress:
@@ -43,12 +44,12 @@ class Progress:
         with self._bars:
             yield
 
-    def execute(self, job: Job) -> Outcome:
-        """Run a job in this thread and count its cells."""
+    def execute(self, job: Job, turns: Turns) -> Outcome:
+        """Run a job, which takes part in `turns`, in this thread, and count its cells."""
         task = self._tasks[job.name]
         self._bars.start_task(task)
         self._bars.update(task, mark="[cyan]▶[/]")
-        return execute(job, cell_done=lambda: self._cells_done(task, 1))
+        return execute(job, lambda: self._cells_done(task, 1), turns)
 
     def _cells_done(self, task: TaskID, number: float) -> None:
         for each in (task, self._all):

@@ -25,6 +25,7 @@ from ..lab.record import check as check_record
 from . import catalogue, report
 from .notebook import Job, Outcome, content_hash, kill_kernels, marks_of, parameters_of
 from .progress import Progress
+from .turns import Turns
 
 EFFORTS = ("smoke", "standard", "full")
 KERNELS_PER_CPU = 4
@@ -74,9 +75,9 @@ def run_held(
 ) -> Result:
     """Run notebooks, then write `out/ledger.json` and the report; the caller holds `out`.
 
-    Notebooks run in parallel, each in a kernel with one BLAS thread; those marked long start first. Afterwards those
-    marked exclusive run one at a time with all threads, because they measure times. Those marked last run when all
-    others are done. A notebook that fails does not stop the others.
+    Notebooks run in parallel, each in a kernel with one BLAS thread; those marked long start first. What measures times
+    runs alone and with all threads (`turns`). Notebooks marked last run when all others are done. A notebook that fails
+    does not stop the others.
 
     Parameters
     ----------
@@ -149,6 +150,7 @@ def run_held(
         "provenance": provenance(),
         "jobs": workers,
         "seconds": {o.name: round(o.seconds, 3) for o in outcomes if o.status != "resumed"},
+        "quiet": {o.name: round(o.quiet, 3) for o in outcomes if o.quiet},
     }
     found = changes(old, new, complete=not (only or having)) if old else ()
     new["machine"]["differs"] = [{**asdict(change), "why": why(change, old or {}, new)} for change in found]
@@ -201,9 +203,8 @@ def plan(
 
 def batches(jobs: Sequence[Job]) -> list[list[Job]]:
     """The jobs in the order of a run: those of a batch run side by side, when all of the one before have ended."""
-    side_by_side = sorted((j for j in jobs if not (j.exclusive or j.last)), key=lambda job: not job.long)
-    one_by_one = [[job] for job in jobs if job.exclusive and not job.last]
-    return [batch for batch in (side_by_side, *one_by_one, [job for job in jobs if job.last]) if batch]
+    first = sorted((job for job in jobs if not job.last), key=lambda job: not job.long)
+    return [batch for batch in (first, [job for job in jobs if job.last]) if batch]
 
 
 def _checked(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,7 +220,8 @@ def _run_batch(
     jobs: Sequence[Job], workers: int, out: Path, progress: Progress, cluster: Cluster | None
 ) -> list[Outcome]:
     outcomes = []
-    crew = Crew([partial(_execute, job, out, progress) for job in jobs], workers)
+    turns = Turns([job.name for job in jobs], workers)
+    crew = Crew([partial(_execute, job, out, progress, turns) for job in jobs], len(jobs))
     try:
         for ended in crew.results(LOOK_SECONDS):
             if ended is not None:
@@ -231,7 +233,7 @@ def _run_batch(
             if cluster is not None:
                 cluster.look()
     except BaseException:
-        crew.stopped = True
+        crew.stopped = turns.stopped = True
         while crew.running:
             kill_kernels()
             time.sleep(0.05)  # one just starting had no number yet
@@ -239,9 +241,10 @@ def _run_batch(
     return outcomes
 
 
-def _execute(job: Job, out: Path, progress: Progress) -> Outcome:
+def _execute(job: Job, out: Path, progress: Progress, turns: Turns) -> Outcome:
     """Run a notebook, and stamp it as complete before anything else can end the run."""
-    outcome = progress.execute(job)
+    with turns.working(job.name):
+        outcome = progress.execute(job, turns)
     if outcome.status == "completed":
         files.write_json(_stamp_path(job), _stamp(job, out))
     return outcome

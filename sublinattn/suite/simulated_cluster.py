@@ -195,17 +195,20 @@ def replay(ledger: Mapping[str, Any], workers: int, overhead: float, *, cpus: in
     """The run of a ledger, on a cluster of so many workers and a client of so many CPUs; `now` is when it ends.
 
     Claims take as many trials as they took, each as long as the mean of the claim's. A notebook's other seconds are
-    work of the client, before its claims, and so are the claims about the client's own clock.
+    work of the client, before its claims. What had the client to itself follows when all notebooks of a batch have
+    ended otherwise, one after another; of a ledger without these seconds, it is the claims about the client's clock.
     """
     cluster = Replay(workers, overhead, cpus=cpus)
     run, seconds = ledger["run"], ledger["machine"]["seconds"]
     common = {name: run[name] for name in ("effort", "seed", "backend")} | {"out": "."}
     claims = [(name, entry | entry["machine"]) for name, entry in ledger["claims"].items() if not entry.get("own")]
+    quiet: dict[str, float] = {}
 
     def notebook(name: str) -> None:
         its = [(find(claim), entry) for claim, entry in claims if entry["notebook"] == name]
-        alone = sum(entry["seconds"] for claim, entry in its if claim.machine)
-        cluster.work(seconds[name] - sum(entry["seconds"] for _, entry in its) + alone)
+        timed = sum(entry["seconds"] for claim, entry in its if claim.machine)
+        quiet[name] = ledger["machine"].get("quiet", {}).get(name, timed)
+        cluster.work(seconds[name] - sum(entry["seconds"] for _, entry in its) + timed - quiet[name])
         cluster.together([partial(_replay_claim, cluster, claim, entry) for claim, entry in its if not claim.machine])
 
     def kernel(waiting: deque[str]) -> None:
@@ -217,6 +220,7 @@ def replay(ledger: Mapping[str, Any], workers: int, overhead: float, *, cpus: in
         waiting = deque(job.name for job in batch)
         kernels = min(len(batch), runner.KERNELS_PER_CPU * cpus)
         cluster.together([partial(kernel, waiting)] * kernels)
+        cluster.work(sum(quiet[job.name] for job in batch))
     return cluster
 
 

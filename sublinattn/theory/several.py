@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 from ..core.crew import Crew
+from ..core.quiet import quiet
 from .claim import Claim
 from .result import Verdict
 from .verify import verify
@@ -21,9 +23,9 @@ def verdicts(
 ) -> Iterator[tuple[int, Verdict]]:
     """Yield (number in `claims`, verdict) as verdicts come; the options are those of `verify`.
 
-    Without an executor that is one after another. With one, claims on this machine's clock come first, each alone; the
-    others then have a thread each, which waits for its trials, so that workers have something to do while the last ones
-    of another claim are awaited. `progress` is told in this thread how many claims are done, parts included.
+    Without an executor that is one after another. With one, claims have a thread each, which waits for its trials, so
+    that workers have something to do while the last ones of another claim are awaited. Claims on this machine's clock
+    come last, one after another in `quiet`. `progress` is told in this thread how many claims are done, parts included.
     """
     shares = [0.0] * len(claims)
 
@@ -37,8 +39,9 @@ def verdicts(
         progress(sum(shares))
 
     together = [number for number, claim in enumerate(claims) if executor is not None and not claim.machine]
+    timed = [number for number, claim in enumerate(claims) if claim.machine]
     for number, claim in enumerate(claims):
-        if number not in together:
+        if number not in (*together, *timed):
             yield number, verify(claim, progress=partial(note_and_show, number), **options)
     judge = partial(verify, executor=executor, **options)
     jobs = [partial(judge, claims[number], progress=partial(note, number)) for number in together]
@@ -50,3 +53,6 @@ def verdicts(
                 yield together[found[0]], found[1]
     finally:
         crew.stopped = True
+    with quiet() if timed else nullcontext():
+        for number in timed:
+            yield number, verify(claims[number], progress=partial(note_and_show, number), **options)

@@ -125,15 +125,9 @@ def test_symbols_are_named_and_before_each_figure_stands_what_to_see(path):
             assert "hat you should see" in prose, prose
 
 
-def test_only_notebooks_that_measure_time_or_read_all_verdicts_are_exclusive():
-    alone = [
-        path.stem
-        for path in NOTEBOOKS
-        if any(claim.endswith((".time", ".time-causal", ".time-fixed")) for claim in checked(path))
-        or any(word in path.read_text() for word in ("questions.verdicts", "perplexity.replaced_layers"))
-    ]
-    assert [path.stem for path in NOTEBOOKS if marks_of(path)["exclusive"]] == alone
-    read = [path.stem for path in NOTEBOOKS if "drops_and_sabotages.check_missing" in path.read_text()]
+def test_only_notebooks_that_read_the_verdicts_of_others_are_last():
+    readers = ("drops_and_sabotages.check_missing", "questions.verdicts")
+    read = [path.stem for path in NOTEBOOKS if any(reader in path.read_text() for reader in readers)]
     assert [path.stem for path in NOTEBOOKS if marks_of(path)["last"]] == read
 
 

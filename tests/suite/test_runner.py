@@ -40,6 +40,14 @@ async def answer_and_linger(*request):
 kernel.shell_handlers["kernel_info_request"] = answer_and_linger
 """
 ALONE = "al{on}e #1 50% ü"  # a name is no format string, and no link
+QUIET = """
+import threadpoolctl
+from datetime import UTC, datetime
+from sublinattn.core.quiet import cpu_count, quiet
+with quiet():
+    most = max(its["num_threads"] for its in threadpoolctl.threadpool_info())
+    print("quiet", datetime.now(UTC).isoformat(), most == cpu_count())
+"""
 SHOW = "import os, sys; print(sys.executable, os.environ.get('OMP_NUM_THREADS'), n)"
 
 
@@ -51,13 +59,13 @@ def read_all(descriptor, into):
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
-    """A notebook that passes, one that raises, one whose kernel is killed, an exclusive one, one that runs last."""
+    """A notebook that passes, one that raises, one whose kernel is killed, one with a quiet part, a last one."""
     folder = tmp_path_factory.mktemp("mixed") / "{braces} and # spaces"
     (folder / ("tmp{}" + 100 * "x")).mkdir(parents=True)  # too long for a socket
     toys.notebook(folder / "nb/good.ipynb", SHOW, toys.checking("good", "HOLDS", "FAILS", "CLOCK"))
     toys.notebook(folder / "nb/bad.ipynb", "1 / 0", "print('never')")
     toys.notebook(folder / "nb/dead.ipynb", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "1")
-    toys.notebook(folder / f"nb/{ALONE}.ipynb", SHOW, exclusive=True)
+    toys.notebook(folder / f"nb/{ALONE}.ipynb", SHOW, QUIET)
     toys.notebook(folder / "nb/afterwards.ipynb", SHOW, last=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("OMP_NUM_THREADS", raising=False)
@@ -110,7 +118,7 @@ def test_only_complete_notebooks_bear_their_name_and_none_a_path_of_the_machine(
 def test_the_kernel_is_this_interpreter_with_the_threads_it_should_have(mixed):
     out, _ = mixed
     assert f"{sys.executable} 1 7" in printed(out / "notebooks" / "good.ipynb")
-    assert f"{sys.executable} None 7" in printed(out / "notebooks" / f"{ALONE}.ipynb")
+    assert f"{sys.executable} 1 7" in printed(out / "notebooks" / f"{ALONE}.ipynb")
 
 
 def test_a_kernel_still_busy_after_its_last_answer_ends_without_a_word(tmp_path, capfd):
@@ -120,11 +128,13 @@ def test_a_kernel_still_busy_after_its_last_answer_ends_without_a_word(tmp_path,
     assert capfd.readouterr().err == ""
 
 
-def test_an_exclusive_notebook_runs_after_the_others_and_before_the_last(mixed):
-    out, _ = mixed
-    (begin, end), (very_last, _) = (started(out / "notebooks" / f"{n}.ipynb") for n in (ALONE, "afterwards"))
-    assert begin > max(started(out / "notebooks" / f"{n}.ipynb")[1] for n in ("good", "bad.failed", "dead.failed"))
-    assert very_last > end
+def test_a_quiet_part_comes_after_the_other_notebooks_and_before_the_last(mixed):
+    out, result = mixed
+    (line,) = (x for x in printed(out / "notebooks" / f"{ALONE}.ipynb").splitlines() if x.startswith("quiet"))
+    _, at, all_cpus = line.split()
+    assert max(started(out / "notebooks" / f"{name}.ipynb")[1] for name in ("bad.failed", "dead.failed")) < at
+    assert at < started(out / "notebooks" / "afterwards.ipynb")[0] and all_cpus == "True"
+    assert set(result.ledger["machine"]["quiet"]) == {ALONE, "good"}  # good checks a claim about this machine's clock
 
 
 def test_a_long_notebook_starts_first(tmp_path):
@@ -190,7 +200,7 @@ class Fake(Progress):
         super().__init__()
         self.ran, self.outcome, self.failing = [], outcome, failing
 
-    def execute(self, job):
+    def execute(self, job, turns):
         self.ran.append(job.name)
         if job.name in self.failing:
             return Outcome(job.name, "failed", error="Broken: on purpose")
@@ -347,9 +357,9 @@ def test_progress_on_a_terminal_counts_the_cells_of_all_notebooks(tmp_path, monk
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     shown = Progress(console)
     jobs = [notebook.Job(toys.notebook(tmp_path / f"{name}.ipynb", "1", "2"), {}, tmp_path) for name in "ab"]
-    monkeypatch.setattr("sublinattn.suite.progress.execute", lambda job, cell_done: cell_done())
+    monkeypatch.setattr("sublinattn.suite.progress.execute", lambda job, cell_done, turns: cell_done())
     with shown.track(jobs):
-        shown.execute(jobs[0])
+        shown.execute(jobs[0], None)
         shown.finish(Outcome("a", "failed", error="after one cell"))
         shown.finish(Outcome("b", "completed"))  # without its cells
     last = [line for line in console.file.getvalue().splitlines() if "all notebooks" in line][-1]

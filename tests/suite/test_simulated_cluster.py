@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import toys
 
-from sublinattn.suite.simulated_cluster import Replay, SimulatedCluster
+from sublinattn.suite.simulated_cluster import Replay, SimulatedCluster, replay
 from sublinattn.theory import verify
 from sublinattn.theory.claim import Trial
 
@@ -61,3 +61,15 @@ def test_a_verdict_is_the_same_and_more_workers_take_less_time(workers):
     cluster = SimulatedCluster(workers, 1e-4)
     assert verify(toys.MEAN, executor=cluster).rows.equals(verify(toys.MEAN).rows)
     assert cluster.now >= cluster.busy / workers > 0 and np.isfinite(cluster.now)
+
+
+def test_what_was_quiet_in_a_run_follows_in_turn_when_all_notebooks_have_done_the_rest():
+    seconds = {
+        "04-causal-scaling": 10.0,
+        "12-clusterability": 8.0,
+        "15-subgen-scaling": 5.0,
+        "11-reviewers-questions": 1.0,
+    }
+    machine = {"seconds": seconds, "quiet": {"04-causal-scaling": 3.0, "15-subgen-scaling": 4.0}}
+    run = {"effort": "smoke", "seed": 0, "backend": "numpy"}
+    assert replay({"run": run, "machine": machine, "claims": {}}, 1, 0.0, cpus=2).now == 8 + 7 + 1

@@ -26,7 +26,7 @@ class Fake(Progress):
         super().__init__()
         self.ran = []
 
-    def execute(self, job):
+    def execute(self, job, turns):
         self.ran.append((job.name, job.parameters.get("n"), job.parameters.get("methods")))
         files.write_text(job.output, job.path.read_text())
         given = {name: job.parameters.get(name) for name in ("n", "methods")}

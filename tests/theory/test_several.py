@@ -26,10 +26,10 @@ def pool():
         yield executor
 
 
-def test_verdicts_are_those_of_one_claim_after_another_and_the_clock_comes_first(pool):
+def test_verdicts_are_those_of_one_claim_after_another_and_the_clock_comes_last(pool):
     shares = []
     together = list(verdicts(toys.ALL, executor=pool, progress=shares.append))
-    assert together[0][0] == toys.ALL.index(toys.CLOCK)
+    assert together[-1][0] == toys.ALL.index(toys.CLOCK)
     alone = dict(verdicts(toys.ALL, executor=None, progress=lambda share: None))
     assert sorted(number for number, _ in together) == sorted(alone)
     for number, verdict in together:

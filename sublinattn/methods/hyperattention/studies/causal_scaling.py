@@ -19,6 +19,7 @@ from matplotlib.patches import Patch
 
 from ....core.backends import asnumpy, to_device
 from ....core.exact import attention
+from ....core.quiet import quiet
 from ....core.timing import best_of, peak_bytes, stage_times
 from ....lab.run import Run
 from ....lab.workloads.inputs import CLUSTERED, GAUSSIAN_MEAN, Input
@@ -181,6 +182,7 @@ def _calls(run: Run, label: str, n: int) -> dict[tuple[str, bool], Callable[[], 
     }
 
 
+@quiet()
 def cost_over_n(run: Run) -> pd.DataFrame:
     """Measure seconds and peak bytes of one head (float32, d = 64, b = m = 256) over n, beside exact attention.
 
@@ -249,6 +251,7 @@ def speed_up(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table, columns=["causal", "n", "measured", "speed_up"])
 
 
+@quiet()
 def stages(run: Run) -> pd.DataFrame:
     """Measure the seconds of all threads in each stage of HyperAttention: causal, n, stage, seconds.
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from ....core.backends import asnumpy, to_device
 from ....core.exact import attention
+from ....core.quiet import quiet
 from ....core.timing import timed
 from ....lab.run import Run
 from ....lab.statistics import mean_and_reach
@@ -179,6 +180,7 @@ def perplexity(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["model", "n", "b", "passage", "exact_keys", "rule", "ratio"])
 
 
+@quiet()
 def seconds(run: Run) -> pd.DataFrame:
     """Time both rules in turn (d = 64, b = m = 256; one head in float32, on a GPU 16 heads in float16).
 

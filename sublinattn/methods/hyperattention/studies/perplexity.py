@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ....core.backends import Array, asnumpy, row_squares
+from ....core.quiet import quiet
 from ....core.timing import timed
 from ....lab.models import Model
 from ....lab.progress import tracked
@@ -258,6 +259,7 @@ def orders(alone: pd.DataFrame) -> dict[str, dict[str, list[int]]]:
 
 
 # ------------------------------------------------------------------------------------------------------ replaced layers
+@quiet()
 def replaced_layers(
     run: Run, alone: pd.DataFrame | None = None, measured: Sequence[Grid] | None = None
 ) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from ....core.backends import Array, asnumpy, cut, to_device
 from ....core.exact import attention
+from ....core.quiet import quiet
 from ....core.timing import timed
 from ....lab.run import Run
 from ....lab.workloads.instance import Instance
@@ -65,6 +66,7 @@ def streamed(x: Instance, degree: int) -> tuple[PolynomialState, Array]:
     return state, state.attend(x.q)
 
 
+@quiet()
 def over_n(run: Run) -> pd.DataFrame:
     """Error, bytes and seconds of every method over n.
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ....core.quiet import quiet
 from ....core.timing import timed
 from ....lab.comparison.error_over_bytes import CLUSTERS_MEAN, STREAMS
 from ....lab.comparison.registry import CHUNK, drawn
@@ -35,6 +36,7 @@ def differing(run: Run) -> tuple[int, int, int]:
     return round(sum(differences)), streams, n
 
 
+@quiet()
 def cost(run: Run) -> dict[str, float]:
     """Bytes stored, microseconds per token and per query, of SubGen and of the exact cache on 32 clusters."""
     xp = run.xp

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ....core.quiet import quiet
 from ....core.threads import cut
 from ....core.timing import timed
 from ....lab.run import Run
@@ -36,6 +37,7 @@ THEORY: Mapping[str, float] = {"64 clusters": 0.0, "sqrt(n) clusters": 0.5, "n c
 """Exponent of the memory and of the time of a query; of the time of a token too, but for the exact cache's, 0."""
 
 
+@quiet()
 def over_n(run: Run) -> pd.DataFrame:
     """Bytes stored after n tokens, microseconds per token for the TIMED after them, and milliseconds per query, over n.
 
@@ -74,6 +76,7 @@ def over_n(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["quantity", "method", "n", "clusters", "replicate", "value"])
 
 
+@quiet()
 def by_rows(run: Run) -> pd.DataFrame:
     """Tokens per second over the rows of a chunk, 64 clusters.
 
