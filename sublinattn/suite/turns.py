@@ -88,6 +88,7 @@ class Turns:
         self.waited[name] += time.perf_counter() - began
 
     def _leave(self, name: str) -> None:
+        """Give up what the notebook has or waits for."""
         self._working.discard(name)
         for queue in (self._resting, self._asking):
             if name in queue:
@@ -97,6 +98,7 @@ class Turns:
             self.alone[name] += time.perf_counter() - self._since
 
     def _step(self) -> None:
+        """Give the turns that can be given now."""
         if self._holder is None:
             if not (self._quiet and self._asking):
                 while self._resting and len(self._working) < self._slots:
