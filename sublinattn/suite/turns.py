@@ -66,7 +66,15 @@ class Turns:
                     turns.ask(name)
                     self.wfile.write(b"!")
 
-        with _Server(str(path), Kernel) as server:
+        class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):  # which not every system has
+            daemon_threads = True
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """Of a kernel that was killed while it waited, and of a run that was stopped, the notebook tells."""
+                if not isinstance(sys.exception(), CancelledError | OSError):
+                    super().handle_error(request, client_address)
+
+        with Server(str(path), Kernel) as server:
             thread = threading.Thread(target=server.serve_forever, args=(_LOOK,), daemon=True)
             thread.start()
             try:
@@ -115,12 +123,3 @@ class Turns:
                 if self.stopped or name not in (*self._resting, *self._asking):
                     raise CancelledError
                 self._changed.wait(_LOOK)
-
-
-class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Of a kernel that was killed while it waited, and of a run that was stopped, the notebook tells."""
-        if not isinstance(sys.exception(), CancelledError | OSError):
-            super().handle_error(request, client_address)
