@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -35,6 +36,13 @@ with open(sys.argv[1], "a", buffering=1) as log:
             log.write("end\\n")
     log.write(f"threads {before} {inside} {threads()}\\n")
 """
+
+
+@pytest.fixture
+def short():
+    """A folder whose path is short enough for a socket's."""
+    with tempfile.TemporaryDirectory(prefix="sa-") as folder:
+        yield Path(folder)
 
 
 class Log:
@@ -126,13 +134,13 @@ def test_a_stop_ends_all_waits():
             waits.result(60)
 
 
-def test_kernels_are_alone_in_turn_with_all_threads_and_have_one_before_and_after(tmp_path):
-    cpus, turns, path = quiet.cpu_count(), Turns("abc", 3), tmp_path / "log"
+def test_kernels_are_alone_in_turn_with_all_threads_and_have_one_before_and_after(short):
+    cpus, turns, path = quiet.cpu_count(), Turns("abc", 3), short / "log"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
     def kernel(name):
-        (tmp_path / name).mkdir()
-        with turns.working(name), turns.listening(name, tmp_path / name) as turn:
+        (short / name).mkdir()
+        with turns.working(name), turns.listening(name, short / name) as turn:
             command = [sys.executable, "-c", KERNEL, path]
             subprocess.run(command, env=environment | {quiet.VARIABLE: str(turn)}, check=True, timeout=120)
 
@@ -145,9 +153,9 @@ def test_kernels_are_alone_in_turn_with_all_threads_and_have_one_before_and_afte
     assert min(turns.alone.values()) >= 0.2 and len(turns.alone) == 3 and sum(turns.alone.values()) < passed
 
 
-def test_a_run_that_ends_is_an_error_in_the_kernel(tmp_path, monkeypatch):
+def test_a_run_that_ends_is_an_error_in_the_kernel(short, monkeypatch):
     turns = Turns("ab", 2)
-    with turns.working("a"), turns.working("b"), turns.listening("a", tmp_path) as turn:
+    with turns.working("a"), turns.working("b"), turns.listening("a", short) as turn:
         monkeypatch.setenv(quiet.VARIABLE, str(turn))
         threading.Timer(0.2, setattr, (turns, "stopped", True)).start()
         with pytest.raises(ConnectionError, match="has ended"), quiet.quiet():
