@@ -33,6 +33,7 @@ from .turns import Turns
 
 ONE_THREAD = {f"{library}_THREADS": "1" for library in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM")}
 
+MARKS = ("long", "last")
 LONGEST_PARENT = 80
 """Of a path of UNIX sockets: the system takes 104 characters or so, less the folder's own name and the socket's."""
 
@@ -136,10 +137,12 @@ def parameters_of(path: Path) -> set[str]:
 
 
 def marks_of(path: Path) -> dict[str, bool]:
-    """The marks `long` and `last` (see `Job`) in the metadata of a notebook, under "sublinattn"."""
+    """The `MARKS` (see `Job`) in the metadata of a notebook, under "sublinattn"; ValueError for any other."""
     marks = files.read_notebook(path).metadata.get("sublinattn", {})
     with files.reading(path, "a notebook with marks"):
-        return {mark: bool(marks.get(mark, False)) for mark in ("long", "last")}
+        if unknown := sorted(set(marks) - set(MARKS)):
+            raise ValueError(f"a notebook may be marked {' or '.join(MARKS)}, got {', '.join(unknown)}")
+        return {mark: bool(marks.get(mark, False)) for mark in MARKS}
 
 
 def code_cells(path: Path) -> int:

@@ -145,6 +145,14 @@ def test_a_long_notebook_starts_first(tmp_path):
     assert first < second
 
 
+def test_a_mark_that_nobody_knows_is_refused_before_anything_runs(tmp_path):
+    path = toys.notebook(tmp_path / "nb/a.ipynb", "1", exclusive=True)
+    with pytest.raises(
+        ValueError, match=re.escape(f"{path} is not a notebook with marks") + ".* long or last, got excl"
+    ):
+        runner.run(tmp_path / "nb", out=tmp_path / "out")
+
+
 @pytest.mark.parametrize(("end", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("the terminal", 129)])
 def test_an_interrupted_run_ends_at_once_and_leaves_no_kernel(tmp_path, end, code):
     """One kernel is at work in a quiet part, another waits for its own."""
