@@ -1,4 +1,4 @@
-"""What measures time has the machine to itself, as far as the other notebooks of its run go."""
+"""Code that measures time runs while no other notebook of the same run computes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ VARIABLE = "SUBLINATTN_TURN"
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Wait until the run's other notebooks rest, give what runs inside all CPUs, and wait to go on beside the others.
+    """Run a block while no other notebook of the same run computes, and with all CPUs.
 
-    Notebooks of a run work side by side with one BLAS thread each. Without a run around there is nobody to wait for.
-    As a decorator, `@quiet()`, it does so for every call of a function.
+    Notebooks of a run work side by side with one BLAS thread each. At the block's beginning this one waits until the
+    others have ended or wait as well; at its end it waits until it may go on beside them. A notebook that no run has
+    started waits for nobody. `@quiet()` makes every call of a function such a block.
     """
-    path = os.environ.pop(VARIABLE, None)  # a quiet part inside this one has nobody to wait for either
+    path = os.environ.pop(VARIABLE, None)  # so that a quiet block inside of this one does not wait
     if path is None:
         yield
         return
@@ -40,7 +41,7 @@ def quiet() -> Iterator[None]:
 
 
 def _wait(run: socket.socket) -> None:
-    """Say that the quiet part begins or has ended; the run answers when this notebook may go on."""
+    """Tell the run that the block begins or has ended; its answer comes when this notebook may go on."""
     run.sendall(b"?")
     if not run.recv(1):
         raise ConnectionError("the run of this notebook has ended")

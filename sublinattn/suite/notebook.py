@@ -14,7 +14,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from traitlets import Unicode
 from traitlets.config import Config
 
 from ..core import files, quiet
-from ..lab.cluster import VARIABLE
+from ..lab import cluster
 from .turns import Turns
 
 ONE_THREAD = {f"{library}_THREADS": "1" for library in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM")}
@@ -55,7 +55,7 @@ class OwnKernel(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        env = ONE_THREAD | {VARIABLE: self.scheduler} | ({quiet.VARIABLE: self.turn} if self.turn else {})
+        env = {**ONE_THREAD, cluster.VARIABLE: self.scheduler, quiet.VARIABLE: self.turn}
         return KernelSpec(argv=argv, env=env, language="python", display_name="sublinattn")
 
     async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]
@@ -158,7 +158,7 @@ def content_hash(path: Path) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
-def execute(job: Job, cell_done: CellDone | None = None, turns: Turns | None = None) -> Outcome:
+def execute(job: Job, turns: Turns, cell_done: CellDone) -> Outcome:
     """Run one notebook, which takes part in `turns`; never raises for what happens inside it.
 
     The executed notebook takes its name only when every cell has run. A kernel that dies leaves a notebook whose cells
@@ -170,9 +170,8 @@ def execute(job: Job, cell_done: CellDone | None = None, turns: Turns | None = N
     sockets = _short_folder()
     draft = sockets / "draft.ipynb"
     error, traceback = "did not finish", ()
-    hooks = {"on_cell_executed": lambda **_: cell_done()} if cell_done else {}
     try:
-        with warnings.catch_warnings(), turns.listening(job.name, sockets) if turns else nullcontext("") as turn:
+        with warnings.catch_warnings(), turns.listening(job.name, sockets) as turn:
             warnings.simplefilter("ignore", category=nbformat.warnings.MissingIDFieldWarning)
             papermill.execute_notebook(
                 _literal(job.path),
@@ -186,7 +185,7 @@ def execute(job: Job, cell_done: CellDone | None = None, turns: Turns | None = N
                     KernelManager={"transport": "ipc", "ip": str(sockets / "k")},
                     OwnKernel={"turn": str(turn), "scheduler": job.scheduler},
                 ),
-                **hooks,
+                on_cell_executed=lambda **_: cell_done(),
             )
         error = ""
     except PapermillExecutionError as failure:
@@ -198,10 +197,8 @@ def execute(job: Job, cell_done: CellDone | None = None, turns: Turns | None = N
             _keep(draft, job, failed=bool(error))
         finally:
             shutil.rmtree(sockets, ignore_errors=True)
-    seconds, alone = time.perf_counter() - started, 0.0
-    if turns:
-        seconds, alone = seconds - turns.waited[job.name], turns.alone[job.name]
-    return Outcome(job.name, "failed" if error else "completed", seconds, alone, error, traceback)
+    seconds, status = time.perf_counter() - started - turns.waited[job.name], "failed" if error else "completed"
+    return Outcome(job.name, status, seconds, turns.alone[job.name], error, traceback)
 
 
 def _short_folder() -> Path:

@@ -49,7 +49,7 @@ class Progress:
         task = self._tasks[job.name]
         self._bars.start_task(task)
         self._bars.update(task, mark="[cyan]▶[/]")
-        return execute(job, lambda: self._cells_done(task, 1), turns)
+        return execute(job, turns, lambda: self._cells_done(task, 1))
 
     def _cells_done(self, task: TaskID, number: float) -> None:
         for each in (task, self._all):

@@ -1,7 +1,7 @@
-"""Whose turn it is: notebooks work side by side until all that is left wants quiet, and then one after another.
+"""Which notebooks of a run may compute: several side by side, or one alone that measures time.
 
-A notebook asks from within its kernel (`core.quiet`). When nobody works beside others any more, those that have asked
-get the machine in turn, and go on side by side when the last of them has had it.
+A notebook asks from within its kernel to be alone (`core.quiet`), and waits. When every notebook has ended or waits,
+those that have asked are alone one after another; when the last of them has been, all go on side by side.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Turns:
         self._slots = slots
         self._resting, self._working = list(names), set[str]()
         self._asking: list[str] = []
-        self._quiet = False  # whether those that ask have their turns
+        self._quiet = False  # whether those that ask are alone in turn, and the others wait
         self._holder: str | None = None
-        self._since = 0.0  # when the holder got its turn
+        self._since = 0.0  # when the holder, the notebook that is alone, began to be
 
     @contextmanager
     def working(self, name: str) -> Iterator[None]:
@@ -84,7 +84,7 @@ class Turns:
                 thread.join()
 
     def ask(self, name: str) -> None:
-        """Wait for quiet; or, by the notebook that has it, for a slot beside others."""
+        """Wait until the notebook is alone; or, if it is alone, until it may go on beside others."""
         with self._changed:
             holds = self._holder == name
             if not holds and name not in self._working:
@@ -96,7 +96,7 @@ class Turns:
         self.waited[name] += time.perf_counter() - began
 
     def _leave(self, name: str) -> None:
-        """Give up what the notebook has or waits for."""
+        """Take the notebook out of every list, and from the machine if it has that to itself."""
         self._working.discard(name)
         for queue in (self._resting, self._asking):
             if name in queue:
@@ -106,7 +106,7 @@ class Turns:
             self.alone[name] += time.perf_counter() - self._since
 
     def _step(self) -> None:
-        """Give the turns that can be given now."""
+        """Let notebooks go on that may do so now."""
         if self._holder is None:
             if not (self._quiet and self._asking):
                 while self._resting and len(self._working) < self._slots:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -23,9 +22,9 @@ def verdicts(
 ) -> Iterator[tuple[int, Verdict]]:
     """Yield (number in `claims`, verdict) as verdicts come; the options are those of `verify`.
 
-    Without an executor that is one after another. With one, claims have a thread each, which waits for its trials, so
-    that workers have something to do while the last ones of another claim are awaited. Claims on this machine's clock
-    come last, one after another in `quiet`. `progress` is told in this thread how many claims are done, parts included.
+    With an executor each claim has a thread, which waits for its trials, so that workers have something to do while the
+    last ones of another claim are awaited; without one the claims follow each other. Those on this machine's clock come
+    last, in `quiet`, one after another. `progress` is told in this thread how many claims are done, parts included.
     """
     shares = [0.0] * len(claims)
 
@@ -38,21 +37,24 @@ def verdicts(
         shares[number] = done / total
         progress(sum(shares))
 
-    together = [number for number, claim in enumerate(claims) if executor is not None and not claim.machine]
+    def alone(number: int) -> tuple[int, Verdict]:
+        return number, verify(claims[number], progress=partial(note_and_show, number), **options)
+
     timed = [number for number, claim in enumerate(claims) if claim.machine]
-    for number, claim in enumerate(claims):
-        if number not in (*together, *timed):
-            yield number, verify(claim, progress=partial(note_and_show, number), **options)
-    judge = partial(verify, executor=executor, **options)
-    jobs = [partial(judge, claims[number], progress=partial(note, number)) for number in together]
-    crew = Crew(jobs, len(jobs))
-    try:
-        for found in crew.results(_PAUSE):
-            progress(sum(shares))
-            if found is not None:
-                yield together[found[0]], found[1]
-    finally:
-        crew.stopped = True
-    with quiet() if timed else nullcontext():
-        for number in timed:
-            yield number, verify(claims[number], progress=partial(note_and_show, number), **options)
+    others = [number for number, claim in enumerate(claims) if not claim.machine]
+    if executor is None:
+        yield from map(alone, others)
+    else:
+        judge = partial(verify, executor=executor, **options)
+        jobs = [partial(judge, claims[number], progress=partial(note, number)) for number in others]
+        crew = Crew(jobs, len(jobs))
+        try:
+            for found in crew.results(_PAUSE):
+                progress(sum(shares))
+                if found is not None:
+                    yield others[found[0]], found[1]
+        finally:
+            crew.stopped = True
+    if timed:
+        with quiet():
+            yield from map(alone, timed)

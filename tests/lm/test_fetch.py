@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import re
 import subprocess
 import tempfile
@@ -64,8 +65,10 @@ def test_what_a_killed_pip_leaves_is_removed(place: Path, tmp_path: Path, monkey
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
 
-    def killed(command: list[str], *, env: dict[str, str], **_: Any) -> None:
-        tempfile.mkdtemp(prefix="pip-download-", dir=env["TMPDIR"])
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+
+    def killed(command: list[str], **options: Any) -> None:
+        tempfile.mkdtemp(prefix="pip-download-", dir=options.get("env", os.environ)["TMPDIR"])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(subprocess, "run", killed)

@@ -27,6 +27,7 @@ from sublinattn.suite import notebook, runner
 from sublinattn.suite import seeds as several
 from sublinattn.suite.notebook import Outcome
 from sublinattn.suite.progress import Progress
+from sublinattn.suite.turns import Turns
 
 LINGER = """
 import time
@@ -123,7 +124,8 @@ def test_the_kernel_is_this_interpreter_with_the_threads_it_should_have(mixed):
 
 def test_a_kernel_still_busy_after_its_last_answer_ends_without_a_word(tmp_path, capfd):
     toys.notebook(tmp_path / "nb/busy.ipynb", LINGER)
-    outcome = notebook.execute(notebook.Job(tmp_path / "nb/busy.ipynb", {}, tmp_path))
+    job = notebook.Job(tmp_path / "nb/busy.ipynb", {}, tmp_path)
+    outcome = notebook.execute(job, Turns(["busy"], 1), lambda: None)
     assert outcome.status == "completed"
     assert capfd.readouterr().err == ""
 
@@ -367,7 +369,7 @@ def test_progress_on_a_terminal_counts_the_cells_of_all_notebooks(tmp_path, monk
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     shown = Progress(console)
     jobs = [notebook.Job(toys.notebook(tmp_path / f"{name}.ipynb", "1", "2"), {}, tmp_path) for name in "ab"]
-    monkeypatch.setattr("sublinattn.suite.progress.execute", lambda job, cell_done, turns: cell_done())
+    monkeypatch.setattr("sublinattn.suite.progress.execute", lambda job, turns, cell_done: cell_done())
     with shown.track(jobs):
         shown.execute(jobs[0], None)
         shown.finish(Outcome("a", "failed", error="after one cell"))
