@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,13 @@ from .threads import cpu_count
 
 VARIABLE = "SUBLINATTN_TURN"
 """Path of the UNIX socket at which a run listens to its notebook; a notebook by hand has none."""
+
+_waited = 0.0
+
+
+def clock() -> float:
+    """Seconds as `time.perf_counter` counts them, but for those in which this notebook waited in `quiet`."""
+    return time.perf_counter() - _waited
 
 
 @contextmanager
@@ -42,6 +50,9 @@ def quiet() -> Iterator[None]:
 
 def _wait(run: socket.socket) -> None:
     """Tell the run that the block begins or has ended; its answer comes when this notebook may go on."""
+    global _waited
+    began = time.perf_counter()
     run.sendall(b"?")
     if not run.recv(1):
         raise ConnectionError("the run of this notebook has ended")
+    _waited += time.perf_counter() - began

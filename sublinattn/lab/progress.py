@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
+
+from ..core.quiet import clock
 
 T = TypeVar("T")
 
@@ -14,7 +15,7 @@ _PAUSE = 0.5
 """Seconds between two states of the line: each travels to the browser."""
 
 
-def tracked(items: Sequence[T], what: str, *, clock: Callable[[], float] = time.perf_counter) -> Iterator[T]:
+def tracked(items: Sequence[T], what: str, *, clock: Callable[[], float] = clock) -> Iterator[T]:
     """Iterate over items; on a notebook's page one line says how many are done, and how long the rest will take.
 
     `what` names them and, where it is known, what they cost: "4 passages of 8192 tokens, about 16 minutes". At the end
@@ -27,9 +28,7 @@ def tracked(items: Sequence[T], what: str, *, clock: Callable[[], float] = time.
 
 
 @contextmanager
-def counted(
-    what: str, total: int, *, clock: Callable[[], float] = time.perf_counter
-) -> Iterator[Callable[[float], None]]:
+def counted(what: str, total: int, *, clock: Callable[[], float] = clock) -> Iterator[Callable[[float], None]]:
     """The same line for work that is no iteration: yields a function that takes how many are done, parts included."""
     show, start = _line(), clock()
     shown = start

@@ -153,6 +153,26 @@ def test_kernels_are_alone_in_turn_with_all_threads_and_have_one_before_and_afte
     assert min(turns.alone.values()) >= 0.2 and len(turns.alone) == 3 and sum(turns.alone.values()) < passed
 
 
+def test_the_clock_of_a_notebooks_progress_does_not_count_the_wait(short, monkeypatch):
+    turns, began, counted, asks = Turns("ab", 2), time.perf_counter(), quiet.clock(), threading.Event()
+
+    def first():
+        with turns.working("a"):
+            asks.set()
+            turns.ask("a")
+            time.sleep(0.5)
+
+    with turns.working("b"), turns.listening("b", short) as turn, ThreadPoolExecutor(1) as pool:
+        monkeypatch.setenv(quiet.VARIABLE, str(turn))
+        other = pool.submit(first)
+        assert asks.wait(60)
+        time.sleep(0.2)
+        with quiet.quiet():
+            pass
+        other.result(60)
+    assert time.perf_counter() - began >= 0.5 and quiet.clock() - counted < time.perf_counter() - began - 0.4
+
+
 def test_a_run_that_ends_is_an_error_in_the_kernel(short, monkeypatch):
     turns = Turns("ab", 2)
     with turns.working("a"), turns.working("b"), turns.listening("a", short) as turn:
